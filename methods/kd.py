@@ -1,0 +1,95 @@
+"""Endpoint regression on pairs (noise, converged teacher sample): shows whether a task is too easy.
+
+At N evaluations the teacher's path is cut into N segments and each segment's end is regressed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from piflow_bench.api import (
+    Batch,
+    Built,
+    Condition,
+    Context,
+    Facts,
+    Method,
+    Optimizer,
+    SampleRandom,
+    Spec,
+    Student,
+    Teacher,
+    Update,
+    flow,
+)
+from piflow_methods.pairs import PairBuffer, buffer_for
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of endpoint regression."""
+
+    pairs: int = 4096  # teacher trajectories in the buffer; their cost is part of the budget
+    pair_steps: int = 16  # Heun steps of a whole trajectory
+    lr: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.99
+    schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        if self.pairs < 1 or self.pair_steps < 1:
+            raise ValueError("pairs and pair_steps must be at least 1")
+
+
+@dataclass
+class EndpointStudent(Student):
+    """One straight step per segment, along the predicted mean velocity."""
+
+    network: Any
+
+    def sample(
+        self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
+    ) -> Tensor:
+        """Samples in ``nfe`` evaluations."""
+        times = flow.time_grid(nfe)
+        return flow.euler(lambda x, t: self.network(x, t, condition), noise, times)
+
+
+class KD(Method):
+    """Knowledge distillation by endpoint regression (Luhman & Luhman, arXiv 2101.02388)."""
+
+    Config = Config
+    facts = Facts(family="regression", needs_pairs=True, paper="arXiv:2101.02388", version=1)
+
+    def build(self, teacher: Teacher, spec: Spec) -> Built:
+        """The teacher's backbone and an empty buffer of pairs."""
+        c = self.config
+        network = copy.deepcopy(teacher.network).requires_grad_(True).train()
+        return Built(
+            student=EndpointStudent(network),
+            modules={"student": network, "pairs": buffer_for(c.pairs, spec)},
+            optimizers={
+                "student": Optimizer(("student",), c.lr, (c.beta1, c.beta2), 0.0, c.schedule)
+            },
+        )
+
+    def training_step(self, batch: Batch, context: Context) -> Iterator[Update]:
+        """Regress the mean velocity over a random segment of stored trajectories."""
+        buffer = context.modules["pairs"]
+        assert isinstance(buffer, PairBuffer)
+        buffer.fill(batch, context, self.config.pair_steps)
+        states, condition = buffer.draw(batch.condition, context)
+        segment = context.random.integers("segment", buffer.nfe)
+        rows = torch.arange(len(states))
+        start, end = states[rows, segment], states[rows, segment + 1]
+        t = 1 - segment.to(start) / buffer.nfe
+        target = (start - end) * buffer.nfe
+        prediction = context.networks["student"](start, t, condition)
+        loss = (prediction - target).square().mean()
+        yield Update("student", loss, scalars={"loss": loss.detach()})

@@ -1,0 +1,201 @@
+"""MeanFlow (arXiv 2505.13447): average velocities, from scratch or distilled from the teacher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from piflow_bench.api import (
+    Batch,
+    Built,
+    Condition,
+    Context,
+    Facts,
+    Method,
+    Optimizer,
+    SampleRandom,
+    Spec,
+    Student,
+    Teacher,
+    Update,
+    flow,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of MeanFlow; defaults are the paper's for ImageNet."""
+
+    distill: bool = True  # the teacher's guided velocity replaces the data velocity
+    time_mean: float = -0.4  # of the logit-normal law of both times
+    time_std: float = 1.0
+    instant_share: float = 0.75  # rows with r = t, chosen independently
+    start_share: float = 0.0  # of the other rows: t = 1 and r uniform (not in the paper)
+    power: float = 1.0  # p of the adaptive loss weight
+    weight_floor: float = 0.01  # c of the adaptive loss weight, per sample
+    jvp: str = "exact"  # exact | finite-difference
+    difference_step: float = 0.05  # in t, along the target velocity
+    tangent_warmup: int = 0  # steps over which the derivative term is ramped up
+    omega: float | None = None  # from scratch: w (1 - kappa); None takes it from the teacher's w
+    kappa: float = 0.0  # from scratch: share of the class-conditional self-prediction
+    class_dropout: float = 0.1  # from scratch
+    lr: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.95
+    schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        if self.jvp not in ("exact", "finite-difference"):
+            raise ValueError(f"jvp={self.jvp}: must be exact or finite-difference")
+        if not 0 <= self.instant_share <= 1 or not 0 <= self.start_share <= 1:
+            raise ValueError("instant_share and start_share must be in [0, 1]")
+
+
+def adaptive_loss(error: Tensor, power: float, floor: float) -> Tensor:
+    """``mean_B |e|^2 / sg(|e|^2 + c)^p`` over squared norms of errors ``(B, *sample)``."""
+    squared = error.flatten(1).square().sum(1)
+    return (squared / (squared.detach() + floor) ** power).mean()
+
+
+@dataclass
+class FlowMapStudent(Student):
+    """Steps ``x_r = x_t - (t - r) U(x_t, t, r)`` on a uniform grid."""
+
+    network: Any
+
+    def sample(
+        self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
+    ) -> Tensor:
+        """Samples in ``nfe`` evaluations; setting: shift (time warp of the grid)."""
+        x, times = noise, flow.time_grid(nfe, settings.get("shift", 1.0))
+        for t, r in zip(times[:-1], times[1:], strict=True):
+            at = t.expand(len(x)).to(x)
+            x = x - (t - r) * self.network(x, at, condition, duration=at - r)
+        return x
+
+
+class MeanFlow(Method):
+    """MeanFlow; one elastic student serves every NFE."""
+
+    Config = Config
+    facts = Facts(
+        family="flow map",
+        needs_data=True,
+        jvp="exact",
+        elastic=True,
+        paper="arXiv:2505.13447",
+        version=1,
+    )
+
+    def facts_for(self) -> Facts:
+        """From scratch is another track and needs no teacher."""
+        c = self.config
+        return replace(
+            self.facts,
+            track="distilled" if c.distill else "from scratch",
+            needs_teacher=c.distill,
+            jvp="exact" if c.jvp == "exact" else "finite difference",
+        )
+
+    def build(self, teacher: Teacher, spec: Spec) -> Built:
+        """The teacher's backbone (or a fresh one) with a second time input."""
+        c = self.config
+        network: Any = copy.deepcopy(teacher.network) if c.distill else spec.fresh_network()
+        network.add_duration()
+        network.requires_grad_(True).train()
+        self.guidance = teacher.guidance
+        return Built(
+            student=FlowMapStudent(network),
+            modules={"student": network},
+            optimizers={
+                "student": Optimizer(("student",), c.lr, (c.beta1, c.beta2), 0.0, c.schedule)
+            },
+        )
+
+    def times(self, context: Context) -> tuple[Tensor, Tensor]:
+        """Times ``t >= r`` of each row, ``(B,)``."""
+        c, random = self.config, context.random
+        draws = (c.time_mean + c.time_std * random.normal("times", (2,))).sigmoid()
+        t, r = draws.max(1).values, draws.min(1).values
+        at_start = random.uniform("start") < c.start_share
+        t = torch.where(at_start, torch.ones_like(t), t)
+        r = torch.where(at_start, random.uniform("end"), r)
+        return t, torch.where(random.uniform("instant") < c.instant_share, t, r)
+
+    def training_step(self, batch: Batch, context: Context) -> Iterator[Update]:
+        """One update by the MeanFlow identity ``U = v - (t - r) dU/dt``."""
+        c, student = self.config, context.networks["student"]
+        assert batch.x0 is not None
+        noise = context.random.normal("noise", batch.shape)
+        t, r = self.times(context)
+        x = flow.interpolate(batch.x0, noise, t)
+        condition = batch.condition
+        if c.distill:
+            velocity = context.teacher(x, t, condition)
+        else:
+            condition, velocity = self._data_velocity(x, t, noise - batch.x0, condition, context)
+        target = velocity.clone()
+        rows = (t > r).nonzero()[:, 0]
+        if len(rows):
+            ramp = min((context.step + 1) / c.tangent_warmup, 1.0) if c.tangent_warmup else 1.0
+            slope = self.derivative(
+                student, x[rows], t[rows], r[rows], velocity[rows], condition[rows], context
+            )
+            span = flow.expand(t[rows] - r[rows], x)
+            target[rows] = velocity[rows] - ramp * span * slope
+        prediction = student(x, t, condition, duration=t - r)
+        loss = adaptive_loss(prediction - target, c.power, c.weight_floor)
+        error = (prediction - target).detach().square().mean()
+        yield Update("student", loss, scalars={"loss": error})
+
+    def derivative(
+        self,
+        student: Any,
+        x: Tensor,
+        t: Tensor,
+        r: Tensor,
+        velocity: Tensor,
+        condition: Condition,
+        context: Context,
+    ) -> Tensor:
+        """Total derivative dU/dt along (velocity, dr = 0, dt = 1)."""
+        if self.config.jvp == "exact":
+
+            def average(x: Tensor, t: Tensor) -> Tensor:
+                return student(x, t, condition, duration=t - r)
+
+            return context.jvp(average, (x, t), (velocity, torch.ones_like(t)))[1]
+        # One-sided towards data: t + h would leave [0, 1] where t = 1.
+        h = torch.clamp(t - r, max=self.config.difference_step)
+        with torch.no_grad():
+            now = student(x, t, condition, duration=t - r)
+            before = student(
+                x - flow.expand(h, x) * velocity, t - h, condition, duration=t - h - r
+            )
+        return (now - before) / flow.expand(h, x)
+
+    def _data_velocity(
+        self, x: Tensor, t: Tensor, v: Tensor, condition: Condition, context: Context
+    ) -> tuple[Condition, Tensor]:
+        """Class dropout, and the guided velocity from the student's own predictions."""
+        c, student = self.config, context.networks["student"]
+        keep = context.random.uniform("class dropout") >= c.class_dropout
+        w = self.guidance.scale
+        omega = w * (1 - c.kappa) if c.omega is None else c.omega
+        mixed = v
+        if omega != 1 or c.kappa != 0:
+            inside = keep & (t >= self.guidance.low) & (t <= self.guidance.high)
+            with torch.no_grad():
+                zero = torch.zeros_like(t)
+                mixed = omega * v + (1 - omega - c.kappa) * student(
+                    x, t, condition.null(), duration=zero
+                )
+                if c.kappa:
+                    mixed = mixed + c.kappa * student(x, t, condition, duration=zero)
+            mixed = torch.where(flow.expand(inside.float(), x) > 0, mixed, v)
+        return condition.where(keep, condition.null()), mixed

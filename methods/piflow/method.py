@@ -1,0 +1,244 @@
+"""pi-Flow: policy imitation distillation, data-dependent and data-free (arXiv 2510.14974)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from piflow_bench.api import (
+    Batch,
+    Built,
+    Condition,
+    Context,
+    Facts,
+    Method,
+    Optimizer,
+    SampleRandom,
+    Spec,
+    Student,
+    Teacher,
+    Update,
+    flow,
+)
+from piflow_methods.piflow.heads import attach_dx_head, attach_gm_head, polynomial_start
+from piflow_methods.piflow.policies import (
+    SAMPLING_EPS,
+    DXPolicy,
+    GMPolicy,
+    Policy,
+    average_velocity,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of pi-Flow; names and defaults follow the paper's ImageNet recipe where they can."""
+
+    policy: str = "gm"  # gm | dx-grid | dx-polynomial
+    components: int = 8  # K of the mixture, or N estimates of a DX policy
+    data_free: bool = False
+    states: int = 2  # M supervised states of a segment
+    substeps: int = 128  # policy substeps over the whole unit interval
+    window_substeps: int = 0  # micro-window, in substeps of the segment
+    shift: float = 1.0  # time warp m
+    final_step_scale: float = 1.0  # length of the last segment over the others'
+    dropout: float = 0.05  # of mixture components, in the policy that rolls out
+    num_decay: int = 0  # steps over which the teacher's share of the path decays to 0
+    temperature: float = 1.0  # at inference, never on the last step
+    h: float = 0.0  # renoising between steps; 0 is deterministic
+    loss_scale: float = 3.0
+    init_noise: float = 0.05  # std of the components' biases at the start
+    logstd_inner: int = 1024
+    lr: float = 5e-5
+    beta1: float = 0.9
+    beta2: float = 0.95
+    schedule: str = "constant"  # constant | cosine | linear
+
+    def __post_init__(self) -> None:
+        if self.policy not in ("gm", "dx-grid", "dx-polynomial"):
+            raise ValueError(f"policy={self.policy}: must be gm, dx-grid or dx-polynomial")
+        if self.components < 1 or self.states < 1 or self.substeps < 1:
+            raise ValueError("components, states and substeps must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout}: must be in [0, 1)")
+
+
+def segments(nfe: int, final_step_scale: float) -> list[tuple[float, float]]:
+    """Segments (raw_src, length) from data to noise: index 0 is the one that ends at data."""
+    s = final_step_scale
+    base = 1 / (nfe - 1 + s)
+    return [(s * base, s * base)] + [((i + s) * base, base) for i in range(1, nfe)]
+
+
+def make_policy(
+    config: Config, output: dict[str, Tensor], x: Tensor, t: Tensor, segment: Tensor | float
+) -> Policy:
+    """The policy that a network output stands for, at source state ``x`` and flow time ``t``."""
+    if config.policy == "gm":
+        return GMPolicy(
+            output["means"], output["logstds"], output["logweights"], x, t, config.shift
+        )
+    mode = "grid" if config.policy == "dx-grid" else "coefficients"
+    return DXPolicy(output["output"], x, t, segment, config.shift, mode)
+
+
+@dataclass
+class PolicyStudent(Student):
+    """Samples by one policy rollout per network evaluation."""
+
+    network: Any
+    config: Config
+    train_nfe: int | None
+
+    def sample(
+        self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
+    ) -> Tensor:
+        """Samples in ``nfe`` evaluations; settings: temperature, h, final_step_scale, substeps."""
+        c = self.config
+        steps = flow.flow_map_schedule(
+            nfe, c.shift, settings.get("final_step_scale", c.final_step_scale), settings.get("h", c.h)
+        )
+        x = noise
+        for i, step in enumerate(steps):
+            t = torch.full((len(x),), step.t_src, device=x.device)
+            raw_from = torch.full_like(t, step.raw_src)
+            raw_to = torch.full_like(t, step.raw_dst)
+            span = step.raw_src - (steps[i + 1].raw_src if i + 1 < nfe else 0.0)
+            policy = make_policy(c, self.network(x, t, condition), x, t, span)
+            policy = policy.with_eps(SAMPLING_EPS)
+            if i + 1 < nfe:
+                policy = policy.with_temperature(settings.get("temperature", c.temperature))
+            x = policy.rollout(x, raw_from, raw_to, settings.get("substeps", c.substeps))
+            if step.m < 1 and i + 1 < nfe:
+                x = flow.renoise(x, step, random.normal(i, noise.shape[1:]))
+        return x
+
+
+class PiFlow(Method):
+    """pi-Flow with GM, DX-grid or DX-polynomial policies."""
+
+    Config = Config
+    facts = Facts(
+        family="trajectory imitation",
+        needs_data=True,
+        paper="arXiv:2510.14974",
+        version=1,
+    )
+
+    def facts_for(self) -> Facts:
+        """Data-free training needs no data; h > 0 is stochastic."""
+        from dataclasses import replace
+
+        return replace(
+            self.facts, needs_data=not self.config.data_free, stochastic=self.config.h > 0
+        )
+
+    def build(self, teacher: Teacher, spec: Spec) -> Built:
+        """The teacher's backbone with a policy head."""
+        c = self.config
+        network: Any = copy.deepcopy(teacher.network).requires_grad_(True)
+        if c.policy == "gm":
+            attach_gm_head(network, c.components, c.init_noise, c.logstd_inner, spec.seed)
+        else:
+            attach_dx_head(network, c.components)
+            if c.policy == "dx-polynomial":
+                polynomial_start(network)
+        self.nfe = spec.train_nfe or 1
+        return Built(
+            student=PolicyStudent(network, c, spec.train_nfe),
+            modules={"student": network},
+            optimizers={
+                "student": Optimizer(("student",), c.lr, (c.beta1, c.beta2), 0.0, c.schedule)
+            },
+        )
+
+    def training_step(self, batch: Batch, context: Context) -> Iterator[Update]:
+        """One step of policy imitation (METHODS: pi-ID training)."""
+        if self.config.data_free:
+            yield from self._data_free(batch, context)
+        else:
+            yield self._data_dependent(batch, context)
+
+    def _data_dependent(self, batch: Batch, context: Context) -> Update:
+        c, random = self.config, context.random
+        assert batch.x0 is not None
+        table = segments(self.nfe, c.final_step_scale)
+        # A segment is chosen in proportion to its length.
+        lengths = torch.tensor([length for _, length in table])
+        place = random.uniform("segment").to(lengths.device)
+        index = torch.bucketize(place, lengths.cumsum(0)[:-1], right=True)
+        raw = torch.tensor([source for source, _ in table])[index].to(batch.x0)
+        length = lengths[index].to(batch.x0)
+        t = flow.warp(raw, c.shift)
+        x = flow.interpolate(batch.x0, random.normal("noise", batch.shape), t)
+        loss, _ = self._segment_loss(x, raw, length, batch.condition, context, "")
+        return Update("student", loss, scalars={"loss": loss.detach()})
+
+    def _data_free(self, batch: Batch, context: Context) -> Iterator[Update]:
+        x = context.random.normal("noise", batch.shape)
+        table = segments(self.nfe, self.config.final_step_scale)
+        for i, (raw, length) in reversed(list(enumerate(table))):
+            raws, lengths = torch.full((len(x),), raw), torch.full((len(x),), length)
+            loss, x = self._segment_loss(
+                x, raws.to(x), lengths.to(x), batch.condition, context, f"/{i}"
+            )
+            loss = loss * length
+            yield Update("student", loss, step=i == 0, scalars={"loss": loss.detach() / length})
+
+    def _segment_loss(
+        self,
+        x_src: Tensor,
+        raw_src: Tensor,
+        length: Tensor,
+        condition: Condition,
+        context: Context,
+        stream: str,
+    ) -> tuple[Tensor, Tensor]:
+        """Imitation loss over one segment, and the state at its end under the rolled-out policy."""
+        c, random = self.config, context.random
+        t_src = flow.warp(raw_src, c.shift)
+        output = context.networks["student"](x_src, t_src, condition)
+        policy = make_policy(c, output, x_src, t_src, length)
+        rolled = policy.detach()
+        if c.policy == "gm" and c.dropout > 0:
+            rolled = rolled.with_dropout(
+                random.uniform(f"dropout{stream}", (c.components,)) < c.dropout
+            )
+        substep = length / (length * c.substeps).round().clamp(min=1)
+        window = torch.minimum(c.window_substeps * substep, length)
+        span = length - window
+        teacher_share = 1 - min(context.step, c.num_decay) / c.num_decay if c.num_decay else 0.0
+
+        m = c.states
+        places = random.uniform(f"student intervals{stream}", (m,)).sort(1).values.to(x_src)
+        gaps = torch.diff(places, dim=1, prepend=torch.zeros_like(places[:, :1]))
+        student_gaps = gaps * ((1 - teacher_share) * span)[:, None]
+        cuts = random.uniform(f"teacher intervals{stream}", (max(m - 1, 0),)).sort(1).values.to(x_src)
+        edges = torch.cat([torch.zeros_like(places[:, :1]), cuts, torch.ones_like(places[:, :1])], 1)
+        teacher_gaps = torch.diff(edges, dim=1) * (teacher_share * span)[:, None]
+
+        x, raw = x_src, raw_src
+        losses = []
+        for j in range(m):
+            with torch.no_grad():
+                raw_a = raw - student_gaps[:, j]
+                x_a = rolled.rollout(x, raw, raw_a, c.substeps) if teacher_share < 1 else x
+                t_a = flow.warp(raw_a, c.shift)
+                target = context.teacher(x_a, t_a, condition)
+                raw_b = (raw_a - teacher_gaps[:, j]).clamp(min=0)
+            raw_end = (raw_b - window).clamp(min=0)
+            mean = average_velocity(policy, x_a, raw_a, raw_end, c.substeps)
+            losses.append((target - mean).square().mean() / 2)
+            x = x_a + target * flow.expand(flow.warp(raw_b, c.shift) - t_a, x_a)
+            raw = raw_b
+        loss = c.loss_scale * torch.stack(losses).mean()
+        with torch.no_grad():
+            end = x
+            if c.data_free:
+                end = rolled.rollout(x, raw, raw_src - length, c.substeps)
+        return loss, end

@@ -1,0 +1,223 @@
+"""Network-free policies: a velocity at any later (x, t) from one network output.
+
+A policy is made from u-space outputs at a source state ``(x_src, t_src)`` and is then integrated
+for many cheap substeps. All arithmetic is float32. Shapes: ``x`` ``(B, C, *spatial)``, network
+outputs ``(B, K, C, *spatial)``, flow times ``(B,)``. Source: arXiv 2510.14974, sections 3 and 4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from piflow_bench.api import flow
+
+TRAINING_EPS = 1e-6
+"""Clamp of alpha, sigma and the posterior's denominator while training (official default)."""
+SAMPLING_EPS = 1e-4
+"""The same while sampling, and in every DX policy (official test settings)."""
+
+
+def substep_counts(raw_from: Tensor, raw_to: Tensor, substeps: int) -> Tensor:
+    """Euler substeps per sample: ``max(1, round(span * substeps))``, int64 ``(B,)``."""
+    return ((raw_from - raw_to) * substeps).round().clamp(min=1).long()
+
+
+def rollout(
+    velocity: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    raw_from: Tensor,
+    raw_to: Tensor,
+    substeps: int,
+    shift: float,
+) -> Tensor:
+    """Euler integration of ``velocity`` from raw time ``raw_from`` to ``raw_to``, both ``(B,)``.
+
+    Substeps are uniform in raw time; every sample takes its own number of them
+    (:func:`substep_counts`) and rests when it is done.
+    """
+    counts = substep_counts(raw_from, raw_to, substeps)
+    t = flow.warp(raw_from, shift)
+    for i in range(int(counts.max())):
+        share = ((i + 1) / counts).clamp(max=1)
+        t_next = flow.warp(raw_from + (raw_to - raw_from) * share, shift)
+        # A finished sample has t_next == t: its step is zero.
+        x = x + flow.expand(t_next - t, x) * velocity(x, t)
+        t = t_next
+    return x
+
+
+@dataclass(frozen=True)
+class GMPolicy:
+    """Gaussian-mixture policy (GMFlow): the closed-form posterior mean of a mixture over x0.
+
+    Args:
+        means: u-space means ``(B, K, C, *spatial)``.
+        logstds: log standard deviation, one scalar a sample, ``(B, 1, ...)``.
+        logweights: log-softmax weights ``(B, K, 1, *spatial)``; one mixture per latent pixel over
+            its C channels.
+        x_src: source state ``(B, C, *spatial)``.
+        t_src: source flow time ``(B,)``.
+        shift: time warp m of the rollout.
+        eps: clamp of alpha, sigma and denominators.
+    """
+
+    means: Tensor
+    logstds: Tensor
+    logweights: Tensor
+    x_src: Tensor
+    t_src: Tensor
+    shift: float = 1.0
+    eps: float = TRAINING_EPS
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """Velocity ``(B, C, *spatial)`` at states ``x`` and flow times ``t`` ``(B,)``."""
+        dtype = x.dtype
+        x, src = x.float(), self.x_src.float()
+        t_src = flow.expand(self.t_src.float(), src)
+        sigma_src, alpha_src = t_src.clamp(min=self.eps), (1 - t_src).clamp(min=self.eps)
+        t = flow.expand(t.float(), x)
+        sigma, alpha = t.clamp(min=self.eps), (1 - t).clamp(min=self.eps)
+        means = src[:, None] - t_src[:, None] * self.means.float()
+        variance = (2 * self.logstds.float()).exp() * t_src[:, None] ** 2
+
+        nu = (alpha * x / sigma**2 - alpha_src * src / sigma_src**2)[:, None]
+        zeta = ((alpha / sigma) ** 2 - (alpha_src / sigma_src) ** 2)[:, None]
+        denominator = (variance * zeta + 1).clamp(min=self.eps)
+        gain = (means * (nu - zeta * means / 2)).sum(2, keepdim=True) / denominator
+        weights = (self.logweights.float() + gain).softmax(1)
+        x0 = (weights * (variance * nu + means) / denominator).sum(1)
+        return ((x - x0) / sigma).to(dtype)
+
+    def rollout(self, x: Tensor, raw_from: Tensor, raw_to: Tensor, substeps: int = 128) -> Tensor:
+        """The state at raw time ``raw_to``, from ``x`` at ``raw_from`` (both ``(B,)``)."""
+        return rollout(self.velocity, x, raw_from, raw_to, substeps, self.shift)
+
+    def with_temperature(self, temperature: float) -> Self:
+        """Sharpened weights and narrower components (inference only); T >= 1 changes nothing."""
+        if temperature >= 1:
+            return self
+        return replace(
+            self,
+            logweights=(self.logweights / temperature).log_softmax(1),
+            logstds=self.logstds + math.log(temperature) / 2,
+        )
+
+    def with_dropout(self, drop: Tensor) -> Self:
+        """Components where ``drop`` (B, K, bool) is true are removed and the rest renormalised.
+
+        A sample that would lose every component keeps them all.
+        """
+        drop = drop & ~drop.all(1, keepdim=True)
+        mask = drop.reshape(drop.shape + (1,) * (self.logweights.ndim - 2))
+        logweights = self.logweights.masked_fill(mask, float("-inf")).log_softmax(1)
+        return replace(self, logweights=logweights)
+
+    def detach(self) -> Self:
+        """Without gradient."""
+        return replace(
+            self,
+            means=self.means.detach(),
+            logstds=self.logstds.detach(),
+            logweights=self.logweights.detach(),
+        )
+
+    def with_eps(self, eps: float) -> Self:
+        """With another clamp."""
+        return replace(self, eps=eps)
+
+
+@dataclass(frozen=True)
+class DXPolicy:
+    """Dynamic-x0 policy: the data estimate moves along raw time, on a grid or as a polynomial.
+
+    Args:
+        output: u-space outputs ``(B, N, C, *spatial)``.
+        x_src: source state ``(B, C, *spatial)``.
+        t_src: source flow time ``(B,)``.
+        segment: length in raw time of the segment that the policy spans, number or ``(B,)``.
+        shift: time warp m.
+        mode: ``grid`` (N estimates at uniform raw times from the segment's end to its source,
+            linear interpolation); ``polynomial`` (coefficients of powers of the elapsed raw time;
+            every output becomes a coefficient ``x_src - t_src * output``, as in the official code);
+            ``coefficients`` (the same polynomial, but outputs after the first are the coefficients
+            themselves, so that a zero output is a constant estimate: what we train).
+    """
+
+    output: Tensor
+    x_src: Tensor
+    t_src: Tensor
+    segment: float | Tensor = 1.0
+    shift: float = 1.0
+    mode: str = "grid"
+    eps: float = SAMPLING_EPS
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """Velocity ``(B, C, *spatial)`` at states ``x`` and flow times ``t`` ``(B,)``."""
+        dtype = x.dtype
+        src, t = self.x_src.float(), t.float()
+        output, t_src = self.output.float(), flow.expand(self.t_src.float(), src)[:, None]
+        estimates = src[:, None] - t_src * output
+        if self.mode == "coefficients":
+            estimates = torch.cat([estimates[:, :1], output[:, 1:]], dim=1)
+        raw_src = flow.unwarp(self.t_src.float(), self.shift)
+        elapsed = raw_src - flow.unwarp(t, self.shift)
+        n = estimates.shape[1]
+        if self.mode in ("polynomial", "coefficients"):
+            weights = elapsed[:, None] ** torch.arange(n, device=t.device)
+        elif n == 1:
+            weights = torch.ones_like(elapsed)[:, None]
+        else:
+            segment = torch.minimum(torch.as_tensor(self.segment, device=t.device), raw_src)
+            place = (1 - elapsed / segment.clamp(min=self.eps)).clamp(0, 1) * (n - 1)
+            nodes = torch.arange(n, device=t.device)
+            weights = (1 - (place[:, None] - nodes).abs()).clamp(min=0)
+        weights = weights.reshape(weights.shape + (1,) * (estimates.ndim - 2))
+        x0 = (weights * estimates).sum(1)
+        sigma = flow.expand(t, x.float()).clamp(min=self.eps)
+        return ((x.float() - x0) / sigma).to(dtype)
+
+    def rollout(self, x: Tensor, raw_from: Tensor, raw_to: Tensor, substeps: int = 128) -> Tensor:
+        """The state at raw time ``raw_to``, from ``x`` at ``raw_from`` (both ``(B,)``)."""
+        return rollout(self.velocity, x, raw_from, raw_to, substeps, self.shift)
+
+    def with_temperature(self, temperature: float) -> Self:
+        """DX policies have no temperature."""
+        return self
+
+    def with_dropout(self, drop: Tensor) -> Self:
+        """DX policies have no dropout."""
+        return self
+
+    def detach(self) -> Self:
+        """Without gradient."""
+        return replace(self, output=self.output.detach())
+
+    def with_eps(self, eps: float) -> Self:
+        """The clamp of DX policies is fixed."""
+        return self
+
+
+Policy = GMPolicy | DXPolicy
+
+
+def average_velocity(
+    policy: Any, x: Tensor, raw_from: Tensor, raw_to: Tensor, substeps: int
+) -> Tensor:
+    """Mean velocity along the policy's own path; the local velocity where the span is short.
+
+    Where the span is under two substeps the instantaneous ``policy.velocity`` at the start is used.
+    """
+    short = substep_counts(raw_from, raw_to, substeps) < 2
+    local_time = flow.warp(raw_from, policy.shift)
+    local = policy.velocity(x, local_time)
+    if bool(short.all()):
+        return local
+    end = policy.rollout(x, raw_from, raw_to, substeps)
+    span = flow.expand(local_time - flow.warp(raw_to, policy.shift), x).clamp(min=1e-6)
+    return torch.where(flow.expand(short.float(), x) > 0, local, (x - end) / span)

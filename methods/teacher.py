@@ -1,0 +1,94 @@
+"""The plain teacher with few solver steps: the baseline every student must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from piflow_bench.api import (
+    Built,
+    Condition,
+    Facts,
+    Guidance,
+    Method,
+    SampleRandom,
+    Spec,
+    Student,
+    Teacher,
+    flow,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a plain teacher sampler."""
+
+    solver: str = "euler"  # euler | heun | dpmpp | unipc
+    guided: bool = False  # guidance costs two evaluations a step
+    shift: float = 1.0  # time warp of the grid
+
+    def __post_init__(self) -> None:
+        if self.solver not in flow.SOLVERS:
+            raise ValueError(f"solver={self.solver}: must be one of {', '.join(flow.SOLVERS)}")
+
+
+def plan(solver: str, evaluations: int) -> tuple[int, dict[str, Any]]:
+    """Steps and options with which ``solver`` spends exactly ``evaluations``.
+
+    Heun spends two a step and one on the last; an even number starts with an Euler step.
+    """
+    if solver != "heun":
+        return evaluations, {}
+    if evaluations % 2:
+        return (evaluations + 1) // 2, {}
+    return evaluations // 2 + 1, {"euler_first": True}
+
+
+@dataclass
+class TeacherStudent(Student):
+    """A teacher as a student: ``network`` is its conditional velocity."""
+
+    network: Callable[..., Tensor]
+    teacher: Teacher
+    config: Config
+
+    def sample(
+        self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
+    ) -> Tensor:
+        """Solve the ODE in ``nfe`` evaluations; setting: guidance (scale), if guided."""
+        guidance = self.teacher.guidance if self.config.guided else Guidance()
+        if "guidance" in settings:
+            guidance = replace(guidance, scale=float(settings["guidance"]))
+        teacher = self.teacher.bind(self.network).guided(guidance)
+        evaluations = nfe // 2 if guidance.on else nfe
+        steps, options = plan(self.config.solver, evaluations)
+        times = flow.time_grid(steps, self.config.shift)
+        solver = flow.SOLVERS[self.config.solver]
+        return solver(lambda x, t: teacher(x, t, condition), noise, times, **options)
+
+
+class TeacherSampler(Method):
+    """The teacher itself; nothing is trained."""
+
+    Config = Config
+    facts = Facts(
+        family="solver",
+        track="none",
+        trains=False,
+        elastic=True,
+        guidance="at inference",
+    )
+
+    def serves(self, nfe: int) -> str | None:
+        """Guidance needs an even number of evaluations."""
+        if self.config.guided and nfe % 2:
+            return "spends two evaluations a guided step, so it serves even NFEs"
+        return None
+
+    def build(self, teacher: Teacher, spec: Spec) -> Built:
+        """The teacher's field behind the student interface."""
+        student = TeacherStudent(teacher.field, teacher, self.config)
+        return Built(student=student, modules={"student": teacher.network}, optimizers={}, ema=())

@@ -1,0 +1,33 @@
+"""All that a plugin may import from the harness, in one place."""
+
+from piflow_bench import flow
+from piflow_bench.condition import Classes, Condition, Unconditional
+from piflow_bench.data.dataset import Dataset
+from piflow_bench.errors import UserError
+from piflow_bench.method import Batch, Built, Context, Facts, Method, Optimizer, Spec, Update
+from piflow_bench.randomness import SampleRandom, TrainingRandom
+from piflow_bench.student import Student
+from piflow_bench.teacher import Guidance, Teacher, solve
+
+__all__ = [
+    "Batch",
+    "Built",
+    "Classes",
+    "Condition",
+    "Context",
+    "Dataset",
+    "Facts",
+    "Guidance",
+    "Method",
+    "Optimizer",
+    "SampleRandom",
+    "Spec",
+    "Student",
+    "Teacher",
+    "TrainingRandom",
+    "Unconditional",
+    "Update",
+    "UserError",
+    "flow",
+    "solve",
+]

@@ -1,0 +1,110 @@
+"""What a step costs, measured at the networks' handles.
+
+A `Handle` wraps a network under its role ("teacher", "student", ...). It counts the rows that pass
+and measures, once per role and mode, the FLOPs of a row with PyTorch's FLOP counter. Backward passes
+are measured the same way, once per kind of update, and include any recomputation. Nothing is
+declared by a method.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass
+class Meter:
+    """Running totals: rows by (role, mode), FLOPs of everything, and the measured unit costs."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    flops: float = 0.0
+    unit: dict[str, float] = field(default_factory=dict)
+    _pending: Counter[str] = field(default_factory=Counter)
+    _paused: bool = False
+
+    def backward(self, loss: Tensor, update: str) -> None:
+        """``loss.backward()``, its FLOPs added."""
+        kind = ",".join(f"{role}x{rows}" for role, rows in sorted(self._pending.items()))
+        key = f"backward {update}: {kind}"
+        self._pending.clear()
+        self._paused = True  # Recomputation calls networks again; its FLOPs are the backward's.
+        try:
+            if key in self.unit:
+                loss.backward()
+            else:
+                with FlopCounterMode(display=False) as counter:
+                    loss.backward()
+                self.unit[key] = float(counter.get_total_flops())
+        finally:
+            self._paused = False
+        self.flops += self.unit[key]
+
+    def state(self) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        return {"rows": dict(self.rows), "flops": self.flops, "unit": dict(self.unit)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state`."""
+        self.rows, self.flops = Counter(state["rows"]), state["flops"]
+        self.unit = dict(state["unit"])
+
+
+def _mode() -> str:
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "jvp"
+    return "grad" if torch.is_grad_enabled() else "forward"
+
+
+class Handle:
+    """A network under its role; calling it calls the network and counts.
+
+    Args:
+        role: what the costs are booked under.
+        function: ``function(x, ...)`` with the batch as x's first dimension; usually a module.
+        meter: where the costs go.
+        flops_per_row: fixed cost of a row, for closed-form fields that have no matrix products.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        function: Callable[..., Any],
+        meter: Meter,
+        flops_per_row: float | None = None,
+    ) -> None:
+        self.role, self.function, self.meter = role, function, meter
+        self.flops_per_row = flops_per_row
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        meter, rows = self.meter, len(x)
+        if meter._paused or rows == 0:
+            return self.function(x, *args, **kwargs)
+        mode = _mode()
+        key = f"{self.role}/{mode}"
+        if self.flops_per_row is not None:
+            meter.unit[key] = self.flops_per_row
+        if key in meter.unit:
+            out = self.function(x, *args, **kwargs)
+        else:
+            with FlopCounterMode(display=False) as counter:
+                out = self.function(x, *args, **kwargs)
+            meter.unit[key] = counter.get_total_flops() / rows
+        meter.rows[key] += rows
+        meter.flops += meter.unit[key] * rows
+        if torch.is_grad_enabled():
+            meter._pending[key] += rows
+        return out
+
+
+@contextmanager
+def count_all_flops() -> Iterator[FlopCounterMode]:
+    """FLOPs of everything inside, through handles or not; to audit what handles saw."""
+    with FlopCounterMode(display=False) as counter:
+        yield counter

@@ -1,0 +1,1 @@
+"""Datasets that the harness ships: digits, and closed-form distributions in the plane."""

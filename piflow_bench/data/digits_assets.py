@@ -1,0 +1,118 @@
+"""Remakes the digits weights: ``python -m piflow_bench prepare digits out=DIR``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from piflow_bench import flow
+from piflow_bench.condition import Classes
+from piflow_bench.data.digits import CLASSES, SHAPE, Classifier, Perceptron, images, teacher_network
+from piflow_bench.method import Batch, Built, Context, Facts, Method, Optimizer, Spec, Update
+from piflow_bench.student import Student
+from piflow_bench.teacher import Teacher
+from piflow_bench.training.loop import TrainingData, train
+from piflow_bench.training.settings import Budget, EMASettings, TrainingSettings
+
+Report = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class FlowMatchingConfig:
+    """Settings of the teacher's own training."""
+
+    lr: float = 2e-3
+    class_dropout: float = 0.1
+
+
+class FlowMatching(Method):
+    """Flow matching (arXiv 2210.02747) with class dropout, for classifier-free guidance."""
+
+    Config = FlowMatchingConfig
+    facts = Facts("flow matching", track="from scratch", needs_data=True, needs_teacher=False)
+
+    def build(self, teacher: Teacher, spec: Spec) -> Built:
+        """A fresh backbone."""
+        return Built(
+            Student(),
+            {"student": spec.fresh_network().train()},
+            {"student": Optimizer(("student",), self.config.lr, schedule="cosine")},
+        )
+
+    def training_step(self, batch: Batch, context: Context) -> Iterator[Update]:
+        """Regress noise - x0 at uniform times."""
+        assert batch.x0 is not None
+        noise = context.random.normal("noise", batch.shape)
+        t = context.random.uniform("t")
+        keep = context.random.uniform("class dropout") >= self.config.class_dropout
+        condition = batch.condition.where(keep, batch.condition.null())
+        u = context.networks["student"](flow.interpolate(batch.x0, noise, t), t, condition)
+        loss = (u - (noise - batch.x0)).square().mean()
+        yield Update("student", loss, scalars={"loss": loss.detach()})
+
+
+def make_teacher(out: Path, report: Report, steps: int = 8000, batch: int = 256) -> None:
+    """Train the teacher and write ``digits_teacher.safetensors``; resumable."""
+    x, y, _, _ = images()
+    work = out / "teacher-training"
+    work.mkdir(parents=True, exist_ok=True)
+    settings = TrainingSettings(
+        batch=batch, warmup=100, clip=1.0, threads=2, ema=EMASettings("power", gamma=7.0)
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        start = teacher_network()
+    train(
+        FlowMatching(FlowMatchingConfig()),
+        Teacher(start, start),
+        TrainingData(x, Classes(y, CLASSES)),
+        Spec(SHAPE, None, batch, teacher_network),
+        settings,
+        Budget("images", steps * batch, (1.0,)),
+        train_seed=0,
+        folder=work,
+        report=report,
+    )
+    (work / "checkpoint_0.safetensors").replace(out / "digits_teacher.safetensors")
+    shutil.rmtree(work)
+
+
+def make_classifier(
+    network: nn.Module, out: Path, report: Report, steps: int = 3000, batch: int = 128
+) -> float:
+    """Train a classifier on jittered training images; returns its held-out accuracy."""
+    x, y, x_test, y_test = images()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(1)
+    for step in range(steps):
+        rows = torch.randint(len(x), (batch,), generator=generator)
+        jitter = 0.15 * torch.randn(batch, *SHAPE, generator=generator)
+        loss = nn.functional.cross_entropy(network(x[rows] + jitter), y[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0:
+            report(step / steps, f"step {step}, loss {float(loss.detach()):.3g}")
+    save_file(network.state_dict(), out)
+    with torch.no_grad():
+        return float((network(x_test).argmax(1) == y_test).float().mean())
+
+
+def make_assets(out: Path, report: Report = lambda share, text: None) -> dict[str, float]:
+    """Remake all three files in ``out``; returns the classifiers' held-out accuracies."""
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(2)
+    accuracy = {}
+    for name, kind in (("classifier", Classifier), ("judge", Perceptron)):
+        torch.manual_seed(0)
+        accuracy[name] = make_classifier(kind(), out / f"digits_{name}.safetensors", report)
+    make_teacher(out, report)
+    return accuracy

@@ -1,0 +1,184 @@
+"""The contract of a method plugin (see api.py for all that a plugin may import)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from piflow_bench.condition import Condition
+from piflow_bench.costs import Handle
+from piflow_bench.randomness import TrainingRandom
+from piflow_bench.student import Student
+from piflow_bench.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a method declares about itself; `check` holds it to what can be observed."""
+
+    family: str
+    """trajectory imitation | flow map | distribution matching | regression | solver | ..."""
+    track: str = "distilled"
+    """distilled (teacher given) | from scratch (the teacher's own training counts) | none."""
+    trains: bool = True
+    needs_data: bool = False
+    needs_teacher: bool = True
+    needs_pairs: bool = False
+    jvp: str = "none"
+    """none | exact | finite difference."""
+    auxiliary: tuple[str, ...] = ()
+    """Networks beside the student."""
+    elastic: bool = False
+    """One student serves every NFE; otherwise one is trained per NFE."""
+    nfes: tuple[int, ...] | None = None
+    """NFEs that can be served; None: any."""
+    stochastic: bool = False
+    guidance: str = "baked"
+    """baked | at inference | none."""
+    paper: str = ""
+    version: int = 1
+    """Raise it when the method's mathematics change: it is part of every artifact's key."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a student is built for."""
+
+    shape: tuple[int, ...]
+    """Shape of a sample, (C, *spatial)."""
+    train_nfe: int | None
+    """The NFE trained for; None for an elastic student."""
+    batch: int
+    """Global batch."""
+    fresh_network: Callable[[], nn.Module]
+    """A randomly initialised backbone of the teacher's architecture."""
+    device: str = "cpu"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW over the named modules, as the training loop builds it."""
+
+    modules: tuple[str, ...]
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    """constant | cosine | linear: of the spent share of the budget, after the warm-up."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `build` returns.
+
+    ``modules["student"]`` is what ``student.network`` calls. Modules' buffers are part of every
+    checkpoint, so a method keeps its state there.
+    """
+
+    student: Student
+    modules: Mapping[str, nn.Module]
+    optimizers: Mapping[str, Optimizer]
+    ema: tuple[str, ...] = ("student",)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one training step: data (None where the method needs none) and conditions."""
+
+    x0: Tensor | None
+    condition: Condition
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.condition)
+
+
+@dataclass(frozen=True)
+class Update:
+    """One backward pass of ``loss`` for ``optimizer``; it steps unless ``step`` is False."""
+
+    optimizer: str
+    loss: Tensor
+    step: bool = True
+    scalars: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a training step works with: everything is a counted handle already."""
+
+    step: int
+    progress: float
+    """Spent share of the budget, 0..1."""
+    random: TrainingRandom
+    teacher: Teacher
+    """The guided teacher of the experiment; ``.conditional`` is the unguided field."""
+    networks: Mapping[str, Handle]
+    modules: Mapping[str, nn.Module]
+
+    def frozen(self, name: str) -> Callable[..., Any]:
+        """The network ``name`` with gradient to its inputs but not to its parameters."""
+        handle, module = self.networks[name], self.modules[name]
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            wanted = [p for p in module.parameters() if p.requires_grad]
+            for p in wanted:
+                p.requires_grad_(False)
+            try:
+                return handle(*args, **kwargs)
+            finally:
+                for p in wanted:
+                    p.requires_grad_(True)
+
+        return call
+
+    def jvp(
+        self, function: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Value and directional derivative, without gradient.
+
+        The flash and efficient attention kernels have no forward-mode rule, so attention runs in
+        the math kernel. Gradients never pass through here, hence no wrapper's hooks are bypassed.
+        """
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            return torch.func.jvp(function, tuple(primals), tuple(tangents))
+
+
+class Method:
+    """Base of a method plugin: a frozen configuration and three functions.
+
+    A subclass sets ``Config`` (a dataclass of hyper-parameters with defaults) and ``facts``.
+    ``self.config`` is a validated ``Config``.
+    """
+
+    Config: ClassVar[type]
+    facts: ClassVar[Facts]
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def facts_for(self) -> Facts:
+        """The facts of this configuration (the class's, unless settings change them)."""
+        return self.facts
+
+    def serves(self, nfe: int) -> str | None:
+        """None if this configuration can sample in ``nfe`` evaluations, else the reason."""
+        nfes = self.facts_for().nfes
+        if nfes is not None and nfe not in nfes:
+            return f"serves NFE {', '.join(map(str, nfes))}"
+        return None
+
+    def build(self, teacher: Teacher, spec: Spec) -> Built:
+        """Networks, optimizers and the student, initialised from the teacher."""
+        raise NotImplementedError("a method must define build()")
+
+    def training_step(self, batch: Batch, context: Context) -> Iterator[Update]:
+        """The updates of one training step, in order."""
+        raise NotImplementedError("a method that trains must define training_step()")

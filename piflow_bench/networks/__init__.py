@@ -1,0 +1,1 @@
+"""Backbones: velocity networks with a common shape (see dit.py)."""

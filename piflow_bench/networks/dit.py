@@ -1,0 +1,230 @@
+"""DiT (arXiv 2212.09748) with the state-dict keys of the official pi-Flow ImageNet checkpoints.
+
+Every backbone here (DiT, MLP) has one shape, so that a method can put its own head on any of them:
+
+- ``trunk(x, t, condition, duration) -> (hidden (B, T, dim), embedding (B, dim))``;
+- ``proj_out_2``, the linear output layer, and ``assemble(flat, n)``, which turns a linear layer's
+  output ``(B, T, elements * n * C)`` into ``(B, n, C, *spatial)``;
+- ``readout(network, hidden, embedding)``, a plain function that makes the network's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention, silu
+
+from piflow_bench.condition import Classes
+from piflow_bench.networks.embeddings import TimeEmbedding, sincos_2d
+
+Readout = Callable[[Any, Tensor, Tensor], Any]
+
+
+def velocity_readout(network: Any, hidden: Tensor, embedding: Tensor) -> Tensor:
+    """The plain head: one velocity ``(B, C, *spatial)``."""
+    return network.assemble(network.proj_out_2(hidden), 1)[:, 0]
+
+
+class _PatchEmbed(nn.Module):
+    def __init__(self, channels: int, dim: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, dim, patch, stride=patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A patch convolution without overlap, as a matrix product: it has a forward-mode
+        # derivative everywhere and is faster for small images.
+        p = self.proj.kernel_size[0]
+        b, c, h, w = x.shape
+        x = x.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5)
+        return nn.functional.linear(
+            x.reshape(b, -1, c * p * p), self.proj.weight.flatten(1), self.proj.bias
+        )
+
+
+class _ClassEmbedder(nn.Module):
+    def __init__(self, classes: int, dim: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(classes + 1, dim)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        return self.embedding_table(labels)
+
+
+class _Embedder(nn.Module):
+    """Time plus class; the optional second time enters as the duration t - r."""
+
+    def __init__(self, dim: int, classes: int, time_scale: float) -> None:
+        super().__init__()
+        self.timestep_embedder = TimeEmbedding(dim, time_scale=time_scale)
+        self.class_embedder = _ClassEmbedder(classes, dim)
+        self.duration_embedder: TimeEmbedding | None = None
+
+    def forward(self, t: Tensor, labels: Tensor, duration: Tensor | None) -> Tensor:
+        embedding = self.timestep_embedder(t) + self.class_embedder(labels)
+        if self.duration_embedder is not None and duration is not None:
+            embedding = embedding + self.duration_embedder(duration)
+        return embedding
+
+
+class _Attention(nn.Module):
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(dim, dim)
+        self.to_k = nn.Linear(dim, dim)
+        self.to_v = nn.Linear(dim, dim)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, d = x.shape
+        q, k, v = (
+            f(x).reshape(b, n, self.heads, d // self.heads).transpose(1, 2)
+            for f in (self.to_q, self.to_k, self.to_v)
+        )
+        out = scaled_dot_product_attention(q, k, v)
+        return self.to_out[0](out.transpose(1, 2).reshape(b, n, d))
+
+
+class _GeluProjection(nn.Module):
+    def __init__(self, dim: int, inner: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gelu(self.proj(x), approximate="tanh")
+
+
+class _FeedForward(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        # Index 1 is the official network's dropout, kept empty for the keys' sake.
+        self.net = nn.ModuleList([_GeluProjection(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.net:
+            x = layer(x)
+        return x
+
+
+class _AdaNorm(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, 6 * dim)
+
+    def forward(self, embedding: Tensor) -> tuple[Tensor, ...]:
+        return self.linear(silu(embedding))[:, None].chunk(6, dim=-1)
+
+
+class _Block(nn.Module):
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = _AdaNorm(dim)
+        self.attn1 = _Attention(dim, heads)
+        self.ff = _FeedForward(dim)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.norm1(embedding)
+        dim = x.shape[-1:]
+        h = layer_norm(x, dim, eps=1e-6) * (1 + scale_a) + shift_a
+        x = x + gate_a * self.attn1(h)
+        h = layer_norm(x, dim, eps=1e-5) * (1 + scale_f) + shift_f
+        return x + gate_f * self.ff(h)
+
+
+class DiT(nn.Module):
+    """Class-conditional diffusion transformer on ``(B, channels, height, width)``.
+
+    Args:
+        channels: channels C of a sample.
+        height: rows of a sample, a multiple of ``patch``.
+        width: columns of a sample; ``height`` if None.
+        dim: hidden width, a multiple of ``4 * heads``.
+        depth: blocks.
+        heads: attention heads.
+        patch: side of a square patch.
+        classes: number of classes; label ``classes`` is the null class.
+        time_scale: what t in [0, 1] is multiplied by before its sinusoids: 1 (smooth in t, as
+            REPA/SiT teachers) or 1000 (as DiT teachers).
+    """
+
+    def __init__(
+        self,
+        channels: int = 4,
+        height: int = 32,
+        width: int | None = None,
+        dim: int = 1152,
+        depth: int = 28,
+        heads: int = 16,
+        patch: int = 2,
+        classes: int = 1000,
+        time_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        width = height if width is None else width
+        self.channels, self.dim, self.patch = channels, dim, patch
+        self.height, self.width = height, width
+        self.pos_embed = _PatchEmbed(channels, dim, patch)
+        self.emb = _Embedder(dim, classes, time_scale)
+        self.transformer_blocks = nn.ModuleList(_Block(dim, heads) for _ in range(depth))
+        self.proj_out_1 = nn.Linear(dim, 2 * dim)
+        self.proj_out_2 = nn.Linear(dim, patch * patch * channels)
+        self.readout: Readout = velocity_readout
+        positions = sincos_2d(dim, height // patch, width // patch)
+        self.register_buffer("positions", positions, persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.pos_embed.proj.weight.flatten(1))
+        nn.init.normal_(self.emb.class_embedder.embedding_table.weight, std=0.02)
+        nn.init.normal_(self.emb.timestep_embedder.linear_1.weight, std=0.02)
+        nn.init.normal_(self.emb.timestep_embedder.linear_2.weight, std=0.02)
+        # adaLN-zero: every block starts as the identity, the output as zero.
+        for block in self.transformer_blocks:
+            nn.init.zeros_(block.norm1.linear.weight)
+        nn.init.zeros_(self.proj_out_1.weight)
+        nn.init.zeros_(self.proj_out_2.weight)
+
+    @property
+    def patch_elements(self) -> int:
+        """Spatial elements that one token stands for."""
+        return self.patch * self.patch
+
+    def add_duration(self) -> None:
+        """Add the second time input, zero-initialised: the network's function is unchanged."""
+        embedder = TimeEmbedding(self.dim, time_scale=self.emb.timestep_embedder.time_scale)
+        nn.init.normal_(embedder.linear_1.weight, std=0.02)
+        nn.init.zeros_(embedder.linear_2.weight)
+        nn.init.zeros_(embedder.linear_2.bias)
+        self.emb.duration_embedder = embedder
+
+    def trunk(
+        self, x: Tensor, t: Tensor, condition: Classes, duration: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden tokens after the last norm ``(B, T, dim)``, and the embedding ``(B, dim)``."""
+        embedding = self.emb(t, condition.labels, duration)
+        h = self.pos_embed(x) + self.positions
+        for block in self.transformer_blocks:
+            h = block(h, embedding)
+        shift, scale = self.proj_out_1(silu(embedding))[:, None].chunk(2, dim=-1)
+        return layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale) + shift, embedding
+
+    def assemble(self, flat: Tensor, n: int) -> Tensor:
+        """Tokens ``(B, T, p * p * n * C)`` as images ``(B, n, C, height, width)``."""
+        p, rows, columns = self.patch, self.height // self.patch, self.width // self.patch
+        image = flat.reshape(flat.shape[0], rows, columns, p, p, n, -1)
+        image = image.permute(0, 5, 6, 1, 3, 2, 4)
+        return image.reshape(flat.shape[0], n, -1, self.height, self.width)
+
+    def forward(
+        self, x: Tensor, t: Tensor, condition: Classes, duration: Tensor | None = None
+    ) -> Any:
+        """Velocity ``(B, C, height, width)`` at states x, times t ``(B,)`` (or another head's output)."""
+        hidden, embedding = self.trunk(x, t, condition, duration)
+        return self.readout(self, hidden, embedding)

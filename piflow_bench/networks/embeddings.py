@@ -1,0 +1,53 @@
+"""Embeddings of time and position."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def sinusoids(t: Tensor, channels: int) -> Tensor:
+    """Sinusoidal features of times ``(B,)``: ``(B, channels)``, cosines first, in float32.
+
+    Angular frequencies run from 1 down to 1e-4, so the argument's unit decides the smoothness: with
+    t in [0, 1] the features are smooth in t, with t in 0..1000 they oscillate.
+    """
+    half = channels // 2
+    frequency = torch.exp(
+        -math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+    )
+    angle = t.to(torch.float32)[:, None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids of time, then a two-layer perceptron; ``time_scale`` multiplies t in [0, 1]."""
+
+    def __init__(self, dim: int, channels: int = 256, time_scale: float = 1.0) -> None:
+        super().__init__()
+        self.channels, self.time_scale = channels, time_scale
+        self.linear_1 = nn.Linear(channels, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Embed times ``(B,)`` in [0, 1]: ``(B, dim)``."""
+        h = sinusoids(t * self.time_scale, self.channels).to(self.linear_1.weight.dtype)
+        return self.linear_2(nn.functional.silu(self.linear_1(h)))
+
+
+def sincos_2d(dim: int, height: int, width: int) -> Tensor:
+    """Fixed 2-D sin-cos position table ``(height * width, dim)``, column coordinate first."""
+
+    def axis(position: Tensor) -> Tensor:
+        omega = 1 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+        angle = position.reshape(-1)[:, None] * omega
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+    rows, columns = torch.meshgrid(
+        torch.arange(height, dtype=torch.float64),
+        torch.arange(width, dtype=torch.float64),
+        indexing="ij",
+    )
+    return torch.cat([axis(columns), axis(rows)], dim=1).float()

@@ -1,0 +1,84 @@
+"""A residual perceptron for points in the plane, with the shape that dit.py describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from piflow_bench.condition import Condition
+from piflow_bench.networks.dit import Readout, velocity_readout
+from piflow_bench.networks.embeddings import TimeEmbedding
+
+
+class _Block(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.modulation = nn.Linear(dim, 2 * dim)
+        self.inner = nn.Linear(dim, dim)
+        self.outer = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        shift, scale = self.modulation(silu(embedding))[:, None].chunk(2, dim=-1)
+        h = self.norm(x) * (1 + scale) + shift
+        return x + self.outer(silu(self.inner(h)))
+
+
+class MLP(nn.Module):
+    """Unconditional velocity network on points ``(B, channels)``: one token per point.
+
+    Positions enter as themselves and as sinusoids, so that sharp boundaries can be learned.
+    """
+
+    patch_elements = 1
+
+    def __init__(self, channels: int = 2, dim: int = 128, depth: int = 4, frequencies: int = 6) -> None:
+        super().__init__()
+        self.channels, self.dim, self.frequencies = channels, dim, frequencies
+        self.time_embedder = TimeEmbedding(dim, channels=64)
+        self.duration_embedder: TimeEmbedding | None = None
+        self.proj_in = nn.Linear(channels * (1 + 2 * frequencies), dim)
+        self.blocks = nn.ModuleList(_Block(dim) for _ in range(depth))
+        self.proj_out_1 = nn.Linear(dim, dim)
+        self.proj_out_2 = nn.Linear(dim, channels)
+        self.readout: Readout = velocity_readout
+        nn.init.zeros_(self.proj_out_2.weight)
+        nn.init.zeros_(self.proj_out_2.bias)
+        for block in self.blocks:
+            nn.init.zeros_(block.outer.weight)
+            nn.init.zeros_(block.outer.bias)
+
+    def add_duration(self) -> None:
+        """Add the second time input, zero-initialised: the network's function is unchanged."""
+        embedder = TimeEmbedding(self.dim, channels=64)
+        nn.init.zeros_(embedder.linear_2.weight)
+        nn.init.zeros_(embedder.linear_2.bias)
+        self.duration_embedder = embedder
+
+    def trunk(
+        self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden state ``(B, 1, dim)`` and embedding ``(B, dim)``."""
+        embedding = self.time_embedder(t)
+        if self.duration_embedder is not None and duration is not None:
+            embedding = embedding + self.duration_embedder(duration)
+        octaves = 2.0 ** torch.arange(self.frequencies, dtype=x.dtype, device=x.device)
+        angle = (x[:, :, None] * octaves).flatten(1) * (torch.pi / 4)
+        h = self.proj_in(torch.cat([x, angle.sin(), angle.cos()], dim=1))[:, None]
+        for block in self.blocks:
+            h = block(h, embedding)
+        return silu(self.proj_out_1(h + embedding[:, None])), embedding
+
+    def assemble(self, flat: Tensor, n: int) -> Tensor:
+        """``(B, 1, n * C)`` as ``(B, n, C)``."""
+        return flat.reshape(flat.shape[0], n, -1)
+
+    def forward(
+        self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None = None
+    ) -> Any:
+        """Velocity ``(B, channels)`` at points x, times t ``(B,)`` (or another head's output)."""
+        hidden, embedding = self.trunk(x, t, condition, duration)
+        return self.readout(self, hidden, embedding)

@@ -1,0 +1,1 @@
+"""Stages, the artifact store, launchers and the results table."""

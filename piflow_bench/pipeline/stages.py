@@ -1,0 +1,372 @@
+"""What every kind of stage does. A stage reads its inputs' folders and writes into its own.
+
+Each function takes ``(config, inputs, folder, runtime, report)``; ``runtime`` holds what does not
+determine results (plugin folders, batch sizes, paths).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from piflow_bench import registry
+from piflow_bench.config import build_dataclass
+from piflow_bench.data.dataset import Dataset
+from piflow_bench.method import Method, Spec
+from piflow_bench.teacher import Teacher
+from piflow_bench.training.loop import TrainingData, train
+from piflow_bench.training.settings import Budget, TrainingSettings
+
+Report = Callable[[float, str], None]
+Inputs = Mapping[str, list[Path]]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Settings of this machine and this call, which change no result."""
+
+    plugins: str | None = None
+    checkpoint: str | None = None
+    sample_batch: int = 250
+    save_seconds: float = 20.0
+
+    @property
+    def folders(self) -> list[str]:
+        """Plugin folders."""
+        return [self.plugins] if self.plugins else []
+
+
+def load_dataset(
+    config: Mapping[str, Any], runtime: Runtime, backbone: Path | None = None
+) -> Dataset:
+    """The dataset of a stage; ``backbone`` holds the fitted start of closed-form teachers."""
+    settings = dict(config["settings"])
+    if runtime.checkpoint:
+        settings["checkpoint"] = runtime.checkpoint
+    if backbone is not None:
+        settings["backbone"] = str(backbone / "network.safetensors")
+    return _cached_dataset(config["name"], json.dumps(settings, sort_keys=True))
+
+
+@lru_cache(maxsize=8)
+def _cached_dataset(name: str, settings: str) -> Dataset:
+    return registry.get("dataset", name)(json.loads(settings))
+
+
+def load_method(config: Mapping[str, Any], runtime: Runtime) -> Method:
+    """The configured method of a stage."""
+    cls = registry.get("method", config["method"], runtime.folders)
+    return cls(build_dataclass(cls.Config, config["settings"], f"variants.{config['method']}"))
+
+
+def _backbone(inputs: Inputs) -> Path | None:
+    return inputs["teacher"][0] if "teacher" in inputs else None
+
+
+def _spec(
+    config: Mapping[str, Any], dataset: Dataset, batch: int, train_nfe: int | None, seed: int
+) -> Spec:
+    def fresh() -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return dataset.fresh_network()
+
+    return Spec(dataset.shape, train_nfe, batch, fresh, seed=seed)
+
+
+def _training(config: Mapping[str, Any]) -> TrainingSettings:
+    return build_dataclass(TrainingSettings, config["training"], "training")
+
+
+# ------------------------------------------------------------------ stages
+
+
+def fit_teacher(
+    config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
+) -> None:
+    """Fit the common start of students of a closed-form teacher."""
+    dataset = load_dataset(config["dataset"], runtime)
+    report(0.0, "fitting the backbone to the closed form")
+    save_file(dataset.teacher().network.state_dict(), folder / "network.safetensors")
+
+
+def converged(
+    config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
+) -> None:
+    """Samples of the guided teacher, solved to convergence."""
+    from piflow_bench import sampling
+
+    dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))
+    x = sampling.converged(
+        dataset.teacher(),
+        dataset,
+        range(config["start"], config["stop"]),
+        config["seed"],
+        config["solver"],
+        config["steps"],
+        runtime.sample_batch,
+        report,
+    )
+    np.save(folder / "samples.npy", x.numpy())
+
+
+def draw(
+    config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
+) -> None:
+    """Real samples: a split of the dataset, or fresh exact draws."""
+    dataset = load_dataset(config["dataset"], runtime)
+    if config["split"] == "exact":
+        assert dataset.draw is not None
+        x = dataset.draw(config["seed"], config["n"])
+    else:
+        x = getattr(dataset, config["split"])
+    np.save(folder / "samples.npy", x.numpy())
+
+
+def distill(
+    config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
+) -> None:
+    """Train one variant with one seed; leaves the weights at every budget checkpoint."""
+    dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))
+    settings = _training(config)
+    seed = config["train_seed"]
+    train(
+        load_method(config, runtime),
+        dataset.teacher(),
+        TrainingData(dataset.train, dataset.train_condition),
+        _spec(config, dataset, settings.batch, config["train_nfe"], seed),
+        settings,
+        build_dataclass(Budget, config["budget"], "budget"),
+        seed,
+        folder,
+        report,
+        save_seconds=runtime.save_seconds,
+    )
+
+
+def sample(
+    config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
+) -> None:
+    """Samples of one checkpoint at one NFE."""
+    from piflow_bench import sampling
+
+    dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))
+    teacher: Teacher = dataset.teacher()
+    seed = config.get("train_seed") or 0
+    spec = _spec(config, dataset, 1, config.get("train_nfe"), seed)
+    built = load_method(config, runtime).build(teacher, spec)
+    network: Any = built.modules["student"]
+    if "distill" in inputs:
+        weights = inputs["distill"][0] / f"checkpoint_{config['checkpoint']}.safetensors"
+        network.load_state_dict(load_file(weights))
+    elif teacher.closed_form:
+        network = teacher.field
+    drawn = sampling.sample(
+        built.student,
+        network,
+        dataset,
+        range(config["n"]),
+        config["nfe"],
+        config["sample_seed"],
+        runtime.sample_batch,
+        config["sampling"],
+        report,
+    )
+    np.save(folder / "samples.npy", drawn.x.numpy())
+    facts = {
+        "nfe": drawn.nfe,
+        "flops_per_sample": drawn.flops_per_sample,
+        "sample_seconds": drawn.seconds_per_sample,
+    }
+    (folder / "facts.json").write_text(json.dumps(facts))
+
+
+def features(
+    config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
+) -> None:
+    """Features of samples under every extractor, and the judge's logits."""
+    dataset = load_dataset(config["dataset"], runtime)
+    x = torch.from_numpy(_samples(inputs["samples"]))
+    arrays = {}
+    batch = 2000
+    functions = {name: dataset.extractors[name] for name in config["extractors"]}
+    if config["judge"]:
+        assert dataset.judge is not None
+        functions["judge"] = dataset.judge
+    for name, function in functions.items():
+        arrays[name] = np.concatenate(
+            [function(x[i : i + batch]) for i in range(0, len(x), batch)]
+        )
+    np.savez(folder / "features.npz", **arrays)
+
+
+def _samples(folders: list[Path]) -> np.ndarray:
+    return np.concatenate([np.load(f / "samples.npy", allow_pickle=False) for f in folders])
+
+
+def _features(folders: list[Path], name: str) -> np.ndarray:
+    parts = []
+    for folder in folders:
+        with np.load(folder / "features.npz", allow_pickle=False) as arrays:
+            parts.append(arrays[name])
+    return np.concatenate(parts)
+
+
+def metrics(
+    config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
+) -> None:
+    """Metrics of generated against reference features, with delete-block replicates."""
+    from piflow_bench.evaluation.features import evaluate_with_replicates
+
+    n = config["n"]
+    generated = _features(inputs["generated"], config["extractor"])[:n]
+    reference = _features(inputs["reference"], config["extractor"])
+    report(0.0, f"{config['question']} metrics on {config['extractor']}")
+    values = evaluate_with_replicates(
+        generated, reference, config["metrics"], **config["settings"]
+    )
+    rows = [_row(v) for v in values]
+    if config["accuracy"]:
+        rows.append(_accuracy(config, inputs, n, runtime))
+    if config["modes"]:
+        rows += _modes(config, generated, runtime)
+    (folder / "metrics.json").write_text(json.dumps(rows))
+
+
+def _row(value: Any) -> dict[str, Any]:
+    return {
+        "metric": value.metric,
+        "value": float(value.value),
+        "ci_low": float(value.ci_low),
+        "ci_high": float(value.ci_high),
+        "n": int(value.n),
+        "replicates": [float(r) for r in value.replicates],
+    }
+
+
+def _per_sample_row(metric: str, scores: np.ndarray, blocks: int = 20) -> dict[str, Any]:
+    """Mean of per-sample scores: bootstrap interval, and delete-block replicates for pairing."""
+    from piflow_bench.evaluation.uncertainty import bootstrap_mean_interval
+
+    interval = bootstrap_mean_interval(scores, seed=0)
+    parts = np.array_split(scores, blocks)
+    total, n = scores.sum(), len(scores)
+    return {
+        "metric": metric,
+        "value": float(scores.mean()),
+        "ci_low": float(interval.low),
+        "ci_high": float(interval.high),
+        "n": n,
+        "replicates": [float((total - p.sum()) / (n - len(p))) for p in parts],
+    }
+
+
+def _accuracy(
+    config: Mapping[str, Any], inputs: Inputs, n: int, runtime: Runtime
+) -> dict[str, Any]:
+    dataset = load_dataset(config["dataset"], runtime)
+    if config["accuracy"] in ("train", "test"):
+        labels = getattr(dataset, f"{config['accuracy']}_condition").labels.numpy()[:n]
+    else:
+        labels = dataset.conditions(config["sample_seed"], range(n)).labels.numpy()  # type: ignore[attr-defined]
+    logits = _features(inputs["generated"], "judge")[:n]
+    return _per_sample_row("class_accuracy", (logits.argmax(1) == labels).astype(np.float64))
+
+
+def _modes(config: Mapping[str, Any], points: np.ndarray, runtime: Runtime) -> list[dict[str, Any]]:
+    from piflow_bench.evaluation.modes import mode_coverage
+
+    modes = load_dataset(config["dataset"], runtime).modes
+    assert modes is not None
+    blocks = np.array_split(np.arange(len(points)), 20)
+    whole = mode_coverage(points, modes.means, modes.std, modes.weights)
+    parts = [
+        mode_coverage(np.delete(points, b, axis=0), modes.means, modes.std, modes.weights)
+        for b in blocks
+    ]
+    from piflow_bench.evaluation.uncertainty import jackknife_interval
+
+    rows = []
+    for metric, value in whole.items():
+        replicates = [float(p[metric]) for p in parts]
+        interval = jackknife_interval(float(value), np.array(replicates))
+        rows.append(
+            {
+                "metric": metric,
+                "value": float(value),
+                "ci_low": float(interval.low),
+                "ci_high": float(interval.high),
+                "n": len(points),
+                "replicates": replicates,
+            }
+        )
+    return rows
+
+
+def partition(
+    config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
+) -> None:
+    """Real against real at the protocol's sizes: random re-partitions of all real samples."""
+    from piflow_bench.evaluation.features import evaluate_with_replicates
+    from piflow_bench.evaluation.uncertainty import seed_interval
+
+    pool = _features(inputs["real"], config["extractor"])
+    rng = np.random.default_rng(0)
+    values: dict[str, list[float]] = {}
+    for repeat in range(config["repeats"]):
+        report(repeat / config["repeats"], "real against real")
+        order = rng.permutation(len(pool))
+        reference = pool[order[: config["reference"]]]
+        generated = pool[order[config["reference"] :]][: config["n"]]
+        for v in evaluate_with_replicates(
+            generated, reference, config["metrics"], **config["settings"]
+        ):
+            values.setdefault(v.metric, []).append(float(v.value))
+    rows = []
+    for metric, draws in values.items():
+        interval = seed_interval(np.array(draws))
+        rows.append(
+            {
+                "metric": metric,
+                "value": float(np.mean(draws)),
+                "ci_low": float(interval.low),
+                "ci_high": float(interval.high),
+                "n": config["n"],
+                "replicates": [],
+            }
+        )
+    (folder / "metrics.json").write_text(json.dumps(rows))
+
+
+def agreement(
+    config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
+) -> None:
+    """Mean squared distance to the converged teacher's sample from the same noise."""
+    x = _samples(inputs["samples"])
+    target = _samples(inputs["converged"])[: len(x)]
+    scores = np.square(x.astype(np.float64) - target).reshape(len(x), -1).mean(1)
+    rows = [_per_sample_row(config["metric"], scores)]
+    (folder / "metrics.json").write_text(json.dumps(rows))
+
+
+STAGES: dict[str, Callable[..., None]] = {
+    "teacher": fit_teacher,
+    "converged": converged,
+    "draw": draw,
+    "distill": distill,
+    "sample": sample,
+    "features": features,
+    "metrics": metrics,
+    "partition": partition,
+    "agreement": agreement,
+}
+RESUMABLE = {"distill"}
+"""Kinds that go on from what their work folder holds; the others start afresh."""

@@ -1,0 +1,151 @@
+"""The artifact store: folders under the hash of what determines them, all or nothing.
+
+Layout below the store's root: ``artifacts/<name>/`` finished, ``work/<name>/`` in progress (kept, so
+that long stages resume), ``locks/<name>.lock``. A kernel lock per artifact dies with its owner.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from piflow_bench.errors import UserError
+from piflow_bench.pipeline.graph import Stage
+
+META = "artifact.json"
+PROGRESS = "progress.json"
+ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def environment_error(error: BaseException) -> str | None:
+    """Words for an error that is the machine's and not a cell's: a full or unwritable disk."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in ENVIRONMENT_ERRORS:
+            where = f" ({error.filename})" if error.filename else ""
+            advice = (
+                "free space"
+                if error.errno in (errno.ENOSPC, errno.EDQUOT)
+                else "make the folder writable"
+            )
+            return (
+                f"{os.strerror(error.errno)}{where}: {advice} or choose another store=PATH, then "
+                "run the same command again; finished artifacts are kept"
+            )
+        text = str(error)
+        if "No space left on device" in text or "os error 28" in text.lower():
+            return (
+                "No space left on device: free space or choose another store=PATH, then run the "
+                "same command again; finished artifacts are kept"
+            )
+        following = error.__cause__ or error.__context__
+        if following is None:
+            return None
+        error = following
+    return None
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+class Store:
+    """Reads and writes artifacts below ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def prepare(self) -> None:
+        """Make the folders.
+
+        Raises:
+            UserError: if they cannot be written.
+        """
+        try:
+            for name in ("artifacts", "work", "locks"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            probe = self.root / "work" / f".probe-{os.getpid()}"
+            probe.write_text("x")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"store={self.root}: cannot be written ({error.strerror}); choose another "
+                "store=PATH"
+            ) from error
+
+    def path(self, stage: Stage) -> Path:
+        """Folder of the finished artifact."""
+        return self.root / "artifacts" / stage.name
+
+    def work(self, stage: Stage) -> Path:
+        """Folder of the unfinished artifact."""
+        return self.root / "work" / stage.name
+
+    def has(self, stage: Stage) -> bool:
+        """Whether the artifact is finished."""
+        return (self.path(stage) / META).is_file()
+
+    def meta(self, stage: Stage) -> dict[str, Any]:
+        """What was recorded with a finished artifact."""
+        return json.loads((self.path(stage) / META).read_text())
+
+    def progress(self, stage: Stage) -> tuple[float, str] | None:
+        """Share done and words, of a stage in progress."""
+        try:
+            share, text = json.loads((self.work(stage) / PROGRESS).read_text())
+            return float(share), str(text)
+        except (OSError, ValueError):
+            return None
+
+    @contextmanager
+    def lock(self, stage: Stage) -> Iterator[None]:
+        """Exclusive right to make the artifact; waits for another process that makes it."""
+        with FileLock(self.root / "locks" / f"{stage.name}.lock"):
+            yield
+
+    def commit(self, stage: Stage, meta: dict[str, Any]) -> None:
+        """Turn the work folder into the artifact, atomically, with its files' digests."""
+        work, final = self.work(stage), self.path(stage)
+        (work / PROGRESS).unlink(missing_ok=True)
+        files = {
+            str(p.relative_to(work)): file_digest(p) for p in sorted(work.rglob("*")) if p.is_file()
+        }
+        content = {
+            "stage": stage.kind,
+            "key": stage.key,
+            "config": dict(stage.config),
+            "inputs": {n: [s.name for s in stages] for n, stages in stage.inputs.items()},
+            "files": files,
+            **meta,
+        }
+        (work / META).write_text(json.dumps(content, indent=1))
+        for p in work.iterdir():
+            if p.is_file():
+                with p.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        if final.exists():  # A folder without its meta file: never finished.
+            shutil.rmtree(final)
+        os.rename(work, final)
+
+    def broken(self) -> list[str]:
+        """Names of artifacts whose files are not what was recorded."""
+        bad = []
+        for folder in sorted((self.root / "artifacts").glob("*")):
+            try:
+                files = json.loads((folder / META).read_text())["files"]
+                good = all(file_digest(folder / name) == d for name, d in files.items())
+            except (OSError, ValueError, KeyError):
+                good = False
+            if not good:
+                bad.append(folder.name)
+        return bad

@@ -1,0 +1,150 @@
+"""One registry for every kind of plugin.
+
+Built-in plugins are found exactly as a third party's: through entry points of the groups
+``piflow_bench.methods`` and ``piflow_bench.datasets``, or as files in a folder given by
+``plugins=PATH`` (methods alone; the file's name is the method's name). Names come from metadata and
+file names, without importing anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from piflow_bench.errors import UserError, nearest
+
+GROUPS = {
+    "method": "piflow_bench.methods",
+    "dataset": "piflow_bench.datasets",
+    "config": "piflow_bench.configs",
+}
+
+
+class PluginError(UserError):
+    """A plugin that cannot be loaded, with the reason."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """Where a plugin is found; ``load`` imports it."""
+
+    kind: str
+    name: str
+    source: str
+    """The distribution, or the file."""
+    importer: Callable[[], Any]
+
+    def load(self) -> Any:
+        """The plugin's object.
+
+        Raises:
+            PluginError: if importing it fails.
+        """
+        try:
+            return self.importer()
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(last.filename).name}:{last.lineno}"
+            raise PluginError(
+                f"{self.kind} '{self.name}' ({self.source}) cannot be loaded: "
+                f"{type(error).__name__}: {error} ({where})"
+            ) from error
+
+
+def _from_file(path: Path) -> Any:
+    """The one Method subclass that a file defines."""
+    from piflow_bench.method import Method
+
+    module_name = f"piflow_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+    module = sys.modules[module_name]
+    found = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, Method)
+        and value.__module__ == module_name
+        and not value.__name__.startswith("_")
+    ]
+    if len(found) != 1:
+        raise TypeError(f"must define exactly one public Method subclass, found {len(found)}")
+    return found[0]
+
+
+def _file_plugins(folders: Sequence[str]) -> list[Plugin]:
+    plugins = []
+    for folder in folders:
+        path = Path(folder)
+        if not path.exists():
+            raise UserError(f"plugins={folder}: no such file or folder")
+        files = [path] if path.is_file() else sorted(path.glob("*.py"))
+        for file in files:
+            if file.name.startswith("_"):
+                continue
+            resolved = file.resolve()
+            plugins.append(
+                Plugin("method", file.stem, str(file), lambda f=resolved: _from_file(f))  # type: ignore[misc]
+            )
+    return plugins
+
+
+def find(kind: str, folders: Sequence[str] = ()) -> dict[str, Plugin]:
+    """All plugins of a kind by name.
+
+    Raises:
+        UserError: if two have one name (both are named), or a folder does not exist.
+    """
+    found = []
+    for entry in entry_points(group=GROUPS[kind]):
+        source = entry.dist.name if entry.dist is not None else entry.value
+        found.append(Plugin(kind, entry.name, source, entry.load))
+    if kind == "method":
+        found += _file_plugins(folders)
+    plugins: dict[str, Plugin] = {}
+    for plugin in found:
+        other = plugins.get(plugin.name)
+        if other is not None and other.source != plugin.source:
+            raise UserError(
+                f"two {kind}s are called '{plugin.name}': one from {other.source}, one from "
+                f"{plugin.source}; rename or uninstall one"
+            )
+        plugins[plugin.name] = plugin
+    return dict(sorted(plugins.items()))
+
+
+def get(kind: str, name: str, folders: Sequence[str] = ()) -> Any:
+    """The loaded plugin of that name.
+
+    Raises:
+        UserError: for an unknown name, naming the nearest; PluginError if it cannot be loaded.
+    """
+    plugins = find(kind, folders)
+    if name not in plugins:
+        raise UserError(f"no {kind} is called '{name}'; {nearest(name, list(plugins))}")
+    return plugins[name].load()
+
+
+def source_digest(plugin: Any) -> str:
+    """sha256 of the file that defines a plugin; recorded, never part of a key."""
+    try:
+        source = inspect.getsourcefile(plugin)
+        return hashlib.sha256(Path(source).read_bytes()).hexdigest()[:16] if source else ""
+    except (TypeError, OSError):
+        return ""

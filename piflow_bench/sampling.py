@@ -1,0 +1,143 @@
+"""Sampling a student: noise, conditions and step noise by sample index; evaluations are counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from piflow_bench.condition import Condition
+from piflow_bench.costs import Handle, Meter, count_all_flops
+from piflow_bench.data.dataset import Dataset
+from piflow_bench.randomness import SampleRandom
+from piflow_bench.student import Student
+from piflow_bench.teacher import Teacher, solve
+
+AUDIT_SAMPLES = 4
+AUDIT_TOLERANCE = 0.02
+"""Share of matrix-product FLOPs outside the counted network that is still taken as arithmetic."""
+
+
+class DishonestNFE(RuntimeError):
+    """A student whose evaluations are not the number it was asked for."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples ``(n, *shape)`` float32 and what they cost."""
+
+    x: Tensor
+    nfe: float
+    flops_per_sample: float
+    seconds_per_sample: float
+
+
+@torch.no_grad()
+def _run(
+    student: Student,
+    network: Callable[..., Any],
+    dataset: Dataset,
+    indices: range,
+    nfe: int,
+    sample_seed: int,
+    settings: Mapping[str, Any],
+) -> tuple[Tensor, Meter]:
+    meter = Meter()
+    random = SampleRandom(sample_seed, indices)
+    noise = random.noise(dataset.shape)
+    condition = dataset.conditions(sample_seed, indices)
+    bound = student.bind(Handle("student", network, meter))
+    x = bound.sample(noise, condition, nfe, random, **settings)
+    if not isinstance(x, Tensor) or x.shape != noise.shape:
+        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"sample() returned {shape} for noise of shape {tuple(noise.shape)}")
+    if not torch.isfinite(x).all():
+        raise ValueError("sample() returned values that are not finite")
+    return x.float(), meter
+
+
+def _check(meter: Meter, samples: int, nfe: int, all_flops: float | None = None) -> None:
+    counted = sum(meter.rows.values()) / samples
+    if counted != nfe:
+        raise DishonestNFE(
+            f"sample(nfe={nfe}) evaluated its network {counted:g} times per sample"
+        )
+    if all_flops is not None and all_flops > meter.flops * (1 + AUDIT_TOLERANCE):
+        hidden = all_flops / max(meter.flops, 1e-9) - 1
+        raise DishonestNFE(
+            f"sample(nfe={nfe}) does {hidden:.0%} more matrix arithmetic than its counted network "
+            "evaluations: a network is called outside self.network"
+        )
+
+
+def audit(
+    student: Student, network: Any, dataset: Dataset, nfe: int, settings: Mapping[str, Any]
+) -> None:
+    """Sample a few with all FLOPs counted, through the handle or not.
+
+    Raises:
+        DishonestNFE: if evaluations are hidden, or their number is wrong.
+    """
+    with count_all_flops() as counter:
+        _, meter = _run(student, network, dataset, range(AUDIT_SAMPLES), nfe, 0, settings)
+    _check(meter, AUDIT_SAMPLES, nfe, float(counter.get_total_flops()))
+
+
+def sample(
+    student: Student,
+    network: nn.Module | Callable[..., Any],
+    dataset: Dataset,
+    indices: range,
+    nfe: int,
+    sample_seed: int,
+    batch: int,
+    settings: Mapping[str, Any] | None = None,
+    report: Callable[[float, str], None] = lambda share, text: None,
+) -> Samples:
+    """Samples of the given indices, independent of ``batch``; every batch's evaluations are checked.
+
+    Raises:
+        DishonestNFE: if the student does not use exactly ``nfe`` evaluations per sample.
+    """
+    settings = settings or {}
+    if isinstance(network, nn.Module):
+        network.eval()
+    audit(student, network, dataset, nfe, settings)
+    parts, flops = [], 0.0
+    started = time.perf_counter()
+    for low in range(indices.start, indices.stop, batch):
+        part = range(low, min(low + batch, indices.stop))
+        x, meter = _run(student, network, dataset, part, nfe, sample_seed, settings)
+        _check(meter, len(part), nfe)
+        parts.append(x)
+        flops += meter.flops
+        report((part.stop - indices.start) / len(indices), f"{part.stop - indices.start} samples")
+    seconds = time.perf_counter() - started
+    n = len(indices)
+    return Samples(torch.cat(parts), float(nfe), flops / n, seconds / n)
+
+
+@torch.no_grad()
+def converged(
+    teacher: Teacher,
+    dataset: Dataset,
+    indices: range,
+    sample_seed: int,
+    solver: str,
+    steps: int,
+    batch: int,
+    report: Callable[[float, str], None] = lambda share, text: None,
+) -> Tensor:
+    """Samples of the guided teacher solved to convergence, ``(n, *shape)`` float32."""
+    parts = []
+    for low in range(indices.start, indices.stop, batch):
+        part = range(low, min(low + batch, indices.stop))
+        condition: Condition = dataset.conditions(sample_seed, part)
+        noise = SampleRandom(sample_seed, part).noise(dataset.shape)
+        parts.append(solve(teacher, noise, condition, steps, solver))
+        report((part.stop - indices.start) / len(indices), f"{part.stop - indices.start} samples")
+    return torch.cat(parts)

@@ -1,0 +1,37 @@
+"""The report: a run's results table turned into one offline page and its exports.
+
+Everything heavy (pandas, plotly, jinja2) is imported when a report is built, not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["build", "build_many"]
+
+
+def build(run_dir: Path, out: Path | None = None) -> Path:
+    """Write the page of one run, and ``exports/`` beside it.
+
+    Args:
+        run_dir: folder with ``results.parquet`` and, where there are any, ``curves.parquet``,
+            ``grids.npz`` and ``run.json``.
+        out: the page; ``report.html`` in the run's folder by default.
+
+    Returns:
+        The page's path.
+    """
+    from piflow_reports.page import write
+
+    return write([Path(run_dir)], Path(out) if out else Path(run_dir) / "report.html")
+
+
+def build_many(run_dirs: Sequence[Path], out: Path) -> Path:
+    """Write one page of several runs.
+
+    Runs evaluated under one protocol share their rankings; others get a section each.
+    """
+    from piflow_reports.page import write
+
+    return write([Path(folder) for folder in run_dirs], Path(out))

@@ -1,0 +1,171 @@
+"""Names, directions and numbers as the page shows them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Metric(NamedTuple):
+    """What the page says about a metric: label, whether more is better, and its meaning."""
+
+    label: str
+    higher: bool | None
+    meaning: str
+
+
+METRICS = {
+    "fd": Metric(
+        "FD",
+        False,
+        "Fréchet distance between Gaussians fitted to the features of both sets. Biased upwards by "
+        "an amount that falls with n, so only equal n compare.",
+    ),
+    "fd_infinity": Metric("FD∞", False, "FD extrapolated to infinitely many samples."),
+    "sfd": Metric("sFD", False, "FD on spatial features, which see layout."),
+    "kid": Metric("KID", False, "Squared maximum mean discrepancy, cubic kernel, over subsets."),
+    "kid_exact": Metric("KID (all pairs)", False, "KID over all pairs rather than subsets."),
+    "cmmd": Metric("CMMD", False, "Maximum mean discrepancy with a Gaussian kernel."),
+    "mind": Metric("MIND", False, "Sliced distance between the two feature clouds."),
+    "is": Metric("IS", True, "Inception score: confident and varied class predictions."),
+    "precision": Metric(
+        "Precision", True, "Share of the samples inside the reference's neighbourhoods."
+    ),
+    "recall": Metric(
+        "Recall", True, "Share of the reference inside the samples' neighbourhoods: diversity."
+    ),
+    "density": Metric("Density", True, "Precision that counts overlapping neighbourhoods."),
+    "coverage": Metric(
+        "Coverage", True, "Share of reference neighbourhoods that hold at least one sample."
+    ),
+    "authpct": Metric(
+        "AuthPct", None, "Percentage of samples that are not near-copies of one training sample."
+    ),
+    "vendi": Metric(
+        "Vendi", True, "Effective number of distinct samples; it looks at no reference."
+    ),
+    "pairwise_distance": Metric(
+        "Pairwise distance", True, "Mean feature distance of samples that share a condition."
+    ),
+    "teacher_mse": Metric(
+        "MSE to teacher",
+        False,
+        "Mean squared error to the teacher's sample from the same noise. Alignment rather than "
+        "quality: a stochastic student may be good and far away.",
+    ),
+    "class_accuracy": Metric(
+        "Class accuracy", True, "Share of samples that an independent classifier gives their label."
+    ),
+    "sliced_wasserstein": Metric(
+        "Sliced Wasserstein", False, "Mean one-dimensional transport distance over directions."
+    ),
+    "energy_distance": Metric("Energy distance", False, "Energy distance to fresh exact samples."),
+    "flow_map_error": Metric(
+        "Flow map error", False, "Distance to the exact end point of the same noise."
+    ),
+    "modes_covered": Metric("Modes covered", True, "Share of the modes that receive samples."),
+    "mode_mass_error": Metric(
+        "Mode mass error", False, "Total variation between the modes' true and sampled masses."
+    ),
+}
+QUESTIONS = {"imitation": "Imitation", "data": "Data", "truth": "Truth"}
+QUESTION_NOTES = {
+    "imitation": "distance to samples of the converged teacher",
+    "data": "distance to held-out data",
+    "truth": "distance to the exact distribution",
+}
+TRACKS = {"distilled": "Distilled", "from scratch": "From scratch"}
+MISSING = "—"
+
+
+def metric(name: str) -> Metric:
+    """What is known of a metric, or a plain label."""
+    known = METRICS.get(name)
+    return known or Metric(name.replace("_", " ").capitalize() or "value", None, "")
+
+
+def arrow(higher: bool | None) -> str:
+    """An arrow in the better direction; nothing where there is none."""
+    return "" if higher is None else ("↑" if higher else "↓")
+
+
+def finite(value: object) -> bool:
+    """Whether a value is a number that can be shown."""
+    return isinstance(value, (int, float, np.number)) and math.isfinite(float(value))
+
+
+def decimals(values: Iterable[float], widths: Iterable[float]) -> int:
+    """Places after the point for a column: two digits of the typical interval, or four figures."""
+    spread = [w for w in widths if finite(w) and w > 0]
+    sizes = [abs(v) for v in values if finite(v) and v != 0]
+    if spread:
+        places = 1 - math.floor(math.log10(float(np.median(spread))))
+    elif sizes:
+        places = 3 - math.floor(math.log10(float(np.median(sizes))))
+    else:
+        return 3
+    return int(min(max(places, 0), 6))
+
+
+def fixed(value: float | None, places: int) -> str:
+    """A number with fixed places and a true minus sign."""
+    if value is None or not finite(value):
+        return MISSING
+    text = f"{value:,.{places}f}" if abs(value) >= 10_000 else f"{value:.{places}f}"
+    if float(text.replace(",", "")) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", "−")
+
+
+def figures(value: float | None, count: int = 3) -> str:
+    """A number with some significant figures, never in exponent form when it is short."""
+    if value is None or not finite(value):
+        return MISSING
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if size < -5 or size > 9:
+        return f"{value:.{count - 1}e}".replace("-", "−")
+    return fixed(value, max(count - 1 - size, 0))
+
+
+def span(low: float, high: float, places: int) -> str:
+    """An interval in brackets; nothing where it is unknown."""
+    if not (finite(low) and finite(high)):
+        return ""
+    return f"[{fixed(low, places)}, {fixed(high, places)}]"
+
+
+def compact(value: float | None) -> str:
+    """A large number with a suffix: 1.2k, 3.4M, 5.6G, 7.8T."""
+    if value is None or not finite(value):
+        return MISSING
+    for size, suffix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{figures(value / size)}{suffix}"
+    return figures(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the unit a person would use."""
+    if seconds is None or not finite(seconds):
+        return MISSING
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{figures(seconds / size)} {unit}"
+    if seconds >= 1 or seconds == 0:
+        return f"{figures(seconds)} s"
+    return f"{figures(seconds * 1e3)} ms" if seconds >= 1e-3 else f"{figures(seconds * 1e6)} µs"
+
+
+def joined(names: list[str]) -> str:
+    """A list in words: 'a', 'a and b', 'a, b and c'."""
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def short(name: str, limit: int = 24) -> str:
+    """A name that fits an axis."""
+    return name if len(name) <= limit else name[: limit - 1] + "…"

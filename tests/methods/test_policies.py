@@ -1,0 +1,54 @@
+"""Policies against the official implementation's numbers, and GM exactness on mixtures."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from piflow_bench import flow
+from piflow_methods.piflow.policies import DXPolicy, GMPolicy, average_velocity
+
+DATA = Path(__file__).parent.parent / "data"
+CASES = json.loads((DATA / "policies.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    return load_file(DATA / "policies.safetensors")
+
+
+def policy_of(case, get):
+    t_src = get("sigma_src").reshape(-1)
+    if case["policy"] == "gm":
+        policy = GMPolicy(
+            get("means"), get("logstds"), get("logweights"), get("x_src"), t_src,
+            case["shift"], case["eps"],
+        )
+        return policy.with_temperature(case.get("temperature", 1.0))
+    return DXPolicy(
+        get("output"), get("x_src"), t_src, case["segment"], case["shift"], case["mode"], case["eps"]
+    )
+
+
+def close(actual, expected, tolerance=1e-4):
+    assert ((actual - expected).abs() <= tolerance * (1 + expected.abs())).all()
+
+
+@pytest.mark.parametrize("index", range(len(CASES)))
+def test_policy_equals_the_official_one(tensors, index):
+    case = CASES[index]
+
+    def get(name):
+        return tensors[f"case{index}.{name}"]
+
+    policy = policy_of(case, get)
+    raw_src, raw_end = torch.tensor(case["raw_src"]), torch.tensor(case["raw_end"])
+    close(policy.velocity(get("x_src"), policy.t_src), get("u_src"))
+    close(policy.velocity(get("x_mid"), get("sigma_mid").reshape(-1)), get("u_mid"))
+    close(policy.rollout(get("x_src"), raw_src, raw_end, case["substeps"]), get("x_end"))
+    close(flow.warp(raw_end, case["shift"]), get("sigma_end").reshape(-1), 1e-6)
+    average = average_velocity(policy, get("x_src"), raw_src, raw_end, case["substeps"])
+    close(average, get("average_u"))
