@@ -1,0 +1,18 @@
+"""An honest benchmark of few-step image generators."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from piflow_bench.evaluation.features import evaluate_features
+
+__all__ = ["evaluate_features"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "evaluate_features":
+        from piflow_bench.evaluation.features import evaluate_features
+
+        return evaluate_features
+    raise AttributeError(f"module 'piflow_bench' has no attribute '{name}'")

@@ -150,12 +150,15 @@ def euler(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
     return x
 
 
-def heun(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
-    """Heun's method, second order; the step to t = 0 is Euler's, so ``2 N - 1`` evaluations."""
-    for t, s in zip(times[:-1], times[1:], strict=True):
+def heun(velocity: Velocity, x: Tensor, times: Tensor, euler_first: bool = False) -> Tensor:
+    """Heun's method, second order; the step to t = 0 is Euler's, so ``2 N - 1`` evaluations.
+
+    With ``euler_first`` the first step is Euler's too: ``2 N - 2`` evaluations, an even number.
+    """
+    for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
         u = velocity(x, _at(t, x))
         end = x + (s - t).to(x.dtype) * u
-        if s > 0:
+        if s > 0 and not (euler_first and i == 0):
             end = x + (s - t).to(x.dtype) * (u + velocity(end, _at(s, x))) / 2
         x = end
     return x

@@ -43,6 +43,10 @@ class Facts:
     version: int = 1
     """Raise it when the method's mathematics change: it is part of every artifact's key."""
 
+    def stochastic_at(self, nfe: int) -> bool:
+        """Whether samples depend on more than their initial noise: renoising needs two steps."""
+        return self.stochastic and nfe > 1
+
 
 @dataclass(frozen=True)
 class Spec:

@@ -7,69 +7,63 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+from piflow_bench.evaluation.metrics import METRICS as FACTS
 
 
 class Metric(NamedTuple):
-    """What the page says about a metric: label, whether more is better, and its meaning."""
+    """What the page says about a metric: a short label and its meaning."""
 
     label: str
-    higher: bool | None
     meaning: str
 
 
 METRICS = {
     "fd": Metric(
         "FD",
-        False,
         "Fréchet distance between Gaussians fitted to the features of both sets. Biased upwards by "
         "an amount that falls with n, so only equal n compare.",
     ),
-    "fd_infinity": Metric("FD∞", False, "FD extrapolated to infinitely many samples."),
-    "sfd": Metric("sFD", False, "FD on spatial features, which see layout."),
-    "kid": Metric("KID", False, "Squared maximum mean discrepancy, cubic kernel, over subsets."),
-    "kid_exact": Metric("KID (all pairs)", False, "KID over all pairs rather than subsets."),
-    "cmmd": Metric("CMMD", False, "Maximum mean discrepancy with a Gaussian kernel."),
-    "mind": Metric("MIND", False, "Sliced distance between the two feature clouds."),
-    "is": Metric("IS", True, "Inception score: confident and varied class predictions."),
-    "precision": Metric(
-        "Precision", True, "Share of the samples inside the reference's neighbourhoods."
-    ),
+    "fd_infinity": Metric("FD∞", "FD extrapolated to infinitely many samples."),
+    "sfd": Metric("sFD", "FD on spatial features, which see layout."),
+    "kid": Metric("KID", "Squared maximum mean discrepancy, cubic kernel, over subsets."),
+    "kid_exact": Metric("KID, all pairs", "KID over all pairs rather than subsets."),
+    "cmmd": Metric("CMMD", "Maximum mean discrepancy with a Gaussian kernel."),
+    "mind": Metric("MIND", "Sliced distance between the two feature clouds."),
+    "is": Metric("IS", "Inception score: confident and varied class predictions."),
+    "precision": Metric("Precision", "Share of the samples inside the reference's neighbourhoods."),
     "recall": Metric(
-        "Recall", True, "Share of the reference inside the samples' neighbourhoods: diversity."
+        "Recall", "Share of the reference inside the samples' neighbourhoods: diversity."
     ),
-    "density": Metric("Density", True, "Precision that counts overlapping neighbourhoods."),
+    "density": Metric("Density", "Precision that counts overlapping neighbourhoods."),
     "coverage": Metric(
-        "Coverage", True, "Share of reference neighbourhoods that hold at least one sample."
+        "Coverage", "Share of reference neighbourhoods that hold at least one sample."
     ),
     "authpct": Metric(
-        "AuthPct", None, "Percentage of samples that are not near-copies of one training sample."
+        "AuthPct", "Percentage of samples that are not near-copies of one training sample."
     ),
-    "vendi": Metric(
-        "Vendi", True, "Effective number of distinct samples; it looks at no reference."
-    ),
+    "vendi": Metric("Vendi", "Effective number of distinct samples; it looks at no reference."),
     "pairwise_distance": Metric(
-        "Pairwise distance", True, "Mean feature distance of samples that share a condition."
+        "Pairwise dist.", "Mean feature distance of samples that share a condition."
     ),
     "teacher_mse": Metric(
         "MSE to teacher",
-        False,
         "Mean squared error to the teacher's sample from the same noise. Alignment rather than "
         "quality: a stochastic student may be good and far away.",
     ),
     "class_accuracy": Metric(
-        "Class accuracy", True, "Share of samples that an independent classifier gives their label."
+        "Class acc.", "Share of samples that an independent classifier gives their label."
     ),
     "sliced_wasserstein": Metric(
-        "Sliced Wasserstein", False, "Mean one-dimensional transport distance over directions."
+        "Sliced W", "Root mean square one-dimensional transport distance over directions."
     ),
-    "energy_distance": Metric("Energy distance", False, "Energy distance to fresh exact samples."),
-    "flow_map_error": Metric(
-        "Flow map error", False, "Distance to the exact end point of the same noise."
+    "energy_distance": Metric("Energy dist.", "Energy distance to the reference samples."),
+    "flow_map_error": Metric("Flow map error", "Distance to the exact end point of the same noise."),
+    "modes_covered": Metric(
+        "Modes covered", "Modes that get at least a quarter of their expected samples."
     ),
-    "modes_covered": Metric("Modes covered", True, "Share of the modes that receive samples."),
-    "mode_mass_error": Metric(
-        "Mode mass error", False, "Total variation between the modes' true and sampled masses."
-    ),
+    "mode_mass": Metric("Mode mass", "Weight of the covered modes."),
+    "mode_share": Metric("Mode share", "Share of samples near a mode."),
+    "mode_tv": Metric("Mode TV", "Total variation between expected and observed mode shares."),
 }
 QUESTIONS = {"imitation": "Imitation", "data": "Data", "truth": "Truth"}
 QUESTION_NOTES = {
@@ -82,9 +76,18 @@ MISSING = "—"
 
 
 def metric(name: str) -> Metric:
-    """What is known of a metric, or a plain label."""
-    known = METRICS.get(name)
-    return known or Metric(name.replace("_", " ").capitalize() or "value", None, "")
+    """What is known of a metric, or the harness's own label for it."""
+    if name in METRICS:
+        return METRICS[name]
+    facts = FACTS.get(name)
+    return Metric(facts.label if facts else name.replace("_", " ").capitalize() or "value", "")
+
+
+def better_higher(name: str, declared: object = None) -> bool | None:
+    """Whether more is better: as the results declare it, otherwise as the harness knows it."""
+    if isinstance(declared, (bool, np.bool_)):
+        return bool(declared)
+    return FACTS[name].higher_is_better if name in FACTS else None
 
 
 def arrow(higher: bool | None) -> str:

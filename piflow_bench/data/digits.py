@@ -179,4 +179,5 @@ def load(settings: dict[str, Any]) -> Dataset:
         },
         digest=hashlib.sha256(x.numpy().tobytes() + x_test.numpy().tobytes()).hexdigest(),
         judge=network_features("digits_judge.safetensors", Perceptron),
+        notes={"guidance": float(options["guidance"])},
     )

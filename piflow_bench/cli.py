@@ -1,0 +1,178 @@
+"""The command line: parse, call, print. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+
+OK, BUG, USER_ERROR, FAILED_CELLS, CHECK_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+SETTINGS = "key=value settings; `show` prints them all"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m piflow_bench",
+        description="Which few-step generator gives the best quality and diversity at N network "
+        "evaluations, for the same teacher, budget and evaluation?",
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(name, help=text, description=text)
+
+    run = verb("run", "run an experiment; only what is missing is computed")
+    run.add_argument("--plan", action="store_true", help="print the stages; compute nothing")
+    run.add_argument("settings", nargs="*", help=SETTINGS)
+
+    status = verb("status", "what is done, running and missing of an experiment")
+    status.add_argument("--watch", action="store_true", help="refresh until all is done")
+    status.add_argument("settings", nargs="*", help=SETTINGS)
+
+    show = verb("show", "print the composed configuration")
+    show.add_argument("settings", nargs="*", help=SETTINGS)
+
+    report = verb("report", "make the HTML report and the exports of finished runs")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or out=PATH")
+
+    listing = verb("list", "list plugins and experiments")
+    listing.add_argument("--verbose", action="store_true", help="import plugins: facts and errors")
+    listing.add_argument(
+        "what", nargs="*", help="methods | datasets | experiments (default: all), plugins=PATH"
+    )
+
+    check = verb("check", "run the contract's tests on a method plugin")
+    check.add_argument("method", help="name of the method")
+    check.add_argument("settings", nargs="*", help="settings of the method, plugins=PATH")
+
+    new = verb("new", "write a method plugin that passes `check`, to start from")
+    new.add_argument("kind", choices=["method"])
+    new.add_argument("name", help="name of the method: letters, digits and _")
+    new.add_argument("settings", nargs="*", help="out=FOLDER (default: the current folder)")
+
+    prepare = verb("prepare", "remake the weights that are shipped for a dataset")
+    prepare.add_argument("dataset", choices=["digits"])
+    prepare.add_argument("settings", nargs="*", help="out=FOLDER")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code (0, 1 bug, 2 user, 3 failed cells, 4 check, 130)."""
+    from piflow_bench.errors import UserError
+
+    options = _parser().parse_args(arguments)
+    # PyTorch warns of its own use of torch.jit at import; users can do nothing about it.
+    warnings.filterwarnings("ignore", message=".*torch.jit.*", category=FutureWarning)
+    try:
+        return _VERBS[options.verb](options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; finished artifacts and training states are kept", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return OK
+
+
+def _run(options: argparse.Namespace) -> int:
+    from piflow_bench.config import compose
+    from piflow_bench.pipeline.runner import print_plan, run_experiment
+
+    code = OK
+    for config in compose(options.settings):
+        if options.plan:
+            print_plan(config)
+        else:
+            command = "python -m piflow_bench run " + " ".join(options.settings)
+            code = max(code, FAILED_CELLS if run_experiment(config, command.strip()) else OK)
+    return code
+
+
+def _status(options: argparse.Namespace) -> int:
+    from piflow_bench.config import compose
+    from piflow_bench.pipeline.runner import print_status
+
+    for config in compose(options.settings):
+        print_status(config, watch=options.watch)
+    return OK
+
+
+def _show(options: argparse.Namespace) -> int:
+    import yaml
+
+    from piflow_bench.config import compose, to_plain
+
+    for config in compose(options.settings):
+        print(yaml.safe_dump(to_plain(config), sort_keys=False), end="")
+    return OK
+
+
+def _report(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from piflow_bench.errors import UserError
+
+    out: Path | None = None
+    folders = []
+    for argument in options.runs:
+        if argument.startswith("out="):
+            out = Path(argument.removeprefix("out="))
+            continue
+        folder = Path(argument)
+        if not (folder / "results.parquet").is_file():
+            raise UserError(f"{argument}: not a run folder (no results.parquet in it)")
+        folders.append(folder)
+    if not folders:
+        raise UserError("report: needs at least one run folder")
+    from piflow_reports import build, build_many
+
+    print(build(folders[0], out) if len(folders) == 1 else build_many(folders, out))
+    return OK
+
+
+def _list(options: argparse.Namespace) -> int:
+    from piflow_bench.listing import print_list
+
+    return print_list(options.what, verbose=options.verbose)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from piflow_bench.check import check_method, print_checks
+    from piflow_bench.config import split_paths
+
+    overrides, paths = split_paths(options.settings)
+    results = check_method(options.method, overrides, paths.get("plugins"))
+    return OK if print_checks(options.method, results) else CHECK_FAILED
+
+
+def _new(options: argparse.Namespace) -> int:
+    from piflow_bench.config import split_paths
+    from piflow_bench.scaffold import new_method
+
+    _, paths = split_paths(options.settings)
+    print(new_method(options.name, paths.get("out", ".")))
+    return OK
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from piflow_bench.config import split_paths
+    from piflow_bench.pipeline.runner import prepare_digits
+
+    _, paths = split_paths(options.settings)
+    prepare_digits(paths.get("out"))
+    return OK
+
+
+_VERBS = {
+    "run": _run,
+    "status": _status,
+    "show": _show,
+    "report": _report,
+    "list": _list,
+    "check": _check,
+    "new": _new,
+    "prepare": _prepare,
+}

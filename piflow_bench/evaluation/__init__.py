@@ -1,0 +1,1 @@
+"""Metrics from features, their uncertainty, and comparisons between variants."""

@@ -1,0 +1,190 @@
+"""Distances between the distributions of two sets of features.
+
+All take float arrays ``(n, d)`` and ``(m, d)`` and compute in float64 unless stated.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from piflow_bench.evaluation.moments import Moments, merge_all
+from piflow_bench.evaluation.pairs import (
+    PairSums,
+    block_sums,
+    cubic_tile,
+    distance_dtype,
+    distance_tile,
+    rbf_tile,
+    self_sum,
+    split,
+    u_statistic,
+    v_statistic,
+)
+from piflow_bench.evaluation.polynomial import cubic_sums, prefers_moments, reference_facts
+
+CMMD_SIGMA = 10.0
+CMMD_SCALE = 1000.0
+
+
+class FrechetReference:
+    """One side of a Frechet distance with its covariance factored once, for many calls."""
+
+    def __init__(self, moments: Moments):
+        self.moments = moments
+        values, vectors = np.linalg.eigh(moments.covariance)
+        # Directions without variance add nothing to the cross term and would only cost time.
+        keep = values > max(float(values[-1]), 0.0) * len(values) * np.finfo(np.float64).eps
+        self._factor = vectors[:, keep] * np.sqrt(values[keep])
+        self._trace = float(np.trace(moments.covariance))
+
+    def distance(self, moments: Moments) -> float:
+        """Frechet distance to a normal distribution with these moments (see ``fd``)."""
+        covariance = moments.covariance
+        shift = moments.mean - self.moments.mean
+        values = np.linalg.eigvalsh(self._factor.T @ covariance @ self._factor)
+        # Rounding leaves tiny negative eigenvalues where n <= d; they stand for zeros.
+        cross = float(np.sqrt(np.clip(values, 0.0, None)).sum())
+        return float(shift @ shift) + float(np.trace(covariance)) + self._trace - 2.0 * cross
+
+
+def fd(a: Moments, b: Moments) -> float:
+    """Frechet distance |mu_a - mu_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^(1/2).
+
+    Heusel et al. 2017. The root's trace is the sum of the roots of the eigenvalues of F^T S_a F
+    with S_b = F F^T: symmetric, so real, and right for rank-deficient covariances (n <= d).
+    """
+    return FrechetReference(b).distance(a)
+
+
+def fd_infinity(
+    generated: np.ndarray,
+    reference: FrechetReference,
+    seed: int = 2020,
+    points: int = 10,
+    order: np.ndarray | None = None,
+) -> float:
+    """Intercept of FD over 1/N on nested random subsets from n/4 to n (Chong & Forsyth 2020).
+
+    Removes the bias that comes from the size of the generated sample, not the reference's.
+    ``order``: row indices to nest in that order instead of a permutation drawn from ``seed``.
+    """
+    if order is None:
+        order = np.random.RandomState(seed).permutation(len(generated))
+    n = len(order)
+    sizes = np.unique(np.linspace(max(2, n // 4), n, points).astype(int))
+    if len(sizes) < 2:
+        raise ValueError("an extrapolation needs at least 3 samples")
+    shuffled = generated[order]
+    edges = np.concatenate([[0], sizes])
+    parts = [Moments.from_features(shuffled[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    values = [reference.distance(merge_all(parts[: i + 1])) for i in range(len(parts))]
+    return float(np.polyfit(1.0 / sizes, values, 1)[1])
+
+
+def kid_draws(n: int, m: int, subsets: int, size: int, seed: int) -> list[tuple]:
+    """Index pairs ``(size,), (size,)`` of KID's subsets, in torch-fidelity's order of drawing."""
+    if size > min(n, m) or size < 2 or subsets < 1:
+        raise ValueError(f"KID subsets of {size} need 2 <= size <= {min(n, m)} and subsets >= 1")
+    rng = np.random.RandomState(seed)
+    return [
+        (rng.choice(n, size, replace=False), rng.choice(m, size, replace=False))
+        for _ in range(subsets)
+    ]
+
+
+def kid_subset_sums(
+    generated: np.ndarray, reference: np.ndarray, blocks: np.ndarray, draws: list[tuple]
+) -> list[PairSums]:
+    """Kernel sums of every subset, split by the blocks ``(n,)`` of the generated points in it."""
+    count = int(np.max(blocks)) + 1
+    x, y = np.asarray(generated, np.float64), np.asarray(reference, np.float64)
+    sums = []
+    for mine, theirs in draws:
+        member = np.zeros((len(mine), count))
+        member[np.arange(len(mine)), blocks[mine]] = 1.0
+        a, b = x[mine], y[theirs]
+        inside = cubic_tile(a, a)
+        np.fill_diagonal(inside, 0.0)
+        within = member.T @ inside @ member
+        cross = cubic_tile(a, b).sum(axis=1) @ member
+        sums.append(
+            PairSums(within, cross, self_sum(b, cubic_tile), member.sum(axis=0).astype(int), len(b))
+        )
+    return sums
+
+
+def kid_subsets(
+    generated: np.ndarray,
+    reference: np.ndarray,
+    subsets: int = 100,
+    subset_size: int = 1000,
+    seed: int = 2020,
+) -> tuple[float, float]:
+    """Mean and spread (ddof 0) of the unbiased MMD^2 over random subsets: KID as usually quoted.
+
+    Binkowski et al. 2018; equal to torch-fidelity's for the same seed, up to its float32. The
+    spread is that of one subset, not the error of the mean.
+    """
+    draws = kid_draws(len(generated), len(reference), subsets, subset_size, seed)
+    blocks = np.zeros(len(generated), dtype=int)
+    values = [u_statistic(s) for s in kid_subset_sums(generated, reference, blocks, draws)]
+    return float(np.mean(values)), float(np.std(values))
+
+
+def kid_exact(generated: np.ndarray, reference: np.ndarray) -> float:
+    """Unbiased MMD^2 with KID's kernel over all pairs: no subsets, no seed. May be below 0."""
+    x, y = np.asarray(generated, np.float64), np.asarray(reference, np.float64)
+    facts = reference_facts(y, prefers_moments(len(x), len(y), x.shape[1]))
+    return u_statistic(cubic_sums(x, np.zeros(len(x), dtype=int), y, facts))
+
+
+def unit_rows(features: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1, float64; a row of zeros raises ValueError."""
+    x = np.asarray(features, dtype=np.float64)
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    if not np.all(norms > 0):
+        raise ValueError(f"row {int(np.argmin(norms))} is all zeros and has no direction")
+    return x / norms
+
+
+def cmmd(generated: np.ndarray, reference: np.ndarray) -> float:
+    """1000 x MMD^2 with a Gaussian kernel of sigma 10 on rows scaled to length 1.
+
+    Jayasumana et al. 2024, with the biased V-statistic of their published code.
+    """
+    x, y = unit_rows(generated), unit_rows(reference)
+    tile = rbf_tile(CMMD_SIGMA)
+    return CMMD_SCALE * v_statistic(block_sums([x], y, self_sum(y, tile), tile))
+
+
+def energy_sums(
+    generated: np.ndarray,
+    blocks: np.ndarray,
+    reference: np.ndarray,
+    reference_self: float | None = None,
+) -> PairSums:
+    """Sums of distances per block; ``reference_self`` from ``energy_reference`` where known."""
+    # Two-sided dtype rule: the sums of one statistic must be rounded alike.
+    dtype = distance_dtype(len(generated), len(reference))
+    centre = reference.mean(axis=0, dtype=np.float64)
+    parts = [(part - centre).astype(dtype) for part in split(generated, blocks)]
+    centred = (reference - centre).astype(dtype)
+    if reference_self is None:
+        reference_self = self_sum(centred, distance_tile)
+    return block_sums(parts, centred, reference_self, distance_tile)
+
+
+def energy_reference(reference: np.ndarray, n: int) -> float:
+    """Sum of distances within the reference, as it enters against ``n`` generated points."""
+    dtype = distance_dtype(n, len(reference))
+    centred = (reference - reference.mean(axis=0, dtype=np.float64)).astype(dtype)
+    return self_sum(centred, distance_tile)
+
+
+def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
+    """2 E|x - y| - E|x - x'| - E|y - y'| (Szekely & Rizzo 2013), not its square root.
+
+    The unbiased U-statistic: means over pairs of *different* points, so equal distributions give 0
+    on average and values below 0 occur. Beyond 4 million pairs the distances are float32.
+    """
+    return -u_statistic(energy_sums(x, np.zeros(len(x), dtype=int), y))

@@ -1,0 +1,85 @@
+"""Diversity within one set of features, without a reference."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from piflow_bench.evaluation.distances import unit_rows
+from piflow_bench.evaluation.pairs import split
+
+
+def _effective_number(eigenvalues: np.ndarray) -> float:
+    """Exponential of the entropy of a spectrum that sums to 1."""
+    p = eigenvalues[eigenvalues > 1e-15]
+    return float(np.exp(-np.sum(p * np.log(p))))
+
+
+def vendi_replicates(features: np.ndarray, blocks: np.ndarray) -> tuple[float, np.ndarray]:
+    """Vendi score, and the same with each block ``(n,)`` left out.
+
+    The n x n cosine kernel and the d x d Gram matrix of the unit rows share their non-zero
+    spectrum; the smaller one is used. The Gram matrix loses a block by subtraction, the kernel by
+    dropping rows and columns.
+    """
+    z = unit_rows(features)
+    n, d = z.shape
+    sizes = np.bincount(blocks)
+    if n <= d:
+        kernel = z @ z.T
+        kept = [np.flatnonzero(blocks != b) for b in range(len(sizes))]
+        left = [np.linalg.eigvalsh(kernel[np.ix_(k, k)] / len(k)) if len(k) else np.zeros(0)
+                for k in kept]
+        whole = np.linalg.eigvalsh(kernel / n)
+    else:
+        grams = np.stack([part.T @ part for part in split(z, blocks)])
+        gram = grams.sum(axis=0)
+        left = [np.linalg.eigvalsh((gram - g) / (n - s)) if n > s else np.zeros(0)
+                for g, s in zip(grams, sizes, strict=True)]
+        whole = np.linalg.eigvalsh(gram / n)
+    return _effective_number(whole), np.array([_effective_number(values) for values in left])
+
+
+def vendi(features: np.ndarray) -> float:
+    """Vendi score of order 1 with the cosine kernel (Friedman & Dieng 2023), 1 to n.
+
+    The effective number of different samples in ``(n, d)``; it grows with n, so fix n to compare.
+    """
+    return vendi_replicates(features, np.zeros(len(features), dtype=int))[0]
+
+
+def pairwise_replicates(
+    features: np.ndarray, labels: np.ndarray | None, blocks: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Mean pairwise cosine distance, and the same with each block ``(n,)`` left out."""
+    z = unit_rows(features)
+    count = int(np.max(blocks)) + 1
+    classes = (
+        np.zeros(len(z), int) if labels is None else np.unique(labels, return_inverse=True)[1]
+    )
+    cell = classes.ravel() * count + blocks
+    total = int(classes.max()) + 1
+    flat = np.zeros((total * count, z.shape[1]))
+    np.add.at(flat, cell, z)
+    sums = flat.reshape(total, count, -1)
+    sizes = np.bincount(cell, minlength=total * count).reshape(total, count)
+    whole, size = sums.sum(axis=1), sizes.sum(axis=1)
+    left = [_mean_distance(whole - sums[:, b], size - sizes[:, b]) for b in range(count)]
+    return _mean_distance(whole, size), np.array(left)
+
+
+def _mean_distance(sums: np.ndarray, sizes: np.ndarray) -> float:
+    """Mean over classes with 2 or more samples; NaN where there is none."""
+    use = sizes >= 2
+    if not use.any():
+        return float("nan")
+    # The squared length of a sum of unit vectors is its size plus all off-diagonal cosines.
+    cosine = (np.einsum("ij,ij->i", sums, sums)[use] - sizes[use]) / (sizes[use] * (sizes[use] - 1))
+    return float(np.mean(1.0 - cosine))
+
+
+def pairwise_distance(features: np.ndarray, labels: np.ndarray | None = None) -> float:
+    """1 - mean cosine between different samples of ``(n, d)``, 0 to 2, without visiting pairs.
+
+    With ``labels`` ``(n,)`` the mean over classes (of at least 2 samples) of the value within each.
+    """
+    return pairwise_replicates(features, labels, np.zeros(len(features), dtype=int))[0]

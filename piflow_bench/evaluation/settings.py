@@ -1,0 +1,101 @@
+"""Settings of the metrics and the checks of what a user hands in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from piflow_bench.errors import UserError, nearest
+from piflow_bench.evaluation.uncertainty import contiguous_blocks
+
+_BLOCKS = 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the metrics; all but ``block`` are part of a protocol."""
+
+    k: int = 3
+    comparator: str = "le"
+    neighbour_reference: int | None = None
+    """Precision, recall, density and coverage use only the first this-many reference rows."""
+    kid_subsets: int = 100
+    kid_subset_size: int = 1000
+    kid_seed: int = 2020
+    is_splits: int = 10
+    is_shuffle: bool = True
+    is_seed: int = 2020
+    mind_directions: int = 1000
+    mind_seed: int = 2020
+    sliced_directions: int = 128
+    sliced_seed: int = 2020
+    fd_infinity_seed: int = 2020
+    block: int | None = None
+    """Rows of a tile in neighbour searches: memory, never values."""
+    confidence: float = 0.95
+
+
+_AT_LEAST = {
+    "k": 1,
+    "neighbour_reference": 2,
+    "kid_subsets": 1,
+    "kid_subset_size": 2,
+    "is_splits": 1,
+    "mind_directions": 1,
+    "sliced_directions": 1,
+    "block": 1,
+}
+
+
+def make_settings(settings: dict[str, Any]) -> Settings:
+    """Settings from keywords; UserError names an unknown key's nearest or a value's limits."""
+    known = [field.name for field in fields(Settings)]
+    for key, value in settings.items():
+        if key not in known:
+            raise UserError(f"unknown metric setting '{key}'; {nearest(key, known)}")
+        default = getattr(Settings, key)
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        number = isinstance(default, int) and not isinstance(default, bool)
+        if number or (default is None and value is not None):
+            if not whole or value < _AT_LEAST.get(key, 0):
+                raise UserError(
+                    f"setting {key}={value!r} must be a whole number >= {_AT_LEAST.get(key, 0)}"
+                )
+        elif isinstance(default, bool) and not isinstance(value, bool):
+            raise UserError(f"setting {key}={value!r} must be true or false")
+    made = Settings(**settings)
+    if made.comparator not in ("le", "lt"):
+        raise UserError(f"setting comparator={made.comparator!r} must be 'le' or 'lt'")
+    if not isinstance(made.confidence, float) or not 0.0 < made.confidence < 1.0:
+        raise UserError(f"setting confidence={made.confidence!r} must lie between 0 and 1")
+    return made
+
+
+def check_features(features: np.ndarray, what: str) -> np.ndarray:
+    """Float64 features ``(n, d)``; UserError for a wrong shape, dtype or non-finite rows."""
+    x = np.asarray(features)
+    if x.ndim != 2 or x.shape[1] == 0:
+        raise UserError(f"{what} features must have shape (n, d), not {x.shape}")
+    if len(x) < 2:
+        raise UserError(f"{what} features: {len(x)} sample(s), at least 2 are needed")
+    if not np.issubdtype(x.dtype, np.number) or np.iscomplexobj(x):
+        raise UserError(f"{what} features must be real numbers, not {x.dtype}")
+    bad = ~np.isfinite(x).all(axis=1)
+    if bad.any():
+        raise UserError(
+            f"{what} features: {int(bad.sum())} of {len(x)} rows are not finite, "
+            f"the first is row {int(np.argmax(bad))}"
+        )
+    return np.ascontiguousarray(x, dtype=np.float64)
+
+
+def check_blocks(block_ids: np.ndarray | None, n: int) -> np.ndarray:
+    """Block ids ``(n,)`` renumbered 0..g-1; None gives up to 20 contiguous blocks of 2 or more."""
+    if block_ids is None:
+        return contiguous_blocks(n, max(2, min(_BLOCKS, n // 2)))
+    ids = np.unique(np.asarray(block_ids), return_inverse=True)[1].ravel()
+    if ids.max() < 1:
+        raise UserError("block_ids name one block only: a jackknife needs at least 2")
+    return ids

@@ -1,0 +1,163 @@
+"""Intervals and tests: what the noise of sampling and of training allows to be said.
+
+The bootstrap is used for means of per-sample scores only: it repeats samples, and repeated samples
+bias every statistic of pairs or neighbours. Those get the delete-block jackknife, whose estimand is
+the metric's expectation at this n and this fixed reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+AT_THIS_N = "expectation at this n and this reference"
+OVER_SEEDS = "expectation over training seeds"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its interval; ``n`` counts the units it rests on (blocks, seeds, samples)."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    method: str
+    estimand: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference a - b, its interval, the two-sided p-value, and the units behind it."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
+def contiguous_blocks(n: int, blocks: int = 20) -> np.ndarray:
+    """Block ids ``(n,)``: n indices cut into ``blocks`` runs whose sizes differ by at most 1."""
+    if not 2 <= blocks <= n:
+        raise ValueError(f"cannot cut {n} samples into {blocks} blocks")
+    return np.arange(n) * blocks // n
+
+
+def _t_quantile(confidence: float, dof: int) -> float:
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    return float(special.stdtrit(dof, 0.5 + confidence / 2.0))
+
+
+def _unknown(value: float, units: int) -> Difference:
+    return Difference(value, float("nan"), float("nan"), float("nan"), units)
+
+
+def _t_difference(value: float, error: float, dof: int, units: int, conf: float) -> Difference:
+    if dof < 1 or not np.isfinite([value, error]).all():
+        return _unknown(value, units)
+    half = _t_quantile(conf, dof) * error
+    if error > 0:
+        p = 2.0 * float(special.stdtr(dof, -abs(value) / error))
+    else:
+        p = 1.0 if value == 0 else 0.0
+    return Difference(value, value - half, value + half, p, units)
+
+
+def jackknife_error(replicates: Sequence[float] | np.ndarray) -> float:
+    """Standard error from delete-one-block values (Quenouille, Tukey): sqrt((g-1)/g sum dev^2)."""
+    r = np.asarray(replicates, dtype=np.float64)
+    g = len(r)
+    return float(np.sqrt((g - 1) / g * np.sum((r - r.mean()) ** 2)))
+
+
+def jackknife_interval(
+    value: float, replicates: Sequence[float] | np.ndarray, confidence: float = 0.95
+) -> Interval:
+    """Delete-block jackknife interval, t with g - 1 degrees of freedom.
+
+    Centred on ``value``: the shift that deletion adds to a metric biased at finite n is common to
+    all replicates and does not widen it. Fewer than 2 or non-finite replicates give NaN bounds.
+    """
+    g = len(replicates)
+    low = high = float("nan")
+    if g >= 2 and np.isfinite(replicates).all():
+        half = _t_quantile(confidence, g - 1) * jackknife_error(replicates)
+        low, high = value - half, value + half
+    return Interval(float(value), low, high, g, "delete-block jackknife", AT_THIS_N)
+
+
+def jackknife_difference(
+    a_value: float,
+    a_replicates: Sequence[float] | np.ndarray,
+    b_value: float,
+    b_replicates: Sequence[float] | np.ndarray,
+    confidence: float = 0.95,
+) -> Difference:
+    """Paired jackknife of a - b: replicate b of both sides left out the same sample indices."""
+    g = len(a_replicates)
+    if g != len(b_replicates):
+        raise ValueError(f"replicates of {g} and {len(b_replicates)} blocks cannot be paired")
+    if g < 2:
+        return _unknown(float(a_value - b_value), g)
+    error = jackknife_error(np.asarray(a_replicates, float) - np.asarray(b_replicates, float))
+    return _t_difference(float(a_value - b_value), error, g - 1, g, confidence)
+
+
+def seed_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:
+    """Student's t interval of the mean over training seeds; NaN bounds for a single seed."""
+    v = np.asarray(values, dtype=np.float64)
+    if len(v) == 0:
+        raise ValueError("an interval over seeds needs at least one value")
+    low = high = float("nan")
+    if len(v) >= 2:
+        half = _t_quantile(confidence, len(v) - 1) * float(v.std(ddof=1)) / np.sqrt(len(v))
+        low, high = float(v.mean() - half), float(v.mean() + half)
+    return Interval(float(v.mean()), low, high, len(v), "t over seeds", OVER_SEEDS)
+
+
+def paired_seed_difference(
+    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, confidence: float = 0.95
+) -> Difference:
+    """Paired t of a - b over training seeds; entry i of both sides is the same seed."""
+    d = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    if len(d) < 2:
+        return _unknown(float(d.mean()) if len(d) else float("nan"), len(d))
+    error = float(d.std(ddof=1)) / np.sqrt(len(d))
+    return _t_difference(float(d.mean()), error, len(d) - 1, len(d), confidence)
+
+
+def bootstrap_mean_interval(
+    scores: np.ndarray, seed: int = 0, confidence: float = 0.95, resamples: int = 2000
+) -> Interval:
+    """Percentile bootstrap of the mean of per-sample scores ``(n,)``, seeded."""
+    s = np.asarray(scores, dtype=np.float64).ravel()
+    if len(s) == 0:
+        raise ValueError("a mean needs at least one score")
+    rng = np.random.default_rng(seed)
+    rows = max(1, 4_000_000 // len(s))
+    means = np.concatenate([
+        s[rng.integers(0, len(s), (min(rows, resamples - i), len(s)))].mean(axis=1)
+        for i in range(0, resamples, rows)
+    ])
+    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    estimand = "mean over samples"
+    return Interval(float(s.mean()), float(low), float(high), len(s), "bootstrap", estimand)
+
+
+def holm(pvalues: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Holm's (1979) step-down adjusted p-values, in the order given; NaN stays and is not counted.
+
+    The adjusted i-th smallest of m is the largest of (m - j + 1) p_j for j <= i, at most 1.
+    """
+    p = np.asarray(pvalues, dtype=np.float64)
+    adjusted = np.full(p.shape, np.nan)
+    known = np.flatnonzero(np.isfinite(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    stepped = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return adjusted

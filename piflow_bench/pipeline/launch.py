@@ -1,0 +1,305 @@
+"""Running a plan's stages: in this process (debug), or in worker processes (local)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from piflow_bench.errors import UserError
+from piflow_bench.pipeline.graph import Stage
+from piflow_bench.pipeline.stages import Runtime
+from piflow_bench.pipeline.store import PROGRESS, Store, environment_error
+
+DEATHS_FORGIVEN = 1
+"""How often a stage is tried again after its worker died without a word."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a stage failed; ``traceback`` is for the log."""
+
+    stage: Stage
+    reason: str
+    traceback: str = ""
+    root: Stage | None = None
+    """The ancestor that failed, for stages that were never tried."""
+
+
+@dataclass
+class Outcome:
+    """What became of a plan's stages."""
+
+    done: set[str] = field(default_factory=set)
+    cached: set[str] = field(default_factory=set)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+Notice = Callable[[str, Stage, str], None]
+"""Told of every event: (start | done | cached | failed, stage, words)."""
+
+
+def execute(store: Store, stage: Stage, runtime: Runtime) -> tuple[str, str, str]:
+    """Make one artifact unless it exists: ("done" | "failed" | "environment", reason, traceback).
+
+    Holds the artifact's lock; whoever waits for it finds the work done.
+    """
+    from piflow_bench.pipeline.stages import RESUMABLE, STAGES
+
+    try:
+        with store.lock(stage):
+            if store.has(stage):
+                return "done", "", ""
+            work = store.work(stage)
+            if stage.kind not in RESUMABLE:
+                shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True, exist_ok=True)
+            inputs = {n: [store.path(s) for s in stages] for n, stages in stage.inputs.items()}
+            started, last = time.time(), 0.0
+
+            def report(share: float, text: str) -> None:
+                nonlocal last
+                if time.time() - last > 0.5:
+                    last = time.time()
+                    temporary = work / (PROGRESS + ".tmp")
+                    temporary.write_text(json.dumps([share, text]))
+                    os.replace(temporary, work / PROGRESS)
+
+            STAGES[stage.kind](stage.config, inputs, work, runtime, report)
+            (work / (PROGRESS + ".tmp")).unlink(missing_ok=True)
+            store.commit(stage, _provenance(started))
+        return "done", "", ""
+    except Exception as error:
+        reason = environment_error(error)
+        if reason:
+            # A half-written artifact would fill the disk that is full already; a resumable stage
+            # keeps its last whole state.
+            if stage.kind not in RESUMABLE:
+                shutil.rmtree(store.work(stage), ignore_errors=True)
+            return "environment", reason, traceback.format_exc()
+        words = str(error).strip().splitlines()
+        text = f"{type(error).__name__}: {words[0] if words else ''}"
+        return "failed", text, traceback.format_exc()
+
+
+def _provenance(started: float) -> dict[str, Any]:
+    from piflow_bench.provenance import versions
+
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "duration": round(time.time() - started, 3),
+        "versions": versions(),
+        "pid": os.getpid(),
+    }
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was interrupted; finished artifacts and training states are kept."""
+
+
+def _worker(connection: Connection, root: str, runtime: Runtime, threads: int, parent: int) -> None:
+    """A worker process: makes the stages it is sent, until it is told to stop."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides.
+
+    def watch() -> None:
+        # A parent killed without a word must not leave workers behind.
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(threads)
+    store = Store(Path(root))
+    while True:
+        try:
+            stage = connection.recv()
+        except EOFError:
+            return
+        if stage is None:
+            return
+        connection.send(execute(store, stage, runtime))
+
+
+class _Worker:
+    """One worker process and the stage it is making."""
+
+    def __init__(self, root: Path, runtime: Runtime, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, child = context.Pipe()
+        self.process = context.Process(
+            target=_worker, args=(child, str(root), runtime, threads, os.getpid()), daemon=True
+        )
+        self.process.start()
+        child.close()
+        self.stage: Stage | None = None
+
+    def give(self, stage: Stage) -> None:
+        """Send a stage."""
+        self.stage = stage
+        self.connection.send(stage)
+
+    def stop(self) -> None:
+        """Kill the process."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+class _Schedule:
+    """Which stages are ready, and what failed."""
+
+    def __init__(self, stages: Iterable[Stage], store: Store, notice: Notice) -> None:
+        self.stages = list(stages)
+        self.store, self.notice = store, notice
+        self.outcome = Outcome()
+        self.waiting: dict[str, Stage] = {}
+        self.running: set[str] = set()
+        self.deaths: dict[str, int] = {}
+        for stage in self.stages:
+            if store.has(stage):
+                self.outcome.cached.add(stage.key)
+                self.outcome.done.add(stage.key)
+                notice("cached", stage, "")
+            else:
+                self.waiting[stage.key] = stage
+
+    def ready(self) -> list[Stage]:
+        """Stages whose inputs are there, the longest first."""
+        found = [
+            s
+            for s in self.waiting.values()
+            if all(p.key in self.outcome.done for p in s.parents())
+        ]
+        return sorted(found, key=lambda s: -s.weight)
+
+    def start(self, stage: Stage) -> None:
+        """A stage is being made."""
+        del self.waiting[stage.key]
+        self.running.add(stage.key)
+        self.notice("start", stage, "")
+
+    def finish(self, stage: Stage, result: tuple[str, str, str]) -> None:
+        """A stage is made, or failed."""
+        status, reason, trace = result
+        self.running.discard(stage.key)
+        if status == "done":
+            self.outcome.done.add(stage.key)
+            self.notice("done", stage, "")
+            return
+        if status == "environment":
+            raise UserError(reason)
+        self._fail(Failure(stage, reason, trace))
+
+    def died(self, stage: Stage, exit_code: int | None) -> None:
+        """A worker died while it made a stage: try again, or give up."""
+        self.running.discard(stage.key)
+        self.deaths[stage.key] = self.deaths.get(stage.key, 0) + 1
+        if self.deaths[stage.key] <= DEATHS_FORGIVEN:
+            self.waiting[stage.key] = stage
+            return
+        signal = f"signal {-exit_code}" if exit_code and exit_code < 0 else f"exit {exit_code}"
+        self._fail(Failure(stage, f"the worker process died twice ({signal}); out of memory?"))
+
+    def _fail(self, failure: Failure) -> None:
+        self.outcome.failures[failure.stage.key] = failure
+        self.notice("failed", failure.stage, failure.reason)
+        root = failure.root or failure.stage
+        reason = failure.reason if failure.root else f"needs {root.label}: {failure.reason}"
+        for stage in list(self.waiting.values()):
+            if stage.key in self.waiting and failure.stage.key in {p.key for p in stage.parents()}:
+                del self.waiting[stage.key]
+                self._fail(Failure(stage, reason, root=root))
+
+
+def run_debug(stages: Iterable[Stage], store: Store, runtime: Runtime, notice: Notice) -> Outcome:
+    """One stage after the other, in this process."""
+    started = time.perf_counter()
+    schedule = _Schedule(stages, store, notice)
+    while schedule.waiting:
+        stage = schedule.ready()[0]
+        schedule.start(stage)
+        schedule.finish(stage, execute(store, stage, runtime))
+    schedule.outcome.seconds = time.perf_counter() - started
+    return schedule.outcome
+
+
+def run_local(
+    stages: Iterable[Stage],
+    store: Store,
+    runtime: Runtime,
+    notice: Notice,
+    workers: int,
+    threads: int,
+    tick: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Independent stages in parallel in ``workers`` processes of ``threads`` threads each."""
+    started = time.perf_counter()
+    schedule = _Schedule(stages, store, notice)
+    pool: list[_Worker] = []
+    try:
+        while schedule.waiting or schedule.running:
+            ready = schedule.ready()
+            while len(pool) < min(workers, len(ready) + len(schedule.running)):
+                pool.append(_Worker(store.root, runtime, threads))
+            idle = [w for w in pool if w.stage is None]
+            for worker, stage in zip(idle, ready, strict=False):
+                schedule.start(stage)
+                worker.give(stage)
+            busy = [w for w in pool if w.stage is not None]
+            for connection in wait([w.connection for w in busy], timeout=0.5):
+                worker = next(w for w in busy if w.connection is connection)
+                stage = worker.stage
+                assert stage is not None
+                try:
+                    result = worker.connection.recv()
+                except (EOFError, OSError):
+                    worker.process.join()
+                    pool.remove(worker)
+                    schedule.died(stage, worker.process.exitcode)
+                    continue
+                worker.stage = None
+                schedule.finish(stage, result)
+            tick()
+    except KeyboardInterrupt as error:
+        raise Interrupted from error
+    finally:
+        for worker in pool:
+            with contextlib.suppress(Exception):
+                worker.stop()
+    schedule.outcome.seconds = time.perf_counter() - started
+    return schedule.outcome
+
+
+def run(
+    stages: Iterable[Stage],
+    store: Store,
+    runtime: Runtime,
+    launcher: str,
+    workers: int | None,
+    threads: int,
+    notice: Notice = lambda event, stage, words: None,
+    tick: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Run stages on a launcher: ``local`` or ``debug``."""
+    if launcher == "debug":
+        import torch
+
+        torch.set_num_threads(threads)
+        return run_debug(stages, store, runtime, notice)
+    count = workers or max((os.cpu_count() or 1) // threads, 1)
+    return run_local(stages, store, runtime, notice, count, threads, tick)

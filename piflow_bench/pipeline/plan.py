@@ -1,0 +1,492 @@
+"""From an experiment to its graph of stages and the cells of its results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from piflow_bench import registry
+from piflow_bench.config import ExperimentConfig, VariantConfig, build_dataclass, to_plain
+from piflow_bench.data.dataset import Dataset
+from piflow_bench.errors import UserError
+from piflow_bench.method import Facts, Method
+from piflow_bench.pipeline.graph import Stage, closure
+from piflow_bench.pipeline.stages import Runtime, load_dataset
+from piflow_bench.training.settings import Budget, TrainingSettings
+
+DATA_QUESTION_NOTE = "held-out data"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A validated variant."""
+
+    name: str
+    config: VariantConfig
+    method: Method
+    facts: Facts
+    settings: dict[str, Any]
+    training: dict[str, Any]
+    nfes: list[int]
+    source: str
+
+    @property
+    def role(self) -> str:
+        """student | teacher."""
+        return "student" if self.facts.trains else "teacher"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One result: where its parts are, and the columns of its rows."""
+
+    columns: dict[str, Any]
+    results: tuple[Stage, ...]
+    sample: Stage | None = None
+    distill: Stage | None = None
+    checkpoint: int | None = None
+
+
+@dataclass
+class Plan:
+    """Everything that a run will do."""
+
+    config: ExperimentConfig
+    variants: list[Variant]
+    cells: list[Cell] = field(default_factory=list)
+    grid: Stage | None = None
+    protocol_hash: str = ""
+    dataset: Dataset | None = None
+
+    @property
+    def stages(self) -> list[Stage]:
+        """All stages, inputs first."""
+        targets = [s for c in self.cells for s in c.results]
+        if self.grid is not None:
+            targets.append(self.grid)
+        return closure(targets)
+
+
+def runtime_of(config: ExperimentConfig) -> Runtime:
+    """What the configuration says about this call and machine."""
+    return Runtime(config.plugins, config.checkpoint, config.sample_batch, config.save_seconds)
+
+
+def _variants(config: ExperimentConfig) -> list[Variant]:
+    chosen = dict(config.variants)
+    if config.only:
+        chosen = {name: chosen[name] for name in config.only}
+    if not chosen:
+        raise UserError("variants: the experiment has none")
+    folders = [config.plugins] if config.plugins else []
+    variants = []
+    for name, entry in chosen.items():
+        cls = registry.get("method", entry.method, folders)
+        settings = build_dataclass(cls.Config, entry.settings, f"variants.{name}.settings")
+        method = cls(settings)
+        training = to_plain(config.training)
+        overrides = dict(entry.training)
+        merged = {**training, **overrides}
+        if "ema" in overrides:
+            merged["ema"] = {**training["ema"], **overrides["ema"]}
+        build_dataclass(TrainingSettings, merged, f"variants.{name}.training")
+        nfes = [n for n in config.nfes if entry.nfes is None or n in entry.nfes]
+        for nfe in nfes:
+            reason = method.serves(nfe)
+            if reason:
+                raise UserError(
+                    f"variants.{name}: cannot do NFE {nfe}: {entry.method} {reason}; set "
+                    f"variants.{name}.nfes or nfes"
+                )
+        if not nfes:
+            continue
+        variants.append(
+            Variant(
+                name,
+                entry,
+                method,
+                method.facts_for(),
+                to_plain(settings),
+                merged,
+                nfes,
+                registry.source_digest(cls),
+            )
+        )
+    if config.aa:
+        first = next((v for v in variants if v.facts.trains), None)
+        if first is not None:
+            from dataclasses import replace
+
+            twin = replace(first.config, seed_offset=first.config.seed_offset + 1000)
+            variants.append(replace(first, name=f"{first.name}-aa", config=twin))
+    return variants
+
+
+def _hash(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class _Planner:
+    """Builds the stages of one experiment."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        build_dataclass(Budget, to_plain(config.budget), "budget")
+        build_dataclass(TrainingSettings, to_plain(config.training), "training")
+        self.config, self.protocol = config, config.protocol
+        self.runtime = runtime_of(config)
+        self.dataset = load_dataset(to_plain(config.dataset), self.runtime)
+        for name in self.protocol.extractors:
+            if name not in self.dataset.extractors:
+                raise UserError(
+                    f"protocol.extractors={name}: {self.dataset.name} has "
+                    f"{', '.join(self.dataset.extractors)}"
+                )
+        digest = "" if config.dataset.fit_backbone else self.dataset.teacher().digest
+        self.dataset_key = {
+            "name": config.dataset.name,
+            "settings": dict(config.dataset.settings),
+            "digest": self.dataset.digest,
+            "teacher": digest,
+        }
+        self.teacher_inputs: dict[str, tuple[Stage, ...]] = {}
+        if config.dataset.fit_backbone:
+            stage = Stage(
+                "teacher", {"dataset": self.dataset_key}, {}, "common start of all students"
+            )
+            self.teacher_inputs = {"teacher": (stage,)}
+        self.judged = self.dataset.judge is not None
+        self.protocol_hash = _hash(
+            {
+                "protocol": to_plain(self.protocol),
+                "dataset": self.dataset_key,
+                "converged": [config.converged.solver, config.converged.steps],
+            }
+        )
+
+    # -------------------------------------------------------------- samples and features
+
+    def converged(self, n: int, seed: int, shards: int, label: str) -> tuple[Stage, ...]:
+        """Shards of converged teacher samples."""
+        edges = [round(i * n / shards) for i in range(shards + 1)]
+        return tuple(
+            Stage(
+                "converged",
+                {
+                    "dataset": self.dataset_key,
+                    "solver": self.config.converged.solver,
+                    "steps": self.config.converged.steps,
+                    "seed": seed,
+                    "start": low,
+                    "stop": high,
+                },
+                self.teacher_inputs,
+                f"{label} [{low}:{high}]",
+                weight=(high - low) / 200,
+            )
+            for low, high in zip(edges[:-1], edges[1:], strict=True)
+        )
+
+    def real(self, split: str, seed: int = 0, n: int = 0) -> Stage:
+        """A split of the data, or fresh exact samples."""
+        content = {"dataset": self.dataset_key, "split": split, "seed": seed, "n": n}
+        return Stage("draw", content, {}, f"{split} samples")
+
+    def features(self, samples: tuple[Stage, ...], label: str) -> Stage:
+        """Features of samples."""
+        content = {
+            "dataset": self.dataset_key,
+            "extractors": list(self.protocol.extractors),
+            "judge": self.judged,
+        }
+        return Stage("features", content, {"samples": samples}, f"features of {label}")
+
+    def metrics(
+        self,
+        generated: tuple[Stage, ...],
+        reference: tuple[Stage, ...],
+        question: str,
+        extractor: str,
+        n: int,
+        names: list[str],
+        label: str,
+        accuracy: str | None = None,
+    ) -> Stage:
+        """Metrics of one question on one extractor."""
+        first = extractor == self.protocol.extractors[0]
+        content = {
+            "dataset": self.dataset_key,
+            "question": question,
+            "extractor": extractor,
+            "n": n,
+            "metrics": names,
+            "settings": dict(self.protocol.settings),
+            "accuracy": accuracy if self.judged and first and question == "data" else None,
+            "modes": self.dataset.modes is not None and len(names) > 2,
+            "sample_seed": self.config.sample_seed,
+        }
+        inputs = {"generated": generated, "reference": reference}
+        return Stage("metrics", content, inputs, f"{question} metrics of {label}", weight=2)
+
+    # -------------------------------------------------------------- questions
+
+    def references(self) -> dict[str, tuple[Stage, ...]]:
+        """Reference features of every question."""
+        p = self.protocol
+        found: dict[str, tuple[Stage, ...]] = {}
+        for question in p.questions:
+            if question == "imitation":
+                shards = self.converged(
+                    p.reference_samples,
+                    p.reference_seed,
+                    self.config.converged.shards,
+                    "converged teacher, reference",
+                )
+                found[question] = tuple(self.features((s,), s.label) for s in shards)
+            elif question == "data":
+                found[question] = (self.features((self.real("test"),), "held-out data"),)
+            elif question == "truth":
+                fresh = self.real("exact", p.reference_seed, p.reference_samples)
+                found[question] = (self.features((fresh,), "fresh exact samples"),)
+            else:
+                raise UserError(
+                    f"protocol.questions={question}: must be imitation, data or truth"
+                )
+        return found
+
+    def evaluate(
+        self,
+        generated: tuple[Stage, ...],
+        references: Mapping[str, tuple[Stage, ...]],
+        final: bool,
+        label: str,
+        accuracy: str = "generated",
+    ) -> tuple[Stage, ...]:
+        """The metric stages of one set of samples: all at the end, the curve's before it."""
+        p = self.protocol
+        stages = []
+        for question, reference in references.items():
+            if not final and question != p.primary_question:
+                continue
+            for extractor in p.extractors if final else p.extractors[:1]:
+                n = p.samples if final else p.curve_samples
+                if question == "data":
+                    n = min(n, p.data_samples)
+                names = list(p.metrics if final else p.curve_metrics)
+                stages.append(
+                    self.metrics(
+                        generated, reference, question, extractor, n, names, label, accuracy
+                    )
+                )
+        return tuple(stages)
+
+    # -------------------------------------------------------------- variants
+
+    def variant_cells(
+        self,
+        variant: Variant,
+        references: Mapping[str, tuple[Stage, ...]],
+        paired: tuple[Stage, ...],
+    ) -> list[Cell]:
+        """The cells of one variant."""
+        cells = []
+        facts = variant.facts
+        base = {
+            "method": variant.config.method,
+            "version": facts.version,
+            "settings": variant.settings,
+            "dataset": self.dataset_key,
+        }
+        if not facts.trains:
+            for nfe in variant.nfes:
+                cells.append(self._cell(variant, base, references, paired, nfe, None, None, None))
+            return cells
+        budget = to_plain(self.config.budget)
+        for seed in self.config.train_seeds:
+            shared: Stage | None = None
+            for nfe in variant.nfes:
+                train_nfe = None if facts.elastic else nfe
+                if shared is None or not facts.elastic:
+                    content = {
+                        **base,
+                        "training": variant.training,
+                        "budget": budget,
+                        "train_nfe": train_nfe,
+                        "train_seed": seed + variant.config.seed_offset,
+                    }
+                    what = "" if facts.elastic else f" for {nfe} NFE"
+                    shared = Stage(
+                        "distill",
+                        content,
+                        self.teacher_inputs,
+                        f"{variant.name}{what}, seed {seed}: training",
+                        {"variant": variant.name, "train_seed": seed, "train_nfe": train_nfe},
+                        weight=100,
+                    )
+                for i in range(len(self.config.budget.checkpoints)):
+                    cells.append(
+                        self._cell(variant, base, references, paired, nfe, seed, shared, i)
+                    )
+        return cells
+
+    def _cell(
+        self,
+        variant: Variant,
+        base: dict[str, Any],
+        references: Mapping[str, tuple[Stage, ...]],
+        paired: tuple[Stage, ...],
+        nfe: int,
+        seed: int | None,
+        distill: Stage | None,
+        checkpoint: int | None,
+    ) -> Cell:
+        p, facts = self.protocol, variant.facts
+        fractions = self.config.budget.checkpoints
+        final = checkpoint is None or checkpoint == len(fractions) - 1
+        n = p.samples if final else p.curve_samples
+        content = {
+            **base,
+            "nfe": nfe,
+            "sampling": dict(variant.config.sampling),
+            "sample_seed": self.config.sample_seed,
+            "n": n,
+        }
+        inputs = dict(self.teacher_inputs)
+        about: dict[str, Any] = {"variant": variant.name, "train_seed": seed}
+        label = f"{variant.name} at {nfe} NFE"
+        if distill is not None:
+            content |= {
+                "checkpoint": checkpoint,
+                "train_nfe": distill.config["train_nfe"],
+                "train_seed": distill.config["train_seed"],
+            }
+            inputs["distill"] = (distill,)
+            label += f", seed {seed}, {fractions[checkpoint or 0]:.0%} of the budget"
+        stage = Stage("sample", content, inputs, f"samples of {label}", about, weight=3)
+        generated = (self.features((stage,), label),)
+        results = list(self.evaluate(generated, references, final, label))
+        if final and p.agreement and not facts.stochastic_at(nfe):
+            results.append(
+                Stage(
+                    "agreement",
+                    {"metric": p.agreement},
+                    {"samples": (stage,), "converged": paired},
+                    f"agreement with the teacher of {label}",
+                )
+            )
+        guided = variant.settings.get("guided", variant.facts.guidance == "baked")
+        scale = self.dataset.notes.get("guidance")
+        columns = {
+            "variant": variant.name,
+            "method": variant.config.method,
+            "family": facts.family,
+            "track": facts.track,
+            "role": variant.role,
+            "train_seed": seed,
+            "budget_fraction": fractions[checkpoint] if checkpoint is not None else 1.0,
+            "nfe": nfe,
+            "guidance": scale if guided else None,
+            "sampler": _sampler_text(variant),
+        }
+        return Cell(columns, tuple(results), stage, distill, checkpoint)
+
+    # -------------------------------------------------------------- controls
+
+    def controls(
+        self, references: Mapping[str, tuple[Stage, ...]], paired: tuple[Stage, ...]
+    ) -> list[Cell]:
+        """Rows that say what any student can reach: never ranked."""
+        p = self.protocol
+        steps = self.config.converged.steps
+
+        def columns(name: str, nfe: int | None) -> dict[str, Any]:
+            return {
+                "variant": name,
+                "method": "",
+                "family": "control",
+                "track": "none",
+                "role": "control",
+                "train_seed": None,
+                "budget_fraction": 1.0,
+                "nfe": nfe,
+                "guidance": None,
+                "sampler": f"{self.config.converged.solver}, {steps} steps" if nfe else "",
+            }
+
+        generated = (self.features(paired, "converged teacher, resampled"),)
+        label = "teacher-converged"
+        cells = [
+            Cell(
+                columns(label, steps * (2 if self.dataset.notes.get("guidance", 1) != 1 else 1)),
+                self.evaluate(generated, references, True, label),
+            )
+        ]
+        if "data" in p.questions:
+            train = (self.features((self.real("train"),), "training data"),)
+            test = references["data"]
+            cells.append(
+                Cell(
+                    columns("memoriser", None),
+                    self.evaluate(train, references, True, "memoriser", accuracy="train"),
+                )
+            )
+            real = tuple(
+                Stage(
+                    "partition",
+                    {
+                        "dataset": self.dataset_key,
+                        "question": "data",
+                        "extractor": extractor,
+                        "reference": len(self.dataset.test),
+                        "n": min(p.samples, p.data_samples),
+                        "metrics": list(p.metrics),
+                        "settings": dict(p.settings),
+                        "repeats": 5,
+                    },
+                    {"real": train + test},
+                    "real against real",
+                )
+                for extractor in p.extractors
+            )
+            cells.append(Cell(columns("real-vs-real", None), real))
+        if "truth" in p.questions:
+            fresh = self.real("exact", p.reference_seed + 1, p.samples)
+            exact = (self.features((fresh,), "more exact samples"),)
+            cells.append(
+                Cell(
+                    columns("real-vs-real", None),
+                    self.evaluate(exact, {"truth": references["truth"]}, True, "exact samples"),
+                )
+            )
+        return cells
+
+
+def _sampler_text(variant: Variant) -> str:
+    parts = dict(variant.config.sampling)
+    for key in ("solver", "guided", "shift"):
+        if not variant.facts.trains and key in variant.settings:
+            parts[key] = variant.settings[key]
+    return ", ".join(f"{k}={v}" for k, v in parts.items())
+
+
+def make_plan(config: ExperimentConfig) -> Plan:
+    """Validate an experiment and lay out its stages; computes nothing.
+
+    Raises:
+        UserError: for settings that no run could satisfy.
+    """
+    planner = _Planner(config)
+    variants = _variants(config)
+    plan = Plan(config, variants, protocol_hash=planner.protocol_hash, dataset=planner.dataset)
+    references = planner.references()
+    paired = planner.converged(
+        config.protocol.samples, config.sample_seed, 2, "converged teacher, same noise"
+    )
+    for variant in variants:
+        plan.cells += planner.variant_cells(variant, references, paired)
+    plan.cells += planner.controls(references, paired)
+    plan.grid = paired[0]
+    return plan

@@ -1,0 +1,324 @@
+"""The results of a run: one parquet of tidy rows, training curves, sample grids, and run.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from piflow_bench.config import to_plain
+from piflow_bench.pipeline.graph import Stage
+from piflow_bench.pipeline.launch import Outcome
+from piflow_bench.pipeline.plan import Cell, Plan
+from piflow_bench.pipeline.store import Store
+from piflow_bench.provenance import git_commit, hardware, versions
+
+COST_AND_PROVENANCE = (
+    "train_seconds",
+    "sample_seconds",
+    "git_commit",
+    "versions",
+    "hardware",
+    "start",
+    "duration",
+    "run",
+)
+"""Columns that may differ between two runs of the same experiment."""
+GRID_COLUMNS = 20
+POINTS_SHOWN = 2000
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """``write(temporary_path)``, then rename: a reader sees all or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _costs(cell: Cell, store: Store) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    if cell.distill is not None and store.has(cell.distill):
+        table = json.loads((store.path(cell.distill) / "checkpoints.json").read_text())
+        row = table[cell.checkpoint or 0]
+        columns |= {
+            "budget_tfe": row["tfe"],
+            "train_tfe": row["tfe"],
+            "train_images": row["images"],
+            "train_seconds": row["seconds"],
+            "train_steps": row["step"],
+            "train_rows": json.dumps(row["rows"], sort_keys=True),
+            "params": row["params"],
+        }
+    if cell.sample is not None and store.has(cell.sample):
+        facts = json.loads((store.path(cell.sample) / "facts.json").read_text())
+        columns |= {k: facts[k] for k in ("flops_per_sample", "sample_seconds")}
+    return columns
+
+
+def _empty_columns() -> dict[str, Any]:
+    return {
+        "budget_tfe": 0.0,
+        "train_tfe": 0.0,
+        "train_images": 0.0,
+        "train_seconds": 0.0,
+        "train_steps": 0.0,
+        "train_rows": "{}",
+        "params": np.nan,
+        "flops_per_sample": np.nan,
+        "sample_seconds": np.nan,
+    }
+
+
+def _directions() -> dict[str, bool | None]:
+    from piflow_bench.evaluation.metrics import METRICS
+
+    return {name: metric.higher_is_better for name, metric in METRICS.items()}
+
+
+def results_table(plan: Plan, store: Store, outcome: Outcome) -> pd.DataFrame:
+    """One row per cell and metric; failed cells have one row per question, with the reason."""
+    directions = _directions()
+    config = plan.config
+    rows: list[dict[str, Any]] = []
+    for cell in plan.cells:
+        common = {
+            "run": config.name,
+            "experiment": config.name,
+            **_empty_columns(),
+            **cell.columns,
+            **_costs(cell, store),
+            "sample_seed": config.sample_seed,
+            "protocol": plan.protocol_hash,
+            "git_commit": git_commit(),
+            "versions": json.dumps(versions(), sort_keys=True),
+            "hardware": hardware(),
+        }
+        for stage in cell.results:
+            about = {
+                "question": stage.config.get("question", config.protocol.primary_question),
+                "extractor": stage.config.get("extractor", "samples"),
+                "reference": _reference_text(stage, plan),
+                "artifact": stage.key,
+            }
+            if store.has(stage):
+                meta = store.meta(stage)
+                times = {"start": meta["started"], "duration": meta["duration"]}
+                for value in json.loads((store.path(stage) / "metrics.json").read_text()):
+                    rows.append(
+                        {
+                            **common,
+                            **about,
+                            **times,
+                            **value,
+                            "higher_is_better": directions.get(value["metric"]),
+                            "status": "ok",
+                            "reason": "",
+                        }
+                    )
+            else:
+                failure = outcome.failures.get(stage.key)
+                rows.append(
+                    {
+                        **common,
+                        **about,
+                        "start": "",
+                        "duration": np.nan,
+                        "metric": config.protocol.primary_quality,
+                        "value": np.nan,
+                        "ci_low": np.nan,
+                        "ci_high": np.nan,
+                        "n": 0,
+                        "replicates": [],
+                        "higher_is_better": directions.get(config.protocol.primary_quality),
+                        "status": "failed",
+                        "reason": failure.reason if failure else "not computed",
+                    }
+                )
+    table = pd.DataFrame(rows)
+    for name in ("train_seed", "nfe"):
+        table[name] = table[name].astype("Int64")
+    table["guidance"] = table["guidance"].astype("float64")
+    return table
+
+
+def _reference_text(stage: Stage, plan: Plan) -> str:
+    config = plan.config
+    question = stage.config.get("question")
+    if stage.kind == "agreement":
+        return "converged teacher, same noise"
+    if question == "imitation":
+        return (
+            f"{config.protocol.reference_samples} converged samples of the guided teacher "
+            f"({config.converged.solver}, {config.converged.steps} steps)"
+        )
+    if question == "truth":
+        return f"{config.protocol.reference_samples} exact samples"
+    return f"{len(plan.dataset.test) if plan.dataset else '?'} held-out real samples"
+
+
+def curves_table(plan: Plan, store: Store) -> pd.DataFrame:
+    """Training logs of every distilled student."""
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for cell in plan.cells:
+        stage = cell.distill
+        if stage is None or stage.key in seen or not store.has(stage):
+            continue
+        seen.add(stage.key)
+        for line in (store.path(stage) / "log.jsonl").read_text().splitlines():
+            rows.append({**stage.about, **json.loads(line)})
+    table = pd.DataFrame(rows)
+    for name in ("train_seed", "train_nfe"):
+        if name in table:
+            table[name] = table[name].astype("Int64")
+    return table
+
+
+def grids(plan: Plan, store: Store) -> dict[str, np.ndarray]:
+    """Samples that share noise and label by column: the converged teacher, then every variant."""
+    arrays: dict[str, np.ndarray] = {}
+    rows: list[dict[str, Any]] = []
+    dataset = plan.dataset
+    assert dataset is not None
+    points = dataset.kind == "points"
+    count = POINTS_SHOWN if points else GRID_COLUMNS
+
+    def add(key: str, stage: Stage, about: Mapping[str, Any]) -> None:
+        x = np.load(store.path(stage) / "samples.npy", allow_pickle=False)[:count]
+        if not points:
+            x = ((x.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1)
+        arrays[key] = x
+        rows.append({"key": key, **about})
+
+    if plan.grid is not None and store.has(plan.grid):
+        about = {"variant": "teacher-converged", "nfe": None, "train_seed": None, "role": "control"}
+        add("teacher", plan.grid, about)
+    first_seed = plan.config.train_seeds[0]
+    for i, cell in enumerate(plan.cells):
+        c = cell.columns
+        shown = c["budget_fraction"] == 1.0 and c["train_seed"] in (None, first_seed)
+        if cell.sample is not None and shown and store.has(cell.sample):
+            about = {k: c[k] for k in ("variant", "nfe", "train_seed", "role")}
+            add(f"cell_{i}", cell.sample, about)
+    count = max((len(a) for a in arrays.values()), default=0)
+    labels = dataset.conditions(plan.config.sample_seed, range(count)).pack().numpy()
+    return {
+        **arrays,
+        "labels": labels if labels.ndim == 1 else np.zeros(count, dtype=np.int64),
+        "index": np.arange(count),
+        "rows": np.array(json.dumps(rows)),
+    }
+
+
+def source_warnings(plan: Plan, store: Store) -> list[str]:
+    """Variants whose plugin's source changed under the same version since they were trained."""
+    found = []
+    for variant in plan.variants:
+        path = _source_record(store, variant.config.method, variant.facts.version)
+        if path.exists() and path.read_text() != variant.source:
+            found.append(
+                f"{variant.name}: the source of method '{variant.config.method}' changed under the "
+                f"same version {variant.facts.version}; results in the store may be older than it "
+                "(raise Facts.version to retrain)"
+            )
+    return sorted(set(found))
+
+
+def _source_record(store: Store, method: str, version: int) -> Path:
+    return store.root / "sources" / f"{method}-{version}"
+
+
+def record_sources(plan: Plan, store: Store) -> None:
+    """Remember the source digest of each method when its version is first used."""
+    (store.root / "sources").mkdir(exist_ok=True)
+    for variant in plan.variants:
+        path = _source_record(store, variant.config.method, variant.facts.version)
+        if not path.exists():
+            path.write_text(variant.source)
+
+
+def write_run(
+    plan: Plan, store: Store, outcome: Outcome, folder: Path, command: str, started: str
+) -> pd.DataFrame:
+    """Write ``results.parquet``, ``curves.parquet``, ``grids.npz`` and ``run.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = results_table(plan, store, outcome)
+    write_atomically(folder / "results.parquet", lambda p: table.to_parquet(p, index=False))
+    curves = curves_table(plan, store)
+    write_atomically(folder / "curves.parquet", lambda p: curves.to_parquet(p, index=False))
+
+    def save_grids(path: Path) -> None:
+        with path.open("wb") as handle:
+            np.savez_compressed(handle, **grids(plan, store))  # type: ignore[arg-type]
+
+    write_atomically(folder / "grids.npz", save_grids)
+    about = run_facts(plan, store, outcome, command, started)
+    write_atomically(folder / "run.json", lambda p: p.write_text(json.dumps(about, indent=1)))
+    return table
+
+
+def run_facts(
+    plan: Plan, store: Store, outcome: Outcome, command: str, started: str
+) -> dict[str, Any]:
+    """What run.json holds."""
+    import yaml
+
+    config = plan.config
+    p = config.protocol
+    roots = {f.stage.key: f for f in outcome.failures.values() if f.root is None}
+    return {
+        "name": config.name,
+        "experiment": config.name,
+        "title": config.title,
+        "question_text": config.question,
+        "command": command,
+        "config": yaml.safe_dump(to_plain(config), sort_keys=False),
+        "dataset": config.dataset.name,
+        "protocol": plan.protocol_hash,
+        "primary": {
+            "question": p.primary_question,
+            "quality": p.primary_quality,
+            "diversity": p.primary_diversity,
+            "extractor": p.extractors[0],
+        },
+        "variants": [
+            {
+                "name": v.name,
+                "method": v.config.method,
+                "family": v.facts.family,
+                "track": v.facts.track,
+                "label": v.name,
+                "paper": v.facts.paper,
+                "settings": v.settings,
+                "training": v.training,
+                "tuning": v.config.tuning,
+            }
+            for v in plan.variants
+        ],
+        "failures": [
+            {
+                "stage": f.stage.label,
+                "variant": f.stage.about.get("variant", ""),
+                "reason": f.reason,
+            }
+            for f in roots.values()
+        ],
+        "warnings": source_warnings(plan, store),
+        "references": list(config.references),
+        "provenance": {
+            "git_commit": git_commit(),
+            "versions": versions(),
+            "hardware": hardware(),
+            "threads": config.training.threads,
+            "started": started,
+            "seconds": round(outcome.seconds, 1),
+        },
+    }

@@ -1,0 +1,260 @@
+"""The verbs run, status and prepare: plan, launch, collect, print."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from piflow_bench.config import ExperimentConfig
+from piflow_bench.errors import UserError
+from piflow_bench.pipeline.graph import Stage
+from piflow_bench.pipeline.launch import Outcome, run
+from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
+from piflow_bench.pipeline.store import Store, environment_error
+
+
+def store_of(config: ExperimentConfig) -> Store:
+    """The store: ``store=``, else PIFLOW_BENCH_STORE, else ``runs/store``."""
+    root = config.store or os.environ.get("PIFLOW_BENCH_STORE") or Path(config.runs) / "store"
+    return Store(Path(root).absolute())
+
+
+class _Display:
+    """Progress on a terminal: one bar for all stages, one for each that runs; lines elsewhere."""
+
+    def __init__(self, stages: list[Stage], store: Store, console: Console) -> None:
+        self.store, self.console = store, console
+        self.progress = Progress(
+            TextColumn("{task.description}", table_column=None),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[words]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        total = sum(s.weight for s in stages)
+        self.all = self.progress.add_task(f"{len(stages)} stages", total=total, words="")
+        self.tasks: dict[str, tuple[Stage, Any]] = {}
+        self.finished = 0.0
+
+    def notice(self, event: str, stage: Stage, words: str) -> None:
+        """An event of the launcher."""
+        if event == "start":
+            task = self.progress.add_task(stage.label, total=1.0, words="")
+            self.tasks[stage.key] = (stage, task)
+            return
+        self.finished += stage.weight
+        if stage.key in self.tasks:
+            self.progress.remove_task(self.tasks.pop(stage.key)[1])
+        if event == "failed":
+            self.console.print(f"[red]failed[/] {stage.label}: {words}", highlight=False)
+        elif event == "done" and not self.console.is_terminal and stage.kind == "distill":
+            self.console.print(f"done {stage.label}", highlight=False)
+        self.tick()
+
+    def tick(self) -> None:
+        """Refresh shares from the running stages' progress files."""
+        running = 0.0
+        for stage, task in self.tasks.values():
+            share, words = self.store.progress(stage) or (0.0, "")
+            running += share * stage.weight
+            self.progress.update(task, completed=share, words=words)
+        self.progress.update(self.all, completed=self.finished + running)
+
+
+def run_experiment(config: ExperimentConfig, command: str) -> int:
+    """Run one experiment; returns the number of failed cells. The report's path is printed last."""
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    console = Console()
+    plan = make_plan(config)
+    store, folder = store_of(config), Path(config.runs) / config.name
+    store.prepare()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"runs={config.runs}: cannot be written ({error.strerror}); choose another runs=PATH"
+        ) from error
+    stages = plan.stages
+    display = _Display(stages, store, console)
+    with display.progress:
+        outcome = run(
+            stages,
+            store,
+            runtime_of(config),
+            config.launcher.name,
+            config.launcher.workers,
+            config.training.threads,
+            display.notice,
+            display.tick,
+        )
+    from piflow_bench.pipeline.results import record_sources, write_run
+
+    try:
+        record_sources(plan, store)
+        table = write_run(plan, store, outcome, folder, command, started)
+        _write_failures(folder, outcome)
+        from piflow_reports import build
+
+        page = build(folder)
+    except OSError as error:
+        reason = environment_error(error)
+        if reason:
+            raise UserError(reason) from error
+        raise
+    print_results(console, table, plan)
+    computed = len(outcome.done) - len(outcome.cached)
+    console.print(
+        f"{computed} stages computed, {len(outcome.cached)} found in the store, "
+        f"{len(outcome.failures)} failed, {outcome.seconds:.0f} s",
+        highlight=False,
+    )
+    for failure in outcome.failures.values():
+        if failure.root is None:
+            console.print(f"[red]failed[/] {failure.stage.label}: {failure.reason}", highlight=False)
+    print(page)
+    return len(outcome.failures)
+
+
+def _write_failures(folder: Path, outcome: Outcome) -> None:
+    """Tracebacks of failed stages, for the log; removed when there are none."""
+    path = folder / "failures.log"
+    texts = [
+        f"{f.stage.label} ({f.stage.name})\n{f.traceback or f.reason}\n"
+        for f in outcome.failures.values()
+        if f.root is None
+    ]
+    if texts:
+        path.write_text("\n".join(texts))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def print_results(console: Console, table: Any, plan: Plan) -> None:
+    """The primary metrics of every variant at every NFE."""
+    p = plan.config.protocol
+    rows = table[
+        (table.budget_fraction == 1.0)
+        & (table.question == p.primary_question)
+        & (table.extractor == p.extractors[0])
+    ]
+    metrics = [p.primary_quality, p.primary_diversity]
+    out = Table(title=f"{plan.config.name}: {p.primary_question}, {p.extractors[0]}")
+    out.add_column("variant")
+    out.add_column("NFE", justify="right")
+    for metric in metrics:
+        out.add_column(f"{metric} [95 % interval]", justify="right")
+    out.add_column("seeds", justify="right")
+    order = {"teacher": 0, "student": 1, "control": 2}
+    groups = rows.groupby(["variant", "nfe", "role"], dropna=False, sort=False)
+    cells = sorted(
+        groups, key=lambda g: (order[g[0][2]], 0 if g[0][1] is None else _nfe(g[0][1]), g[0][0])
+    )
+    for (variant, nfe, _), group in cells:
+        line = [str(variant), "" if _nfe(nfe) == 0 else str(_nfe(nfe))]
+        for metric in metrics:
+            line.append(_interval_text(group[group.metric == metric]))
+        line.append(str(group.train_seed.nunique() or ""))
+        out.add_row(*line)
+    console.print(out)
+
+
+def _nfe(value: Any) -> int:
+    import pandas as pd
+
+    return 0 if pd.isna(value) else int(value)
+
+
+def _interval_text(rows: Any) -> str:
+    good = rows[rows.status == "ok"]
+    if rows.empty:
+        return ""
+    if good.empty:
+        return "failed"
+    if len(good) == 1:
+        row = good.iloc[0]
+        return f"{row.value:.3g} [{row.ci_low:.3g}, {row.ci_high:.3g}]"
+    from piflow_bench.evaluation.uncertainty import seed_interval
+
+    interval = seed_interval(good.value.to_numpy())
+    return f"{interval.value:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+
+
+def print_plan(config: ExperimentConfig) -> None:
+    """The stages of an experiment, what is cached, and what is left to do."""
+    console = Console()
+    plan = make_plan(config)
+    store = store_of(config)
+    out = Table(title=f"{config.name}: plan")
+    for name in ("stage", "total", "cached", "to do"):
+        out.add_column(name, justify="left" if name == "stage" else "right")
+    kinds: dict[str, list[Stage]] = {}
+    for stage in plan.stages:
+        kinds.setdefault(stage.kind, []).append(stage)
+    left = 0
+    for kind, stages in kinds.items():
+        cached = sum(store.has(s) for s in stages)
+        left += len(stages) - cached
+        out.add_row(kind, str(len(stages)), str(cached), str(len(stages) - cached))
+    console.print(out)
+    training = [s for s in kinds.get("distill", []) if not store.has(s)]
+    unit = config.budget.unit
+    console.print(
+        f"{left} stages to do; training: {len(training)} students x {config.budget.amount:g} {unit}"
+        f" = {len(training) * config.budget.amount:g} {unit}",
+        highlight=False,
+    )
+
+
+def print_status(config: ExperimentConfig, watch: bool) -> None:
+    """Counts of stages by state, and the ones that are running or stopped."""
+    from piflow_bench.pipeline.status import status_of, summary
+
+    console = Console()
+    plan = make_plan(config)
+    store = store_of(config)
+    while True:
+        statuses = [status_of(store, s) for s in plan.stages]
+        out = Table(title=f"{config.name}: status")
+        states = ("done", "running", "stopped", "missing")
+        out.add_column("stage")
+        for state in states:
+            out.add_column(state, justify="right")
+        for kind, counts in summary(statuses).items():
+            out.add_row(kind, *[str(counts[s]) for s in states])
+        console.print(out)
+        for s in statuses:
+            if s.state in ("running", "stopped"):
+                console.print(f"{s.state} {s.share:4.0%} {s.stage.label}: {s.text}", highlight=False)
+        if not watch or all(s.state == "done" for s in statuses):
+            return
+        time.sleep(2)
+
+
+def prepare_digits(out: str | None) -> None:
+    """Remake the digits weights."""
+    from piflow_bench.data.digits import ASSETS
+    from piflow_bench.data.digits_assets import make_assets
+
+    folder = Path(out) if out else ASSETS
+    last = 0.0
+
+    def report(share: float, text: str) -> None:
+        nonlocal last
+        if time.time() - last > 5:
+            last = time.time()
+            print(f"{share:4.0%} {text}", file=sys.stderr)
+
+    for name, accuracy in make_assets(folder, report).items():
+        print(f"{name}: {accuracy:.1%} of held-out digits right")
+    print(folder)

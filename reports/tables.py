@@ -1,0 +1,324 @@
+"""The page's tables as plain records: rankings per NFE, distance to the ceiling, rank agreement."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import kendalltau
+
+from piflow_reports import words
+from piflow_reports.frames import CEILING, Primary, difference, measured, select
+
+Measure = tuple[str, str, str, str]  # question, extractor, metric, protocol
+
+
+class Column(NamedTuple):
+    """A measure, with its header."""
+
+    measure: Measure
+    label: str
+    note: str
+    higher: bool | None
+    primary: bool
+
+
+@dataclass
+class Cell:
+    """A value as shown; ``hole`` is the reason where there is none."""
+
+    value: float = math.nan
+    text: str = words.MISSING
+    span: str = ""
+    bold: bool = False
+    hole: str = ""
+    note: str = ""
+
+
+@dataclass
+class Row:
+    """One series at one NFE."""
+
+    series: str
+    method: str
+    role: str
+    seeds: int
+    cells: list[Cell]
+
+
+@dataclass
+class Group:
+    """Rows that may be compared with each other: a track, the teachers, or the controls."""
+
+    title: str
+    kind: str
+    rows: list[Row]
+
+
+@dataclass
+class Ranking:
+    """One table."""
+
+    nfe: int
+    title: str
+    columns: list[Column]
+    groups: list[Group] = field(default_factory=list)
+
+
+Ties = dict[tuple[int, str, str, str, str], bool]
+"""(nfe, question, metric, a, b) -> whether compare() tells the two variants apart."""
+
+
+def columns(summary: pd.DataFrame, primary: Primary) -> dict[str, list[Column]]:
+    """Columns per table: the primary question and extractor first, then the other pairs."""
+    rows = measured(summary)
+    rows = rows[~rows["metric"].str.endswith("_std")]
+    keys = ["question", "extractor", "metric", "protocol"]
+    found = rows.drop_duplicates(keys)
+    several = found.groupby(keys[:3])["protocol"].nunique().to_dict()
+    order = [primary.quality, primary.diversity, *words.METRICS]
+    tables: dict[str, list[Column]] = {}
+    main = (primary.question, primary.extractor)
+    for record in found.to_dict("records"):
+        question, extractor, name, protocol = (str(record[key]) for key in keys)
+        is_main = question == main[0] and extractor in (main[1], "samples")
+        title = "" if is_main else f"{words.QUESTIONS.get(question, question)} · {extractor}"
+        note = [words.metric(name).meaning, words.QUESTION_NOTES.get(question, "")]
+        label = words.metric(name).label
+        if several[(question, extractor, name)] > 1:
+            label += f" ({protocol[:6]})"
+            note.append(f"protocol {protocol}")
+        first = is_main and extractor == main[1] and name in (primary.quality, primary.diversity)
+        column = Column(
+            (question, extractor, name, protocol),
+            label,
+            " ".join(n for n in note if n),
+            record["higher"],
+            first,
+        )
+        tables.setdefault(title, []).append(column)
+    place = {name: i for i, name in reversed(list(enumerate(order)))}
+    for group in tables.values():
+        group.sort(key=lambda c: (place.get(c.measure[2], len(place)), c.measure))
+    return dict(sorted(tables.items()))
+
+
+def rankings(
+    summary: pd.DataFrame,
+    nfes: list[int],
+    order: list[str],
+    primary: Primary,
+    ties: Ties,
+) -> dict[int, list[Ranking]]:
+    """Per NFE the main table and those of the other questions and extractors."""
+    tables = columns(summary, primary)
+    values = _values(summary)
+    result: dict[int, list[Ranking]] = {}
+    for nfe in nfes:
+        result[nfe] = []
+        for title, chosen in tables.items():
+            ranking = Ranking(nfe, title, chosen, _groups(summary, nfe, order, chosen, values))
+            for group in ranking.groups:
+                _embolden(group, ranking, values, ties)
+                if chosen and chosen[0].higher is not None:
+                    sign = -1 if chosen[0].higher else 1
+                    group.rows.sort(key=lambda r: _sortable(r.cells[0].value, sign))
+            if any(group.kind != "control" for group in ranking.groups):
+                result[nfe].append(ranking)
+    return result
+
+
+def _sortable(value: float, sign: int) -> tuple[bool, float]:
+    return (not words.finite(value), sign * value if words.finite(value) else 0.0)
+
+
+def _values(summary: pd.DataFrame) -> dict[tuple[str, float, Measure], pd.Series]:
+    found = {}
+    for _, row in summary.iterrows():
+        measure = (row["question"], row["extractor"], row["metric"], row["protocol"])
+        nfe = -1.0 if row["role"] == "control" or not words.finite(row["nfe"]) else row["nfe"]
+        found[(row["series"], float(nfe), measure)] = row
+    return found
+
+
+def _groups(
+    summary: pd.DataFrame,
+    nfe: int,
+    order: list[str],
+    chosen: list[Column],
+    values: dict[tuple[str, float, Measure], pd.Series],
+) -> list[Group]:
+    """Tracks apart, teachers and controls below; a control stands at every NFE."""
+    here = summary[
+        (summary["role"] == "control") | (summary["nfe"] == nfe) | summary["nfe"].isna()
+    ]
+    places = {c.measure: _places(here, c.measure) for c in chosen}
+    students = here[here["role"] == "student"]
+    tracks = sorted(set(students["track"]), key=lambda t: (t != "distilled", t))
+    parts = [
+        (words.TRACKS.get(t, t.capitalize()), "student", students[students["track"] == t])
+        for t in tracks
+    ]
+    parts.append(("Teacher with few steps (baseline)", "teacher", here[here["role"] == "teacher"]))
+    parts.append(("Controls (not ranked)", "control", here[here["role"] == "control"]))
+    groups = []
+    for title, kind, rows in parts:
+        records = []
+        for name in sorted(set(rows["series"]), key=order.index):
+            own = rows[rows["series"] == name]
+            at = -1.0 if kind == "control" else float(nfe)
+            cells = [
+                _cell(values.get((name, at, c.measure)), own, c, places[c.measure]) for c in chosen
+            ]
+            if all(c.text == words.MISSING and not c.hole for c in cells):
+                continue
+            seeds = int(own["seeds"].max())
+            records.append(Row(name, str(own["method"].iloc[0]), kind, seeds, cells))
+        if records:
+            groups.append(Group(title, kind, records))
+    return groups
+
+
+def _places(rows: pd.DataFrame, measure: Measure) -> int:
+    question, extractor, name, protocol = measure
+    own = rows[
+        (rows["question"] == question)
+        & (rows["extractor"] == extractor)
+        & (rows["metric"] == name)
+        & (rows["protocol"] == protocol)
+    ]
+    return words.decimals(own["value"], (own["high"] - own["low"]) / 2)
+
+
+def _cell(found: pd.Series | None, own: pd.DataFrame, column: Column, places: int) -> Cell:
+    """A cell of the table; a series that failed in this question shows the reason as a hole."""
+    if found is not None and words.finite(found["value"]):
+        note = ""
+        if found["failed"]:
+            note = f"{found['failed']} of {found['failed'] + found['seeds']} seeds failed: "
+            note += found["reason"]
+        value = float(found["value"])
+        text = words.fixed(value, places)
+        return Cell(value, text, words.span(found["low"], found["high"], places), note=note)
+    question, extractor = column.measure[:2]
+    failed = own[(own["failed"] > 0) & ~np.isfinite(own["value"].astype(float))]
+    same = failed[failed["question"].isin([question, ""])]
+    exact = same[same["extractor"].isin([extractor, ""])]
+    # A sampling failure is reported once per question; its other measures are holes as well.
+    for rows in (exact, same):
+        if len(rows) and (rows is exact or not len(measured(own))):
+            return Cell(hole="; ".join(sorted(set(rows["reason"]))) or "failed")
+    return Cell()
+
+
+def _embolden(
+    group: Group,
+    ranking: Ranking,
+    values: dict[tuple[str, float, Measure], pd.Series],
+    ties: Ties,
+) -> None:
+    """Mark the best value of each column and all that cannot be told apart from it."""
+    if group.kind == "control":
+        return
+    for i, column in enumerate(ranking.columns):
+        rows = [row for row in group.rows if words.finite(row.cells[i].value)]
+        if column.higher is None or len(rows) < 2:
+            continue
+        sign = -1 if column.higher else 1
+        best = min(rows, key=lambda row: sign * row.cells[i].value)
+        best.cells[i].bold = True
+        question, _, name, _ = column.measure
+        for row in rows:
+            if row is best:
+                continue
+            pair = (ranking.nfe, question, name, best.series, row.series)
+            apart = ties.get(pair) if column.primary else None
+            if apart is None:
+                at = (float(ranking.nfe), column.measure)
+                found = difference(values[(best.series, *at)], values[(row.series, *at)])
+                # Without an interval nothing says that they differ, nor that they do not.
+                apart = found is None or not words.finite(found.p) or found.p < 0.05
+            row.cells[i].bold = not apart
+
+
+def ceiling(
+    summary: pd.DataFrame, nfes: list[int], order: list[str], primary: Primary
+) -> dict[str, Any] | None:
+    """Ratios to the converged teacher in the imitation distance and in its recall."""
+    question = "imitation" if "imitation" in set(summary["question"]) else primary.question
+    parts = []
+    for name in dict.fromkeys((primary.quality, primary.diversity)):
+        rows = measured(select(summary, question, name, primary.extractor))
+        top = rows[rows["variant"] == CEILING]
+        if len(top) == 1 and float(top["value"].iloc[0]) > 0:
+            parts.append((name, rows[rows["variant"] != CEILING], top.iloc[0]))
+    if not parts or not any((rows["role"] == "student").any() for _, rows, _ in parts):
+        return None
+    columns = [(name, nfe, top) for name, _, top in parts for nfe in nfes]
+    body = []
+    for series in order:
+        cells = []
+        role = ""
+        for name, rows, top in parts:
+            own = rows[(rows["series"] == series) & (rows["role"] != "control")]
+            role = str(own["role"].iloc[0]) if len(own) else role
+            for nfe in nfes:
+                at = own[(own["nfe"] == nfe) & (own["protocol"] == top["protocol"])]
+                cells.append(_ratio(at.iloc[0], top) if len(at) else Cell())
+        if any(words.finite(cell.value) for cell in cells):
+            body.append(Row(series, "", role, 0, cells))
+    heads = [
+        {
+            "label": words.metric(name).label,
+            "arrow": words.arrow(top["higher"]),
+            "ceiling": words.figures(float(top["value"]), 3),
+        }
+        for name, _, top in parts
+    ]
+    return {"heads": heads, "nfes": nfes, "rows": body, "count": len(columns)}
+
+
+def _ratio(row: pd.Series, top: pd.Series) -> Cell:
+    scale = float(top["value"])
+    value, low, high = (float(row[key]) / scale for key in ("value", "low", "high"))
+    places = words.decimals([value], [(high - low) / 2])
+    return Cell(value, "×" + words.fixed(value, places), words.span(low, high, places))
+
+
+def agreement(summary: pd.DataFrame, nfes: list[int], primary: Primary) -> list[dict[str, Any]]:
+    """Kendall's tau-b between two extractors' rankings of a track's students, per NFE and metric.
+
+    From three students on; below, a rank correlation says nothing.
+    """
+    rows = measured(summary)
+    rows = rows[(rows["role"] == "student") & rows["metric"].isin([primary.quality,
+                                                                 primary.diversity])]
+    found = []
+    for (question, track, name), group in rows.groupby(["question", "track", "metric"], sort=True):
+        names = sorted(set(group["extractor"]), key=lambda e: (e != primary.extractor, e))
+        for other in names[1:]:
+            taus = {}
+            for nfe in nfes:
+                at = group[group["nfe"] == nfe]
+                both = [
+                    at[at["extractor"] == e].drop_duplicates("series").set_index("series")["value"]
+                    for e in (names[0], other)
+                ]
+                joint = pd.concat(both, axis=1, join="inner")
+                if len(joint) >= 3:
+                    tau = kendalltau(joint.iloc[:, 0], joint.iloc[:, 1]).statistic
+                    taus[nfe] = (words.fixed(float(tau), 2), len(joint))
+            if taus:
+                found.append(
+                    {
+                        "question": words.QUESTIONS.get(question, question),
+                        "track": words.TRACKS.get(track, track),
+                        "metric": words.metric(name).label,
+                        "pair": f"{names[0]} and {other}",
+                        "taus": taus,
+                    }
+                )
+    return found

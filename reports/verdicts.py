@@ -1,0 +1,194 @@
+"""Who wins, in words that say no more than the paired intervals allow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from piflow_bench.errors import UserError
+from piflow_bench.evaluation.comparisons import METHOD_SEEDS, compare
+
+from piflow_reports import words
+from piflow_reports.frames import Primary, final, measured, select
+from piflow_reports.tables import Ties
+
+
+@dataclass
+class Verdict:
+    """One sentence: the leader in a primary metric at one NFE, and what it is told apart from."""
+
+    nfe: int
+    track: str
+    metric: str
+    role: str
+    leader: str
+    value: str
+    span: str
+    tied: list[str]
+    sentences: list[str]
+    tone: str
+
+
+def comparisons(results: pd.DataFrame, primary: Primary) -> tuple[pd.DataFrame, str]:
+    """Paired comparisons of the students in the primary metrics, and a note where there are none.
+
+    Teachers and controls stay out: pairs nobody asks about would only weaken Holm's correction.
+    """
+    rows = final(results)
+    rows = rows[
+        (rows["role"] == "student")
+        & (rows["status"] == "ok")
+        & rows["metric"].isin([primary.quality, primary.diversity])
+        & (rows["question"] == primary.question)
+    ]
+    if rows.groupby(["track", "nfe"])["variant"].nunique().max() in (0, 1) or not len(rows):
+        return pd.DataFrame(), "There are no two students to compare at the same NFE."
+    present = [m for m in (primary.quality, primary.diversity) if m in set(rows["metric"])]
+    quality, diversity = present[0], present[-1]
+    try:
+        table = compare(
+            rows, quality, diversity, question=primary.question, extractor=primary.extractor
+        )
+    except UserError as error:
+        return pd.DataFrame(), f"No comparison: {error}."
+    return table, "" if len(table) else "No two students share a train seed."
+
+
+def ties(table: pd.DataFrame) -> Ties:
+    """Which pairs are told apart, in both orders."""
+    found: Ties = {}
+    for row in table.to_dict("records"):
+        key = (int(row["nfe"]), row["question"], row["metric"])
+        found[(*key, row["a"], row["b"])] = bool(row["significant"])
+        found[(*key, row["b"], row["a"])] = bool(row["significant"])
+    return found
+
+
+def verdicts(summary: pd.DataFrame, table: pd.DataFrame, primary: Primary) -> list[Verdict]:
+    """One verdict per NFE, track and primary metric, best method first."""
+    found: list[Verdict] = []
+    if not len(table):
+        return found
+    for name in dict.fromkeys((primary.quality, primary.diversity)):
+        rows = measured(select(summary, primary.question, name, primary.extractor))
+        rows = rows[rows["role"] == "student"]
+        for (track, nfe), pairs in table[table["metric"] == name].groupby(["track", "nfe"]):
+            here = rows[(rows["track"] == track) & (rows["nfe"] == nfe)]
+            higher = here["higher"].iloc[0] if len(here) else None
+            if higher is not None and len(here) >= 2:
+                role = "Quality" if name == primary.quality else "Diversity"
+                found.append(_verdict(here, pairs, name, role, bool(higher)))
+    found.sort(key=lambda v: (v.track != "distilled", v.track, v.nfe, v.role == "Diversity"))
+    return found
+
+
+def _verdict(
+    here: pd.DataFrame, pairs: pd.DataFrame, name: str, role: str, higher: bool
+) -> Verdict:
+    ordered = here.sort_values(["value", "series"], ascending=[not higher, True])
+    best = ordered.iloc[0]
+    others = [str(series) for series in ordered["series"].iloc[1:]]
+    against = {_other(row, best["variant"]): row for row in pairs.to_dict("records")
+               if best["variant"] in (row["a"], row["b"])}  # fmt: skip
+    beaten = [o for o in others if o in against and against[o]["significant"]]
+    level = [o for o in others if o in against and not against[o]["significant"]]
+    apart = [o for o in others if o not in against]
+    label = words.metric(name).label
+    width = (here["high"] - here["low"]) / 2
+    places = words.decimals(here["value"], width)
+    nfe = int(best["nfe"])
+    gaps = {o: _gap(against[o], str(best["variant"]), higher, places) for o in beaten + level}
+    methods = against and all(row["level"] == "method" for row in against.values())
+    better = "higher" if higher else "lower"
+    subject = f"At {nfe} NFE {best['series']}"
+    if not methods:
+        subject = f"At {nfe} NFE, among these checkpoints, {best['series']}"
+    sentences = []
+    if beaten:
+        than = words.joined([f"{o} by {gaps[o]}" for o in beaten])
+        sentences.append(f"{subject} has {better} {label} than {than}.")
+    if level:
+        listed = words.joined([f"{o} ({gaps[o]})" for o in level])
+        if beaten:
+            sentences.append(f"It is not told apart from {listed}.")
+        else:
+            sentences.append(
+                f"{subject} has the best {label}, but is not told apart from {listed}."
+            )
+    if apart:
+        sentences.append(f"No paired comparison with {words.joined(apart)}: no common train seed.")
+    tone = "clear" if beaten and not level and not apart else "partly" if beaten else "open"
+    return Verdict(
+        nfe,
+        str(best["track"]),
+        label,
+        role,
+        str(best["series"]),
+        words.fixed(best["value"], places),
+        words.span(best["low"], best["high"], places),
+        level,
+        sentences,
+        tone,
+    )
+
+
+def _other(row: dict[Any, Any], name: str) -> str:
+    return str(row["b"] if row["a"] == name else row["a"])
+
+
+def _gap(row: dict[Any, Any], leader: str, higher: bool, places: int) -> str:
+    """How far the leader is ahead, with its interval; positive is in the leader's favour."""
+    sign = (1 if row["a"] == leader else -1) * (1 if higher else -1)
+    ends = sorted((sign * row["low"], sign * row["high"]))
+    value, bracket = sign * row["difference"], words.span(*ends, places)
+    return f"{words.fixed(value, places)} {bracket}".strip()
+
+
+def pair_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Every comparison, for the table below the sentences."""
+    rows = []
+    for row in table.to_dict("records"):
+        half = (row["high"] - row["low"]) / 2
+        places = words.decimals([row["difference"]], [half])
+        rows.append(
+            {
+                "track": words.TRACKS.get(row["track"], row["track"]),
+                "nfe": int(row["nfe"]),
+                "metric": words.metric(row["metric"]).label,
+                "a": row["a"],
+                "b": row["b"],
+                "difference": words.fixed(row["difference"], places),
+                "span": words.span(row["low"], row["high"], places),
+                "p": _p(row["p"]),
+                "p_holm": _p(row["p_holm"]),
+                "seeds": int(row["seeds"]),
+                "level": row["level"],
+                "significant": bool(row["significant"]),
+            }
+        )
+    return rows
+
+
+def _p(value: float) -> str:
+    if not words.finite(value):
+        return words.MISSING
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def level_note(table: pd.DataFrame) -> str:
+    """What the sentences are about: methods, or only the checkpoints at hand."""
+    if not len(table):
+        return ""
+    methods = (table["level"] == "method").mean()
+    if methods == 1:
+        return (
+            f"Each pair shares at least {METHOD_SEEDS} train seeds: the sentences speak of methods "
+            "as trained here, with a paired t interval over seeds."
+        )
+    text = (
+        f"Below {METHOD_SEEDS} common train seeds the sentences speak of these checkpoints only: "
+        "their intervals hold the noise of sampling, not that of training again, which is often "
+        "larger."
+    )
+    return text if methods == 0 else text + " The column “level” says which pair is which."

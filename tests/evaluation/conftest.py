@@ -1,0 +1,17 @@
+"""Golden features and the values that trusted tools give on them."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from safetensors.numpy import load_file
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Features ``gen``, ``ref``, ``gen_logits`` and the dictionary ``values``."""
+    tensors = load_file(DATA / "metrics.safetensors")
+    return SimpleNamespace(**tensors, values=json.loads((DATA / "metrics.json").read_text()))

@@ -1,0 +1,194 @@
+"""Distances against golden values, closed forms, brute force and torch-fidelity itself."""
+
+import numpy as np
+import pytest
+
+from piflow_bench.evaluation import distances as D
+from piflow_bench.evaluation.moments import Moments
+from piflow_bench.evaluation.pairs import PairSums, u_statistic, v_statistic
+from piflow_bench.evaluation.polynomial import (
+    cubic_sums,
+    diagonal_sum,
+    prefers_moments,
+    reference_facts,
+    third_moment,
+)
+
+RNG = np.random.default_rng(5)
+X, Y = RNG.normal(size=(60, 5)), RNG.normal(0.3, 1.2, size=(80, 5))
+
+
+def fd_of(x, y):
+    return D.fd(Moments.from_features(x), Moments.from_features(y))
+
+
+def cdist(x, y):
+    return np.sqrt(((x[:, None] - y[None]) ** 2).sum(-1))
+
+
+def off(k):
+    return (k.sum() - np.trace(k)) / (len(k) * (len(k) - 1))
+
+
+def test_golden(golden):
+    v = golden.values
+    assert fd_of(golden.gen, golden.ref) == pytest.approx(v["fd"], rel=1e-5)
+    assert fd_of(golden.gen, golden.ref) == pytest.approx(v["fd_float64"], rel=1e-9)
+    mean, std = D.kid_subsets(golden.gen, golden.ref, 50, 100, 2020)
+    assert mean == pytest.approx(v["kid_mean"], rel=1e-5)
+    assert std == pytest.approx(v["kid_std"], rel=1e-5)
+    assert D.kid_exact(golden.gen, golden.ref) == pytest.approx(v["kid_exact_unbiased"], rel=1e-9)
+    assert D.cmmd(golden.gen, golden.ref) == pytest.approx(
+        v["cmmd_biased_sigma10_x1000"], rel=1e-5)
+
+
+def test_fd_closed_form_of_commuting_covariances():
+    a = Moments(11, np.array([1.0, 0.0, 2.0]), 10 * np.diag([1.0, 4.0, 9.0]))
+    b = Moments(11, np.zeros(3), 10 * np.diag([4.0, 4.0, 1.0]))
+    assert D.fd(a, b) == pytest.approx(1 + 4 + (1 - 2) ** 2 + 0 + (3 - 1) ** 2)
+
+
+def test_fd_of_non_commuting_covariances_equals_eigenvalues_of_the_product():
+    a, b = Moments.from_features(X @ RNG.normal(size=(5, 5))), Moments.from_features(Y)
+    roots = np.sqrt(np.linalg.eigvals(a.covariance @ b.covariance).real).sum()
+    expected = ((a.mean - b.mean) ** 2).sum() + np.trace(a.covariance + b.covariance) - 2 * roots
+    assert D.fd(a, b) == pytest.approx(expected, rel=1e-10)
+    assert D.fd(b, a) == pytest.approx(expected, rel=1e-10)
+
+
+def test_fd_identity_is_zero():
+    assert abs(fd_of(X, X)) < 1e-10
+
+
+@pytest.mark.parametrize("n", [3, 20])
+def test_fd_with_fewer_samples_than_dimensions_equals_the_nuclear_norm(n):
+    x, y = RNG.normal(size=(n, 40)), RNG.normal(size=(n + 4, 40))
+    xc, yc = x - x.mean(0), y - y.mean(0)
+    nuclear = np.linalg.norm(xc @ yc.T, "nuc") / np.sqrt((len(x) - 1) * (len(y) - 1))
+    expected = (((x.mean(0) - y.mean(0)) ** 2).sum() + (xc**2).sum() / (len(x) - 1)
+                + (yc**2).sum() / (len(y) - 1) - 2 * nuclear)
+    assert fd_of(x, y) == pytest.approx(expected, rel=1e-6)
+    assert fd_of(x, x) == pytest.approx(0, abs=1e-5)
+
+
+def test_fd_of_rank_deficient_features():
+    flat = X @ np.diag([1.0, 1, 1, 0, 0])
+    assert abs(fd_of(flat, flat)) < 1e-6
+    assert fd_of(flat, Y) == pytest.approx(fd_of(Y, flat), rel=1e-6)
+    constant = np.ones((10, 5))
+    assert fd_of(constant, constant) == pytest.approx(0, abs=1e-12)
+
+
+def test_frechet_reference_is_fd():
+    reference = D.FrechetReference(Moments.from_features(Y))
+    assert reference.distance(Moments.from_features(X)) == pytest.approx(fd_of(X, Y), rel=1e-12)
+
+
+def test_fd_infinity_removes_the_bias_in_n():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(400, 16)), rng.normal(size=(40000, 16))
+    reference = D.FrechetReference(Moments.from_features(y))
+    biased = reference.distance(Moments.from_features(x))
+    assert abs(D.fd_infinity(x, reference)) < biased / 3
+
+
+def test_kid_equals_torch_fidelity():
+    torch = pytest.importorskip("torch")
+    metric = pytest.importorskip("torch_fidelity.metric_kid")
+    theirs = metric.kid_features_to_metric(
+        torch.tensor(X), torch.tensor(Y), kid_subsets=7, kid_subset_size=30, rng_seed=3,
+        verbose=False)
+    mean, std = D.kid_subsets(X, Y, 7, 30, 3)
+    assert mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
+    assert std == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-9)
+
+
+def test_fd_equals_torch_fidelity():
+    torch = pytest.importorskip("torch")
+    metric = pytest.importorskip("torch_fidelity.metric_fid")
+    stats = [metric.fid_features_to_statistics(torch.tensor(z)) for z in (X, Y)]
+    theirs = metric.fid_statistics_to_metric(*stats, False)["frechet_inception_distance"]
+    assert fd_of(X, Y) == pytest.approx(theirs, rel=1e-6)
+
+
+def test_kid_subset_size_is_checked():
+    with pytest.raises(ValueError, match="<= 60"):
+        D.kid_subsets(X, Y, 2, 61)
+
+
+def test_kid_exact_brute_force():
+    def kernel(a, b):
+        return (a @ b.T / 5 + 1) ** 3
+    expected = off(kernel(X, X)) + off(kernel(Y, Y)) - 2 * kernel(X, Y).mean()
+    assert D.kid_exact(X, Y) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("moments", [True, False])
+def test_third_moments_and_tiles_give_the_same_sums(moments):
+    blocks = np.arange(60) * 4 // 60
+    sums = cubic_sums(X, blocks, Y, reference_facts(Y, moments))
+    k = (X @ X.T / 5 + 1) ** 3
+    np.fill_diagonal(k, 0)
+    member = np.eye(4)[blocks]
+    np.testing.assert_allclose(sums.within, member.T @ k @ member, rtol=1e-10)
+    np.testing.assert_allclose(sums.cross, member.T @ ((X @ Y.T / 5 + 1) ** 3).sum(1), rtol=1e-10)
+    assert sums.reference_count == 80 and list(sums.counts) == [15] * 4
+
+
+def test_third_moment_inner_product():
+    total = ((X @ Y.T / 5 + 1) ** 3).sum()
+    assert third_moment(X) @ third_moment(Y) == pytest.approx(total, rel=1e-12)
+    assert diagonal_sum(X) == pytest.approx((((X**2).sum(1) / 5 + 1) ** 3).sum())
+
+
+def test_the_cheaper_way_is_chosen():
+    assert prefers_moments(5000, 20000, 64)
+    assert not prefers_moments(500, 600, 2048)
+
+
+def test_cmmd_brute_force_and_identity():
+    x, y = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (X, Y))
+    def kernel(a, b):
+        return np.exp(-cdist(a, b) ** 2 / 200)
+    expected = 1000 * (kernel(x, x).mean() + kernel(y, y).mean() - 2 * kernel(x, y).mean())
+    assert D.cmmd(X, Y) == pytest.approx(expected, rel=1e-9)
+    assert D.cmmd(X, X) == pytest.approx(0, abs=1e-10)
+
+
+def test_energy_distance_brute_force():
+    expected = 2 * cdist(X, Y).mean() - off(cdist(X, X)) - off(cdist(Y, Y))
+    assert D.energy_distance(X, Y) == pytest.approx(expected, rel=1e-9)
+
+
+def test_energy_distance_is_unbiased_at_zero():
+    rng = np.random.default_rng(2)
+    values = [D.energy_distance(rng.normal(size=(20, 2)), rng.normal(size=(30, 2)))
+              for _ in range(300)]
+    assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(300)
+    assert min(values) < 0
+
+
+def test_energy_distance_in_float32_tiles_is_close_to_float64():
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(100.0, 1.0, (2001, 3)), rng.normal(100.1, 1.0, (2100, 3))
+    parts = [cdist(x, y).mean(), off(cdist(x, x)), off(cdist(y, y))]
+    assert D.energy_distance(x, y) == pytest.approx(2 * parts[0] - parts[1] - parts[2], abs=1e-7)
+
+
+@pytest.mark.parametrize("metric", [fd_of, D.kid_exact, D.cmmd, D.energy_distance])
+def test_order_of_samples_does_not_matter(metric):
+    shuffled = X[np.random.default_rng(1).permutation(60)]
+    assert metric(shuffled, Y[::-1]) == pytest.approx(metric(X, Y), rel=1e-9)
+
+
+def test_statistics_of_sums_by_hand():
+    sums = PairSums(np.array([[2.0, 1.0], [1.0, 4.0]]), np.array([3.0, 5.0]), 6.0,
+                    np.array([2, 2]), 3)
+    assert u_statistic(sums) == pytest.approx(8 / 12 + 1 - 2 * 8 / 12)
+    assert u_statistic(sums, 0) == pytest.approx(4 / 2 + 1 - 2 * 5 / 6)
+    assert v_statistic(sums, 1) == pytest.approx(2 / 4 + 6 / 9 - 2 * 3 / 6)
+
+
+def test_zero_rows_have_no_direction():
+    with pytest.raises(ValueError, match="row 2 "):
+        D.unit_rows(np.array([[1.0, 0], [0, 1], [0, 0]]))

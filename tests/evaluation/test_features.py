@@ -1,0 +1,201 @@
+"""The work horse: every replicate against recomputation, settings, and its errors."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from piflow_bench.errors import UserError
+from piflow_bench.evaluation import distances, reference
+from piflow_bench.evaluation.features import (
+    FEATURE_METRICS,
+    evaluate_features,
+    evaluate_with_replicates,
+)
+
+RNG = np.random.default_rng(9)
+X, Y, LOGITS = RNG.normal(0.2, 1.1, (90, 6)), RNG.normal(size=(140, 6)), RNG.normal(size=(90, 4))
+SMALL = {"kid_subsets": 5, "kid_subset_size": 40, "is_splits": 3, "mind_directions": 20,
+         "sliced_directions": 20}
+BLOCKS = {"contiguous": np.arange(90) * 6 // 90, "interleaved": np.arange(90) % 7,
+          "uneven": (np.arange(90) > 30).astype(int) + (np.arange(90) > 75)}
+
+
+@pytest.mark.parametrize("ids", BLOCKS)
+@pytest.mark.parametrize("name", [m for m in FEATURE_METRICS if not m.endswith("_std")])
+def test_replicates_equal_recomputation_without_the_block(name, ids):
+    blocks, s = BLOCKS[ids], SMALL | {"is_shuffle": False}
+    found = evaluate_with_replicates(
+        X, Y, [name], generated_logits=LOGITS, block_ids=blocks, **s)[0]
+    assert len(found.replicates) == blocks.max() + 1 and found.n == 90
+    if name in ("kid", "fd_infinity"):
+        return  # they keep one random draw for all replicates: see the tests below
+    for b, replicate in enumerate(found.replicates):
+        rest = blocks != b
+        again = evaluate_with_replicates(X[rest], Y, [name], generated_logits=LOGITS[rest], **s)[0]
+        assert replicate == pytest.approx(again.value, rel=1e-9, abs=1e-12)
+
+
+def test_kid_replicates_take_the_block_out_of_the_same_subsets():
+    blocks = BLOCKS["contiguous"]
+    found = evaluate_with_replicates(X, Y, ["kid"], block_ids=blocks, **SMALL)
+    assert [each.metric for each in found] == ["kid", "kid_std"]
+    draws = distances.kid_draws(90, 140, 5, 40, 2020)
+    for b, replicate in enumerate(found[0].replicates):
+        each = [distances.kid_exact(X[i[blocks[i] != b]], Y[j]) for i, j in draws]
+        assert replicate == pytest.approx(np.mean(each), rel=1e-9)
+    assert (found[0].value, found[1].value) == pytest.approx(
+        distances.kid_subsets(X, Y, 5, 40, 2020), rel=1e-12)
+
+
+def test_fd_infinity_replicates_keep_the_order():
+    blocks = BLOCKS["contiguous"]
+    found = evaluate_with_replicates(X, Y, ["fd_infinity"], block_ids=blocks)[0]
+    factored = reference.Reference(Y).frechet()
+    assert found.value == pytest.approx(distances.fd_infinity(X, factored, 2020))
+    order = np.random.RandomState(2020).permutation(90)
+    for b, replicate in enumerate(found.replicates):
+        kept = order[blocks[order] != b]
+        again = distances.fd_infinity(X[kept], factored, order=np.arange(len(kept)))
+        assert replicate == pytest.approx(again, rel=1e-9)
+
+
+def test_golden_through_the_public_table(golden):
+    v = golden.values
+    table = evaluate_features(
+        golden.gen, golden.ref, list(FEATURE_METRICS), golden.gen_logits,
+        kid_subsets=50, kid_subset_size=100, is_splits=5).set_index("metric")["value"]
+    for name, key in {"fd": "fd", "kid": "kid_mean", "kid_std": "kid_std", "cmmd":
+                      "cmmd_biased_sigma10_x1000", "kid_exact": "kid_exact_unbiased",
+                      "mind": "mind_1000", "is": "is_mean_shuffled_5_seed2020",
+                      "is_std": "is_std_shuffled_5_seed2020", "vendi": "vendi_cosine"}.items():
+        assert table[name] == pytest.approx(v[key], rel=1e-5), name
+    assert table["precision"] == pytest.approx(v["precision_k3"], abs=0.0021)
+    assert table["recall"] == pytest.approx(v["recall_k3"], abs=0.0017)
+
+
+def test_table_columns_and_spreads():
+    table = evaluate_features(X, Y, ["vendi", "kid", "fd", "is"], LOGITS, **SMALL)
+    assert list(table.columns) == ["metric", "value", "ci_low", "ci_high", "n"]
+    assert list(table["metric"]) == ["vendi", "kid", "kid_std", "fd", "is", "is_std"]
+    spread = table["metric"].str.endswith("_std")
+    assert table.loc[spread, "ci_low"].isna().all() and table.loc[~spread, "ci_low"].notna().all()
+    assert (table.loc[~spread, "ci_low"] < table.loc[~spread, "value"]).all()
+
+
+def test_confidence_widens():
+    narrow, wide = (evaluate_with_replicates(X, Y, ["fd"], confidence=c)[0] for c in (0.5, 0.99))
+    assert wide.ci_high - wide.ci_low > 2 * (narrow.ci_high - narrow.ci_low)
+
+
+def test_neighbour_reference_takes_the_first_rows():
+    names = ["precision", "recall", "density", "coverage", "authpct"]
+    few = evaluate_with_replicates(X, Y, names, neighbour_reference=50)
+    cut = evaluate_with_replicates(X, Y[:50], names)
+    assert few[:4] == cut[:4]
+    assert few[4] == evaluate_with_replicates(X, Y, ["authpct"])[0]
+
+
+def test_block_changes_memory_not_values():
+    names = ["precision", "recall", "density", "coverage", "authpct"]
+    assert evaluate_with_replicates(X, Y, names, block=7) == evaluate_with_replicates(X, Y, names)
+
+
+def test_facts_of_one_reference_are_not_used_for_another():
+    names = [name for name in FEATURE_METRICS if name not in ("is", "is_std", "kid", "kid_std")]
+    first = evaluate_with_replicates(X, Y, names, **SMALL)
+    evaluate_with_replicates(X, Y + 0.5, names, **SMALL)
+    assert evaluate_with_replicates(X, Y, names, **SMALL) == first
+    reference._FACTS.clear()
+    assert evaluate_with_replicates(X, Y, names, **SMALL) == first
+
+
+def test_changed_array_is_a_new_reference():
+    y = Y.copy()
+    before = evaluate_with_replicates(X, y, ["fd"])[0].value
+    y *= 2
+    assert evaluate_with_replicates(X, y, ["fd"])[0].value != before
+
+
+def test_labels_reach_pairwise_distance():
+    labels = np.arange(90) % 3
+    found = evaluate_with_replicates(X, None, ["pairwise_distance"], generated_labels=labels)[0]
+    assert found.value != evaluate_with_replicates(X, None, ["pairwise_distance"])[0].value
+
+
+def test_float32_input_and_a_handful_of_samples():
+    found = evaluate_with_replicates(X[:5].astype(np.float32), Y, ["fd", "vendi", "coverage"])
+    assert all(len(each.replicates) == 2 for each in found)
+
+
+def test_vendi_needs_no_reference():
+    assert evaluate_features(X, metrics=["vendi"])["value"].notna().all()
+
+
+BAD = np.array(X)
+BAD[[4, 7], 2] = np.nan
+ERRORS = {
+    "unknown metric 'recal'; did you mean 'recall'": dict(metrics=["recal"]),
+    "unknown metric setting 'kid_subset'; did you mean 'kid_subset": dict(kid_subset=3),
+    "'teacher_mse' cannot be computed from features: it needs teacher": dict(
+        metrics=["teacher_mse"]),
+    "'fd' needs reference features": dict(reference=None),
+    "'is' needs generated_logits": dict(metrics=["is"]),
+    "columns and reference features 3": dict(reference=Y[:, :3]),
+    "2 of 90 rows are not finite, the first is row 4": dict(generated=BAD),
+    r"must have shape \(n, d\), not \(6,\)": dict(generated=X[0]),
+    "1 sample": dict(generated=X[:1]),
+    "real numbers": dict(generated=np.array([["a"], ["b"]])),
+    "kid_subset_size=1000 exceeds the 90 samples; set kid_subset_size=90": dict(metrics=["kid"]),
+    "k=0 must be a whole number >= 1": dict(k=0),
+    "k=2.5 must be": dict(k=2.5),
+    "k=90 needs more than 90 points": dict(metrics=["precision"], k=90, reference=X),
+    "comparator='<=' must be": dict(comparator="<="),
+    "confidence=95 must lie": dict(confidence=95),
+    "is_shuffle='no' must be true or false": dict(is_shuffle="no"),
+    "neighbour_reference=1 must be": dict(neighbour_reference=1),
+    "block_ids has 3 rows for 90": dict(block_ids=np.arange(3)),
+    "one block only": dict(block_ids=np.zeros(90)),
+    "metric 'vendi': row 0 is all zeros": dict(metrics=["vendi"], generated=X * 0),
+}
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_user_errors(message):
+    arguments = dict(generated=X, reference=Y, metrics=["fd"]) | ERRORS[message]
+    with pytest.raises(UserError, match=message):
+        evaluate_with_replicates(**arguments)
+
+
+def test_import_and_fd_need_neither_sqrtm_nor_torch():
+    code = """
+import sys, types
+class Refuse(types.ModuleType):
+    def __getattr__(self, name):
+        if name == "sqrtm":
+            raise RuntimeError("sqrtm was used")
+        raise AttributeError(name)
+import scipy.linalg
+del scipy.linalg.sqrtm
+import numpy as np
+from piflow_bench.evaluation.features import evaluate_features
+from piflow_bench.evaluation import comparisons, modes
+x = np.random.default_rng(0).normal(size=(50, 3))
+evaluate_features(x, x + .1, ["fd", "kid_exact", "precision", "recall", "vendi"])
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_fast_enough_for_every_checkpoint():
+    """Generous: a quarter of the work takes well under a second on one core."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2000, 64)), rng.normal(size=(10000, 64))
+    names = ["fd", "kid_exact", "precision", "recall", "density", "coverage", "vendi",
+             "energy_distance"]
+    evaluate_with_replicates(x, y, names)
+    start = time.process_time()
+    evaluate_with_replicates(x, y, names)
+    assert time.process_time() - start < 3.0

@@ -1,0 +1,157 @@
+"""Precision, recall, density, coverage, AuthPct and their replicates against brute force."""
+
+import numpy as np
+import pytest
+
+from piflow_bench.evaluation import neighbours as N
+
+
+def exact(x, y):
+    return np.array([((row - y) ** 2).sum(1) for row in x])
+
+
+def brute(x, y, k, comparator):
+    def radii(z):
+        d = exact(z, z)
+        np.fill_diagonal(d, np.inf)
+        return np.sort(d, axis=1)[:, k - 1]
+
+    def within(d, r):
+        return d <= r if comparator == "le" else d < r
+
+    cross = exact(x, y)
+    real = within(cross, radii(y)[None])
+    return {
+        "precision": real.any(1).mean(),
+        "recall": within(cross, radii(x)[:, None]).any(0).mean(),
+        "density": real.sum() / (k * len(x)),
+        "coverage": real.any(0).mean(),
+    }
+
+
+def brute_auth(x, y):
+    own = exact(y, y)
+    np.fill_diagonal(own, np.inf)
+    cross = exact(x, y)
+    return 100 * np.mean(cross.min(1) > own.min(1)[cross.argmin(1)])
+
+
+def normal(r, n, shift=0.0):
+    return r.normal(shift, 1.0, (n, 5))
+
+
+def clusters(r, n, shift=0.0):
+    """Sorted by cluster: neighbours share a block, so extra neighbours run out."""
+    return np.repeat(np.arange(4), n // 4)[:, None] * 9.0 + r.normal(shift, 0.5, (n, 2))
+
+
+def grid(r, n, shift=0.0):
+    return r.integers(0, 4, (n, 2)) + float(shift)
+
+
+def collapsed(r, n, shift=0.0):
+    """Half of the points are copies of one: radii of 0 and ties everywhere."""
+    x = r.normal(shift, 1.0, (n, 3))
+    x[: n // 2] = x[0]
+    return x
+
+
+def outliers(r, n, shift=0.0):
+    x = r.normal(shift, 0.01, (n, 3))
+    x[::10] *= 1e4
+    return x
+
+
+SHAPES = [normal, clusters, grid, collapsed, outliers]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("comparator", ["le", "lt"])
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_values_and_replicates_equal_brute_force(shape, comparator, k):
+    r = np.random.default_rng(0)
+    x, y = shape(r, 80, 0.4 if shape is not grid else 0), shape(r, 100)
+    blocks = np.arange(80) * 4 // 80
+    found = N.neighbour_metrics(x, y, k, comparator, blocks, block=17)
+    expected = brute(x, y, k, comparator)
+    left = [brute(x[blocks != b], y, k, comparator) for b in range(4)]
+    for name, value in expected.items():
+        assert found[name].value == pytest.approx(value, abs=1e-12), name
+        np.testing.assert_allclose(
+            found[name].replicates, [each[name] for each in left], atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_authpct_equals_brute_force(shape):
+    r = np.random.default_rng(1)
+    x, y = shape(r, 60, 0.3), shape(r, 100)
+    blocks = np.arange(60) % 5
+    found = N.authenticity(x, y, blocks)
+    assert found.value == pytest.approx(brute_auth(x, y))
+    np.testing.assert_allclose(
+        found.replicates, [brute_auth(x[blocks != b], y) for b in range(5)], atol=1e-10)
+
+
+def test_golden(golden):
+    v, one_gen, one_ref = golden.values, 1 / 500 + 1e-6, 1 / 600 + 1e-6
+    x, y = golden.gen, golden.ref
+    assert N.precision(x, y, 3, "le") == pytest.approx(v["precision_k3"], abs=one_gen)
+    assert N.recall(x, y, 3, "le") == pytest.approx(v["recall_k3"], abs=one_ref)
+    assert N.precision(x, y, 5, "lt") == pytest.approx(v["precision_prdc_k5"], abs=one_gen)
+    assert N.recall(x, y, 5, "lt") == pytest.approx(v["recall_prdc_k5"], abs=one_ref)
+    assert N.density(x, y) == pytest.approx(v["density_prdc_k5"], abs=one_gen)
+    assert N.coverage(x, y) == pytest.approx(v["coverage_prdc_k5"], abs=one_ref)
+    assert N.authpct(x, y) == pytest.approx(v["authpct_train_is_ref"], abs=100 * one_gen)
+
+
+def test_precision_and_recall_equal_torch_fidelity():
+    torch = pytest.importorskip("torch")
+    metric = pytest.importorskip("torch_fidelity.metric_prc")
+    r = np.random.default_rng(8)
+    x, y = r.normal(0.5, 1, (90, 6)), r.normal(size=(120, 6))
+    theirs = metric.prc_features_to_metric(
+        torch.tensor(x), torch.tensor(y), prc_neighborhood=3, prc_batch_size=1000,
+        save_cpu_ram=False, verbose=False)
+    assert N.precision(x, y) == pytest.approx(theirs["precision"], abs=1e-6)
+    assert N.recall(x, y) == pytest.approx(theirs["recall"], abs=1e-6)
+
+
+def test_radii():
+    x = np.array([[0.0], [1.0], [3.0], [7.0]])
+    np.testing.assert_array_equal(N.knn_radii(x, 1), [1, 1, 2, 4])
+    np.testing.assert_array_equal(N.knn_radii(x, 2), [3, 2, 3, 6])
+    with pytest.raises(ValueError, match="4 neighbours of 3 points"):
+        N.knn_radii(x, 4)
+
+
+def test_duplicates():
+    """Copies of one point: balls of radius 0 hold it under <=, and nothing under <."""
+    x = np.ones((10, 2))
+    assert N.precision(x, x, comparator="le") == N.recall(x, x, comparator="le") == 1
+    assert N.coverage(x, x, comparator="lt") == N.density(x, x, comparator="lt") == 0
+    assert (N.knn_radii(x, 3) == 0).all()
+
+
+def test_identical_sets():
+    x = np.random.default_rng(2).normal(size=(50, 3))
+    assert N.precision(x, x) == N.recall(x, x) == N.coverage(x, x) == 1
+    assert N.authpct(x, x) == 0
+    assert N.density(x, x, 3, "le") > 1
+
+
+def test_disjoint_sets():
+    x = np.random.default_rng(2).normal(size=(50, 3))
+    assert N.precision(x, x + 99) == N.recall(x, x + 99) == N.density(x, x + 99) == 0
+    assert N.authpct(x, x + 99) == 100
+
+
+def test_comparator_is_checked():
+    with pytest.raises(ValueError, match="'le' or 'lt', not 'ge'"):
+        N.precision(np.zeros((9, 1)), np.zeros((9, 1)), 3, "ge")
+
+
+def test_order_of_samples_does_not_matter():
+    r = np.random.default_rng(3)
+    x, y = normal(r, 40, 0.5), normal(r, 60)
+    for metric in (N.precision, N.recall, N.density, N.coverage, N.authpct):
+        assert metric(x[::-1], y[::-1]) == pytest.approx(metric(x, y))

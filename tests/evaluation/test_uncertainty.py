@@ -1,0 +1,106 @@
+"""Intervals and tests against values worked out by hand, and their coverage by simulation."""
+
+import numpy as np
+import pytest
+
+from piflow_bench.evaluation import uncertainty as U
+from piflow_bench.evaluation.features import evaluate_with_replicates
+
+
+def test_contiguous_blocks():
+    assert list(U.contiguous_blocks(7, 3)) == [0, 0, 0, 1, 1, 2, 2]
+    assert set(np.bincount(U.contiguous_blocks(1797))) == {89, 90}
+    with pytest.raises(ValueError, match="cut 3 samples into 4"):
+        U.contiguous_blocks(3, 4)
+
+
+def test_jackknife_of_a_mean_is_its_t_interval():
+    x = np.random.default_rng(0).normal(size=24)
+    left = [np.delete(x, i).mean() for i in range(24)]
+    jackknife, t = U.jackknife_interval(x.mean(), left), U.seed_interval(x)
+    assert (jackknife.low, jackknife.high) == pytest.approx((t.low, t.high))
+    assert jackknife.n == 24 and "reference" in jackknife.estimand
+
+
+def test_t_interval_by_hand():
+    """Values 1, 2, 3: mean 2, sd 1, t(2, .975) = 4.302653, half-width 4.302653 / sqrt 3."""
+    found = U.seed_interval([1, 2, 3])
+    assert (found.value, found.high - 2) == pytest.approx((2, 2.484138), rel=1e-6)
+    assert U.seed_interval([1, 2, 3], 0.9).high - 2 == pytest.approx(2.919986 / 3**0.5, rel=1e-6)
+
+
+def test_jackknife_by_hand():
+    """Replicates 1, 2, 3, 6: squares about the mean 14, error sqrt(3/4 * 14), t(3) = 3.182446."""
+    found = U.jackknife_interval(10.0, [1, 2, 3, 6])
+    half = 3.182446 * (0.75 * 14) ** 0.5
+    assert (found.low, found.high) == pytest.approx((10 - half, 10 + half), abs=1e-5)
+
+
+def test_paired_seed_difference_by_hand():
+    """Differences 1, 2, 3, 4, 5: mean 3, t = 3 / (1.5811 / sqrt 5) = 4.2426, p = .013236."""
+    found = U.paired_seed_difference([2, 4, 6, 8, 10], [1, 2, 3, 4, 5])
+    assert found.difference == 3 and found.n == 5
+    assert found.p == pytest.approx(0.0132356, rel=1e-4)
+    assert found.high - 3 == pytest.approx(2.776445 * 0.5**0.5, rel=1e-6)
+
+
+def test_jackknife_difference_pairs_blocks():
+    a, b = np.array([1.0, 2, 3, 4]), np.array([0.5, 1.5, 2.5, 3.5])
+    found = U.jackknife_difference(5.0, a, 4.5, b)
+    assert found.difference == found.low == found.high == 0.5 and found.p == 0
+    assert U.jackknife_difference(5.0, a, 5.0, a).p == 1
+    shuffled = U.jackknife_difference(5.0, a, 4.5, b[::-1])
+    assert shuffled.high > 1
+    with pytest.raises(ValueError, match="4 and 3 blocks"):
+        U.jackknife_difference(0, a, 0, b[:3])
+
+
+def test_unknown_is_nan_not_zero():
+    for found in (U.jackknife_interval(1, []), U.jackknife_interval(1, [1, np.nan]),
+                  U.seed_interval([1.0])):
+        assert np.isnan([found.low, found.high]).all()
+    assert np.isnan(U.paired_seed_difference([1.0], [2.0]).p)
+    assert np.isnan(U.jackknife_difference(1, [1.0], 2, [2.0]).p)
+    assert np.isnan(U.jackknife_difference(1, [1.0, np.nan], 2, [2.0, 1.0]).p)
+
+
+def test_holm_by_hand():
+    """.01, .04, .03, .005 x 4, 3, 2, 1 in order: .02, .03, .06, then .04 raised to .06."""
+    np.testing.assert_allclose(U.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(U.holm([0.6, 0.7]), [1, 1])
+    np.testing.assert_allclose(U.holm([0.02, np.nan, 0.5]), [0.04, np.nan, 0.5])
+    assert len(U.holm([])) == 0
+
+
+def test_bootstrap_of_a_mean():
+    scores = np.random.default_rng(1).exponential(size=400)
+    found, t = U.bootstrap_mean_interval(scores, 3), U.seed_interval(scores)
+    assert found == U.bootstrap_mean_interval(scores, 3)
+    assert (found.low, found.high) == pytest.approx((t.low, t.high), abs=0.02)
+    assert found.value == pytest.approx(scores.mean()) and found.n == 400
+
+
+def test_intervals_cover_the_expectation_at_this_n():
+    """95 % intervals of FD, exact KID and a paired FD difference, over fresh samples."""
+    repetitions, n, d = 200, 200, 4
+    rng = np.random.default_rng(2)
+    reference = rng.normal(size=(600, d))
+    values: dict[str, list[float]] = {"fd": [], "kid_exact": [], "paired": []}
+    bounds: dict[str, list[tuple[float, float]]] = {name: [] for name in values}
+    for _ in range(repetitions):
+        noise = rng.normal(size=(n, d))
+        a = evaluate_with_replicates(0.5 + 1.2 * noise, reference, ["fd", "kid_exact"])
+        b = evaluate_with_replicates(0.45 + 1.3 * noise, reference, ["fd"])[0]
+        for each in a:
+            values[each.metric].append(each.value)
+            bounds[each.metric].append((each.ci_low, each.ci_high))
+        gap = U.jackknife_difference(a[0].value, a[0].replicates, b.value, b.replicates)
+        values["paired"].append(gap.difference)
+        bounds["paired"].append((gap.low, gap.high))
+    for name in values:
+        truth = np.mean(values[name])
+        hits = np.mean([low <= truth <= high for low, high in bounds[name]])
+        assert 0.88 <= hits <= 0.99, (name, hits)
+    unpaired = np.mean([high - low for low, high in bounds["fd"]])
+    paired = np.mean([high - low for low, high in bounds["paired"]])
+    assert paired < unpaired / 2
