@@ -32,7 +32,8 @@ class Config:
     """Settings of MeanFlow; defaults are the paper's for ImageNet."""
 
     distill: bool = True  # the teacher's guided velocity replaces the data velocity
-    time_mean: float = -0.4  # of the logit-normal law of both times
+    time_law: str = "logit-normal"  # logit-normal | uniform: of both times, t the larger
+    time_mean: float = -0.4  # of the logit-normal law
     time_std: float = 1.0
     instant_share: float = 0.75  # rows with r = t, chosen independently
     start_share: float = 0.0  # of the other rows: t = 1 and r uniform (not in the paper)
@@ -52,6 +53,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.jvp not in ("exact", "finite-difference"):
             raise ValueError(f"jvp={self.jvp}: must be exact or finite-difference")
+        if self.time_law not in ("logit-normal", "uniform"):
+            raise ValueError(f"time_law={self.time_law}: must be logit-normal or uniform")
         if not 0 <= self.instant_share <= 1 or not 0 <= self.start_share <= 1:
             raise ValueError("instant_share and start_share must be in [0, 1]")
 
@@ -120,7 +123,10 @@ class MeanFlow(Method):
     def times(self, context: Context) -> tuple[Tensor, Tensor]:
         """Times ``t >= r`` of each row, ``(B,)``."""
         c, random = self.config, context.random
-        draws = (c.time_mean + c.time_std * random.normal("times", (2,))).sigmoid()
+        if c.time_law == "uniform":
+            draws = random.uniform("times", (2,))
+        else:
+            draws = (c.time_mean + c.time_std * random.normal("times", (2,))).sigmoid()
         t, r = draws.max(1).values, draws.min(1).values
         at_start = random.uniform("start") < c.start_share
         t = torch.where(at_start, torch.ones_like(t), t)

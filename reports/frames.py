@@ -18,6 +18,10 @@ from piflow_reports.words import better_higher
 
 CELL = ["role", "track", "variant", "series", "method", "family", "nfe", "budget_fraction"]
 MEASURE = ["question", "extractor", "metric", "protocol"]
+USED = [
+    "status", "value", "ci_low", "ci_high", "n", "train_seed", "replicates", "reason",
+    "budget_tfe", "higher_is_better",
+]  # fmt: skip
 CEILING = "teacher-converged"
 QUALITY = ("fd", "fd_infinity", "energy_distance", "sliced_wasserstein", "kid", "teacher_mse")
 DIVERSITY = ("recall", "modes_covered", "coverage", "mode_tv", "vendi", "pairwise_distance")
@@ -90,53 +94,63 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     """
     frame = with_series(results)
     frame["budget_fraction"] = frame["budget_fraction"].round(6)
-    rows = []
-    for key, group in frame.groupby(CELL + MEASURE, dropna=False, sort=True):
-        cell = dict(zip(CELL + MEASURE, key, strict=True))
-        good = group[group["status"] == "ok"]
-        bad = group[group["status"] != "ok"]
-        seeds = good.groupby(good["train_seed"].fillna(-1.0))["value"].mean()
-        trained = bool(good["train_seed"].notna().any())
-        low, high, kind = np.nan, np.nan, "none"
-        if trained and len(seeds) >= 2:
-            interval = seed_interval(seeds.to_numpy())
-            low, high, kind = interval.low, interval.high, "seeds"
-        elif len(good) and np.isfinite(good[["ci_low", "ci_high"]].to_numpy()).all():
-            low, high, kind = good["ci_low"].mean(), good["ci_high"].mean(), "samples"
-        rows.append(
-            {
-                **cell,
-                "value": seeds.mean() if len(seeds) else np.nan,
-                "low": low,
-                "high": high,
-                "interval": kind,
-                "seeds": len(seeds) if trained else 0,
-                "failed": bad["train_seed"].fillna(-1.0).nunique() if len(bad) else 0,
-                "reason": "; ".join(sorted(set(bad["reason"]) - {""})),
-                "n": good["n"].max() if len(good) else np.nan,
-                "higher": better_higher(cell["metric"], _first(group["higher_is_better"])),
-                "budget_tfe": good["budget_tfe"].mean() if len(good) else np.nan,
-                "by_seed": {float(k): float(v) for k, v in seeds.items()},
-                "replicates": _replicates(good),
-            }
-        )
+    # Plain lists: thousands of small groups cost seconds as frames.
+    used = [*CELL, *MEASURE, *USED]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for values in zip(*(frame[name].tolist() for name in used), strict=True):
+        row = dict(zip(used, values, strict=True))
+        key = tuple(None if value != value else value for value in values[: len(CELL + MEASURE)])
+        groups.setdefault(key, []).append(row)
     columns = [
         *CELL, *MEASURE, "value", "low", "high", "interval", "seeds", "failed", "reason", "n",
         "higher", "budget_tfe", "by_seed", "replicates",
     ]  # fmt: skip
-    summary = pd.DataFrame(rows, columns=columns)
+    summary = pd.DataFrame([_cell(rows) for rows in groups.values()], columns=columns)
     summary["higher"] = summary["higher"].astype(object).where(summary["higher"].notna(), None)
-    return summary
+    return summary.sort_values(CELL + MEASURE, kind="stable", na_position="first", ignore_index=True)
 
 
-def _first(column: pd.Series) -> Any:
-    known = [value for value in column if value is not None]
-    return known[0] if known else None
+def _cell(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The summary of one cell's rows of one measure."""
+    good = [row for row in rows if row["status"] == "ok"]
+    bad = [row for row in rows if row["status"] != "ok"]
+    by_seed: dict[float, list[float]] = {}
+    for row in good:
+        by_seed.setdefault(_seed(row), []).append(row["value"])
+    seeds = {seed: float(np.mean(values)) for seed, values in sorted(by_seed.items())}
+    trained = any(seed >= 0 for seed in seeds)
+    low, high, kind = np.nan, np.nan, "none"
+    if trained and len(seeds) >= 2:
+        interval = seed_interval(list(seeds.values()))
+        low, high, kind = interval.low, interval.high, "seeds"
+    elif good and np.isfinite([[row["ci_low"], row["ci_high"]] for row in good]).all():
+        low, high = (float(np.mean([row[end] for row in good])) for end in ("ci_low", "ci_high"))
+        kind = "samples"
+    declared = [row["higher_is_better"] for row in rows if row["higher_is_better"] is not None]
+    first = rows[0]
+    return {
+        **{name: first[name] for name in CELL + MEASURE},
+        "value": float(np.mean(list(seeds.values()))) if seeds else np.nan,
+        "low": low,
+        "high": high,
+        "interval": kind,
+        "seeds": len(seeds) if trained else 0,
+        "failed": len({_seed(row) for row in bad}),
+        "reason": "; ".join(sorted({row["reason"] for row in bad} - {""})),
+        "n": max((row["n"] for row in good), default=np.nan),
+        "higher": better_higher(first["metric"], declared[0] if declared else None),
+        "budget_tfe": float(np.mean([row["budget_tfe"] for row in good])) if good else np.nan,
+        "by_seed": seeds,
+        "replicates": _replicates([row["replicates"] for row in good]),
+    }
 
 
-def _replicates(rows: pd.DataFrame) -> list[float]:
+def _seed(row: dict[str, Any]) -> float:
+    return row["train_seed"] if np.isfinite(row["train_seed"]) else -1.0
+
+
+def _replicates(lists: list[list[float]]) -> list[float]:
     """Jackknife replicates averaged over a cell's rows: the same blocks left every one of them."""
-    lists = list(rows["replicates"])
     if not lists or len({len(r) for r in lists}) != 1 or not lists[0]:
         return []
     return [float(v) for v in np.mean(lists, axis=0)]

@@ -28,6 +28,7 @@ class Strip:
     uri: str
     width: int
     height: int
+    pixel: int  # Size on the page of one pixel of the picture.
     alt: str
 
 
@@ -144,14 +145,15 @@ def sheets(grid: Grid | None, looks: dict[str, Style], order: list[str]) -> dict
         )
         result.append(Sheet(nfe, [made[id(row)] for row in above + own]))
     first = grid.arrays[rows[0]["key"]]
-    tile = PANEL if points else min(first.shape[2], LARGEST)
+    top = made[id(rows[0])]
+    gap = 0 if points else top.pixel
     return {
         "kind": "points" if points else "images",
         "labels": [] if points else [str(v) for v in grid.labels[: len(first)]],
         "index": [] if points else [int(i) for i in grid.index[: len(first)]],
         "count": len(first),
-        "tile": tile * scale(tile),
-        "gap": scale(tile),
+        "tile": PANEL if points else (top.width + gap) // len(first) - gap,
+        "gap": gap,
         "reduced": not points and max(first.shape[1:3]) > LARGEST,
         "labelled": len({str(v) for v in grid.labels}) > 1,
         "sheets": result,
@@ -185,6 +187,7 @@ def _strip(
         png(picture),
         picture.width * times,
         picture.height * times,
+        times,
         alt,
     )
 

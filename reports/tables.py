@@ -257,7 +257,12 @@ def ceiling(
             parts.append((name, rows[rows["variant"] != CEILING], top.iloc[0]))
     if not parts or not any((rows["role"] == "student").any() for _, rows, _ in parts):
         return None
-    columns = [(name, nfe, top) for name, _, top in parts for nfe in nfes]
+    places = {
+        name: words.decimals(
+            rows["value"] / top["value"], (rows["high"] - rows["low"]) / 2 / top["value"]
+        )
+        for name, rows, top in parts
+    }
     body = []
     for series in order:
         cells = []
@@ -267,7 +272,7 @@ def ceiling(
             role = str(own["role"].iloc[0]) if len(own) else role
             for nfe in nfes:
                 at = own[(own["nfe"] == nfe) & (own["protocol"] == top["protocol"])]
-                cells.append(_ratio(at.iloc[0], top) if len(at) else Cell())
+                cells.append(_ratio(at.iloc[0], top, places[name]) if len(at) else Cell())
         if any(words.finite(cell.value) for cell in cells):
             body.append(Row(series, "", role, 0, cells))
     heads = [
@@ -278,13 +283,12 @@ def ceiling(
         }
         for name, _, top in parts
     ]
-    return {"heads": heads, "nfes": nfes, "rows": body, "count": len(columns)}
+    return {"heads": heads, "nfes": nfes, "rows": body}
 
 
-def _ratio(row: pd.Series, top: pd.Series) -> Cell:
+def _ratio(row: pd.Series, top: pd.Series, places: int) -> Cell:
     scale = float(top["value"])
     value, low, high = (float(row[key]) / scale for key in ("value", "low", "high"))
-    places = words.decimals([value], [(high - low) / 2])
     return Cell(value, "×" + words.fixed(value, places), words.span(low, high, places))
 
 

@@ -98,7 +98,11 @@ def _verdict(
     width = (here["high"] - here["low"]) / 2
     places = words.decimals(here["value"], width)
     nfe = int(best["nfe"])
-    gaps = {o: _gap(against[o], str(best["variant"]), higher, places) for o in beaten + level}
+    found = [against[o] for o in beaten + level]
+    gap_places = words.decimals(
+        [row["difference"] for row in found], [(row["high"] - row["low"]) / 2 for row in found]
+    )
+    gaps = {o: _gap(against[o], str(best["variant"]), higher, gap_places) for o in beaten + level}
     methods = against and all(row["level"] == "method" for row in against.values())
     better = "higher" if higher else "lower"
     subject = f"At {nfe} NFE {best['series']}"
@@ -143,6 +147,19 @@ def _gap(row: dict[Any, Any], leader: str, higher: bool, places: int) -> str:
     ends = sorted((sign * row["low"], sign * row["high"]))
     value, bracket = sign * row["difference"], words.span(*ends, places)
     return f"{words.fixed(value, places)} {bracket}".strip()
+
+
+def alone(summary: pd.DataFrame) -> list[str]:
+    """Tracks that hold a single student, in words."""
+    rows = measured(summary)
+    students = rows[rows["role"] == "student"]
+    names = {str(t): sorted(set(g["series"])) for t, g in students.groupby("track", sort=True)}
+    return [
+        f"The track “{words.TRACKS.get(track, track)}” holds only {found[0]}: nothing in it is "
+        "compared."
+        for track, found in names.items()
+        if len(found) == 1 and len(names) > 1
+    ]
 
 
 def pair_rows(table: pd.DataFrame) -> list[dict[str, Any]]:

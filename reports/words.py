@@ -101,11 +101,15 @@ def finite(value: object) -> bool:
 
 
 def decimals(values: Iterable[float], widths: Iterable[float]) -> int:
-    """Places after the point for a column: two digits of the typical interval, or four figures."""
+    """Places after the point for a column: four figures, or what its typical interval supports.
+
+    That is one digit of the half width, two where it starts with 1 or 2.
+    """
     spread = [w for w in widths if finite(w) and w > 0]
     sizes = [abs(v) for v in values if finite(v) and v != 0]
     if spread:
-        places = 1 - math.floor(math.log10(float(np.median(spread))))
+        width = math.log10(float(np.median(spread)))
+        places = -math.floor(width) + (width % 1 < math.log10(2.95))
     elif sizes:
         places = 3 - math.floor(math.log10(float(np.median(sizes))))
     else:
@@ -142,14 +146,20 @@ def span(low: float, high: float, places: int) -> str:
     return f"[{fixed(low, places)}, {fixed(high, places)}]"
 
 
+def trimmed(value: float) -> str:
+    """Three figures at most, without trailing zeros."""
+    text = figures(value)
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+
+
 def compact(value: float | None) -> str:
     """A large number with a suffix: 1.2k, 3.4M, 5.6G, 7.8T."""
     if value is None or not finite(value):
         return MISSING
     for size, suffix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{figures(value / size)}{suffix}"
-    return figures(value)
+            return f"{trimmed(value / size)}{suffix}"
+    return trimmed(value)
 
 
 def duration(seconds: float | None) -> str:
@@ -158,10 +168,10 @@ def duration(seconds: float | None) -> str:
         return MISSING
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
-            return f"{figures(seconds / size)} {unit}"
+            return f"{trimmed(seconds / size)} {unit}"
     if seconds >= 1 or seconds == 0:
-        return f"{figures(seconds)} s"
-    return f"{figures(seconds * 1e3)} ms" if seconds >= 1e-3 else f"{figures(seconds * 1e6)} µs"
+        return f"{trimmed(seconds)} s"
+    return f"{trimmed(seconds * 1e3)} ms" if seconds >= 1e-3 else f"{trimmed(seconds * 1e6)} µs"
 
 
 def joined(names: list[str]) -> str:

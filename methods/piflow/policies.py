@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -75,23 +76,32 @@ class GMPolicy:
     shift: float = 1.0
     eps: float = TRAINING_EPS
 
+    @cached_property
+    def _constants(self) -> tuple[Tensor, ...]:
+        """What does not change along a rollout: x0-space mixture and source statistics."""
+        src = self.x_src.float()
+        t_src = flow.expand(self.t_src.float(), src)
+        sigma, alpha = t_src.clamp(min=self.eps), (1 - t_src).clamp(min=self.eps)
+        means = src[:, None] - t_src[:, None] * self.means.float()
+        half_squares = means.square().sum(2, keepdim=True) / 2
+        variance = (2 * self.logstds.float()).exp()[:, 0] * t_src**2
+        return means, half_squares, variance, alpha * src / sigma**2, (alpha / sigma) ** 2
+
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """Velocity ``(B, C, *spatial)`` at states ``x`` and flow times ``t`` ``(B,)``."""
-        dtype = x.dtype
-        x, src = x.float(), self.x_src.float()
-        t_src = flow.expand(self.t_src.float(), src)
-        sigma_src, alpha_src = t_src.clamp(min=self.eps), (1 - t_src).clamp(min=self.eps)
+        dtype, x = x.dtype, x.float()
+        means, half_squares, variance, nu_src, zeta_src = self._constants
         t = flow.expand(t.float(), x)
         sigma, alpha = t.clamp(min=self.eps), (1 - t).clamp(min=self.eps)
-        means = src[:, None] - t_src[:, None] * self.means.float()
-        variance = (2 * self.logstds.float()).exp() * t_src[:, None] ** 2
-
-        nu = (alpha * x / sigma**2 - alpha_src * src / sigma_src**2)[:, None]
-        zeta = ((alpha / sigma) ** 2 - (alpha_src / sigma_src) ** 2)[:, None]
+        nu = alpha * x / sigma**2 - nu_src
+        zeta = (alpha / sigma) ** 2 - zeta_src
         denominator = (variance * zeta + 1).clamp(min=self.eps)
-        gain = (means * (nu - zeta * means / 2)).sum(2, keepdim=True) / denominator
+        # a'_k = a_k + sum_C mu_k (nu - zeta mu_k / 2) / d
+        product = (means * nu[:, None]).sum(2, keepdim=True)
+        gain = (product - zeta[:, None] * half_squares) / denominator[:, None]
         weights = (self.logweights.float() + gain).softmax(1)
-        x0 = (weights * (variance * nu + means) / denominator).sum(1)
+        # The weights sum to one, so x0 = sum_k w_k (s^2 nu + mu_k) / d needs one pass over K.
+        x0 = (variance * nu + (weights * means).sum(1)) / denominator
         return ((x - x0) / sigma).to(dtype)
 
     def rollout(self, x: Tensor, raw_from: Tensor, raw_to: Tensor, substeps: int = 128) -> Tensor:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,7 +187,7 @@ x = np.random.default_rng(0).normal(size=(50, 3))
 evaluate_features(x, x + .1, ["fd", "kid_exact", "precision", "recall", "vendi"])
 assert "torch" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_fast_enough_for_every_checkpoint():

@@ -32,6 +32,8 @@ def test_a_rare_mode_needs_one_sample():
     weights = np.array([0.6, 0.398, 0.002])
     assert mode_coverage(samples(60, 40, 0), MEANS, 1.0, weights).covered == 2
     assert mode_coverage(samples(60, 39, 1), MEANS, 1.0, weights).covered == 3
+    nothing_expected = np.array([0.6, 0.4, 0.0])
+    assert mode_coverage(samples(60, 40, 0), MEANS, 1.0, nothing_expected).covered == 2
 
 
 def test_strays_belong_to_no_mode():

@@ -41,8 +41,9 @@ def normal(r, n, shift=0.0):
 
 
 def clusters(r, n, shift=0.0):
-    """Sorted by cluster: neighbours share a block, so extra neighbours run out."""
-    return np.repeat(np.arange(4), n // 4)[:, None] * 9.0 + r.normal(shift, 0.5, (n, 2))
+    """Clusters that are blocks but for 2 points: all their neighbours leave with one block."""
+    x = np.repeat(np.arange(4), n // 4)[:, None] * 9.0 + r.normal(shift, 0.5, (n, 2))
+    return np.roll(x, 2, axis=0)
 
 
 def grid(r, n, shift=0.0):
@@ -137,6 +138,8 @@ def test_identical_sets():
     assert N.precision(x, x) == N.recall(x, x) == N.coverage(x, x) == 1
     assert N.authpct(x, x) == 0
     assert N.density(x, x, 3, "le") > 1
+    twice = np.repeat(x, 2, axis=0)
+    assert N.authpct(twice, twice) == 0
 
 
 def test_disjoint_sets():

@@ -1,0 +1,133 @@
+"""`new method NAME`: a small, working method to start from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from piflow_bench import registry
+from piflow_bench.errors import UserError
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+TEMPLATE = '''"""NAME: say here in one line what the method does, and where it is published.
+
+Test it with `python -m piflow_bench check NAME plugins=THIS_FILE`. As it stands it imitates the
+teacher: at N evaluations the way from noise to data is cut into N segments, and the network learns
+the mean velocity over a segment, which a few Euler steps of the teacher give.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from piflow_bench.api import (
+    Batch,
+    Built,
+    Condition,
+    Context,
+    Facts,
+    Method,
+    Optimizer,
+    SampleRandom,
+    Spec,
+    Student,
+    Teacher,
+    Update,
+    flow,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings; each has a type and a default, and can be set from the command line."""
+
+    teacher_steps: int = 4  # Euler steps of the teacher in a segment
+    lr: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.teacher_steps < 1:
+            raise ValueError(f"teacher_steps={self.teacher_steps}: must be at least 1")
+
+
+@dataclass
+class CLASSStudent(Student):
+    """The sampler. Every evaluation goes through self.network: the harness counts them there."""
+
+    network: Any
+
+    def sample(
+        self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
+    ) -> Tensor:
+        """Samples x0 from noise (t = 1) in exactly `nfe` evaluations."""
+        times = flow.time_grid(nfe)  # 1, ..., 0
+        return flow.euler(lambda x, t: self.network(x, t, condition), noise, times)
+
+
+class CLASS(Method):
+    """The method: its settings, its facts, and how its networks are built and trained."""
+
+    Config = Config
+    # `check` compares these facts with what it observes.
+    facts = Facts(family="trajectory imitation", needs_data=True)
+
+    def build(self, teacher: Teacher, spec: Spec) -> Built:
+        """Networks and optimizers. Train a copy: the teacher itself stays as it is."""
+        network = copy.deepcopy(teacher.network).requires_grad_(True).train()
+        self.nfe = spec.train_nfe or 1
+        return Built(
+            student=CLASSStudent(network),
+            modules={"student": network},  # further networks and buffers go here, by name
+            optimizers={"student": Optimizer(("student",), self.config.lr)},
+        )
+
+    def training_step(self, batch: Batch, context: Context) -> Iterator[Update]:
+        """Yield losses; the harness does the rest (backward, clipping, EMA, budget, logs)."""
+        # Every draw has a name of its own, and depends on nothing but seed, step and row.
+        segment = context.random.integers("segment", self.nfe)
+        noise = context.random.normal("noise", batch.shape)
+        end = segment.to(noise) / self.nfe
+        start = end + 1 / self.nfe
+        state = flow.interpolate(batch.x0, noise, start)
+        # The teacher is frozen and guided already, and its evaluations are booked.
+        x, steps = state, self.config.teacher_steps
+        for i in range(steps):
+            t = start - i / (steps * self.nfe)
+            x = x - context.teacher(x, t, batch.condition) / (steps * self.nfe)
+        target = (state - x) * self.nfe
+        prediction = context.networks["student"](state, start, batch.condition)
+        loss = (prediction - target).square().mean()  # a mean over rows: batches can be divided
+        yield Update("student", loss, scalars={"loss": loss.detach()})
+'''
+
+
+def new_method(name: str, out: str) -> Path:
+    """Write ``<out>/<name>.py``, a method that passes `check`.
+
+    Raises:
+        UserError: if the name is not a plain lower-case one or is taken, or the file exists.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f"'{name}': a method's name is a small letter, then a-z, 0-9 and _")
+    taken = registry.find("method")
+    if name in taken:
+        raise UserError(f"'{name}' is a method of {taken[name].source} already; take another name")
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"out={out}: not a folder")
+    words = "".join(word.capitalize() for word in name.split("_"))
+    text = TEMPLATE.replace("CLASS", f"{words}Method").replace("MethodStudent", "Student")
+    text = text.replace("NAME", name)
+    path = folder / f"{name}.py"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise UserError(f"{path} exists; it is not overwritten") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    return path

@@ -1,0 +1,134 @@
+"""The numbers beside the page: CSV, Markdown and LaTeX; every file is written all or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from piflow_reports import words
+from piflow_reports.tables import Cell, Ranking
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "−": r"$-$", "∞": r"$\infty$", "—": "---",
+    "·": r"\textperiodcentered{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "×": r"$\times$",
+}  # fmt: skip
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def export(folder: Path, results: pd.DataFrame, rankings: list[tuple[str, Ranking]]) -> None:
+    """Write ``results.csv`` and the rankings as ``ranking.csv``, ``.md`` and ``.tex``."""
+    flat = results.copy()
+    flat["replicates"] = [json.dumps(r) if len(r) else "" for r in flat["replicates"]]
+    write_atomic(folder / "results.csv", flat.to_csv(index=False, lineterminator="\n"))
+    long = ranking_rows([ranking for _, ranking in rankings])
+    write_atomic(folder / "ranking.csv", long.to_csv(index=False, lineterminator="\n"))
+    write_atomic(folder / "ranking.md", markdown(rankings))
+    write_atomic(folder / "ranking.tex", latex(rankings))
+
+
+def ranking_rows(rankings: list[Ranking]) -> pd.DataFrame:
+    """Every cell of every ranking, one row each."""
+    names = (
+        "nfe group role variant method train_seeds question extractor metric protocol value "
+        "interval best reason"
+    ).split()
+    rows = [
+        [
+            ranking.nfe, group.title, row.role, row.series, row.method, row.seeds,
+            *column.measure, cell.value, cell.span, cell.bold, cell.hole or cell.note,
+        ]
+        for ranking in rankings
+        for group in ranking.groups
+        for row in group.rows
+        for column, cell in zip(ranking.columns, row.cells, strict=True)
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=names)
+
+
+def heading(section: str, ranking: Ranking) -> str:
+    """A table's heading."""
+    return " · ".join(part for part in (section, f"{ranking.nfe} NFE", ranking.title) if part)
+
+
+def markdown(rankings: list[tuple[str, Ranking]]) -> str:
+    """GitHub tables; bold is the best and whatever is not told apart from it."""
+    parts = []
+    for section, ranking in rankings:
+        heads = [f"{c.label} {words.arrow(c.higher)}".strip() for c in ranking.columns]
+        table = [["Variant", "Train seeds", *heads], ["---", "---:", *["---:"] * len(heads)]]
+        for group in ranking.groups:
+            table.append([f"*{_md(group.title)}*", "", *[""] * len(heads)])
+            for row in group.rows:
+                cells = [_md_cell(cell) for cell in row.cells]
+                table.append([_md(row.series), str(row.seeds or words.MISSING), *cells])
+        lines = ["| " + " | ".join(line) + " |" for line in table]
+        parts.append(f"## {_md(heading(section, ranking))}\n\n" + "\n".join(lines))
+    note = "Bold: the best of its group and all that is not told apart from it. Brackets: 95 %."
+    return "\n\n".join([*parts, note]) + "\n"
+
+
+def _md(text: str) -> str:
+    for mark in "\\`*_{}[]<>|#":
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())
+
+
+def _md_cell(cell: Cell) -> str:
+    if cell.hole:
+        return f"failed: {_md(cell.hole)}"
+    text = f"**{cell.text}**" if cell.bold else cell.text
+    return f"{text} {cell.span}".strip()
+
+
+def latex(rankings: list[tuple[str, Ranking]]) -> str:
+    """booktabs tables; only the main table of each NFE, for the others rarely fit a page."""
+    parts = ["% \\usepackage{booktabs}"]
+    for section, ranking in rankings:
+        if ranking.title:
+            continue
+        width = len(ranking.columns) + 1
+        heads = [f"{c.label} {words.arrow(c.higher)}".strip() for c in ranking.columns]
+        lines = [
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{tex(heading(section, ranking))}}}",
+            f"\\begin{{tabular}}{{l{'r' * (width - 1)}}}",
+            "\\toprule",
+            " & ".join(["Variant", *map(tex, heads)]) + r" \\",
+        ]
+        for group in ranking.groups:
+            lines += ["\\midrule", f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{tex(group.title)}}}}}"
+                      + r" \\"]  # fmt: skip
+            for row in group.rows:
+                cells = [_tex_cell(cell) for cell in row.cells]
+                lines.append(" & ".join([tex(row.series), *cells]) + r" \\")
+        lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def tex(text: str) -> str:
+    """Text with LaTeX's special characters escaped."""
+    return " ".join("".join(LATEX.get(mark, mark) for mark in text).split())
+
+
+def _tex_cell(cell: Cell) -> str:
+    if cell.hole:
+        return "failed"
+    text = f"\\textbf{{{tex(cell.text)}}}" if cell.bold else tex(cell.text)
+    return text + (f" {{\\scriptsize {tex(cell.span)}}}" if cell.span else "")
