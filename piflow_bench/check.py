@@ -169,7 +169,7 @@ def _attempt_loading(load: Callable[[], None]) -> CheckResult:
 
 
 def _attempt_suite(
-    cls: type[Method], config: Any, stand_in: StandIn, label: str, source: str
+    cls: type[Method], config: Any, stand_in: standins.StandIn, label: str, source: str
 ) -> list[CheckResult]:
     suites: list[Suite] = []
 

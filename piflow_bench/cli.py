@@ -79,10 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from piflow_bench.config import compose
+    from piflow_bench.pipeline.plan import make_plan
     from piflow_bench.pipeline.runner import print_plan, run_experiment
 
     code = OK
-    for config in compose(options.settings):
+    configs = compose(options.settings)
+    for config in configs if len(configs) > 1 else []:
+        make_plan(config)  # A mistake in any of them is refused before the first runs.
+    for config in configs:
         if options.plan:
             print_plan(config)
         else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -126,7 +128,8 @@ class ExperimentConfig:
     sample_seed: int = 0
     variants: dict[str, VariantConfig] = field(default_factory=dict)
     only: list[str] | None = None
-    aa: bool = False
+    aa: bool = False  # enter the first trained variant twice, under two names
+    parts: list[str] = field(default_factory=list)  # experiments that this one consists of
     references: list[Any] = field(default_factory=list)  # published numbers, never ranked
     sample_batch: int = 250  # samples drawn at once; changes no result beyond rounding
     save_seconds: float = 20.0  # between two states of a training run
@@ -163,14 +166,19 @@ def _register_third_party_configs() -> None:
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-    from piflow_bench.registry import find
+    from piflow_bench.registry import PluginError, find
 
     class PiflowBenchConfigs(SearchPathPlugin):
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
             for plugin in find("config").values():
-                if plugin.name != "builtin":
+                if plugin.name == "builtin":
+                    continue
+                try:
                     package = plugin.load()
-                    search_path.append(plugin.source, f"pkg://{package.__name__}")
+                except PluginError as error:  # It must not break the others.
+                    print(f"warning: {error}", file=sys.stderr)
+                    continue
+                search_path.append(plugin.source, f"pkg://{package.__name__}")
 
     Plugins.instance().register(PiflowBenchConfigs)
 
@@ -198,19 +206,32 @@ def compose(arguments: Sequence[str]) -> list[ExperimentConfig]:
         loader = GlobalHydra.instance().config_loader()
         groups = {g: loader.get_group_options(g) for g in loader.list_groups("")}
         try:
-            parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+            parser = OverridesParser.create(config_loader=loader)
+            parsed = []
+            for given in overrides:
+                parsed.append(parser.parse_override(_open(given)))
         except HydraException as error:
-            raise UserError(str(error).splitlines()[0]) from error
+            raise UserError(
+                f"{given}: {str(error).splitlines()[0]}; values with special characters are "
+                "quoted, as in \"title='a, b'\""
+            ) from error
         choices = []
+        swept = []
         for override in parsed:
             key = override.key_or_group
+            if key.partition(".")[0] == "hydra":
+                raise UserError(f"{key}: no such setting; see `piflow_bench show`")
             if key in groups:
                 _check_group(key, override, groups[key])
             if override.is_sweep_override():
-                choices.append([f"{key}={v}" for v in override.sweep_string_iterator()])
+                sign = (override.input_line or "").partition(key)[0]
+                values = list(override.sweep_string_iterator())
+                choices.append([f"{sign}{key}={v}" for v in values])
+                swept.append(["" if key == "experiment" else f"{key}={v}" for v in values])
             else:
                 choices.append([override.input_line or ""])
-        experiments = []
+        experiments: list[ExperimentConfig] = []
+        parts: list[str] = []
         for combination in itertools.product(*choices):
             try:
                 composed = hydra_compose("config", overrides=list(combination))
@@ -223,11 +244,52 @@ def compose(arguments: Sequence[str]) -> list[ExperimentConfig]:
                     raise UserError(f"configuration file: {text}") from error
                 raise
             assert isinstance(container, ExperimentConfig)
+            if container.parts:
+                parts = container.parts
+                break
             for key, value in paths.items():
                 if not hasattr(container, key):
                     raise UserError(f"{key}=: not a setting of this verb")
                 setattr(container, key, value)
+            _refuse_unknown(container)
             experiments.append(_checked(container))
+    if parts:
+        rest = [a for a in arguments if a.partition("=")[0] != "experiment"]
+        return [c for part in parts for c in compose([f"experiment={part}", *rest])]
+    return _apart(experiments, [" ".join(values) for values in itertools.product(*swept)])
+
+
+OPEN = re.compile(r"(variants\.[^.=]+\.(settings|sampling|training)|(protocol|dataset)\.settings)\.")
+"""Settings that plugins declare: any may be given, whether a file names it or not."""
+
+
+def _open(override: str) -> str:
+    """The override, allowed to add a key where a plugin says which keys there are."""
+    return f"++{override}" if OPEN.match(override) else override
+
+
+def _refuse_unknown(instance: Any, where: str = "") -> None:
+    """Settings that `+key=value` added to a dataclass that has no such field."""
+    valid = [f.name for f in dataclasses.fields(instance)]
+    for key, value in vars(instance).items():
+        if key not in valid:
+            raise UserError(f"{where}{key}: no such setting; {nearest(key, valid)}")
+        if dataclasses.is_dataclass(value):
+            _refuse_unknown(value, f"{where}{key}.")
+
+
+def _apart(experiments: list[ExperimentConfig], swept: list[str]) -> list[ExperimentConfig]:
+    """Give experiments of one name names of their own: each has a folder under ``runs``."""
+    names = [e.name for e in experiments]
+    for experiment, values in zip(experiments, swept, strict=True):
+        if names.count(experiment.name) > 1:
+            suffix = re.sub(r"[^A-Za-z0-9._+]+", "-", values).strip("-")
+            name = f"{experiment.name}-{suffix}"
+            taken = [e.name for e in experiments]
+            if name in taken or not NAME.fullmatch(name):
+                digest = hashlib.sha256(values.encode()).hexdigest()[:8]
+                name = f"{name[:55]}-{digest}"
+            experiment.name = name
     return experiments
 
 
@@ -261,22 +323,36 @@ def _explain(error: Exception, overrides: Sequence[str], loader: Any) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     text = str(cause)
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        groups = [o for o in overrides if o.partition("=")[0] in ("experiment", "profile", "dataset")]
-        try:
-            valid = _flat_keys(
-                OmegaConf.to_container(hydra_compose("config", overrides=groups), resolve=False)
-            )
-        except Exception:
-            valid = []
-        if valid and key not in valid and key.split(".")[-1] in text or f"'{key}'" in str(error):
-            if valid and key not in valid:
-                return f"{key}: no such setting; {_nearest_key(key, valid)}"
-    key_match = re.search(r"full_key: (\S+)", text)
+    groups = loader.list_groups("")
+    chosen = [o for o in overrides if o.partition("=")[0] in groups]
+    try:
+        composed = OmegaConf.to_container(hydra_compose("config", overrides=chosen), resolve=False)
+        assert isinstance(composed, Mapping)
+        valid = _flat_keys(composed) + groups
+        variants = list(composed["variants"])
+    except Exception:
+        valid, variants = [], []
     first = text.splitlines()[0]
+    for override in overrides if valid else []:
+        key, _, value = override.lstrip("+~").partition("=")
+        parts = key.split(".")
+        if parts[0] == "variants" and len(parts) > 1 and parts[1] not in variants:
+            return (
+                f"variants.{parts[1]}: no such variant; {nearest(parts[1], variants)} New ones are "
+                "written in an experiment's file"
+            )
+        if key not in valid and (parts[-1] in text or f"'{key}'" in str(error)):
+            return f"{key}: no such setting; {_nearest_key(key, valid)}"
+    key_match = re.search(r"full_key: (\S+)", text)
     if key_match and key_match.group(1):
-        return f"{key_match.group(1)}: {first}"
+        full = key_match.group(1)
+        for override in overrides:
+            key, _, value = override.lstrip("+~").partition("=")
+            if key == full.partition("[")[0]:
+                if "ListConfig" in first:
+                    first = f"must be a list, such as {key}=[{value}]"
+                return f"{key}={value}: {first}"
+        return f"{full}: {first}"
     return first
 
 
@@ -303,8 +379,8 @@ def _checked(config: ExperimentConfig) -> ExperimentConfig:
     for nfe in config.nfes + [n for v in config.variants.values() for n in v.nfes or []]:
         if nfe < 1:
             raise UserError(f"nfes: {nfe} is not a number of network evaluations; must be >= 1")
-    if not config.nfes:
-        raise UserError("nfes=[]: at least one number of network evaluations is needed")
+    if len(set(config.nfes)) != len(config.nfes) or not config.nfes:
+        raise UserError(f"nfes={config.nfes}: must be distinct and not empty")
     if len(set(config.train_seeds)) != len(config.train_seeds) or not config.train_seeds:
         raise UserError(f"train_seeds={config.train_seeds}: must be distinct and not empty")
     for name in config.variants:
@@ -313,8 +389,21 @@ def _checked(config: ExperimentConfig) -> ExperimentConfig:
     for name in config.only or []:
         if name not in config.variants:
             raise UserError(f"only={name}: no such variant; {nearest(name, list(config.variants))}")
-    if config.launcher.workers is not None and config.launcher.workers < 1:
-        raise UserError(f"launcher.workers={config.launcher.workers}: must be at least 1")
+    if config.only == []:
+        raise UserError("only=[]: name at least one variant, or leave it out")
+    limits = {
+        "launcher.workers": (config.launcher.workers, 1),
+        "converged.steps": (config.converged.steps, 1),
+        "converged.shards": (config.converged.shards, 1),
+        "sample_batch": (config.sample_batch, 1),
+        "sample_seed": (config.sample_seed, 0),
+        "protocol.reference_seed": (config.protocol.reference_seed, 0),
+        "train_seeds": (min(config.train_seeds), 0),
+        "save_seconds": (config.save_seconds, 0),
+    }
+    for key, (value, least) in limits.items():
+        if value is not None and value < least:
+            raise UserError(f"{key}={value}: must be at least {least}")
     if config.launcher.name not in ("local", "debug"):
         raise UserError(f"launcher.name={config.launcher.name}: must be local or debug")
     for key in ("samples", "curve_samples", "data_samples", "reference_samples"):
@@ -366,7 +455,10 @@ def build_dataclass(cls: Any, values: Mapping[str, Any], where: str) -> Any:
     try:
         return cls(**converted)
     except ValueError as error:
-        raise UserError(f"{where}.{error}" if "=" in str(error) else f"{where}: {error}") from error
+        # The message may begin with the name of the settings: once is enough.
+        text = str(error).removeprefix(f"{where.rpartition('.')[2]}.")
+        sign = "." if re.match(r"[\w.]+[=:]", text) else ": "
+        raise UserError(f"{where}{sign}{text}") from error
     except TypeError as error:
         raise UserError(f"{where}: {error}") from error
 

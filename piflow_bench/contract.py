@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ SAMPLE_TOLERANCE = 1e-4
 """Absolute and relative: between samples of different batch sizes."""
 GRADIENT_TOLERANCE = 5e-3
 """Of a gradient's norm: between one batch and the same batch in two parts."""
-
 
 
 class Failure(Exception):
@@ -410,8 +409,8 @@ class Suite:
         changed = _difference(_state(whole.modules), _state(resumed.modules))
         require(
             changed is None,
-            f"{STEPS} steps differ from {STEPS // 2} + {STEPS // 2} with save and load between (first: "
-            f"{changed}): state outside modules' parameters and buffers is lost",
+            f"{STEPS} steps differ from {STEPS // 2} + {STEPS // 2} with save and load between "
+            f"(first: {changed}): state outside modules' parameters and buffers is lost",
         )
         weights = whole.weights()
         changed = _difference(weights, resumed.weights())

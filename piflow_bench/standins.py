@@ -15,6 +15,7 @@ from piflow_bench.networks.dit import DiT
 from piflow_bench.networks.mlp import MLP
 from piflow_bench.teacher import Guidance, Teacher
 
+
 @dataclass(frozen=True)
 class StandIn:
     """A dataset without files; every call of ``teacher`` makes a new one of the same weights."""

@@ -27,11 +27,19 @@ def build(run_dir: Path, out: Path | None = None) -> Path:
     return write([Path(run_dir)], Path(out) if out else Path(run_dir) / "report.html")
 
 
-def build_many(run_dirs: Sequence[Path], out: Path) -> Path:
+def build_many(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     """Write one page of several runs.
 
     Runs evaluated under one protocol share their rankings; others get a section each.
+
+    Args:
+        run_dirs: the runs' folders.
+        out: the page; ``report.html`` beside the first run's folder by default.
+
+    Returns:
+        The page's path.
     """
     from piflow_reports.page import write
 
-    return write([Path(folder) for folder in run_dirs], Path(out))
+    folders = [Path(folder) for folder in run_dirs]
+    return write(folders, Path(out) if out else folders[0].resolve().parent / "report.html")

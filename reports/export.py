@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import pandas as pd
-
 from piflow_reports import words
 from piflow_reports.tables import Cell, Ranking
 
@@ -43,14 +42,27 @@ def export(folder: Path, results: pd.DataFrame, rankings: list[tuple[str, Rankin
 
 def ranking_rows(rankings: list[Ranking]) -> pd.DataFrame:
     """Every cell of every ranking, one row each."""
-    names = (
-        "nfe group role variant method train_seeds question extractor metric protocol value "
-        "interval best reason"
-    ).split()
+    names = [
+        "nfe",
+        "group",
+        "role",
+        "variant",
+        "method",
+        "train_seeds",
+        "question",
+        "extractor",
+        "metric",
+        "protocol",
+        "value",
+        "low",
+        "high",
+        "best",
+        "reason",
+    ]
     rows = [
         [
             ranking.nfe, group.title, row.role, row.series, row.method, row.seeds,
-            *column.measure, cell.value, cell.span, cell.bold, cell.hole or cell.note,
+            *column.measure, cell.value, cell.low, cell.high, cell.bold, cell.hole or cell.note,
         ]
         for ranking in rankings
         for group in ranking.groups

@@ -2,136 +2,31 @@
 
 from __future__ import annotations
 
-import html
-import json
-from dataclasses import dataclass, field
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-
 from piflow_reports import words
 from piflow_reports.frames import CEILING, Primary, measured, select
+from piflow_reports.plots import (
+    INK,
+    Figure,
+    axis_title,
+    blank,
+    error_bars,
+    hover,
+    log_axis,
+    log_y,
+    marker,
+    number_cells,
+    numbers,
+    safe,
+    side_of,
+    spec,
+    wide,
+)
 from piflow_reports.styles import Style
 
-INK = "#6b7280"  # Replaced by the page's own ink through css; this suits both grounds.
 POINTS = 400  # Points per training curve; more cannot be seen.
-
-
-@dataclass
-class Figure:
-    """A figure ready for the page."""
-
-    id: str
-    title: str
-    caption: str
-    spec: str
-    height: int
-    headers: list[str] = field(default_factory=list)
-    rows: list[list[str]] = field(default_factory=list)
-
-
-def safe(text: str) -> str:
-    """A name as plotly shows it literally: plotly reads a subset of HTML."""
-    return html.escape(text, quote=False)
-
-
-def spec(figure: go.Figure) -> str:
-    """The figure as JSON that is safe inside a script element."""
-    content = figure.to_plotly_json()
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False, default=_plain)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return [_number(v) for v in value.tolist()]
-    if isinstance(value, np.generic):
-        return _number(value.item())
-    raise TypeError(f"{type(value)} has no place in a figure")
-
-
-def _number(value: Any) -> Any:
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def numbers(values: Any) -> list[Any]:
-    """A list with None for what is not finite."""
-    return [_number(float(v)) for v in values]
-
-
-def blank(x: str, y: str, height: int) -> go.Figure:
-    """An empty figure in the page's style; the template is left out, for it weighs 7 kB."""
-    axis: dict[str, Any] = {
-        "showline": True, "linecolor": INK, "ticks": "outside", "ticklen": 4, "tickcolor": INK,
-        "gridcolor": "rgba(128,128,128,.22)", "zeroline": False, "automargin": True,
-    }  # fmt: skip
-    return go.Figure(
-        layout={
-            "template": "none",
-            "height": height,
-            "margin": {"l": 56, "r": 14, "t": 12, "b": 40},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "font": {"family": "system-ui, sans-serif", "size": 12.5, "color": INK},
-            "showlegend": False,
-            "hovermode": "closest",
-            "xaxis": {**axis, "title": {"text": x, "standoff": 8}},
-            "yaxis": {**axis, "title": {"text": y, "standoff": 8}},
-        }
-    )
-
-
-def _error(rows: pd.DataFrame) -> dict[str, Any]:
-    up, down = rows["high"] - rows["value"], rows["value"] - rows["low"]
-    return {
-        "type": "data", "symmetric": False, "array": numbers(up.fillna(0)),
-        "arrayminus": numbers(down.fillna(0)), "thickness": 1.2, "width": 3,
-    }  # fmt: skip
-
-
-def _marker(look: Style, size: int = 10) -> dict[str, Any]:
-    return {
-        "color": look.colour, "symbol": look.marker, "size": size,
-        "line": {"width": 2 if look.hollow else 0.5, "color": look.colour},
-    }  # fmt: skip
-
-
-def _text(row: pd.Series) -> str:
-    bracket = words.span(row["low"], row["high"], 3)
-    label = words.metric(row["metric"]).label
-    seeds = f"{row['seeds']} train seed{'s' if row['seeds'] > 1 else ''}" if row["seeds"] else ""
-    parts = [f"{label} {words.figures(row['value'], 4)} {bracket}".strip(), seeds]
-    return "<br>".join(p for p in parts if p)
-
-
-def _axis(name: str, higher: bool | None) -> str:
-    hint = "" if higher is None else (" (higher is better)" if higher else " (lower is better)")
-    return words.metric(name).label + hint
-
-
-def _wide(values: pd.Series, ratio: float = 8) -> bool:
-    """Whether a log axis serves: positive values over a wide range."""
-    good = values[np.isfinite(values)]
-    return len(good) > 1 and bool((good > 0).all()) and good.max() / good.min() > ratio
-
-
-def _log_y(figure: go.Figure, values: pd.Series) -> None:
-    if _wide(values):
-        figure.update_yaxes(**log_axis(values.min(), values.max()))
-
-
-def log_axis(low: float, high: float) -> dict[str, Any]:
-    """A log axis with few, whole labels: plotly's own label every digit of a short axis."""
-    first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
-    steps = (1, 2, 5) if high / low < 200 else (1, 3) if high / low < 2000 else (1,)
-    ticks = [m * 10.0**e for e in range(first - 1, last + 1) for m in steps]
-    return {"type": "log", "tickvals": ticks, "ticktext": [_tick(t) for t in ticks]}
-
-
-def _tick(value: float) -> str:
-    return words.compact(value) if value >= 1000 else f"{value:g}"
 
 
 def trade_off(
@@ -152,7 +47,9 @@ def trade_off(
             continue
         control = both[(both["role"] == "control") & (both["series"] == CEILING)]
         higher = (quality["higher"].iloc[0], diversity["higher"].iloc[0])
-        figure = blank(_axis(primary.diversity, higher[1]), _axis(primary.quality, higher[0]), 380)
+        figure = blank(
+            axis_title(primary.diversity, higher[1]), axis_title(primary.quality, higher[0]), 380
+        )
         for track, students in here[here["role"] == "student"].groupby("track"):
             front = _front(students, bool(higher[0]), bool(higher[1]))
             if len(front) > 1:
@@ -164,20 +61,20 @@ def trade_off(
         table = []
         for _, row in pd.concat([here, control]).iterrows():
             look = looks.get(row["series"])
-            q, d = _part(row, "q"), _part(row, "d")
+            q, d = side_of(row, "q"), side_of(row, "d")
             name = safe(row["series"])
             figure.add_scatter(
                 x=[row["value_d"]], y=[row["value_q"]], mode="markers", name=name,
                 meta=row["series"] if look else None,
-                marker=_marker(look, 12) if look else {"symbol": "star-open", "size": 15,
+                marker=marker(look, 12) if look else {"symbol": "star-open", "size": 15,
                                                        "color": INK},
-                error_x=_error(pd.DataFrame([d])) if words.finite(d["low"]) else None,
-                error_y=_error(pd.DataFrame([q])) if words.finite(q["low"]) else None,
-                text=[f"<b>{name}</b><br>{_text(q)}<br>{_text(d)}"],
+                error_x=error_bars(pd.DataFrame([d])) if words.finite(d["low"]) else None,
+                error_y=error_bars(pd.DataFrame([q])) if words.finite(q["low"]) else None,
+                text=[f"<b>{name}</b><br>{hover(q)}<br>{hover(d)}"],
                 hovertemplate="%{text}<extra></extra>",
             )  # fmt: skip
-            table.append([row["series"], *_pair(q), *_pair(d)])
-        _log_y(figure, pd.concat([here, control])["value_q"])
+            table.append([row["series"], *number_cells(q), *number_cells(d)])
+        log_y(figure, pd.concat([here, control])["value_q"])
         labels = [words.metric(m).label for m in (primary.quality, primary.diversity)]
         star = " The star is the converged teacher." if len(control) else ""
         found.append(
@@ -192,15 +89,6 @@ def trade_off(
             )
         )
     return found
-
-
-def _part(row: pd.Series, side: str) -> pd.Series:
-    names = ("value", "low", "high", "metric", "seeds")
-    return pd.Series({name: row[f"{name}_{side}"] for name in names})
-
-
-def _pair(row: pd.Series) -> list[str]:
-    return [words.figures(row["value"], 4), words.span(row["low"], row["high"], 3) or words.MISSING]
 
 
 def _front(rows: pd.DataFrame, more_q: bool, more_d: bool) -> pd.DataFrame:
@@ -224,13 +112,13 @@ def lines(
         look = looks[name]
         figure.add_scatter(
             x=numbers(own[x]), y=numbers(own["value"]), mode="lines+markers", name=safe(name),
-            meta=name, marker=_marker(look, 8),
+            meta=name, marker=marker(look, 8),
             line={"color": look.colour, "width": 2, "dash": look.dash},
-            error_y={**_error(own), "color": look.colour} if own["low"].notna().any() else None,
-            text=[f"<b>{safe(name)}</b><br>{_text(row)}" for _, row in own.iterrows()],
+            error_y={**error_bars(own), "color": look.colour} if own["low"].notna().any() else None,
+            text=[f"<b>{safe(name)}</b><br>{hover(row)}" for _, row in own.iterrows()],
             hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
-        table += [[name, words.compact(float(r[x])), *_pair(r)] for _, r in own.iterrows()]
+        table += [[name, words.compact(float(r[x])), *number_cells(r)] for _, r in own.iterrows()]
     return table
 
 
@@ -249,7 +137,7 @@ def against_nfe(
         lined = own[(own["role"] != "control") & own["nfe"].notna()]
         if lined["nfe"].nunique() < 2:
             continue
-        figure = blank("NFE", _axis(name, own["higher"].iloc[0]), 340)
+        figure = blank("NFE", axis_title(name, own["higher"].iloc[0]), 340)
         table = lines(lined, "nfe", looks, order, figure)
         ticks = sorted(int(n) for n in lined["nfe"].unique())
         figure.update_xaxes(type="log", tickvals=ticks, ticktext=[str(t) for t in ticks])
@@ -262,7 +150,7 @@ def against_nfe(
                 line={"color": INK, "dash": "dash", "width": 1.2},
             )  # fmt: skip
             caption += f" Dashed line: converged teacher ({words.figures(level)})."
-        _log_y(figure, pd.concat([lined, top])["value"])
+        log_y(figure, pd.concat([lined, top])["value"])
         found.append(
             Figure(
                 f"{prefix}nfe-{name}",
@@ -296,11 +184,11 @@ def against_compute(
             if not len(own) or own.groupby("series")["budget_fraction"].nunique().max() < 2:
                 continue
             label = words.metric(name).label
-            figure = blank("Training compute (TFE)", _axis(name, own["higher"].iloc[0]), 340)
+            figure = blank("Training compute (TFE)", axis_title(name, own["higher"].iloc[0]), 340)
             table = lines(own, "budget_tfe", looks, order, figure)
             low, high = own["budget_tfe"].min(), own["budget_tfe"].max()
             figure.update_xaxes(**log_axis(low, high))
-            _log_y(figure, own["value"])
+            log_y(figure, own["value"])
             found.append(
                 Figure(
                     f"{prefix}compute-{name}-{nfe}",
@@ -352,11 +240,9 @@ def training(
                 line={"color": look.colour, "width": 1.3}, opacity=1 if len(groups) == 1 else 0.6,
                 hovertemplate="%{x:.4g}: %{y:.4g}",
             )  # fmt: skip
-        _log_y(figure, own["loss"].astype(float))
+        log_y(figure, own["loss"].astype(float))
         count = f"{len(groups)} run{'s' if len(groups) > 1 else ''}"
-        found.append(
-            Figure(f"{prefix}loss-{number}", name, f"{count}.", spec(figure), 240)
-        )
+        found.append(Figure(f"{prefix}loss-{number}", name, f"{count}.", spec(figure), 240))
     return found
 
 
@@ -406,19 +292,19 @@ def cost_bars(
             tickvals=list(range(len(labels))), autorange="reversed", showgrid=False, ticks="",
             ticktext=[safe(words.short(name, 18) + suffix) for name, suffix in labels],
         )  # fmt: skip
-        wide = _wide(pd.Series(values), 30)
+        log = wide(pd.Series(values), 30)
         low, high = min(values), max(values)
-        reach = [np.log10(low) - 0.3, np.log10(high) + 1.1] if wide else [0, high * 1.4]
+        reach = [np.log10(low) - 0.3, np.log10(high) + 1.1] if log else [0, high * 1.4]
         # Every bar carries its number, so the axis needs none.
         figure.update_xaxes(
-            range=[float(v) for v in reach], type="log" if wide else "linear", visible=False
+            range=[float(v) for v in reach], type="log" if log else "linear", visible=False
         )
         figure.update_layout(margin={"l": 10, "r": 10, "t": 4, "b": 8})
         found.append(
             Figure(
                 f"{prefix}cost-{column}",
                 title,
-                "Log axis." if wide else "",
+                "Log axis." if log else "",
                 spec(figure),
                 height,
                 ["Variant", title],

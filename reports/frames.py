@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from piflow_reports.words import better_higher
+
 from piflow_bench.evaluation.uncertainty import (
     Difference,
     jackknife_difference,
     paired_seed_difference,
     seed_interval,
 )
-
-from piflow_reports.words import better_higher
 
 CELL = ["role", "track", "variant", "series", "method", "family", "nfe", "budget_fraction"]
 MEASURE = ["question", "extractor", "metric", "protocol"]
@@ -64,9 +64,7 @@ def with_series(results: pd.DataFrame) -> pd.DataFrame:
     """Add ``series``: the variant, and its sampler settings where one NFE has several of them."""
     frame = results.copy()
     setting = [
-        ", ".join(
-            part for part in (s, f"guidance={g:g}" if np.isfinite(g) else "") if part
-        )
+        ", ".join(part for part in (s, f"guidance={g:g}" if np.isfinite(g) else "") if part)
         for s, g in zip(frame["sampler"], frame["guidance"], strict=True)
     ]
     frame["setting"] = setting
@@ -107,7 +105,8 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     ]  # fmt: skip
     summary = pd.DataFrame([_cell(rows) for rows in groups.values()], columns=columns)
     summary["higher"] = summary["higher"].astype(object).where(summary["higher"].notna(), None)
-    return summary.sort_values(CELL + MEASURE, kind="stable", na_position="first", ignore_index=True)
+    summary = summary.sort_values(CELL + MEASURE, kind="stable", na_position="first")
+    return summary.reset_index(drop=True)
 
 
 def _cell(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -219,7 +218,8 @@ def protocol_clashes(results: pd.DataFrame) -> list[str]:
     """Measures that were taken under several protocols, in words."""
     rows = results[results["protocol"] != ""]
     counts = rows.groupby(["question", "extractor"])["protocol"].nunique()
+    clashes = counts[counts > 1].reset_index().to_numpy().tolist()
     return [
         f"{question} ({extractor}): {count} protocols; each has columns of its own"
-        for (question, extractor), count in counts[counts > 1].items()
+        for question, extractor, count in clashes
     ]

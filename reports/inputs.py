@@ -10,20 +10,65 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
 from piflow_bench.errors import UserError
 
-TEXTS = (
-    "run experiment variant method family track role sampler question metric extractor reference "
-    "protocol artifact status reason git_commit versions hardware start"
-).split()
-NUMBERS = (
-    "train_seed sample_seed budget_tfe budget_fraction nfe guidance value ci_low ci_high n "
-    "train_tfe train_images train_seconds params flops_per_sample sample_seconds policy_seconds "
-    "duration"
-).split()
+TEXTS = [
+    "run",
+    "experiment",
+    "variant",
+    "method",
+    "family",
+    "track",
+    "role",
+    "sampler",
+    "question",
+    "metric",
+    "extractor",
+    "reference",
+    "protocol",
+    "artifact",
+    "status",
+    "reason",
+    "git_commit",
+    "versions",
+    "hardware",
+    "start",
+]
+NUMBERS = [
+    "train_seed",
+    "sample_seed",
+    "budget_tfe",
+    "budget_fraction",
+    "nfe",
+    "guidance",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n",
+    "train_tfe",
+    "train_images",
+    "train_seconds",
+    "params",
+    "flops_per_sample",
+    "sample_seconds",
+    "policy_seconds",
+    "duration",
+]
 ORDER = [
-    *"role track variant sampler guidance nfe question extractor metric protocol".split(),
-    *"train_seed sample_seed budget_fraction artifact".split(),
+    *[
+        "role",
+        "track",
+        "variant",
+        "sampler",
+        "guidance",
+        "nfe",
+        "question",
+        "extractor",
+        "metric",
+        "protocol",
+    ],
+    *["train_seed", "sample_seed", "budget_fraction", "artifact"],
 ]
 
 

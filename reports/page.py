@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,20 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from piflow_reports import (
+    ceiling,
+    export,
+    facts,
+    figures,
+    frames,
+    inputs,
+    pictures,
+    styles,
+    tables,
+    verdicts,
+    words,
+)
 from plotly.offline import get_plotlyjs
-
-from piflow_reports import export, figures, frames, inputs, pictures, styles, tables, verdicts, words
 
 HERE = Path(__file__).parent
 CONTROLS = {
@@ -88,8 +98,8 @@ def section(run: inputs.Run, prefix: str) -> Section:
     context = {
         "title": str(info.get("title") or run.name),
         "question": str(info.get("question_text") or ""),
-        "facts": facts(run, summary, primary),
-        "alerts": alerts(run, summary),
+        "facts": facts.header(run, summary, primary),
+        "alerts": facts.alerts(run, summary),
         "primary": primary,
         "labels": {
             "question": words.QUESTIONS.get(primary.question, primary.question),
@@ -102,7 +112,7 @@ def section(run: inputs.Run, prefix: str) -> Section:
         "pair_note": pair_note,
         "alone": verdicts.alone(summary),
         "level_note": verdicts.level_note(pairs),
-        "ceiling": tables.ceiling(summary, nfes, order, primary),
+        "ceiling": ceiling.ceiling(summary, nfes, order, primary),
         "rankings": ranked,
         "looks": looks,
         "figures": groups,
@@ -110,12 +120,12 @@ def section(run: inputs.Run, prefix: str) -> Section:
         "legend": [name for name in order if name in looks],
         "grids": grids,
         "controls": [(n, CONTROLS[n]) for n in CONTROLS if n in set(results["variant"])],
-        "glossary": glossary(summary),
-        "agreement": tables.agreement(summary, nfes, primary),
+        "glossary": facts.glossary(summary),
+        "agreement": ceiling.agreement(summary, nfes, primary),
         "nfes": nfes,
         "references": info.get("references") or [],
-        "variants": variant_facts(info),
-        "provenance": provenance(run),
+        "variants": facts.variant_facts(info),
+        "provenance": facts.provenance(run),
         "command": str(info.get("command") or ""),
         "config": str(info.get("config") or ""),
     }
@@ -169,128 +179,3 @@ def figure_groups(
     ]
     keys = ("title", "note", "figures")
     return [dict(zip(keys, group, strict=True)) for group in groups if group[2]]
-
-
-def facts(run: inputs.Run, summary: pd.DataFrame, primary: frames.Primary) -> list[dict[str, str]]:
-    """The header strip."""
-    results = run.results
-    cells = frames.with_series(results).drop_duplicates(
-        ["series", "train_seed", "sample_seed", "nfe", "budget_fraction", "status"]
-    )
-    cells = cells[cells["role"] != "control"]
-    done, failed = int((cells["status"] == "ok").sum()), int((cells["status"] != "ok").sum())
-    students = results[results["role"] == "student"]
-    seeds = sorted(int(s) for s in students["train_seed"].dropna().unique())
-    counts = sorted({int(n) for n in summary["n"].dropna() if n > 0})
-    sampled = sorted(int(s) for s in results["sample_seed"].dropna().unique())
-    hashes = sorted(set(results["protocol"]) - {""})
-    own = results[(results["question"] == primary.question) & (results["reference"] != "")]
-    budget = students.loc[students["budget_tfe"] > 0, "budget_tfe"]
-    extractors = sorted(set(results["extractor"]) - {""}, key=lambda e: (e != primary.extractor, e))
-    found = [
-        ("Experiment", str(run.info.get("experiment") or run.name), ""),
-        ("Dataset", str(run.info.get("dataset") or words.MISSING), ""),
-        ("Samples per cell", " / ".join(f"{n:,}" for n in counts) or words.MISSING, ""),
-        ("Primary reference", _most(own["reference"]), ""),
-        ("Train seeds", _listed(seeds), ""),
-        ("Sample seeds", _listed(sampled), ""),
-        ("Budget", f"{words.compact(budget.max())} TFE" if len(budget) else words.MISSING, ""),
-        ("Features", ", ".join(extractors) or words.MISSING, ""),
-        ("Protocol", ", ".join(h[:12] for h in hashes) or words.MISSING, ", ".join(hashes)),
-        ("Cells", f"{done} done" + (f", {failed} failed" if failed else ""),
-         "failed" if failed else ""),
-    ]  # fmt: skip
-    return [{"label": a, "value": b, "title": c} for a, b, c in found]
-
-
-def _listed(items: list[int]) -> str:
-    if not items:
-        return words.MISSING
-    return ", ".join(map(str, items)) if len(items) <= 6 else f"{items[0]} to {items[-1]}"
-
-
-def _most(column: pd.Series) -> str:
-    return str(column.mode().iloc[0]) if len(column) else words.MISSING
-
-
-def alerts(run: inputs.Run, summary: pd.DataFrame) -> list[dict[str, str]]:
-    """What went wrong, or weakens the numbers: first what failed, then warnings."""
-    found = []
-    told = set()
-    for failure in run.info.get("failures") or []:
-        names = [str(failure.get(key) or "") for key in ("variant", "stage")]
-        reason = str(failure.get("reason") or "no reason recorded")
-        told.add(reason)
-        found.append(("failed", " · ".join(n for n in names if n), reason))
-    failed = frames.with_series(run.results)
-    failed = failed[failed["status"] != "ok"]
-    for (series, reason), rows in failed.groupby(["series", "reason"], sort=True):
-        if any(reason and (reason in text or text in reason) for text in told):
-            continue
-        at = sorted(int(n) for n in rows["nfe"].dropna().unique())
-        where = f" · {', '.join(map(str, at))} NFE" if at else ""
-        found.append(("failed", f"{series}{where}", reason or "no reason recorded"))
-    ended = set(summary["variant"])
-    for name in sorted(set(run.results["variant"]) - ended):
-        found.append(("warning", name, "no checkpoint at the full budget: it is not ranked"))
-    found += [("warning", "", str(text)) for text in run.info.get("warnings") or []]
-    found += [("warning", "Protocols differ", t) for t in frames.protocol_clashes(run.results)]
-    if any(commit.endswith("dirty") for commit in run.results["git_commit"].unique()):
-        found.append(("warning", "", "the code had uncommitted changes"))
-    return [dict(zip(("kind", "where", "text"), row, strict=True)) for row in found]
-
-
-def glossary(summary: pd.DataFrame) -> list[dict[str, str]]:
-    """The metrics of the page with their meanings."""
-    names = set(frames.measured(summary)["metric"])
-    return [
-        {"label": m.label, "meaning": m.meaning, "name": name}
-        for name, m in words.METRICS.items()
-        if name in names
-    ]
-
-
-def variant_facts(info: dict[str, Any]) -> list[dict[str, str]]:
-    """How each variant was set and tuned."""
-    found = []
-    for variant in info.get("variants") or []:
-        blocks = {key: variant.get(key) for key in ("settings", "training") if variant.get(key)}
-        tuning = variant.get("tuning")
-        found.append(
-            {
-                **{
-                    key: str(variant.get(key) or "")
-                    for key in ("name", "method", "family", "track", "paper")
-                },
-                "tuning": _plain(tuning) or "not stated",
-                "settings": json.dumps(blocks, indent=1, ensure_ascii=False, default=str)
-                if blocks
-                else "",
-            }
-        )
-    return found
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return "; ".join(f"{key}: {_plain(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(_plain(item) for item in value)
-    return "" if value is None else str(value)
-
-
-def provenance(run: inputs.Run) -> list[tuple[str, str]]:
-    """Where, when and with what the run was made."""
-    recorded = dict(run.info.get("provenance") or {})
-    results = run.results
-    for key in ("git_commit", "hardware"):
-        values = sorted(set(results[key]) - {""})
-        recorded.setdefault(key, ", ".join(values))
-    versions = recorded.pop("versions", None)
-    if versions is None:
-        texts = sorted(set(results["versions"]) - {""})
-        versions = texts[0] if texts else ""
-    if recorded.get("seconds") is not None:
-        recorded["duration"] = words.duration(float(recorded.pop("seconds")))
-    rows = [(str(k).replace("_", " ").capitalize(), _plain(v)) for k, v in recorded.items()]
-    return [row for row in [*rows, ("Versions", _plain(versions))] if row[1]]

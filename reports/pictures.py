@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
-
 from piflow_reports.inputs import Grid
 from piflow_reports.styles import TEACHER, Style
+from PIL import Image
 
 TILE = 56  # Pixels on the page that a tile should about fill.
 LARGEST = 128  # Larger images are reduced: the page is for looking, the store keeps the samples.
@@ -133,7 +132,8 @@ def sheets(grid: Grid | None, looks: dict[str, Style], order: list[str]) -> dict
     for row in rows:
         made[id(row)] = _strip(row, grid.arrays[row["key"]], limits, looks)
     result = []
-    for nfe in [n for n in nfes if n in students or not students] or [None]:
+    shown: list[int | None] = [n for n in nfes if n in students or not students]
+    for nfe in shown or [None]:
         own = [row for row in rows if id(row) not in kept and int(row["nfe"]) == nfe]
         own.sort(
             key=lambda r: (

@@ -1,17 +1,15 @@
-"""The page's tables as plain records: rankings per NFE, distance to the ceiling, rank agreement."""
+"""The rankings per NFE as plain records: columns, groups that may be compared, cells."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import kendalltau
-
 from piflow_reports import words
-from piflow_reports.frames import CEILING, Primary, difference, measured, select
+from piflow_reports.frames import Primary, difference, measured
 
 Measure = tuple[str, str, str, str]  # question, extractor, metric, protocol
 
@@ -36,6 +34,8 @@ class Cell:
     bold: bool = False
     hole: str = ""
     note: str = ""
+    low: float = math.nan
+    high: float = math.nan
 
 
 @dataclass
@@ -152,9 +152,7 @@ def _groups(
     values: dict[tuple[str, float, Measure], pd.Series],
 ) -> list[Group]:
     """Tracks apart, teachers and controls below; a control stands at every NFE."""
-    here = summary[
-        (summary["role"] == "control") | (summary["nfe"] == nfe) | summary["nfe"].isna()
-    ]
+    here = summary[(summary["role"] == "control") | (summary["nfe"] == nfe) | summary["nfe"].isna()]
     places = {c.measure: _places(here, c.measure) for c in chosen}
     students = here[here["role"] == "student"]
     tracks = sorted(set(students["track"]), key=lambda t: (t != "distilled", t))
@@ -200,9 +198,9 @@ def _cell(found: pd.Series | None, own: pd.DataFrame, column: Column, places: in
         if found["failed"]:
             note = f"{found['failed']} of {found['failed'] + found['seeds']} seeds failed: "
             note += found["reason"]
-        value = float(found["value"])
-        text = words.fixed(value, places)
-        return Cell(value, text, words.span(found["low"], found["high"], places), note=note)
+        value, low, high = (float(found[key]) for key in ("value", "low", "high"))
+        text, span = words.fixed(value, places), words.span(low, high, places)
+        return Cell(value, text, span, note=note, low=low, high=high)
     question, extractor = column.measure[:2]
     failed = own[(own["failed"] > 0) & ~np.isfinite(own["value"].astype(float))]
     same = failed[failed["question"].isin([question, ""])]
@@ -242,87 +240,3 @@ def _embolden(
                 # Without an interval nothing says that they differ, nor that they do not.
                 apart = found is None or not words.finite(found.p) or found.p < 0.05
             row.cells[i].bold = not apart
-
-
-def ceiling(
-    summary: pd.DataFrame, nfes: list[int], order: list[str], primary: Primary
-) -> dict[str, Any] | None:
-    """Ratios to the converged teacher in the imitation distance and in its recall."""
-    question = "imitation" if "imitation" in set(summary["question"]) else primary.question
-    parts = []
-    for name in dict.fromkeys((primary.quality, primary.diversity)):
-        rows = measured(select(summary, question, name, primary.extractor))
-        top = rows[rows["variant"] == CEILING]
-        if len(top) == 1 and float(top["value"].iloc[0]) > 0:
-            parts.append((name, rows[rows["variant"] != CEILING], top.iloc[0]))
-    if not parts or not any((rows["role"] == "student").any() for _, rows, _ in parts):
-        return None
-    places = {
-        name: words.decimals(
-            rows["value"] / top["value"], (rows["high"] - rows["low"]) / 2 / top["value"]
-        )
-        for name, rows, top in parts
-    }
-    body = []
-    for series in order:
-        cells = []
-        role = ""
-        for name, rows, top in parts:
-            own = rows[(rows["series"] == series) & (rows["role"] != "control")]
-            role = str(own["role"].iloc[0]) if len(own) else role
-            for nfe in nfes:
-                at = own[(own["nfe"] == nfe) & (own["protocol"] == top["protocol"])]
-                cells.append(_ratio(at.iloc[0], top, places[name]) if len(at) else Cell())
-        if any(words.finite(cell.value) for cell in cells):
-            body.append(Row(series, "", role, 0, cells))
-    heads = [
-        {
-            "label": words.metric(name).label,
-            "arrow": words.arrow(top["higher"]),
-            "ceiling": words.figures(float(top["value"]), 3),
-        }
-        for name, _, top in parts
-    ]
-    return {"heads": heads, "nfes": nfes, "rows": body}
-
-
-def _ratio(row: pd.Series, top: pd.Series, places: int) -> Cell:
-    scale = float(top["value"])
-    value, low, high = (float(row[key]) / scale for key in ("value", "low", "high"))
-    return Cell(value, "×" + words.fixed(value, places), words.span(low, high, places))
-
-
-def agreement(summary: pd.DataFrame, nfes: list[int], primary: Primary) -> list[dict[str, Any]]:
-    """Kendall's tau-b between two extractors' rankings of a track's students, per NFE and metric.
-
-    From three students on; below, a rank correlation says nothing.
-    """
-    rows = measured(summary)
-    rows = rows[(rows["role"] == "student") & rows["metric"].isin([primary.quality,
-                                                                 primary.diversity])]
-    found = []
-    for (question, track, name), group in rows.groupby(["question", "track", "metric"], sort=True):
-        names = sorted(set(group["extractor"]), key=lambda e: (e != primary.extractor, e))
-        for other in names[1:]:
-            taus = {}
-            for nfe in nfes:
-                at = group[group["nfe"] == nfe]
-                both = [
-                    at[at["extractor"] == e].drop_duplicates("series").set_index("series")["value"]
-                    for e in (names[0], other)
-                ]
-                joint = pd.concat(both, axis=1, join="inner")
-                if len(joint) >= 3:
-                    tau = kendalltau(joint.iloc[:, 0], joint.iloc[:, 1]).statistic
-                    taus[nfe] = (words.fixed(float(tau), 2), len(joint))
-            if taus:
-                found.append(
-                    {
-                        "question": words.QUESTIONS.get(question, question),
-                        "track": words.TRACKS.get(track, track),
-                        "metric": words.metric(name).label,
-                        "pair": f"{names[0]} and {other}",
-                        "taus": taus,
-                    }
-                )
-    return found

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from piflow_reports import words
+from piflow_reports.frames import Primary, final, measured, select, with_series
+from piflow_reports.tables import Ties
+
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.comparisons import METHOD_SEEDS, compare
-
-from piflow_reports import words
-from piflow_reports.frames import Primary, final, measured, select
-from piflow_reports.tables import Ties
 
 
 @dataclass
@@ -35,7 +35,9 @@ def comparisons(results: pd.DataFrame, primary: Primary) -> tuple[pd.DataFrame, 
 
     Teachers and controls stay out: pairs nobody asks about would only weaken Holm's correction.
     """
-    rows = final(results)
+    # A variant sampled in several ways is several competitors.
+    rows = with_series(final(results))
+    rows = rows.assign(variant=rows["series"])
     rows = rows[
         (rows["role"] == "student")
         & (rows["status"] == "ok")
@@ -89,8 +91,8 @@ def _verdict(
     ordered = here.sort_values(["value", "series"], ascending=[not higher, True])
     best = ordered.iloc[0]
     others = [str(series) for series in ordered["series"].iloc[1:]]
-    against = {_other(row, best["variant"]): row for row in pairs.to_dict("records")
-               if best["variant"] in (row["a"], row["b"])}  # fmt: skip
+    against = {_other(row, best["series"]): row for row in pairs.to_dict("records")
+               if best["series"] in (row["a"], row["b"])}  # fmt: skip
     beaten = [o for o in others if o in against and against[o]["significant"]]
     level = [o for o in others if o in against and not against[o]["significant"]]
     apart = [o for o in others if o not in against]
@@ -102,7 +104,7 @@ def _verdict(
     gap_places = words.decimals(
         [row["difference"] for row in found], [(row["high"] - row["low"]) / 2 for row in found]
     )
-    gaps = {o: _gap(against[o], str(best["variant"]), higher, gap_places) for o in beaten + level}
+    gaps = {o: _gap(against[o], str(best["series"]), higher, gap_places) for o in beaten + level}
     methods = against and all(row["level"] == "method" for row in against.values())
     better = "higher" if higher else "lower"
     subject = f"At {nfe} NFE {best['series']}"
@@ -144,8 +146,8 @@ def _other(row: dict[Any, Any], name: str) -> str:
 def _gap(row: dict[Any, Any], leader: str, higher: bool, places: int) -> str:
     """How far the leader is ahead, with its interval; positive is in the leader's favour."""
     sign = (1 if row["a"] == leader else -1) * (1 if higher else -1)
-    ends = sorted((sign * row["low"], sign * row["high"]))
-    value, bracket = sign * row["difference"], words.span(*ends, places)
+    low, high = sorted((sign * row["low"], sign * row["high"]))
+    value, bracket = sign * row["difference"], words.span(low, high, places)
     return f"{words.fixed(value, places)} {bracket}".strip()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+
 from piflow_bench.evaluation.metrics import METRICS as FACTS
 
 
@@ -57,7 +58,7 @@ METRICS = {
         "Sliced W", "Root mean square one-dimensional transport distance over directions."
     ),
     "energy_distance": Metric("Energy dist.", "Energy distance to the reference samples."),
-    "flow_map_error": Metric("Flow map error", "Distance to the exact end point of the same noise."),
+    "flow_map_error": Metric("Flow map error", "Distance to the exact end of the same noise."),
     "modes_covered": Metric(
         "Modes covered", "Modes that get at least a quarter of their expected samples."
     ),

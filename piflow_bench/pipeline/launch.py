@@ -81,7 +81,7 @@ def execute(store: Store, stage: Stage, runtime: Runtime) -> tuple[str, str, str
             store.commit(stage, _provenance(started))
         return "done", "", ""
     except Exception as error:
-        reason = environment_error(error)
+        reason = environment_error(error) or store.full()
         if reason:
             # A half-written artifact would fill the disk that is full already; a resumable stage
             # keeps its last whole state.
@@ -150,8 +150,8 @@ class _Worker:
 
     def give(self, stage: Stage) -> None:
         """Send a stage."""
-        self.stage = stage
         self.connection.send(stage)
+        self.stage = stage
 
     def stop(self) -> None:
         """Kill the process."""
@@ -258,8 +258,13 @@ def run_local(
                 pool.append(_Worker(store.root, runtime, threads))
             idle = [w for w in pool if w.stage is None]
             for worker, stage in zip(idle, ready, strict=False):
+                try:
+                    worker.give(stage)
+                except OSError:  # It died while it had nothing to do.
+                    pool.remove(worker)
+                    worker.stop()
+                    continue
                 schedule.start(stage)
-                worker.give(stage)
             busy = [w for w in pool if w.stage is not None]
             for connection in wait([w.connection for w in busy], timeout=0.5):
                 worker = next(w for w in busy if w.connection is connection)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from piflow_bench import registry
+from piflow_bench import flow, registry
 from piflow_bench.config import ExperimentConfig, VariantConfig, build_dataclass, to_plain
 from piflow_bench.data.dataset import Dataset
-from piflow_bench.errors import UserError
+from piflow_bench.errors import UserError, nearest
 from piflow_bench.method import Facts, Method
 from piflow_bench.pipeline.graph import Stage, closure
 from piflow_bench.pipeline.stages import Runtime, load_dataset
@@ -115,6 +115,11 @@ def _variants(config: ExperimentConfig) -> list[Variant]:
                 registry.source_digest(cls),
             )
         )
+    if not variants:
+        raise UserError(
+            f"nfes={config.nfes}: no chosen variant is entered there; "
+            + "; ".join(f"{name}: {entry.nfes}" for name, entry in chosen.items())
+        )
     if config.aa:
         first = next((v for v in variants if v.facts.trains), None)
         if first is not None:
@@ -123,6 +128,41 @@ def _variants(config: ExperimentConfig) -> list[Variant]:
             twin = replace(first.config, seed_offset=first.config.seed_offset + 1000)
             variants.append(replace(first, name=f"{first.name}-aa", config=twin))
     return variants
+
+
+def _check_protocol(config: ExperimentConfig) -> None:
+    """Refuse names and settings that the metric stages would fail on."""
+    from piflow_bench.evaluation.metrics import METRICS
+    from piflow_bench.evaluation.settings import make_settings
+
+    p = config.protocol
+    for key in ("metrics", "curve_metrics"):
+        names = getattr(p, key)
+        if not names:
+            raise UserError(f"protocol.{key}=[]: at least one metric is needed")
+        for name in names:
+            if name not in METRICS:
+                raise UserError(
+                    f"protocol.{key}={name}: no such metric; {nearest(name, list(METRICS))}"
+                )
+    for key in ("primary_quality", "primary_diversity"):
+        if getattr(p, key) not in p.metrics:
+            raise UserError(
+                f"protocol.{key}={getattr(p, key)}: not in protocol.metrics; "
+                f"{nearest(getattr(p, key), list(p.metrics))}"
+            )
+    if p.primary_question not in p.questions:
+        raise UserError(
+            f"protocol.primary_question={p.primary_question}: not in protocol.questions; "
+            f"{nearest(p.primary_question, list(p.questions))}"
+        )
+    try:
+        make_settings(dict(p.settings))
+    except UserError as error:
+        raise UserError(f"protocol.settings: {error}") from error
+    solver = config.converged.solver
+    if solver not in flow.SOLVERS:
+        raise UserError(f"converged.solver={solver}: {nearest(solver, list(flow.SOLVERS))}")
 
 
 def _hash(content: Any) -> str:
@@ -138,7 +178,10 @@ class _Planner:
         build_dataclass(TrainingSettings, to_plain(config.training), "training")
         self.config, self.protocol = config, config.protocol
         self.runtime = runtime_of(config)
-        self.dataset = load_dataset(to_plain(config.dataset), self.runtime)
+        try:
+            self.dataset = load_dataset(to_plain(config.dataset), self.runtime)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"dataset.settings={config.dataset.settings}: {error}") from error
         for name in self.protocol.extractors:
             if name not in self.dataset.extractors:
                 raise UserError(
@@ -158,6 +201,7 @@ class _Planner:
                 "teacher", {"dataset": self.dataset_key}, {}, "common start of all students"
             )
             self.teacher_inputs = {"teacher": (stage,)}
+        _check_protocol(config)
         self.judged = self.dataset.judge is not None
         self.protocol_hash = _hash(
             {

@@ -242,7 +242,7 @@ def record_sources(plan: Plan, store: Store) -> None:
     for variant in plan.variants:
         path = _source_record(store, variant.config.method, variant.facts.version)
         if not path.exists():
-            path.write_text(variant.source)
+            write_atomically(path, lambda p, text=variant.source: p.write_text(text))
 
 
 def write_run(

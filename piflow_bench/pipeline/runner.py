@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -78,13 +79,7 @@ def run_experiment(config: ExperimentConfig, command: str) -> int:
     console = Console()
     plan = make_plan(config)
     store, folder = store_of(config), Path(config.runs) / config.name
-    store.prepare()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"runs={config.runs}: cannot be written ({error.strerror}); choose another runs=PATH"
-        ) from error
+    _prepare_folders(folder, store, config)
     stages = plan.stages
     display = _Display(stages, store, console)
     with display.progress:
@@ -124,6 +119,27 @@ def run_experiment(config: ExperimentConfig, command: str) -> int:
             console.print(f"[red]failed[/] {failure.stage.label}: {failure.reason}", highlight=False)
     print(page)
     return len(outcome.failures)
+
+
+def _prepare_folders(folder: Path, store: Store, config: ExperimentConfig) -> None:
+    """Make the folders of the results and of the store; leaves nothing where one cannot be."""
+    new = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"runs={config.runs}: cannot be written ({error.strerror}); choose another runs=PATH"
+        ) from error
+    try:
+        store.prepare()
+    except UserError:
+        with contextlib.suppress(OSError):
+            for path in new:
+                path.rmdir()
+        raise
 
 
 def _write_failures(folder: Path, outcome: Outcome) -> None:

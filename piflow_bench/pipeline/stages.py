@@ -25,6 +25,8 @@ from piflow_bench.teacher import Teacher
 from piflow_bench.training.loop import TrainingData, train
 from piflow_bench.training.settings import Budget, TrainingSettings
 
+BLOCKS = 20
+"""Blocks of the delete-block jackknife."""
 Report = Callable[[float, str], None]
 Inputs = Mapping[str, list[Path]]
 
@@ -252,12 +254,12 @@ def _row(value: Any) -> dict[str, Any]:
     }
 
 
-def _per_sample_row(metric: str, scores: np.ndarray, blocks: int = 20) -> dict[str, Any]:
+def _per_sample_row(metric: str, scores: np.ndarray) -> dict[str, Any]:
     """Mean of per-sample scores: bootstrap interval, and delete-block replicates for pairing."""
     from piflow_bench.evaluation.uncertainty import bootstrap_mean_interval
 
     interval = bootstrap_mean_interval(scores, seed=0)
-    parts = np.array_split(scores, blocks)
+    parts = np.array_split(scores, BLOCKS)
     total, n = scores.sum(), len(scores)
     return {
         "metric": metric,
@@ -282,29 +284,26 @@ def _accuracy(
 
 
 def _modes(config: Mapping[str, Any], points: np.ndarray, runtime: Runtime) -> list[dict[str, Any]]:
-    from piflow_bench.evaluation.modes import mode_coverage
+    from piflow_bench.evaluation.modes import mode_replicates
+    from piflow_bench.evaluation.uncertainty import jackknife_interval
 
     modes = load_dataset(config["dataset"], runtime).modes
     assert modes is not None
-    blocks = np.array_split(np.arange(len(points)), 20)
-    whole = mode_coverage(points, modes.means, modes.std, modes.weights)
-    parts = [
-        mode_coverage(np.delete(points, b, axis=0), modes.means, modes.std, modes.weights)
-        for b in blocks
-    ]
-    from piflow_bench.evaluation.uncertainty import jackknife_interval
-
+    n = len(points)
+    blocks = np.arange(n) * BLOCKS // n
+    whole, left = mode_replicates(points, modes.means, modes.std, modes.weights, blocks)
     rows = []
-    for metric, value in whole.items():
-        replicates = [float(p[metric]) for p in parts]
-        interval = jackknife_interval(float(value), np.array(replicates))
+    for metric in ("mode_share", "modes_covered", "mode_mass", "mode_tv"):
+        replicates = [float(getattr(part, MODE_FIELDS[metric])) for part in left]
+        value = float(getattr(whole, MODE_FIELDS[metric]))
+        interval = jackknife_interval(value, np.array(replicates))
         rows.append(
             {
                 "metric": metric,
-                "value": float(value),
+                "value": value,
                 "ci_low": float(interval.low),
                 "ci_high": float(interval.high),
-                "n": len(points),
+                "n": n,
                 "replicates": replicates,
             }
         )
@@ -367,6 +366,12 @@ STAGES: dict[str, Callable[..., None]] = {
     "metrics": metrics,
     "partition": partition,
     "agreement": agreement,
+}
+MODE_FIELDS = {
+    "mode_share": "share",
+    "modes_covered": "covered",
+    "mode_mass": "mass",
+    "mode_tv": "variation",
 }
 RESUMABLE = {"distill"}
 """Kinds that go on from what their work folder holds; the others start afresh."""

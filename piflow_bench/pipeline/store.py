@@ -59,6 +59,10 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+FULL = 1 << 18
+"""Free bytes below which a failure is the disk's: NumPy's and torch's writers hide errno 28."""
+
+
 class Store:
     """Reads and writes artifacts below ``root``."""
 
@@ -82,6 +86,12 @@ class Store:
                 f"store={self.root}: cannot be written ({error.strerror}); choose another "
                 "store=PATH"
             ) from error
+
+    def full(self) -> str | None:
+        """Words for a full disk, or None."""
+        if shutil.disk_usage(self.root).free >= FULL:
+            return None
+        return environment_error(OSError(errno.ENOSPC, "", str(self.root)))
 
     def path(self, stage: Stage) -> Path:
         """Folder of the finished artifact."""

@@ -1,8 +1,8 @@
 """Fixtures: synthetic runs, and one page that several tests read."""
 
+import piflow_reports
 import pytest
 
-import piflow_reports
 from tests.reports import synthetic
 
 

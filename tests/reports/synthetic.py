@@ -55,7 +55,8 @@ def rows_of(name, role, nfe, seed, random, shift, fraction=1.0, status="ok", rea
         "protocol": "5f3c1e9a77d04b12", "artifact": f"{name}-{nfe}-{seed}-{fraction}",
         "status": status, "reason": reason, "train_tfe": 4e5 * fraction,
         "train_images": 2e5 * fraction, "train_seconds": 60.0 * fraction * min(len(name), 9),
-        "params": 1.2e6, "flops_per_sample": 3.1e7 * (nfe or 0), "sample_seconds": 2e-4 * (nfe or 0),
+        "params": 1.2e6, "flops_per_sample": 3.1e7 * (nfe or 0),
+        "sample_seconds": 2e-4 * (nfe or 0),
         "git_commit": "0123abcd", "versions": json.dumps({"torch": "2.9", "numpy": "2.3"}),
         "hardware": "2 CPU cores", "start": "2026-01-01T00:00:00Z", "duration": 1.5,
     }  # fmt: skip

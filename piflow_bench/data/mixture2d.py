@@ -1,0 +1,57 @@
+"""A Gaussian mixture in the plane whose mode weights fall from .5 to .002.
+
+It lies in the family of Gaussian-mixture policies, for which one evaluation can be exact.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from piflow_bench.data import closed_form
+from piflow_bench.data.closed_form import (
+    mixture_posterior_mean,
+    mixture_velocity,
+    posterior,
+)
+from piflow_bench.data.dataset import Dataset, Modes
+from piflow_bench.randomness import seed_of
+
+__all__ = ["draw", "load", "mixture_posterior_mean", "mixture_velocity", "posterior"]
+
+NAME = "mixture2d"
+STD = 0.08
+MODES = (
+    # weight, mean
+    (0.500, (-1.05, -0.35)),
+    (0.250, (1.20, 0.90)),
+    (0.125, (0.35, -1.35)),
+    (0.063, (-0.50, 1.45)),
+    (0.031, (1.50, -0.60)),
+    (0.016, (-1.50, 0.70)),
+    (0.008, (0.30, 0.25)),
+    (0.005, (-1.20, -1.50)),
+    (0.002, (1.55, -1.55)),
+)
+"""Nine modes at irregular places, at least 11 standard deviations apart."""
+WEIGHTS = torch.tensor([weight for weight, _ in MODES], dtype=torch.float64)
+MEANS = torch.tensor([mean for _, mean in MODES], dtype=torch.float64)
+
+velocity = partial(mixture_velocity, means=MEANS, weights=WEIGHTS, std=STD)
+
+
+def draw(seed: int, n: int) -> Tensor:
+    """Exact samples ``(n, 2)``, float32."""
+    generator = torch.Generator().manual_seed(seed_of(NAME, "draw", seed))
+    mode = torch.multinomial(WEIGHTS, n, replacement=True, generator=generator)
+    noise = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    return (MEANS[mode] + STD * noise).float()
+
+
+def load(settings: dict[str, Any]) -> Dataset:
+    """The dataset; settings: ``backbone_steps``, ``dim`` and ``depth`` of the common start."""
+    modes = Modes(MEANS.numpy(), STD, WEIGHTS.numpy())
+    return closed_form.dataset(NAME, velocity, draw, f"{MODES} {STD}", settings, modes)

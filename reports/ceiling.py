@@ -1,0 +1,97 @@
+"""Two summaries of the rankings: distance to the ceiling, and whether the extractors agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from piflow_reports import words
+from piflow_reports.frames import CEILING, Primary, measured, select
+from piflow_reports.tables import Cell, Row
+from scipy.stats import kendalltau
+
+
+def ceiling(
+    summary: pd.DataFrame, nfes: list[int], order: list[str], primary: Primary
+) -> dict[str, Any] | None:
+    """Ratios to the converged teacher in the imitation distance and in its recall."""
+    question = "imitation" if "imitation" in set(summary["question"]) else primary.question
+    parts = []
+    for name in dict.fromkeys((primary.quality, primary.diversity)):
+        rows = measured(select(summary, question, name, primary.extractor))
+        tops = rows[rows["variant"] == CEILING]
+        if len(tops) == 1 and float(tops["value"].iloc[0]) > 0:
+            parts.append((name, rows[rows["variant"] != CEILING], tops.iloc[0]))
+    if not parts or not any((rows["role"] == "student").any() for _, rows, _ in parts):
+        return None
+    places = {
+        name: words.decimals(
+            rows["value"] / top["value"], (rows["high"] - rows["low"]) / 2 / top["value"]
+        )
+        for name, rows, top in parts
+    }
+    body: list[Row] = []
+    for series in order:
+        cells = []
+        role = ""
+        for name, rows, top in parts:
+            own = rows[(rows["series"] == series) & (rows["role"] != "control")]
+            role = str(own["role"].iloc[0]) if len(own) else role
+            for nfe in nfes:
+                here = own[(own["nfe"] == nfe) & (own["protocol"] == top["protocol"])]
+                cells.append(_ratio(here.iloc[0], top, places[name]) if len(here) else Cell())
+        if any(words.finite(cell.value) for cell in cells):
+            body.append(Row(series, "", role, 0, cells))
+    heads = [
+        {
+            "label": words.metric(name).label,
+            "arrow": words.arrow(top["higher"]),
+            "ceiling": words.figures(float(top["value"]), 3),
+        }
+        for name, _, top in parts
+    ]
+    return {"heads": heads, "nfes": nfes, "rows": body}
+
+
+def _ratio(row: pd.Series, top: pd.Series, places: int) -> Cell:
+    scale = float(top["value"])
+    value, low, high = (float(row[key]) / scale for key in ("value", "low", "high"))
+    return Cell(value, "×" + words.fixed(value, places), words.span(low, high, places))
+
+
+def agreement(summary: pd.DataFrame, nfes: list[int], primary: Primary) -> list[dict[str, Any]]:
+    """Kendall's tau-b between two extractors' rankings of a track's students, per NFE and metric.
+
+    From three students on; below, a rank correlation says nothing.
+    """
+    rows = measured(summary)
+    rows = rows[
+        (rows["role"] == "student") & rows["metric"].isin([primary.quality, primary.diversity])
+    ]
+    found = []
+    for key, group in rows.groupby(["question", "track", "metric"], sort=True):
+        question, track, name = map(str, key)  # type: ignore[arg-type]
+        names = sorted(set(group["extractor"]), key=lambda e: (e != primary.extractor, e))
+        for other in names[1:]:
+            taus = {}
+            for nfe in nfes:
+                at = group[group["nfe"] == nfe]
+                both = [
+                    at[at["extractor"] == e].drop_duplicates("series").set_index("series")["value"]
+                    for e in (names[0], other)
+                ]
+                joint = pd.concat(both, axis=1, join="inner")
+                if len(joint) >= 3:
+                    tau = kendalltau(joint.iloc[:, 0], joint.iloc[:, 1]).statistic
+                    taus[nfe] = (words.fixed(float(tau), 2), len(joint))
+            if taus:
+                found.append(
+                    {
+                        "question": words.QUESTIONS.get(question, question),
+                        "track": words.TRACKS.get(track, track),
+                        "metric": words.metric(name).label,
+                        "pair": f"{names[0]} and {other}",
+                        "taus": taus,
+                    }
+                )
+    return found

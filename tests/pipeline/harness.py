@@ -1,0 +1,73 @@
+"""Running the command line on a small experiment, in this process or in another."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from piflow_bench.pipeline.results import COST_AND_PROVENANCE
+
+SMALL = ("profile=smoke", "only=[piflow-gm8,teacher-euler]", "nfes=[1]")
+STUDENTS = ("profile=smoke", "only=[piflow-gm8,dmd2,kd]", "nfes=[1]")
+
+
+def places(folder: Path) -> tuple[str, str]:
+    """Where a run writes, below ``folder``."""
+    return f"runs={folder / 'runs'}", f"store={folder / 'store'}"
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "piflow_bench", "run", *arguments]
+
+
+def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run to the end in a process of its own."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **environment},
+    )
+
+
+def results(folder: Path) -> pd.DataFrame:
+    """The results below ``folder``."""
+    return pd.read_parquet(folder / "runs" / "digits" / "results.parquet")
+
+
+def bits(table: pd.DataFrame) -> dict[str, object]:
+    """All columns that two runs must share, in a form that is equal only bit for bit."""
+    found: dict[str, object] = {}
+    for name in table.columns:
+        if name in COST_AND_PROVENANCE:
+            continue
+        column = table[name]
+        if name == "replicates":
+            found[name] = [np.asarray(r, dtype=np.float64).tobytes() for r in column]
+        elif column.dtype == np.float64:
+            found[name] = column.to_numpy().tobytes()
+        else:
+            found[name] = [None if pd.isna(v) else v for v in column]
+    assert {"value", "ci_low", "ci_high", "replicates", "artifact", "train_tfe"} <= set(found)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Direct children of a process."""
+    try:
+        return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

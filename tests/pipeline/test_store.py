@@ -1,0 +1,295 @@
+"""The artifact store and the keys of its artifacts."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from piflow_bench.config import compose
+from piflow_bench.data.digits import ASSETS
+from piflow_bench.pipeline.graph import Stage, closure
+from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.pipeline.status import is_locked, status_of
+from piflow_bench.pipeline.store import META, Store
+
+CONFIG = {"a": 1, "b": {"c": [1, 2], "d": "x"}, "e": None, "f": 0.5, "g": True}
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "store")
+    store.prepare()
+    return store
+
+
+def fill(store, stage, text="content"):
+    work = store.work(stage)
+    (work / "deep").mkdir(parents=True)
+    (work / "one.txt").write_text(text)
+    (work / "deep" / "two.txt").write_text(text)
+
+
+class TestCommit:
+    def test_all_or_nothing(self, store, monkeypatch):
+        stage = Stage("draw", CONFIG)
+        fill(store, stage)
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch, pytest.raises(OSError):
+            patch.setattr(os, "rename", full)
+            store.commit(stage, {})
+        assert not store.has(stage)
+        assert not list((store.root / "artifacts").iterdir())
+        store.commit(stage, {})
+        assert store.has(stage)
+        assert not store.work(stage).exists()
+
+    def test_records_stage_config_inputs_and_files(self, store):
+        parent = Stage("draw", {"n": 1})
+        stage = Stage("features", CONFIG, {"samples": (parent,)})
+        fill(store, stage)
+        store.commit(stage, {"started": "now"})
+        meta = store.meta(stage)
+        assert meta["key"] == stage.key
+        assert meta["config"] == CONFIG
+        assert meta["inputs"] == {"samples": [parent.name]}
+        assert set(meta["files"]) == {"one.txt", "deep/two.txt"}
+        assert meta["started"] == "now"
+
+    def test_replaces_a_folder_that_was_never_finished(self, store):
+        stage = Stage("draw", CONFIG)
+        store.path(stage).mkdir()
+        (store.path(stage) / "half").write_text("")
+        assert not store.has(stage)
+        fill(store, stage)
+        store.commit(stage, {})
+        assert not (store.path(stage) / "half").exists()
+
+    def test_progress_is_no_part_of_an_artifact(self, store):
+        stage = Stage("draw", CONFIG)
+        fill(store, stage)
+        (store.work(stage) / "progress.json").write_text('[0.5, "half"]')
+        assert store.progress(stage) == (0.5, "half")
+        store.commit(stage, {})
+        assert not (store.path(stage) / "progress.json").exists()
+
+
+class TestBroken:
+    def test_nothing_is_broken_after_a_commit(self, store):
+        stage = Stage("draw", CONFIG)
+        fill(store, stage)
+        store.commit(stage, {})
+        assert store.broken() == []
+
+    @pytest.mark.parametrize("harm", ["change", "delete", "no record", "bad record"])
+    def test_finds_harm(self, store, harm):
+        stages = [Stage("draw", {"n": n}) for n in (1, 2)]
+        for stage in stages:
+            fill(store, stage)
+            store.commit(stage, {})
+        folder = store.path(stages[0])
+        if harm == "change":
+            (folder / "deep" / "two.txt").write_text("other")
+        elif harm == "delete":
+            (folder / "one.txt").unlink()
+        elif harm == "no record":
+            (folder / META).unlink()
+        else:
+            (folder / META).write_text("{")
+        assert store.broken() == [stages[0].name]
+
+
+class TestLock:
+    def test_excludes_a_second_process_until_its_owner_dies(self, store):
+        stage = Stage("draw", CONFIG)
+        code = (
+            "import sys; from pathlib import Path\n"
+            "from piflow_bench.pipeline.graph import Stage\n"
+            "from piflow_bench.pipeline.store import Store\n"
+            f"with Store(Path(sys.argv[1])).lock(Stage('draw', {CONFIG!r})):\n"
+            "    print('held', flush=True); sys.stdin.read()\n"
+        )
+        holder = subprocess.Popen(
+            [sys.executable, "-c", code, str(store.root)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert holder.stdout.readline().strip() == "held"
+            assert is_locked(store, stage)
+            assert not is_locked(store, Stage("draw", {"n": 2}))
+            store.work(stage).mkdir()
+            assert status_of(store, stage).state == "running"
+        finally:
+            holder.kill()
+            holder.communicate()
+        assert not is_locked(store, stage)
+        assert status_of(store, stage).state == "stopped"
+        with store.lock(stage):
+            pass
+
+
+def leaves(value, path=()):
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, (*path, key))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from leaves(inner, (*path, i))
+    else:
+        yield path
+
+
+class TestKey:
+    def test_ignores_order_and_words_for_people(self):
+        other = {k: CONFIG[k] for k in reversed(CONFIG)}
+        other["b"] = {"d": "x", "c": [1, 2]}
+        a = Stage("draw", CONFIG, label="one", about={"variant": "x"}, weight=1)
+        b = Stage("draw", other, label="two", about={"variant": "y"}, weight=9)
+        assert a.key == b.key
+
+    @pytest.mark.parametrize("path", list(leaves(CONFIG)), ids=str)
+    def test_changes_with_every_field(self, path):
+        changed = copy.deepcopy(CONFIG)
+        place = changed
+        for step in path[:-1]:
+            place = place[step]
+        place[path[-1]] = "changed"
+        assert Stage("draw", changed).key != Stage("draw", CONFIG).key
+
+    def test_changes_with_kind_and_inputs(self):
+        a, b = Stage("draw", {"n": 1}), Stage("draw", {"n": 2})
+        keys = {
+            Stage("draw", CONFIG).key,
+            Stage("features", CONFIG).key,
+            Stage("draw", CONFIG, {"x": (a,)}).key,
+            Stage("draw", CONFIG, {"y": (a,)}).key,
+            Stage("draw", CONFIG, {"x": (b,)}).key,
+            Stage("draw", CONFIG, {"x": (a, b)}).key,
+            Stage("draw", CONFIG, {"x": (b, a)}).key,
+        }
+        assert len(keys) == 7
+
+    def test_a_number_that_is_none_is_refused(self):
+        with pytest.raises(ValueError):
+            _ = Stage("draw", {"x": float("nan")}).key
+
+    def test_closure_puts_inputs_first_and_each_once(self):
+        a = Stage("draw", {"n": 1})
+        b = Stage("features", {}, {"samples": (a,)})
+        c = Stage("metrics", {}, {"generated": (b,), "reference": (Stage("draw", {"n": 1}),)})
+        assert [s.kind for s in closure([c, b, a])] == ["draw", "features", "metrics"]
+
+
+BASE = ("profile=smoke",)
+
+
+def identity(*overrides):
+    (config,) = compose([*BASE, *overrides])
+    plan = make_plan(config)
+    return {s.key for s in plan.stages}, plan.protocol_hash
+
+
+@pytest.fixture(scope="module")
+def base():
+    return identity()
+
+
+class TestExperimentKeys:
+    @pytest.mark.parametrize(
+        "override",
+        [
+            "launcher=debug",
+            "launcher.workers=3",
+            "sample_batch=7",
+            "save_seconds=3",
+            "name=other",
+            "title=other",
+            "question=other",
+            "runs=/elsewhere",
+            "store=/elsewhere",
+            "variants.kd.tuning=none",
+            "references=[{label: x}]",
+        ],
+    )
+    def test_ignore_what_cannot_change_the_mathematics(self, base, override):
+        assert identity(override) == base
+
+    @pytest.mark.parametrize(
+        "override",
+        [
+            "dataset.settings.guidance=2",
+            "converged.solver=dpmpp",
+            "converged.steps=5",
+            "protocol.samples=61",
+            "protocol.curve_samples=41",
+            "protocol.data_samples=59",
+            "protocol.reference_samples=121",
+            "protocol.reference_seed=5",
+            "protocol.questions=[imitation]",
+            "protocol.extractors=[classifier]",
+            "protocol.metrics=[fd,recall]",
+            "protocol.curve_metrics=[fd]",
+            "protocol.settings.k=4",
+            "protocol.agreement=null",
+            "budget.unit=images",
+            "budget.amount=61",
+            "budget.checkpoints=[0.4,1.0]",
+            "training.batch=32",
+            "training.micro_batches=2",
+            "training.precision=bf16",
+            "training.clip=1",
+            "training.warmup=3",
+            "training.threads=2",
+            "training.ema.kind=fixed",
+            "training.ema.gamma=6",
+            "training.ema.decay=0.9",
+            "nfes=[1]",
+            "train_seeds=[1]",
+            "sample_seed=1",
+            "variants.kd.settings.lr=2e-3",
+            "variants.kd.settings.beta1=0.5",
+            "variants.kd.nfes=[1]",
+            "variants.kd.training.batch=32",
+            "variants.kd.seed_offset=7",
+            "aa=true",
+        ],
+    )
+    def test_change_with_what_determines_results(self, base, override):
+        assert identity(override)[0] != base[0]
+
+    @pytest.mark.parametrize(
+        "override", ["protocol.primary_quality=kid_exact", "protocol.name=other"]
+    )
+    def test_the_protocol_alone_changes_with_what_is_declared(self, base, override):
+        keys, protocol = identity(override)
+        assert keys == base[0]
+        assert protocol != base[1]
+
+    def test_fewer_variants_are_a_part_of_all(self, base):
+        keys, protocol = identity("only=[kd,teacher-heun]")
+        assert keys < base[0]
+        assert protocol == base[1]
+
+    def test_a_checkpoint_counts_by_its_content_not_its_path(self, base, tmp_path):
+        source = ASSETS / "digits_teacher.safetensors"
+        copied = tmp_path / "a copy.safetensors"
+        copied.write_bytes(source.read_bytes())
+        assert identity(f"checkpoint={copied}") == base
+        state = load_file(source)
+        state[next(iter(state))] += torch.tensor(1e-3)
+        save_file(state, copied)
+        # The path is the same and the content is not: no cache may hide that.
+        other = tmp_path / "other.safetensors"
+        Path(copied).rename(other)
+        keys, protocol = identity(f"checkpoint={other}")
+        assert keys != base[0]
+        assert protocol != base[1]

@@ -1,0 +1,1 @@
+"""Plugins for the tests of `check`: each but the underscored breaks one rule."""

@@ -1,0 +1,221 @@
+"""The page: complete, offline, escaped, and the same bytes every time."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import piflow_reports
+import pytest
+
+from piflow_bench.errors import UserError
+from tests.reports import synthetic
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask about."""
+
+    VOID = {"meta", "link", "img", "input", "br", "path", "circle"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.ids, self.scripts, self.text, self.open = [], [], [], [], []
+        self.headings, self.images = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.links += [attributes[k] for k in ("src", "href", "srcset") if k in attributes]
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        if tag == "script":
+            self.scripts.append((attributes, ""))
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag == "img":
+            self.images.append(attributes)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] = (self.scripts[-1][0], self.scripts[-1][1] + data)
+        elif not self.open or self.open[-1] != "style":
+            self.text.append(data)
+
+    @property
+    def words(self):
+        return " ".join(" ".join(self.text).split())
+
+
+def page(folder):
+    return Page((folder / "report.html").read_text("utf-8"))
+
+
+def built(folder):
+    piflow_reports.build(folder)
+    return page(folder)
+
+
+def figures(parsed):
+    return {a["data-for"]: json.loads(t) for a, t in parsed.scripts if "data-for" in a}
+
+
+def test_the_same_run_gives_the_same_bytes(one_seed, tmp_path):
+    again = piflow_reports.build(one_seed, tmp_path / "again.html")
+    assert again.read_bytes() == (one_seed / "report.html").read_bytes()
+    for path in sorted((one_seed / "exports").iterdir()):
+        assert (tmp_path / "exports" / path.name).read_bytes() == path.read_bytes()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_row_order_does_not_matter(one_seed, tmp_path):
+    table = pd.read_parquet(one_seed / "results.parquet")
+    for name in ("curves.parquet", "grids.npz", "run.json"):
+        (tmp_path / name).write_bytes((one_seed / name).read_bytes())
+    table.sample(frac=1, random_state=0).to_parquet(tmp_path / "results.parquet")
+    piflow_reports.build(tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == (one_seed / "report.html").read_bytes()
+
+
+def test_the_page_is_whole_and_offline(five_seeds):
+    parsed = page(five_seeds)
+    assert parsed.open == []
+    assert all(link.startswith(("#", "data:")) for link in parsed.links)
+    assert len(set(parsed.ids)) == len(parsed.ids)
+    assert {link[1:] for link in parsed.links if link.startswith("#")} <= set(parsed.ids)
+    assert parsed.headings.count(1) == 1
+    assert all(b - a <= 1 for a, b in zip(parsed.headings, parsed.headings[1:], strict=False))
+    assert sum("Plotly" in text and len(text) > 1e6 for _, text in parsed.scripts) == 1
+    assert (five_seeds / "report.html").stat().st_size < 6e6
+
+
+def test_hostile_names_are_text(five_seeds):
+    parsed = page(five_seeds)
+    assert synthetic.HOSTILE in parsed.words
+    assert not any("alert" in text and len(text) < 1000 for _, text in parsed.scripts)
+    names = {t["name"] for f in figures(parsed).values() for t in f["data"] if "name" in t}
+    assert not any("<" in name for name in names)
+    assert any("&lt;script&gt;" in name for name in names)
+
+
+def test_every_section_is_there(five_seeds):
+    parsed = page(five_seeds)
+    for text in (
+        "clear lead", "Distance to the ceiling", "From scratch", "Controls (not ranked)",
+        "Published numbers", "Kendall", "held-out teacher samples", "loss is not finite at step",
+        "5f3c1e9a77d0", "python -m piflow_bench run experiment=digits", "at this n",
+    ):  # fmt: skip
+        assert text in parsed.words, text
+    assert all(image["alt"] for image in parsed.images)
+    assert len(parsed.images) == 2 * (2 + len(synthetic.STUDENTS))
+
+
+def test_figures_have_marks_and_one_colour_per_variant(five_seeds):
+    found = figures(page(five_seeds))
+    kinds = {name.split("-")[1] for name in found}
+    assert kinds == {"trade", "nfe", "compute", "loss", "cost"}
+    colours = {}
+    for figure in found.values():
+        assert figure["data"] and figure["layout"].get("template") != {}
+        for trace in figure["data"]:
+            assert len(trace["x"]) == len(trace["y"]) > 0
+            colour = trace.get("marker", {}).get("color") or trace.get("line", {}).get("color")
+            if "meta" in trace:
+                colours.setdefault(trace["meta"], set()).add(colour)
+    assert all(len(several) == 1 for several in colours.values())
+    assert len({next(iter(c)) for c in colours.values()}) == len(colours) == 6
+
+
+def test_few_seeds_speak_of_checkpoints(one_seed, five_seeds):
+    assert "among these checkpoints" in page(one_seed).words
+    assert "among these checkpoints" not in page(five_seeds).words
+    assert "speak of methods" in page(five_seeds).words
+
+
+@pytest.mark.parametrize("case", ["one", "nfe", "failed", "bare", "nothing", "teacher", "points"])
+def test_thin_runs(case, tmp_path):
+    synthetic.write(tmp_path, points=case == "points", failed=case == "points")
+    table = synthetic.results(failed=False)
+    if case == "one":
+        table = table[table["variant"] == "dmd2"].assign(train_seed=None)
+    elif case == "nfe":
+        table = table[(table["nfe"] == 1) & (table["budget_fraction"] == 1)]
+    elif case == "failed":
+        table = table[table["role"] == "student"].assign(
+            status="failed", value=np.nan, reason="boom", ci_low=np.nan, ci_high=np.nan
+        )
+    elif case == "nothing":
+        table = table.iloc[:0]
+    elif case == "teacher":
+        table = table[table["role"] == "teacher"]
+    if case == "bare":
+        table = table[["variant", "nfe", "metric", "value"]]
+    table.to_parquet(tmp_path / "results.parquet")
+    if case != "points":
+        (tmp_path / "grids.npz").unlink()
+    if case in ("bare", "nothing"):
+        (tmp_path / "curves.parquet").unlink()
+        (tmp_path / "run.json").unlink()
+    parsed = built(tmp_path)
+    assert parsed.open == []
+    for figure in figures(parsed).values():
+        assert figure["data"]
+    assert bool(parsed.images) == (case == "points")
+    if case == "failed":
+        assert "boom" in parsed.words and "There are no two students" in parsed.words
+        table = pd.read_csv(tmp_path / "exports" / "ranking.csv")
+        assert table["value"].isna().all()
+    if case == "nothing":
+        assert not figures(parsed)
+
+
+def test_no_results_is_the_users_mistake(tmp_path):
+    with pytest.raises(UserError, match=r"no results\.parquet"):
+        piflow_reports.build(tmp_path)
+    (tmp_path / "results.parquet").write_text("not a table")
+    with pytest.raises(UserError, match="cannot be read"):
+        piflow_reports.build(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_runs_of_one_protocol_share_rankings(tmp_path):
+    folders = []
+    for name, students in (("a", ["dmd2", "piflow-dx"]), ("b", ["dmd2", "meanflow"])):
+        folder = synthetic.write(tmp_path / name, students=tuple(students), failed=False)
+        content = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps({**content, "name": name}))
+        folders.append(folder)
+    out = piflow_reports.build_many(folders, tmp_path / "joint" / "page.html")
+    parsed = Page(out.read_text("utf-8"))
+    ranking = pd.read_csv(out.parent / "exports" / "ranking.csv")
+    students = set(ranking.loc[ranking["role"] == "student", "variant"])
+    assert students == {"dmd2 (a)", "dmd2 (b)", "piflow-dx", "meanflow"}
+    assert "r1-run" not in parsed.ids
+
+
+def test_runs_of_two_protocols_stay_apart(tmp_path):
+    folders = [synthetic.write(tmp_path / name, failed=False) for name in "ab"]
+    table = pd.read_parquet(folders[1] / "results.parquet").assign(protocol="another")
+    table.to_parquet(folders[1] / "results.parquet")
+    out = piflow_reports.build_many(folders)
+    assert out == tmp_path / "report.html"
+    parsed = Page(out.read_text("utf-8"))
+    assert {"r0-run", "r1-run"} <= set(parsed.ids)
+    assert "different protocols" in parsed.words
+    assert len(set(parsed.ids)) == len(parsed.ids)
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, piflow_reports; print({'pandas', 'plotly', 'jinja2'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,247 @@
+"""Summaries, rankings, verdicts and exports, against numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from piflow_reports import ceiling, frames, inputs, pictures, plots, styles, tables, verdicts, words
+from scipy.stats import t
+
+from tests.reports import synthetic
+
+
+@pytest.fixture(scope="module")
+def results():
+    return inputs.normalise(synthetic.results(seeds=5))
+
+
+@pytest.fixture(scope="module")
+def summary(results):
+    return frames.summarise(frames.final(results))
+
+
+@pytest.fixture(scope="module")
+def primary(results):
+    return frames.primary(synthetic.info(), results)
+
+
+def ranked(results, summary, primary):
+    table, _ = verdicts.comparisons(results, primary)
+    order = frames.series_order(results, synthetic.info())
+    return tables.rankings(summary, [1, 4], order, primary, verdicts.ties(table))
+
+
+def one(frame, **wanted):
+    for name, value in wanted.items():
+        frame = frame[frame[name] == value]
+    assert len(frame) == 1
+    return frame.iloc[0]
+
+
+DMD2 = {"variant": "dmd2", "nfe": 1, "question": "imitation", "extractor": "classifier"}
+
+
+def test_intervals_over_seeds_are_students_t(results, summary):
+    row = one(summary, metric="fd", **DMD2)
+    own = results[(results["metric"] == "fd") & (results["budget_fraction"] == 1)]
+    for name, value in DMD2.items():
+        own = own[own[name] == value]
+    values = own["value"].to_numpy()
+    half = t.ppf(0.975, 4) * values.std(ddof=1) / np.sqrt(5)
+    assert row["value"] == pytest.approx(values.mean())
+    assert row["high"] - row["value"] == pytest.approx(half)
+    assert (row["seeds"], row["interval"]) == (5, "seeds")
+
+
+def test_one_seed_keeps_the_jackknife_interval():
+    table = inputs.normalise(synthetic.results(seeds=1))
+    row = one(frames.summarise(frames.final(table)), metric="fd", **DMD2)
+    own = table[(table["variant"] == "dmd2") & (table["nfe"] == 1) & (table["metric"] == "fd")]
+    own = own[(own["question"] == "imitation") & (own["extractor"] == "classifier")]
+    own = own[own["budget_fraction"] == 1]
+    assert (row["low"], row["high"]) == (own["ci_low"].iloc[0], own["ci_high"].iloc[0])
+    assert row["interval"] == "samples"
+
+
+def test_tracks_teacher_and_controls_never_share_a_group(results, summary, primary):
+    for several in ranked(results, summary, primary).values():
+        titles = [group.title for group in several[0].groups]
+        assert titles == [
+            "Distilled",
+            "From scratch",
+            "Teacher with few steps (baseline)",
+            "Controls (not ranked)",
+        ]
+        names = {row.series for row in several[0].groups[0].rows}
+        assert "meanflow" not in names and "teacher-euler" not in names
+
+
+def test_bold_is_the_best_and_what_is_not_told_apart(results, summary, primary):
+    main = ranked(results, summary, primary)[1][0]
+    distilled = {row.series: row for row in main.groups[0].rows}
+    assert [c.label for c in main.columns[:2]] == ["FD", "Recall"]
+    assert [name for name, row in distilled.items() if row.cells[0].bold] == ["piflow-gm8"]
+    bold = {name for name, row in distilled.items() if row.cells[1].bold}
+    assert bold == {"piflow-gm8", "piflow-dx"}
+    assert not any(cell.bold for group in main.groups[1:] for r in group.rows for cell in r.cells)
+
+
+def test_a_failed_cell_is_a_hole_with_its_reason(results, summary, primary):
+    main = ranked(results, summary, primary)[4][0]
+    row = next(r for r in main.groups[0].rows if r.series == synthetic.HOSTILE)
+    assert all(cell.hole == "loss is not finite at step 812 <b>" for cell in row.cells)
+    assert main.groups[0].rows[-1] is row
+
+
+def test_some_failed_seeds_are_counted(results, summary):
+    broken = results.copy()
+    lost = (broken["variant"] == "dmd2") & (broken["train_seed"] == 3)
+    broken.loc[lost, ["value", "status", "reason"]] = [np.nan, "failed", "out of memory"]
+    row = one(frames.summarise(frames.final(broken)), metric="fd", **DMD2)
+    assert (row["seeds"], row["failed"], row["reason"]) == (4, 1, "out of memory")
+
+
+def test_protocols_get_columns_of_their_own(results, primary):
+    mixed = results.copy()
+    mixed.loc[mixed["variant"] == "dmd2", "protocol"] = "other-protocol"
+    summary = frames.summarise(frames.final(mixed))
+    columns = tables.columns(summary, primary)[""]
+    assert [c.label for c in columns[:2]] == ["FD (5f3c1e)", "FD (other-)"]
+    table, note = verdicts.comparisons(mixed, primary)
+    assert not len(table) and "protocol" in note
+
+
+def test_several_samplers_of_a_variant_are_several_series(results):
+    twice = results[results["variant"] == "teacher-euler"]
+    both = pd.concat([results, twice.assign(sampler="solver=euler")])
+    names = set(frames.with_series(both)["series"])
+    assert {"teacher-euler · solver=euler, guidance=1.5", "dmd2"} <= names
+
+
+def test_several_samplers_of_a_student_are_compared(primary):
+    table = inputs.normalise(synthetic.results(students=("dmd2", "piflow-dx"), failed=False))
+    both = pd.concat([table, table[table["variant"] == "dmd2"].assign(sampler="substeps=8")])
+    pairs, _ = verdicts.comparisons(both, primary)
+    summary = frames.summarise(frames.final(both))
+    names = {"piflow-dx", "dmd2 · guidance=1.5", "dmd2 · substeps=8, guidance=1.5"}
+    assert set(pairs["a"]) | set(pairs["b"]) == names
+    said = verdicts.verdicts(summary, pairs, primary)
+    assert not any("No paired comparison" in text for v in said for text in v.sentences)
+
+
+def test_the_ceiling_is_the_converged_teacher(summary, primary):
+    order = sorted(set(summary["series"]))
+    found = ceiling.ceiling(summary, [1, 4], order, primary)
+    top = one(summary, variant="teacher-converged", metric="fd", question="imitation",
+              extractor="classifier")  # fmt: skip
+    row = next(r for r in found["rows"] if r.series == "dmd2")
+    value = one(summary, metric="fd", **DMD2)["value"]
+    assert row.cells[0].value == pytest.approx(value / top["value"])
+    assert [h["label"] for h in found["heads"]] == ["FD", "Recall"]
+    without = summary[summary["variant"] != "teacher-converged"]
+    assert ceiling.ceiling(without, [1, 4], order, primary) is None
+
+
+def test_agreement_is_kendalls_tau(summary, primary):
+    shuffled = summary.copy()
+    at = (shuffled["extractor"] == "pixels") & (shuffled["metric"] == "fd")
+    shuffled.loc[at, "value"] *= -1
+    found = ceiling.agreement(shuffled, [1, 4], primary)
+    taus = {(a["question"], a["metric"]): a["taus"] for a in found}
+    assert taus[("Imitation", "FD")][1] == ("−1.00", 4)
+    assert float(taus[("Imitation", "Recall")][1][0]) > 0
+
+
+def pairs(level="method", significant=(True, False)):
+    rows = [("a", "b", -1.9, -2.6, -1.2), ("a", "c", -0.1, -0.4, 0.2), ("b", "c", 1.8, 1.1, 2.5)]
+    return pd.DataFrame([
+        {"track": "distilled", "nfe": 1, "question": "imitation", "metric": "fd", "a": a, "b": b,
+         "difference": d, "low": low, "high": high, "p": 0.01, "p_holm": 0.02, "seeds": 5,
+         "level": level, "significant": s}
+        for (a, b, d, low, high), s in zip(rows, [*significant, True], strict=True)
+    ])  # fmt: skip
+
+
+def three():
+    return pd.DataFrame([
+        {"role": "student", "track": "distilled", "variant": v, "series": v, "nfe": 1,
+         "question": "imitation", "extractor": "classifier", "metric": "fd", "value": x,
+         "low": x - 0.3, "high": x + 0.3, "higher": False}
+        for v, x in (("a", 2.0), ("b", 3.9), ("c", 2.1))
+    ])  # fmt: skip
+
+
+def test_a_verdict_says_what_the_pairs_say():
+    primary = frames.Primary("imitation", "fd", "recall", "classifier")
+    (found,) = verdicts.verdicts(three(), pairs(), primary)
+    assert found.sentences == [
+        "At 1 NFE a has lower FD than b by 1.9 [1.2, 2.6].",
+        "It is not told apart from c (0.1 [−0.2, 0.4]).",
+    ]
+    assert (found.leader, found.tone) == ("a", "partly")
+    (few,) = verdicts.verdicts(three(), pairs("checkpoints", (False, False)), primary)
+    assert few.sentences[0].startswith("At 1 NFE, among these checkpoints, a has the best FD, but")
+    assert few.tone == "open"
+    assert "these checkpoints only" in verdicts.level_note(pairs("checkpoints"))
+
+
+def test_numbers_in_words():
+    assert words.decimals([2.1, 2.3], [0.07, 0.06]) == 2
+    assert words.decimals([2.1], [0.12]) == 2
+    assert words.decimals([1234.0], [40.0]) == 0
+    assert words.fixed(-0.0004, 2) == "0.00"
+    assert words.fixed(-1.5, 1) == "−1.5"
+    assert words.fixed(math.nan, 2) == words.MISSING
+    assert words.compact(400_000) == "400k"
+    assert [words.duration(s) for s in (8e-4, 12, 150, 9000)] == [
+        "800 µs", "12 s", "2.5 min", "2.5 h"
+    ]  # fmt: skip
+    assert words.joined(["a", "b", "c"]) == "a, b and c"
+    assert plots.log_axis(0.3, 4)["ticktext"][:4] == ["0.01", "0.02", "0.05", "0.1"]
+
+
+def test_exports(five_seeds):
+    folder = five_seeds / "exports"
+    table = pd.read_csv(folder / "ranking.csv")
+    results = pd.read_csv(folder / "results.csv")
+    assert len(results) == len(synthetic.results(seeds=5))
+    assert set(table["variant"]) >= set(synthetic.STUDENTS) - {synthetic.HOSTILE}
+    best = table[table["best"] & (table["nfe"] == 1) & (table["metric"] == "fd")]
+    best = best[(best["question"] == "imitation") & (best["extractor"] == "classifier")]
+    assert best["variant"].tolist() == ["piflow-gm8"]
+    assert best["low"].iloc[0] < best["value"].iloc[0] < best["high"].iloc[0]
+    text = (folder / "ranking.tex").read_text("utf-8")
+    assert text.count("\\toprule") == text.count("\\bottomrule") == 2
+    assert "\\textless{}script\\textgreater{}" in text and "a|b\\_c" in text
+    for line in text.splitlines():
+        assert line.count("{") - line.count("\\{") == line.count("}") - line.count("\\}")
+    rows = (folder / "ranking.md").read_text("utf-8").split("## ")[1].splitlines()
+    rows = [row.replace("\\|", "") for row in rows if row.startswith("|")]
+    assert len(rows) == 2 + 4 + 9 and {row.count("|") for row in rows} == {8}
+    assert "<script>" not in (folder / "ranking.md").read_text("utf-8").replace("\\<", "")
+
+
+def test_strips_keep_pixels():
+    images, _ = synthetic.digit_images(3)
+    picture = np.asarray(pictures.strip(images))
+    assert picture.shape == (8, 3 * 8 + 2, 4)
+    assert np.array_equal(picture[:, 9:17, 0], images[1, ..., 0])
+    assert (picture[:, 8, 3] == 0).all()
+    colour = np.random.default_rng(0).integers(0, 256, (2, 200, 100, 3), dtype=np.uint8)
+    assert pictures.strip(colour).size == (2 * 64 + 1, 128)
+
+
+def test_points_share_a_window():
+    clouds = [np.random.default_rng(i).standard_normal((500, 2)) * (i + 1) for i in range(2)]
+    limits = pictures.common_limits(clouds)
+    assert limits[1] - limits[0] == pytest.approx(limits[3] - limits[2])
+    picture = np.asarray(pictures.panel(clouds[0], limits, "#0072B2"))
+    assert (picture[..., 3] > 0).mean() > 0.01
+    assert pictures.panel(np.full((3, 2), np.nan), limits, "#0072B2").size == (320, 320)
+
+
+def test_looks_differ():
+    names = [f"s{i}" for i in range(14)]
+    looks = styles.assign(names, ["teacher"])
+    assert len({(k.colour, k.symbol, k.dash) for k in looks.values()}) == 15
