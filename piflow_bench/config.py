@@ -28,6 +28,7 @@ class VariantConfig:
     nfes: list[int] | None = None  # of the experiment's NFEs, those it is entered at; None: all
     sampling: dict[str, Any] = field(default_factory=dict)  # settings of sample()
     training: dict[str, Any] = field(default_factory=dict)  # overrides of the experiment's training
+    budget: dict[str, Any] = field(default_factory=dict)  # overrides of the experiment's budget
     seed_offset: int = 0  # added to every train seed (the A/A control)
     tuning: str = ""  # how the settings were chosen: trials, seeds, split
 
@@ -259,7 +260,7 @@ def compose(arguments: Sequence[str]) -> list[ExperimentConfig]:
     return _apart(experiments, [" ".join(values) for values in itertools.product(*swept)])
 
 
-OPEN = re.compile(r"(variants\.[^.=]+\.(settings|sampling|training)|(protocol|dataset)\.settings)\.")
+OPEN = re.compile(r"(variants\.[^.=]+\.(settings|sampling|training|budget)|(protocol|dataset)\.settings)\.")
 """Settings that plugins declare: any may be given, whether a file names it or not."""
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 TILE = 56  # Pixels on the page that a tile should about fill.
 LARGEST = 128  # Larger images are reduced: the page is for looking, the store keeps the samples.
+STRIP = 1040  # Width of the page that is left for a strip.
 PANEL = 320
 
 
@@ -46,9 +47,13 @@ def png(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def scale(size: int) -> int:
-    """Whole-number enlargement of a tile on the page, so that every pixel is equally large."""
-    return max(1, round(TILE / size))
+def scale(size: int, count: int = 1) -> int:
+    """Whole-number enlargement of a tile on the page, so that every pixel is equally large.
+
+    A strip of ``count`` tiles is kept within the page unless its tiles would become too small.
+    """
+    fitting = max(STRIP // (count * (size + 1)), round(TILE / size / 2))
+    return max(1, min(round(TILE / size), fitting))
 
 
 def strip(images: np.ndarray, gap: int = 1) -> Image.Image:
@@ -176,7 +181,7 @@ def _strip(
         picture = strip(_bytes(array))
         what = f"{len(array)} samples"
     size = picture.height if limits is None else PANEL
-    times = 1 if limits is not None else scale(size)
+    times = 1 if limits is not None else scale(size, len(array))
     alt = f"{what} of {variant}"
     alt += f" at {nfe} NFE" if nfe is not None else ""
     alt += f", train seed {seed}" if seed is not None else ""

@@ -85,7 +85,8 @@ def _wide(c: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
 
 def _mills(z: Tensor) -> Tensor:
     """``(1 - Phi(z)) / phi(z)`` for z >= 0."""
-    return math.sqrt(math.pi / 2) * torch.special.erfcx(z / math.sqrt(2))
+    ratio: Tensor = torch.special.erfcx(z / math.sqrt(2))
+    return math.sqrt(math.pi / 2) * ratio
 
 
 def posterior_mean(x: Tensor, t: Tensor | float) -> Tensor:

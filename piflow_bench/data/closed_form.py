@@ -137,8 +137,10 @@ def fit_backbone(
         torch.manual_seed(seed)
         network = MLP(dim=dim, depth=depth)
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
-    data = draw(seed, steps * batch).split(batch) if steps else ()
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True
+    )
+    data = draw(seed, steps * batch).reshape(steps, batch, 2)
     condition = Unconditional(batch)
     for step, x0 in enumerate(data):
         for group in optimizer.param_groups:

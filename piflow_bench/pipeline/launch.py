@@ -295,7 +295,7 @@ def run(
     store: Store,
     runtime: Runtime,
     launcher: str,
-    workers: int | None,
+    workers: int,
     threads: int,
     notice: Notice = lambda event, stage, words: None,
     tick: Callable[[], None] = lambda: None,
@@ -306,5 +306,4 @@ def run(
 
         torch.set_num_threads(threads)
         return run_debug(stages, store, runtime, notice)
-    count = workers or max((os.cpu_count() or 1) // threads, 1)
-    return run_local(stages, store, runtime, notice, count, threads, tick)
+    return run_local(stages, store, runtime, notice, workers, threads, tick)

@@ -17,7 +17,7 @@ from piflow_bench.pipeline.graph import Stage, closure
 from piflow_bench.pipeline.stages import Runtime, load_dataset
 from piflow_bench.training.settings import Budget, TrainingSettings
 
-DATA_QUESTION_NOTE = "held-out data"
+QUESTIONS = ("imitation", "data", "truth")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Variant:
     facts: Facts
     settings: dict[str, Any]
     training: dict[str, Any]
+    budget: dict[str, Any]
     nfes: list[int]
     source: str
 
@@ -93,6 +94,8 @@ def _variants(config: ExperimentConfig) -> list[Variant]:
         if "ema" in overrides:
             merged["ema"] = {**training["ema"], **overrides["ema"]}
         build_dataclass(TrainingSettings, merged, f"variants.{name}.training")
+        budget = {**to_plain(config.budget), **entry.budget}
+        build_dataclass(Budget, budget, f"variants.{name}.budget")
         nfes = [n for n in config.nfes if entry.nfes is None or n in entry.nfes]
         for nfe in nfes:
             reason = method.serves(nfe)
@@ -111,6 +114,7 @@ def _variants(config: ExperimentConfig) -> list[Variant]:
                 method.facts_for(),
                 to_plain(settings),
                 merged,
+                budget,
                 nfes,
                 registry.source_digest(cls),
             )
@@ -150,6 +154,11 @@ def _check_protocol(config: ExperimentConfig) -> None:
             raise UserError(
                 f"protocol.{key}={getattr(p, key)}: not in protocol.metrics; "
                 f"{nearest(getattr(p, key), list(p.metrics))}"
+            )
+    for question in p.questions:
+        if question not in QUESTIONS:
+            raise UserError(
+                f"protocol.questions={question}: {nearest(question, list(QUESTIONS))}"
             )
     if p.primary_question not in p.questions:
         raise UserError(
@@ -295,10 +304,6 @@ class _Planner:
             elif question == "truth":
                 fresh = self.real("exact", p.reference_seed, p.reference_samples)
                 found[question] = (self.features((fresh,), "fresh exact samples"),)
-            else:
-                raise UserError(
-                    f"protocol.questions={question}: must be imitation, data or truth"
-                )
         return found
 
     def evaluate(
@@ -348,7 +353,7 @@ class _Planner:
             for nfe in variant.nfes:
                 cells.append(self._cell(variant, base, references, paired, nfe, None, None, None))
             return cells
-        budget = to_plain(self.config.budget)
+        budget = variant.budget
         for seed in self.config.train_seeds:
             shared: Stage | None = None
             for nfe in variant.nfes:
@@ -370,7 +375,7 @@ class _Planner:
                         {"variant": variant.name, "train_seed": seed, "train_nfe": train_nfe},
                         weight=100,
                     )
-                for i in range(len(self.config.budget.checkpoints)):
+                for i in range(len(budget["checkpoints"])):
                     cells.append(
                         self._cell(variant, base, references, paired, nfe, seed, shared, i)
                     )
@@ -388,7 +393,7 @@ class _Planner:
         checkpoint: int | None,
     ) -> Cell:
         p, facts = self.protocol, variant.facts
-        fractions = self.config.budget.checkpoints
+        fractions = variant.budget["checkpoints"]
         final = checkpoint is None or checkpoint == len(fractions) - 1
         n = p.samples if final else p.curve_samples
         content = {

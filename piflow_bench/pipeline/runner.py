@@ -88,7 +88,7 @@ def run_experiment(config: ExperimentConfig, command: str) -> int:
             store,
             runtime_of(config),
             config.launcher.name,
-            config.launcher.workers,
+            worker_count(config),
             config.training.threads,
             display.notice,
             display.tick,
@@ -224,12 +224,43 @@ def print_plan(config: ExperimentConfig) -> None:
         out.add_row(kind, str(len(stages)), str(cached), str(len(stages) - cached))
     console.print(out)
     training = [s for s in kinds.get("distill", []) if not store.has(s)]
-    unit = config.budget.unit
-    console.print(
-        f"{left} stages to do; training: {len(training)} students x {config.budget.amount:g} {unit}"
-        f" = {len(training) * config.budget.amount:g} {unit}",
-        highlight=False,
+    if not training:
+        console.print(f"{left} stages to do", highlight=False)
+        return
+    text = f"{left} stages to do; training {len(training)} students for "
+    text += ", ".join(
+        f"{sum(s.config['budget']['amount'] for s in training if s.config['budget']['unit'] == u):g} {u}"
+        for u in sorted({s.config["budget"]["unit"] for s in training})
     )
+    if all(s.config["budget"]["unit"] == "tfe" for s in training):
+        forwards = sum(s.config["budget"]["amount"] for s in training)
+        minutes = forwards * teacher_forward_seconds(plan) / 60 / worker_count(config)
+        text += f", about {minutes:.0f} minutes (from the time of a teacher forward here)"
+    console.print(text, highlight=False)
+
+
+def worker_count(config: ExperimentConfig) -> int:
+    """Worker processes of the local launcher."""
+    return config.launcher.workers or max((os.cpu_count() or 1) // config.training.threads, 1)
+
+
+def teacher_forward_seconds(plan: Plan, repeats: int = 10) -> float:
+    """Seconds of one teacher forward pass at the training batch, measured here."""
+    import torch
+
+    dataset, batch = plan.dataset, plan.config.training.batch
+    assert dataset is not None
+    torch.set_num_threads(plan.config.training.threads)
+    network, x = dataset.fresh_network(), torch.zeros(batch, *dataset.shape)
+    condition = dataset.conditions(0, range(batch))
+    with torch.no_grad():
+        network(x, torch.full((batch,), 0.5), condition)
+        times = []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            network(x, torch.full((batch,), 0.5), condition)
+            times.append(time.perf_counter() - started)
+    return min(times)  # Other work on the machine only adds.
 
 
 def print_status(config: ExperimentConfig, watch: bool) -> None:

@@ -1,0 +1,203 @@
+"""Launchers: failures stay alone, dead workers are forgiven once, and none changes a result."""
+
+import json
+import multiprocessing
+import os
+
+import pytest
+
+from piflow_bench.pipeline.graph import Stage
+from piflow_bench.pipeline.launch import run_local
+from piflow_bench.pipeline.stages import Runtime
+from piflow_bench.pipeline.store import Store
+from tests.pipeline.harness import STUDENTS, bits, places, results, run
+
+RAISES = """
+from piflow_methods.kd import KD
+
+
+class Raises(KD):
+    "Fails in its third step."
+
+    def training_step(self, batch, context):
+        if context.step == 2:
+            raise RuntimeError("out of <luck>")
+        yield from super().training_step(batch, context)
+"""
+DIES_ONCE = """
+import os, signal
+from pathlib import Path
+from piflow_methods.dmd2 import DMD2
+
+
+class DiesOnce(DMD2):
+    "Its worker dies the first time, after a state was saved."
+
+    def training_step(self, batch, context):
+        mark = Path(os.environ["MARK"])
+        if context.step == 3 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from super().training_step(batch, context)
+"""
+DIES = """
+import os, signal
+from piflow_methods.piflow.method import PiFlow
+
+
+class Dies(PiFlow):
+    "Its worker dies every time."
+
+    def training_step(self, batch, context):
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield
+"""
+METHODS = (
+    "variants.kd.method=raises",
+    "variants.dmd2.method=dies_once",
+    "variants.piflow-gm8.method=dies",
+)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """An undisturbed run of three students, in worker processes."""
+    folder = tmp_path_factory.mktemp("plain")
+    done = run(*STUDENTS, "launcher.workers=2", *places(folder), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "0 failed" in done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def disturbed(tmp_path_factory):
+    """The same with three methods that fail in three ways."""
+    folder = tmp_path_factory.mktemp("disturbed")
+    plugins = folder / "plugins"
+    plugins.mkdir()
+    for name, text in (("raises", RAISES), ("dies_once", DIES_ONCE), ("dies", DIES)):
+        (plugins / f"{name}.py").write_text(text)
+    settings = (*STUDENTS, *METHODS, "launcher.workers=2", "save_seconds=0", *places(folder))
+    done = run(*settings, f"plugins={plugins}", cwd=folder, MARK=str(folder / "mark"))
+    return folder, done
+
+
+def test_debug_and_local_agree_to_the_last_bit(plain, tmp_path):
+    done = run(*STUDENTS, "launcher=debug", *places(tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert bits(results(tmp_path)) == bits(results(plain))
+
+
+def test_a_second_run_computes_nothing(plain):
+    before = (plain / "runs" / "digits" / "results.parquet").read_bytes()
+    done = run(*STUDENTS, "launcher.workers=1", *places(plain), cwd=plain)
+    assert done.returncode == 0, done.stderr
+    assert "0 stages computed" in done.stdout
+    assert (plain / "runs" / "digits" / "results.parquet").read_bytes() == before
+
+
+class TestFailures:
+    def test_exit_code_and_words(self, disturbed):
+        _, done = disturbed
+        assert done.returncode == 3
+        assert "Traceback" not in done.stderr
+        assert "RuntimeError: out of <luck>" in done.stdout
+        assert done.stdout.rstrip().endswith("report.html")
+
+    def test_fail_alone_and_the_others_finish(self, disturbed):
+        folder, _ = disturbed
+        table = results(folder)
+        for variant in ("kd", "piflow-gm8"):
+            rows = table[table.variant == variant]
+            assert len(rows)
+            assert (rows.status == "failed").all()
+            assert rows.value.isna().all()
+        assert (table[~table.variant.isin(["kd", "piflow-gm8"])].status == "ok").all()
+        assert {"dmd2", "memoriser", "teacher-converged"} <= set(table.variant)
+
+    def test_descendants_name_the_stage_that_failed(self, disturbed):
+        table = results(disturbed[0])
+        reasons = set(table[table.variant == "kd"].reason)
+        assert reasons == {"needs kd for 1 NFE, seed 0: training: RuntimeError: out of <luck>"}
+
+    def test_a_worker_that_dies_twice_is_a_failure(self, disturbed):
+        table = results(disturbed[0])
+        (reason,) = set(table[table.variant == "piflow-gm8"].reason)
+        assert "died twice (signal 9)" in reason
+
+    def test_a_worker_that_dies_once_is_forgiven(self, disturbed, plain):
+        folder, _ = disturbed
+        assert (folder / "mark").exists()
+        mine, other = results(folder), results(plain)
+        columns = ["variant", "budget_fraction", "question", "extractor", "metric"]
+        columns += ["value", "ci_low", "ci_high", "train_tfe", "train_steps"]
+        mine = mine[mine.variant == "dmd2"][columns].reset_index(drop=True)
+        other = other[other.variant == "dmd2"][columns].reset_index(drop=True)
+        assert mine.to_json(double_precision=15) == other.to_json(double_precision=15)
+        assert len(mine)
+
+    def test_run_json_and_log_tell_why(self, disturbed):
+        folder = disturbed[0] / "runs" / "digits"
+        failures = json.loads((folder / "run.json").read_text())["failures"]
+        assert {f["variant"] for f in failures} == {"kd", "piflow-gm8"}
+        log = (folder / "failures.log").read_text()
+        assert "Traceback" in log
+        assert "raises.py" in log
+        assert "died twice" in log
+
+    def test_the_log_goes_when_all_is_well(self, disturbed):
+        folder, _ = disturbed
+        settings = (*STUDENTS, "launcher.workers=1", *places(folder))
+        done = run(*settings, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert not (folder / "runs" / "digits" / "failures.log").exists()
+        assert Store(folder / "store").broken() == []
+
+
+def dataset_key():
+    return {"name": "digits", "settings": {}, "digest": "", "teacher": ""}
+
+
+def test_workers_that_die_with_nothing_to_do_are_replaced(tmp_path):
+    store = Store(tmp_path)
+    store.prepare()
+    draws = [
+        Stage("draw", {"dataset": dataset_key(), "split": split, "seed": 0, "n": 0})
+        for split in ("train", "test")
+    ]
+    content = {"dataset": dataset_key(), "extractors": ["pixels"], "judge": False}
+    target = Stage("features", content, {"samples": tuple(draws)})
+    done = []
+
+    def notice(event, stage, words):
+        if event == "done":
+            done.append(stage.kind)
+        if done == ["draw", "draw"] and event == "done":
+            for process in multiprocessing.active_children():
+                process.kill()
+                process.join()
+
+    outcome = run_local([*draws, target], store, Runtime(), notice, workers=2, threads=1)
+    assert not outcome.failures
+    assert store.has(target)
+    assert done == ["draw", "draw", "features"]
+    assert not multiprocessing.active_children()
+
+
+def test_scheduling_is_by_inputs_and_weight(tmp_path):
+    from piflow_bench.pipeline.launch import _Schedule
+
+    store = Store(tmp_path)
+    store.prepare()
+    light, heavy = Stage("draw", {"n": 1}, weight=1), Stage("draw", {"n": 2}, weight=5)
+    child = Stage("features", {}, {"samples": (light, heavy)}, weight=99)
+    schedule = _Schedule([light, heavy, child], store, lambda *_: None)
+    assert schedule.ready() == [heavy, light]
+    schedule.start(heavy)
+    schedule.finish(heavy, ("done", "", ""))
+    assert schedule.ready() == [light]
+    schedule.start(light)
+    schedule.finish(light, ("failed", "ValueError: no", "trace"))
+    assert not schedule.waiting
+    assert schedule.outcome.failures[child.key].root is light
+    assert os.path.isdir(tmp_path / "artifacts")

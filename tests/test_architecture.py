@@ -1,0 +1,181 @@
+"""Arrows point one way, packages match the tree, and nothing heavy is imported too early."""
+
+import ast
+import fnmatch
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS = PROJECT["tool"]["setuptools"]
+OURS = ("piflow_bench", "piflow_methods", "piflow_experiments", "piflow_reports")
+LAZY = {"piflow_bench/cli.py", "piflow_bench/pipeline/runner.py"}
+"""Files that may import the report, inside a function."""
+
+
+def files(folder):
+    return sorted(p.relative_to(ROOT) for p in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path):
+    """(module, imported inside a function) of every import of one of our packages."""
+    tree = ast.parse((ROOT / path).read_text())
+    inner = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            # `from package import module` imports the module.
+            names = [f"{node.module}.{a.name}" for a in node.names]
+        for name in names:
+            if name.partition(".")[0] in OURS:
+                yield name, id(node) in inner
+
+
+def within(name, allowed):
+    return any(name == a or name.startswith(f"{a}.") for a in allowed)
+
+
+@pytest.mark.parametrize("path", files("methods"), ids=str)
+def test_methods_import_the_api_alone(path):
+    for name, _ in imports(path):
+        assert within(name, ["piflow_bench.api", "piflow_methods"]), name
+
+
+@pytest.mark.parametrize("path", files("reports"), ids=str)
+def test_reports_import_results_and_statistics_alone(path):
+    allowed = [
+        "piflow_bench.errors",
+        "piflow_bench.evaluation",
+        "piflow_bench.pipeline.results",
+        "piflow_reports",
+    ]
+    for name, _ in imports(path):
+        assert within(name, allowed), name
+
+
+@pytest.mark.parametrize("path", files("piflow_bench"), ids=str)
+def test_the_harness_imports_no_method_and_no_report(path):
+    for name, lazy in imports(path):
+        if within(name, ["piflow_reports"]) and lazy and str(path) in LAZY:
+            continue
+        assert within(name, ["piflow_bench"]), name
+
+
+def test_experiments_hold_yaml_alone():
+    for path in (ROOT / "experiments").rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            assert path.suffix == ".yaml" or path.name == "__init__.py", path
+            if path.name == "__init__.py":
+                body = ast.parse(path.read_text()).body
+                assert all(isinstance(n, ast.Expr) for n in body), path
+
+
+def folders():
+    """Import name -> folder, of every package in the tree."""
+    found = {}
+    for name, folder in SETUPTOOLS["package-dir"].items():
+        for init in sorted((ROOT / folder).rglob("__init__.py")):
+            parts = init.parent.relative_to(ROOT / folder).parts
+            found[".".join((name, *parts))] = init.parent
+    return found
+
+
+def test_packages_are_those_of_the_tree():
+    assert sorted(SETUPTOOLS["packages"]) == sorted(folders())
+
+
+def test_every_folder_with_modules_or_yaml_is_a_package():
+    packages = set(folders().values())
+    for folder in SETUPTOOLS["package-dir"].values():
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".yaml"):
+                assert path.parent in packages, path
+
+
+def tracked(folder):
+    """Files below a folder that belong to the project: not what Python or a tool left there."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", folder],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / p for p in listed.stdout.splitlines() if (ROOT / p).is_file()]
+
+
+def test_every_other_file_is_package_data():
+    data = SETUPTOOLS["package-data"]
+    packages = folders()
+    for folder in SETUPTOOLS["package-dir"].values():
+        for path in tracked(folder):
+            if path.suffix == ".py":
+                continue
+            patterns = [
+                (path.relative_to(packages[name]), pattern)
+                for name, many in data.items()
+                for pattern in many
+                if path.is_relative_to(packages[name])
+            ]
+            matched = any(
+                fnmatch.fnmatch(str(relative), pattern.replace("**/", ""))
+                or fnmatch.fnmatch(str(relative), pattern)
+                for relative, pattern in patterns
+            )
+            assert matched, f"{path} is in no package-data"
+
+
+def test_entry_points_name_what_exists():
+    packages = folders()
+    for group in PROJECT["project"]["entry-points"].values():
+        for target in group.values():
+            module, _, attribute = target.partition(":")
+            if module in packages:
+                continue
+            parent, _, name = module.rpartition(".")
+            path = packages[parent] / f"{name}.py"
+            names = {
+                n.name for n in ast.parse(path.read_text()).body if hasattr(n, "name")
+            }
+            assert attribute in names, target
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["list"], ["list", "methods"]],
+    ids=" ".join,
+)
+def test_nothing_heavy_is_imported_before_it_is_needed(arguments, tmp_path):
+    code = (
+        "import sys\n"
+        "from piflow_bench.cli import main\n"
+        "try:\n"
+        f"    code = main({arguments!r})\n"
+        "except SystemExit as end:\n"
+        "    code = end.code\n"
+        "heavy = {'torch', 'pandas', 'plotly', 'numpy', 'hydra', 'sklearn', 'pyarrow'}\n"
+        "sys.exit(f'imported: {heavy & set(sys.modules)}' if heavy & set(sys.modules) else code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_importing_the_package_is_light(tmp_path):
+    code = "import piflow_bench, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
