@@ -1,1 +1,1 @@
-"""Few-step methods, one file or folder each; they import piflow_bench.api and nothing else of it."""
+"""Few-step methods, one file or folder each; of the harness they import piflow_bench.api alone."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from piflow_methods.pairs import PairBuffer, buffer_for
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -29,7 +30,6 @@ from piflow_bench.api import (
     Update,
     flow,
 )
-from piflow_methods.pairs import PairBuffer, buffer_for
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Config:
 
     gan: bool = True  # discriminator head on the fake-score network's features
     ratio: int = 5  # fake-score updates per generator update (TTUR)
-    time_law: str = "karras"  # karras | uniform | logit-normal: of the noise level in the DM gradient
+    time_law: str = (
+        "karras"  # karras | uniform | logit-normal: of the noise level in the DM gradient
+    )
     fake_time_law: str = "uniform"  # of the fake score's own training
     time_low: float = 0.02  # quantiles between which the law is cut
     time_high: float = 0.98

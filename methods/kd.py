@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from piflow_methods.pairs import PairBuffer, buffer_for
 from torch import Tensor
 
 from piflow_bench.api import (
@@ -28,7 +29,6 @@ from piflow_bench.api import (
     Update,
     flow,
 )
-from piflow_methods.pairs import PairBuffer, buffer_for
 
 
 @dataclass(frozen=True)

@@ -180,9 +180,7 @@ class MeanFlow(Method):
         h = torch.clamp(t - r, max=self.config.difference_step)
         with torch.no_grad():
             now = student(x, t, condition, duration=t - r)
-            before = student(
-                x - flow.expand(h, x) * velocity, t - h, condition, duration=t - h - r
-            )
+            before = student(x - flow.expand(h, x) * velocity, t - h, condition, duration=t - h - r)
         return (now - before) / flow.expand(h, x)
 
     def _data_velocity(

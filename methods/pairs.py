@@ -14,8 +14,8 @@ from piflow_bench.api import Batch, Condition, Context, Spec, flow
 class PairBuffer(nn.Module):
     """A buffer of teacher trajectories; a module, so that checkpoints hold it.
 
-    ``states`` ``(pairs, nfe + 1, *sample)`` are the teacher's states at the ``nfe + 1`` times of the
-    uniform grid, noise first.
+    ``states`` ``(pairs, nfe + 1, *sample)`` are the teacher's states at the ``nfe + 1`` times of
+    the uniform grid, noise first.
     """
 
     def __init__(self, pairs: int, nfe: int, shape: tuple[int, ...]) -> None:
@@ -53,7 +53,7 @@ class PairBuffer(nn.Module):
         self.filled += n
 
     def draw(self, like: Condition, context: Context) -> tuple[Tensor, Condition]:
-        """Random trajectories ``(B, nfe + 1, *sample)`` among those filled, and their conditions."""
+        """Random filled trajectories ``(B, nfe + 1, *sample)`` and their conditions."""
         rows = context.random.integers("pair rows", int(self.filled))
         return self.states[rows], like.unpack(self.packed[rows])
 

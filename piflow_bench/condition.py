@@ -1,7 +1,7 @@
 """What a sample is conditioned on. The core treats a condition as opaque.
 
-Any condition offers ``len``, ``c[rows]``, ``null()``, ``to(device)``, ``cat(other)``, ``pack()`` and
-``digest()``; only the network that reads it knows more (`Classes.labels`).
+Any condition offers ``len``, ``c[rows]``, ``null()``, ``to(device)``, ``cat(other)``, ``pack()``
+and ``digest()``; only the network that reads it knows more (`Classes.labels`).
 """
 
 from __future__ import annotations

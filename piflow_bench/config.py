@@ -260,7 +260,9 @@ def compose(arguments: Sequence[str]) -> list[ExperimentConfig]:
     return _apart(experiments, [" ".join(values) for values in itertools.product(*swept)])
 
 
-OPEN = re.compile(r"(variants\.[^.=]+\.(settings|sampling|training|budget)|(protocol|dataset)\.settings)\.")
+OPEN = re.compile(
+    r"(variants\.[^.=]+\.(settings|sampling|training|budget)|(protocol|dataset)\.settings)\."
+)
 """Settings that plugins declare: any may be given, whether a file names it or not."""
 
 
@@ -366,7 +368,8 @@ def _nearest_key(key: str, valid: list[str]) -> str:
         close = [
             k
             for k in valid
-            if k.split(".")[-1] in difflib.get_close_matches(last, [v.split(".")[-1] for v in valid])
+            if k.split(".")[-1]
+            in difflib.get_close_matches(last, [v.split(".")[-1] for v in valid])
         ][:1]
     return f"did you mean '{close[0]}'?" if close else "see `piflow_bench show`"
 

@@ -1,8 +1,8 @@
 """What a step costs, measured at the networks' handles.
 
 A `Handle` wraps a network under its role ("teacher", "student", ...). It counts the rows that pass
-and measures, once per role and mode, the FLOPs of a row with PyTorch's FLOP counter. Backward passes
-are measured the same way, once per kind of update, and include any recomputation. Nothing is
+and measures, once per role and mode, the FLOPs of a row with PyTorch's FLOP counter. Backward
+passes are measured the same way, once per kind of update, and include any recomputation. Nothing is
 declared by a method.
 """
 
@@ -83,6 +83,7 @@ class Handle:
         self.flops_per_row = flops_per_row
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """``function(x, ...)``, counted."""
         meter, rows = self.meter, len(x)
         if meter._paused or rows == 0:
             return self.function(x, *args, **kwargs)

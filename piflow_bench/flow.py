@@ -1,7 +1,7 @@
 r"""The mathematics of flows: interpolation, conversions, time warps, schedules, solvers, guidance.
 
-Convention throughout: :math:`x_t = (1-t)\,x_0 + t\,\varepsilon` with :math:`\varepsilon \sim N(0, I)`
-and velocity :math:`u = dx/dt = \varepsilon - x_0`, so **t = 1 is noise** and t = 0 is data.
+Convention: :math:`x_t = (1-t)\,x_0 + t\,\varepsilon` with :math:`\varepsilon \sim N(0, I)` and
+velocity :math:`u = dx/dt = \varepsilon - x_0`, so **t = 1 is noise** and t = 0 is data.
 Times are tensors of shape ``(B,)`` or floats in [0, 1]; states have shape ``(B, *sample)``.
 """
 
@@ -75,8 +75,8 @@ def time_grid(steps: int, shift: float = 1.0, dtype: torch.dtype = torch.float32
 class FlowMapStep:
     """One network evaluation of a few-step student.
 
-    The student maps the state at ``t_src`` to ``t_dst``; where ``m < 1`` fresh noise then lifts the
-    state to ``t_next``. ``raw_src`` and ``raw_dst`` are the unwarped ends of the deterministic part.
+    The student maps the state at ``t_src`` to ``t_dst``; where ``m < 1`` fresh noise then lifts it
+    to ``t_next``. ``raw_src`` and ``raw_dst`` are the unwarped ends of the deterministic part.
     """
 
     t_src: float

@@ -38,7 +38,9 @@ class SampleRandom:
 
     def normal(self, step: int, shape: Sequence[int], stream: str = "renoise") -> Tensor:
         """Standard normal draws ``(B, *shape)`` for sampling step ``step``."""
-        draws = [g.standard_normal(tuple(shape), dtype=np.float32) for g in self._draws(stream, step)]
+        draws = [
+            g.standard_normal(tuple(shape), dtype=np.float32) for g in self._draws(stream, step)
+        ]
         return torch.from_numpy(np.stack(draws)).to(self.device)
 
     def noise(self, shape: Sequence[int]) -> Tensor:
@@ -58,7 +60,9 @@ class TrainingRandom:
     of one step need two names.
     """
 
-    def __init__(self, train_seed: int, step: int, first_row: int, rows: int, device: str = "cpu") -> None:
+    def __init__(
+        self, train_seed: int, step: int, first_row: int, rows: int, device: str = "cpu"
+    ) -> None:
         self.train_seed, self.step = train_seed, step
         self.first_row, self.rows, self.device = first_row, rows, device
         self._used: set[str] = set()
@@ -90,9 +94,7 @@ class TrainingRandom:
 
     def integers(self, name: str, high: int) -> Tensor:
         """Integers ``(B,)`` uniform in [0, high)."""
-        parts = [
-            torch.randint(high, (BLOCK,), generator=g)[rows] for g, rows in self._blocks(name)
-        ]
+        parts = [torch.randint(high, (BLOCK,), generator=g)[rows] for g, rows in self._blocks(name)]
         return torch.cat(parts).to(self.device)
 
     def shared_integer(self, name: str, high: int) -> int:

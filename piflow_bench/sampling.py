@@ -63,9 +63,7 @@ def _run(
 def _check(meter: Meter, samples: int, nfe: int, all_flops: float | None = None) -> None:
     counted = sum(meter.rows.values()) / samples
     if counted != nfe:
-        raise DishonestNFE(
-            f"sample(nfe={nfe}) evaluated its network {counted:g} times per sample"
-        )
+        raise DishonestNFE(f"sample(nfe={nfe}) evaluated its network {counted:g} times per sample")
     if all_flops is not None and all_flops > meter.flops * (1 + AUDIT_TOLERANCE):
         hidden = all_flops / max(meter.flops, 1e-9) - 1
         raise DishonestNFE(
@@ -98,7 +96,7 @@ def sample(
     settings: Mapping[str, Any] | None = None,
     report: Callable[[float, str], None] = lambda share, text: None,
 ) -> Samples:
-    """Samples of the given indices, independent of ``batch``; every batch's evaluations are checked.
+    """Samples of the given indices, independent of ``batch``; evaluations are checked.
 
     Raises:
         DishonestNFE: if the student does not use exactly ``nfe`` evaluations per sample.

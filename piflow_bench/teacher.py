@@ -86,9 +86,7 @@ class Teacher:
             rows = inside.nonzero()[:, 0]
             every = bool(inside.all())
             xs, ts, cs = (x, t, condition) if every else (x[rows], t[rows], condition[rows])
-            both = self.field(
-                torch.cat([x, xs]), torch.cat([t, ts]), condition.cat(cs.null())
-            )
+            both = self.field(torch.cat([x, xs]), torch.cat([t, ts]), condition.cat(cs.null()))
             u, empty = both[: len(x)], both[len(x) :]
             if every:
                 return flow.guide(u, empty, g.scale)

@@ -142,6 +142,7 @@ def test_a_bug_has_exit_code_1_and_a_traceback(tmp_path):
         "from piflow_bench.cli import main\n"
         "sys.exit(main(['list']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    arguments = [sys.executable, "-c", code]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr

@@ -251,7 +251,8 @@ class TestThirdPartyExperiments:
         assert "setings" in refused("experiment=odd")
 
     def test_a_variant_without_a_method(self, site, refused):
-        site.install("third_party_none", {"none": HEAD + "name: none\nvariants:\n  a: {nfes: [1]}\n"})
+        text = HEAD + "name: none\nvariants:\n  a: {nfes: [1]}\n"
+        site.install("third_party_none", {"none": text})
         assert "variants.a.method" in refused("experiment=none")
 
     def test_a_broken_package_does_not_break_the_others(self, site, capsys):

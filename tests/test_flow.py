@@ -106,6 +106,13 @@ def test_raw_ends_belong_to_the_warped_ones(h):
             assert float(flow.warp(torch.tensor(raw, dtype=torch.float64), 3.2)) == pytest.approx(t)
 
 
+@pytest.mark.parametrize("h", [0.3, 0.5, 2.0])
+def test_the_amount_of_renoising_enters_as_its_square(h):
+    first, second, last = flow.flow_map_schedule(3, 1.0, 1.0, h)
+    # Noise-to-data ratio 1/2 at t = 1/3 over 2 at t = 2/3; nothing of pure noise is kept.
+    assert (first.m, second.m, last.m) == pytest.approx((0, 0.25 ** (h**2), 0))
+
+
 # ---------------------------------------------------------------------------- renoising
 
 
@@ -214,6 +221,14 @@ def test_evaluations_of_a_solver(solver, steps):
     )
     assert len(seen) == flow.solver_evaluations(solver, steps)
     assert all(t.shape == (3,) and t.min() > 0 for t in seen)
+
+
+@pytest.mark.parametrize("solver", ["euler", "dpmpp", "unipc"])
+def test_a_grid_that_ends_above_data_costs_one_evaluation_a_step(solver):
+    seen = []
+    times = torch.linspace(0.98, 0.05, 6)
+    flow.SOLVERS[solver](lambda x, t: seen.append(t) or oracle(x, t), normal(3, 2), times)
+    assert len(seen) == 5
 
 
 @pytest.mark.parametrize("steps", [2, 3, 5])

@@ -61,7 +61,9 @@ def attach_gm_head(
     logweights = nn.Linear(network.dim, elements * components)
     nn.init.zeros_(logweights.weight)
     nn.init.zeros_(logweights.bias)
-    logstds = nn.Sequential(nn.SiLU(), nn.Linear(network.dim, inner), nn.SiLU(), nn.Linear(inner, 1))
+    logstds = nn.Sequential(
+        nn.SiLU(), nn.Linear(network.dim, inner), nn.SiLU(), nn.Linear(inner, 1)
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         logstds[1].reset_parameters()

@@ -8,6 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from piflow_methods.piflow.heads import attach_dx_head, attach_gm_head, polynomial_start
+from piflow_methods.piflow.policies import (
+    SAMPLING_EPS,
+    DXPolicy,
+    GMPolicy,
+    Policy,
+    average_velocity,
+)
 from torch import Tensor
 
 from piflow_bench.api import (
@@ -24,14 +32,6 @@ from piflow_bench.api import (
     Teacher,
     Update,
     flow,
-)
-from piflow_methods.piflow.heads import attach_dx_head, attach_gm_head, polynomial_start
-from piflow_methods.piflow.policies import (
-    SAMPLING_EPS,
-    DXPolicy,
-    GMPolicy,
-    Policy,
-    average_velocity,
 )
 
 
@@ -101,7 +101,10 @@ class PolicyStudent(Student):
         """Samples in ``nfe`` evaluations; settings: temperature, h, final_step_scale, substeps."""
         c = self.config
         steps = flow.flow_map_schedule(
-            nfe, c.shift, settings.get("final_step_scale", c.final_step_scale), settings.get("h", c.h)
+            nfe,
+            c.shift,
+            settings.get("final_step_scale", c.final_step_scale),
+            settings.get("h", c.h),
         )
         x = noise
         for i, step in enumerate(steps):
@@ -218,8 +221,12 @@ class PiFlow(Method):
         places = random.uniform(f"student intervals{stream}", (m,)).sort(1).values.to(x_src)
         gaps = torch.diff(places, dim=1, prepend=torch.zeros_like(places[:, :1]))
         student_gaps = gaps * ((1 - teacher_share) * span)[:, None]
-        cuts = random.uniform(f"teacher intervals{stream}", (max(m - 1, 0),)).sort(1).values.to(x_src)
-        edges = torch.cat([torch.zeros_like(places[:, :1]), cuts, torch.ones_like(places[:, :1])], 1)
+        cuts = (
+            random.uniform(f"teacher intervals{stream}", (max(m - 1, 0),)).sort(1).values.to(x_src)
+        )
+        edges = torch.cat(
+            [torch.zeros_like(places[:, :1]), cuts, torch.ones_like(places[:, :1])], 1
+        )
         teacher_gaps = torch.diff(edges, dim=1) * (teacher_share * span)[:, None]
 
         x, raw = x_src, raw_src

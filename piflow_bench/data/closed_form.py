@@ -136,6 +136,8 @@ def fit_backbone(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = MLP(dim=dim, depth=depth)
+    if steps == 0:
+        return network
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True

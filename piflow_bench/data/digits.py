@@ -1,7 +1,7 @@
 """The 1,797 real 8x8 digits that scikit-learn ships, with a trained teacher and feature network.
 
-A fixed stratified fifth is held out as the reference of the data question. Pixels 0..16 are scaled to
-[-1, 1]. The weights in ``assets/`` are remade by ``python -m piflow_bench prepare digits``.
+A fixed stratified fifth is held out as the reference of the data question. Pixels 0..16 are scaled
+to [-1, 1]. The weights in ``assets/`` are remade by ``python -m piflow_bench prepare digits``.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def teacher_network(dim: int = 64, depth: int = 3) -> DiT:
 
 
 def images() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training images and labels, held-out images and labels; images ``(n, 1, 8, 8)`` in [-1, 1]."""
+    """Training images and labels, held-out ones; images ``(n, 1, 8, 8)`` in [-1, 1]."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -108,8 +108,8 @@ def load_weights(path: Path, network: nn.Module) -> str:
         state = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
-            f"checkpoint {path}: not a readable safetensors file ({error}); pickled checkpoints are "
-            "refused: convert them with safetensors.torch.save_file"
+            f"checkpoint {path}: not a readable safetensors file ({error}); pickled checkpoints "
+            "are refused: convert them with safetensors.torch.save_file"
         ) from error
     expected = {k: tuple(v.shape) for k, v in network.state_dict().items()}
     found = {k: tuple(v.shape) for k, v in state.items()}

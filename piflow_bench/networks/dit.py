@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention, silu
 
@@ -101,7 +100,9 @@ class _FeedForward(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         # Index 1 is the official network's dropout, kept empty for the keys' sake.
-        self.net = nn.ModuleList([_GeluProjection(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim)])
+        self.net = nn.ModuleList(
+            [_GeluProjection(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim)]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.net:
@@ -168,15 +169,16 @@ class DiT(nn.Module):
         self.height, self.width = height, width
         self.pos_embed = _PatchEmbed(channels, dim, patch)
         self.emb = _Embedder(dim, classes, time_scale)
-        self.transformer_blocks = nn.ModuleList(_Block(dim, heads) for _ in range(depth))
+        blocks = [_Block(dim, heads) for _ in range(depth)]
+        self.transformer_blocks = nn.ModuleList(blocks)
         self.proj_out_1 = nn.Linear(dim, 2 * dim)
         self.proj_out_2 = nn.Linear(dim, patch * patch * channels)
         self.readout: Readout = velocity_readout
         positions = sincos_2d(dim, height // patch, width // patch)
         self.register_buffer("positions", positions, persistent=False)
-        self._initialise()
+        self._initialise(blocks)
 
-    def _initialise(self) -> None:
+    def _initialise(self, blocks: list[_Block]) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -186,7 +188,7 @@ class DiT(nn.Module):
         nn.init.normal_(self.emb.timestep_embedder.linear_1.weight, std=0.02)
         nn.init.normal_(self.emb.timestep_embedder.linear_2.weight, std=0.02)
         # adaLN-zero: every block starts as the identity, the output as zero.
-        for block in self.transformer_blocks:
+        for block in blocks:
             nn.init.zeros_(block.norm1.linear.weight)
         nn.init.zeros_(self.proj_out_1.weight)
         nn.init.zeros_(self.proj_out_2.weight)
@@ -225,6 +227,6 @@ class DiT(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, condition: Classes, duration: Tensor | None = None
     ) -> Any:
-        """Velocity ``(B, C, height, width)`` at states x, times t ``(B,)`` (or another head's output)."""
+        """Velocity ``(B, C, height, width)`` at times t ``(B,)``, or another head's output."""
         hidden, embedding = self.trunk(x, t, condition, duration)
         return self.readout(self, hidden, embedding)

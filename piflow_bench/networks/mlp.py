@@ -35,19 +35,22 @@ class MLP(nn.Module):
 
     patch_elements = 1
 
-    def __init__(self, channels: int = 2, dim: int = 128, depth: int = 4, frequencies: int = 6) -> None:
+    def __init__(
+        self, channels: int = 2, dim: int = 128, depth: int = 4, frequencies: int = 6
+    ) -> None:
         super().__init__()
         self.channels, self.dim, self.frequencies = channels, dim, frequencies
         self.time_embedder = TimeEmbedding(dim, channels=64)
         self.duration_embedder: TimeEmbedding | None = None
         self.proj_in = nn.Linear(channels * (1 + 2 * frequencies), dim)
-        self.blocks = nn.ModuleList(_Block(dim) for _ in range(depth))
+        blocks = [_Block(dim) for _ in range(depth)]
+        self.blocks = nn.ModuleList(blocks)
         self.proj_out_1 = nn.Linear(dim, dim)
         self.proj_out_2 = nn.Linear(dim, channels)
         self.readout: Readout = velocity_readout
         nn.init.zeros_(self.proj_out_2.weight)
         nn.init.zeros_(self.proj_out_2.bias)
-        for block in self.blocks:
+        for block in blocks:
             nn.init.zeros_(block.outer.weight)
             nn.init.zeros_(block.outer.bias)
 

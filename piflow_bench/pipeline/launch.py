@@ -257,14 +257,14 @@ def run_local(
             while len(pool) < min(workers, len(ready) + len(schedule.running)):
                 pool.append(_Worker(store.root, runtime, threads))
             idle = [w for w in pool if w.stage is None]
-            for worker, stage in zip(idle, ready, strict=False):
+            for worker, following in zip(idle, ready, strict=False):
                 try:
-                    worker.give(stage)
+                    worker.give(following)
                 except OSError:  # It died while it had nothing to do.
                     pool.remove(worker)
                     worker.stop()
                     continue
-                schedule.start(stage)
+                schedule.start(following)
             busy = [w for w in pool if w.stage is not None]
             for connection in wait([w.connection for w in busy], timeout=0.5):
                 worker = next(w for w in busy if w.connection is connection)

@@ -157,9 +157,7 @@ def _check_protocol(config: ExperimentConfig) -> None:
             )
     for question in p.questions:
         if question not in QUESTIONS:
-            raise UserError(
-                f"protocol.questions={question}: {nearest(question, list(QUESTIONS))}"
-            )
+            raise UserError(f"protocol.questions={question}: {nearest(question, list(QUESTIONS))}")
     if p.primary_question not in p.questions:
         raise UserError(
             f"protocol.primary_question={p.primary_question}: not in protocol.questions; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -58,7 +60,7 @@ class _Display:
         if stage.key in self.tasks:
             self.progress.remove_task(self.tasks.pop(stage.key)[1])
         if event == "failed":
-            self.console.print(f"[red]failed[/] {stage.label}: {words}", highlight=False)
+            _print_failure(self.console, stage, words)
         elif event == "done" and not self.console.is_terminal and stage.kind == "distill":
             self.console.print(f"done {stage.label}", highlight=False)
         self.tick()
@@ -116,9 +118,15 @@ def run_experiment(config: ExperimentConfig, command: str) -> int:
     )
     for failure in outcome.failures.values():
         if failure.root is None:
-            console.print(f"[red]failed[/] {failure.stage.label}: {failure.reason}", highlight=False)
+            _print_failure(console, failure.stage, failure.reason)
     print(page)
     return len(outcome.failures)
+
+
+def _print_failure(console: Console, stage: Stage, reason: str) -> None:
+    # Reasons are a plugin's words: they may hold brackets, which are no markup.
+    text = escape(f"{stage.label}: {reason}")
+    console.print(f"[red]failed[/] {text}", highlight=False, soft_wrap=True)
 
 
 def _prepare_folders(folder: Path, store: Store, config: ExperimentConfig) -> None:
@@ -130,8 +138,10 @@ def _prepare_folders(folder: Path, store: Store, config: ExperimentConfig) -> No
         probe.touch()
         probe.unlink()
     except OSError as error:
+        full = "free space or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise UserError(
-            f"runs={config.runs}: cannot be written ({error.strerror}); choose another runs=PATH"
+            f"runs={config.runs}: cannot be written ({error.strerror}); {full}choose another "
+            "runs=PATH"
         ) from error
     try:
         store.prepare()
@@ -228,13 +238,13 @@ def print_plan(config: ExperimentConfig) -> None:
         console.print(f"{left} stages to do", highlight=False)
         return
     text = f"{left} stages to do; training {len(training)} students for "
-    text += ", ".join(
-        f"{sum(s.config['budget']['amount'] for s in training if s.config['budget']['unit'] == u):g} {u}"
-        for u in sorted({s.config["budget"]["unit"] for s in training})
-    )
-    if all(s.config["budget"]["unit"] == "tfe" for s in training):
-        forwards = sum(s.config["budget"]["amount"] for s in training)
-        minutes = forwards * teacher_forward_seconds(plan) / 60 / worker_count(config)
+    amounts: dict[str, float] = {}
+    for stage in training:
+        budget = stage.config["budget"]
+        amounts[budget["unit"]] = amounts.get(budget["unit"], 0.0) + budget["amount"]
+    text += ", ".join(f"{amount:g} {unit}" for unit, amount in amounts.items())
+    if list(amounts) == ["tfe"]:
+        minutes = amounts["tfe"] * teacher_forward_seconds(plan) / 60 / worker_count(config)
         text += f", about {minutes:.0f} minutes (from the time of a teacher forward here)"
     console.print(text, highlight=False)
 
@@ -282,7 +292,8 @@ def print_status(config: ExperimentConfig, watch: bool) -> None:
         console.print(out)
         for s in statuses:
             if s.state in ("running", "stopped"):
-                console.print(f"{s.state} {s.share:4.0%} {s.stage.label}: {s.text}", highlight=False)
+                line = f"{s.state} {s.share:4.0%} {s.stage.label}: {s.text}"
+                console.print(line, highlight=False)
         if not watch or all(s.state == "done" for s in statuses):
             return
         time.sleep(2)

@@ -197,16 +197,14 @@ def features(
     """Features of samples under every extractor, and the judge's logits."""
     dataset = load_dataset(config["dataset"], runtime)
     x = torch.from_numpy(_samples(inputs["samples"]))
-    arrays = {}
+    arrays: dict[str, Any] = {}
     batch = 2000
     functions = {name: dataset.extractors[name] for name in config["extractors"]}
     if config["judge"]:
         assert dataset.judge is not None
         functions["judge"] = dataset.judge
     for name, function in functions.items():
-        arrays[name] = np.concatenate(
-            [function(x[i : i + batch]) for i in range(0, len(x), batch)]
-        )
+        arrays[name] = np.concatenate([function(x[i : i + batch]) for i in range(0, len(x), batch)])
     np.savez(folder / "features.npz", **arrays)
 
 
@@ -232,9 +230,7 @@ def metrics(
     generated = _features(inputs["generated"], config["extractor"])[:n]
     reference = _features(inputs["reference"], config["extractor"])
     report(0.0, f"{config['question']} metrics on {config['extractor']}")
-    values = evaluate_with_replicates(
-        generated, reference, config["metrics"], **config["settings"]
-    )
+    values = evaluate_with_replicates(generated, reference, config["metrics"], **config["settings"])
     rows = [_row(v) for v in values]
     if config["accuracy"]:
         rows.append(_accuracy(config, inputs, n, runtime))

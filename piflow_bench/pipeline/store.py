@@ -1,7 +1,7 @@
 """The artifact store: folders under the hash of what determines them, all or nothing.
 
-Layout below the store's root: ``artifacts/<name>/`` finished, ``work/<name>/`` in progress (kept, so
-that long stages resume), ``locks/<name>.lock``. A kernel lock per artifact dies with its owner.
+Layout below the store's root: ``artifacts/<name>/`` finished, ``work/<name>/`` in progress (kept,
+so that long stages resume), ``locks/<name>.lock``. A kernel lock per artifact dies with its owner.
 """
 
 from __future__ import annotations
@@ -82,8 +82,9 @@ class Store:
             probe.write_text("x")
             probe.unlink()
         except OSError as error:
+            full = "free space or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise UserError(
-                f"store={self.root}: cannot be written ({error.strerror}); choose another "
+                f"store={self.root}: cannot be written ({error.strerror}); {full}choose another "
                 "store=PATH"
             ) from error
 

@@ -120,9 +120,7 @@ class _Trainer:
     # ------------------------------------------------------------------ one step
 
     def _context(self, random: TrainingRandom) -> Context:
-        return Context(
-            self.step, self.progress, random, self.teacher, self.networks, self.modules
-        )
+        return Context(self.step, self.progress, random, self.teacher, self.networks, self.modules)
 
     def _micro_batches(self) -> Iterator[tuple[Batch, Context]]:
         parts = self.settings.micro_batches
@@ -178,9 +176,9 @@ class _Trainer:
         # Other networks' gradients may have been touched by a loss that passed through them.
         for module in self.modules.values():
             module.zero_grad(set_to_none=True)
-        for module in declared.modules:
-            if module in self.ema and self.step >= self.settings.warmup:
-                self.ema[module].update()
+        for trained in declared.modules:
+            if trained in self.ema and self.step >= self.settings.warmup:
+                self.ema[trained].update()
         label = "" if name == "student" else f"{name}_"
         return {f"{label}grad_norm": norm, f"{label}lr": declared.lr * scale}
 
@@ -315,9 +313,7 @@ def _log_row(trainer: _Trainer, scalars: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _progress_text(
-    row: dict[str, float], trainer: _Trainer, elapsed: float, before: float
-) -> str:
+def _progress_text(row: dict[str, float], trainer: _Trainer, elapsed: float, before: float) -> str:
     rate = trainer.step / max(elapsed + before, 1e-9)
     return f"step {trainer.step}, {rate:.1f} steps/s, loss {row.get('loss', float('nan')):.3g}"
 

@@ -1,4 +1,4 @@
-"""Training settings that belong to the experiment, equal for every variant unless one overrides them."""
+"""Training settings: the experiment's, equal for every variant unless one overrides them."""
 
 from __future__ import annotations
 

@@ -4,9 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import nn
-
-from piflow_bench.api import TrainingRandom, Unconditional, flow
 from piflow_methods.dmd2 import (
     DMD2,
     Config,
@@ -15,6 +12,9 @@ from piflow_methods.dmd2 import (
     matching_loss,
     noise_time,
 )
+from torch import nn
+
+from piflow_bench.api import TrainingRandom, Unconditional, flow
 from tests.methods import gaussian
 
 

@@ -1,9 +1,8 @@
 """GM and DX heads on the DiT against the official numbers, and their initialisation."""
 
 import torch
-from safetensors.torch import load_file
-
 from piflow_methods.piflow.heads import attach_dx_head, attach_gm_head, polynomial_start
+
 from tests.networks.test_dit import DATA, close, golden, inputs, official  # noqa: F401
 
 
@@ -20,7 +19,11 @@ def test_gm_head_equals_the_official_one(golden):  # noqa: F811
     network = official(golden)
     attach_gm_head(network, facts["num_gaussians"], inner=facts["logstd_inner_dim"])
     loaded = load(network, tensors, "gm_student.")
-    assert {"proj_out_means.weight", "proj_out_logstds.3.bias", "proj_out_logweights.bias"} <= loaded
+    assert {
+        "proj_out_means.weight",
+        "proj_out_logstds.3.bias",
+        "proj_out_logweights.bias",
+    } <= loaded
     out = network(*inputs(golden))
     for name, value in out.items():
         close(value, tensors[f"gm_out.{name}"])
@@ -40,8 +43,12 @@ def test_gm_initialisation(golden):  # noqa: F811
     assert 0.02 < jitter.std() < 0.1
     official_bias = tensors["gm_init.proj_out_means.bias"].reshape(elements, k, -1)
     assert ((bias - official_bias).mean(1).abs() < 0.15 * 2 / k**0.5).all()
-    for name in ("proj_out_logweights.weight", "proj_out_logweights.bias",
-                 "proj_out_logstds.3.weight", "proj_out_logstds.3.bias"):
+    for name in (
+        "proj_out_logweights.weight",
+        "proj_out_logweights.bias",
+        "proj_out_logstds.3.weight",
+        "proj_out_logstds.3.bias",
+    ):
         ours = network.get_parameter(name)
         assert torch.allclose(ours, tensors[f"gm_init.{name}"]), name
 

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from piflow_methods.piflow.method import Config, PiFlow, PolicyStudent, segments
+from piflow_methods.piflow.policies import GMPolicy, substep_counts
 from torch import nn
 
 from piflow_bench.api import (
@@ -15,8 +17,6 @@ from piflow_bench.api import (
     flow,
 )
 from piflow_bench.networks.mlp import MLP
-from piflow_methods.piflow.method import Config, PiFlow, PolicyStudent, segments
-from piflow_methods.piflow.policies import GMPolicy, substep_counts
 
 MEANS = torch.tensor([[-1.0, 0.3], [0.8, 0.9], [0.2, -1.1]])
 WEIGHTS = torch.tensor([0.6, 0.3, 0.1])

@@ -1,15 +1,14 @@
 """Policies against the official implementation's numbers, and GM exactness on mixtures."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from piflow_methods.piflow.policies import DXPolicy, GMPolicy, average_velocity
 from safetensors.torch import load_file
 
 from piflow_bench import flow
-from piflow_methods.piflow.policies import DXPolicy, GMPolicy, average_velocity
 
 DATA = Path(__file__).parent.parent / "data"
 CASES = json.loads((DATA / "policies.json").read_text())
@@ -24,12 +23,23 @@ def policy_of(case, get):
     t_src = get("sigma_src").reshape(-1)
     if case["policy"] == "gm":
         policy = GMPolicy(
-            get("means"), get("logstds"), get("logweights"), get("x_src"), t_src,
-            case["shift"], case["eps"],
+            get("means"),
+            get("logstds"),
+            get("logweights"),
+            get("x_src"),
+            t_src,
+            case["shift"],
+            case["eps"],
         )
         return policy.with_temperature(case.get("temperature", 1.0))
     return DXPolicy(
-        get("output"), get("x_src"), t_src, case["segment"], case["shift"], case["mode"], case["eps"]
+        get("output"),
+        get("x_src"),
+        t_src,
+        case["segment"],
+        case["shift"],
+        case["mode"],
+        case["eps"],
     )
 
 

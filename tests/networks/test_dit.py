@@ -82,7 +82,11 @@ def test_jvp_equals_finite_difference():
     for p in network.parameters():
         torch.nn.init.normal_(p, std=0.3)
     c = Classes(torch.tensor([0, 1]), 3)
-    x, v, t = torch.randn(2, 1, 4, 4).double(), torch.randn(2, 1, 4, 4).double(), torch.rand(2).double()
+    x, v, t = (
+        torch.randn(2, 1, 4, 4).double(),
+        torch.randn(2, 1, 4, 4).double(),
+        torch.rand(2).double(),
+    )
     with sdpa_kernel(SDPBackend.MATH):
         _, d = torch.func.jvp(lambda x, t: network(x, t, c), (x, t), (v, torch.ones_like(t)))
     h = 1e-3

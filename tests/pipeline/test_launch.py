@@ -17,12 +17,11 @@ from piflow_methods.kd import KD
 
 
 class Raises(KD):
-    "Fails in its third step."
+    "Fails in its first step."
 
     def training_step(self, batch, context):
-        if context.step == 2:
-            raise RuntimeError("out of <luck>")
-        yield from super().training_step(batch, context)
+        raise RuntimeError("out of <luck> [/red]")
+        yield
 """
 DIES_ONCE = """
 import os, signal
@@ -101,7 +100,7 @@ class TestFailures:
         _, done = disturbed
         assert done.returncode == 3
         assert "Traceback" not in done.stderr
-        assert "RuntimeError: out of <luck>" in done.stdout
+        assert "training: RuntimeError: out of <luck> [/red]\n" in done.stdout
         assert done.stdout.rstrip().endswith("report.html")
 
     def test_fail_alone_and_the_others_finish(self, disturbed):
@@ -118,7 +117,8 @@ class TestFailures:
     def test_descendants_name_the_stage_that_failed(self, disturbed):
         table = results(disturbed[0])
         reasons = set(table[table.variant == "kd"].reason)
-        assert reasons == {"needs kd for 1 NFE, seed 0: training: RuntimeError: out of <luck>"}
+        start = "needs kd for 1 NFE, seed 0: training"
+        assert reasons == {f"{start}: RuntimeError: out of <luck> [/red]"}
 
     def test_a_worker_that_dies_twice_is_a_failure(self, disturbed):
         table = results(disturbed[0])

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from piflow_methods.dmd2 import DMD2
+from piflow_methods.kd import KD
+from piflow_methods.meanflow import MeanFlow
+from piflow_methods.piflow.method import PiFlow
 from safetensors.torch import load_file
 from torch import multiprocessing
 
@@ -12,10 +16,6 @@ from piflow_bench.api import Classes, Guidance, Spec, Teacher
 from piflow_bench.networks.dit import DiT
 from piflow_bench.training import loop
 from piflow_bench.training.settings import Budget, TrainingSettings
-from piflow_methods.dmd2 import DMD2
-from piflow_methods.kd import KD
-from piflow_methods.meanflow import MeanFlow
-from piflow_methods.piflow.method import PiFlow
 
 METHODS = {
     "piflow": (PiFlow, {"components": 3, "substeps": 8, "logstd_inner": 8, "lr": 1e-3}),
@@ -28,7 +28,14 @@ METHODS = {
     "dmd2": (DMD2, {"lr": 1e-3, "fake_lr": 1e-3, "ratio": 2}),
     "dmd2-regression": (
         DMD2,
-        {"lr": 1e-3, "ratio": 2, "gan": False, "regression_weight": 1.0, "pairs": 16, "pair_steps": 2},
+        {
+            "lr": 1e-3,
+            "ratio": 2,
+            "gan": False,
+            "regression_weight": 1.0,
+            "pairs": 16,
+            "pair_steps": 2,
+        },
     ),
     "kd": (KD, {"lr": 1e-3, "pairs": 24, "pair_steps": 2}),
 }
@@ -105,7 +112,9 @@ def test_resumed_training_equals_undisturbed_training_to_the_last_bit(name, tmp_
 def test_micro_batches_change_nothing_but_rounding(name, tmp_path):
     _, one = run(name, tmp_path / "one", steps=4)
     _, four = run(
-        name, tmp_path / "four", steps=4,
+        name,
+        tmp_path / "four",
+        steps=4,
         settings=TrainingSettings(batch=8, warmup=2, micro_batches=4),
     )
     equal(one[-1], four[-1], tolerance=2e-3)
@@ -163,9 +172,7 @@ def test_jvp_is_measured(tmp_path):
 def test_checkpoints_lie_on_the_budget(tmp_path):
     method, teacher, data, spec = parts("piflow")
     budget = Budget("tfe", 60, (0.25, 0.5, 1.0))
-    rows = loop.train(
-        method, teacher, data, spec, TrainingSettings(batch=8), budget, 0, tmp_path
-    )
+    rows = loop.train(method, teacher, data, spec, TrainingSettings(batch=8), budget, 0, tmp_path)
     for row, fraction in zip(rows, (0.25, 0.5, 1.0), strict=True):
         assert 60 * fraction <= row["tfe"] < 60 * fraction + 10
         assert row["images"] == row["step"] * 8
@@ -176,8 +183,14 @@ def test_divergence_is_an_error_not_a_result(tmp_path):
     data = loop.TrainingData(data.x0 * float("nan"), data.condition)
     with pytest.raises(loop.Diverged, match="diverged"):
         loop.train(
-            method, teacher, data, spec, TrainingSettings(batch=8),
-            Budget("images", 80, (1.0,)), 0, tmp_path,
+            method,
+            teacher,
+            data,
+            spec,
+            TrainingSettings(batch=8),
+            Budget("images", 80, (1.0,)),
+            0,
+            tmp_path,
         )
 
 
