@@ -152,21 +152,29 @@ def _check(options: argparse.Namespace) -> int:
     return OK if print_checks(options.method, results) else CHECK_FAILED
 
 
-def _new(options: argparse.Namespace) -> int:
+def _only_out(settings: Sequence[str]) -> str | None:
+    """The value of ``out=``, the one setting of some verbs."""
     from piflow_bench.config import split_paths
+    from piflow_bench.errors import UserError
+
+    overrides, paths = split_paths(settings)
+    for key in [o.partition("=")[0] for o in overrides] + list(paths):
+        if key != "out":
+            raise UserError(f"{key}=: this verb takes out=FOLDER alone")
+    return paths.get("out")
+
+
+def _new(options: argparse.Namespace) -> int:
     from piflow_bench.scaffold import new_method
 
-    _, paths = split_paths(options.settings)
-    print(new_method(options.name, paths.get("out", ".")))
+    print(new_method(options.name, _only_out(options.settings) or "."))
     return OK
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    from piflow_bench.config import split_paths
     from piflow_bench.pipeline.runner import prepare_digits
 
-    _, paths = split_paths(options.settings)
-    prepare_digits(paths.get("out"))
+    prepare_digits(_only_out(options.settings))
     return OK
 
 

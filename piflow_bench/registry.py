@@ -50,7 +50,7 @@ class Plugin:
         """
         try:
             return self.importer()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(last.filename).name}:{last.lineno}"
             raise PluginError(

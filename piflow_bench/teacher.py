@@ -37,7 +37,6 @@ class Teacher:
         network: the backbone students are initialised from. Equal to ``field`` for trained
             teachers; for closed-form ones a network fitted to the field.
         guidance: the guidance that belongs to "the teacher" in this experiment.
-        flow_map: the exact flow map ``flow_map(x_t, t, s)``, where known.
         digest: sha256 of the weights or definition.
     """
 

@@ -278,6 +278,17 @@ def test_velocity_has_the_derivative_of_finite_differences(module):
 
 
 @DATASETS
+def test_the_derivative_at_pure_noise_is_finite(module):
+    x, t = normal(20, 2), torch.ones(20, dtype=F64)
+    _, rate = torch.func.jvp(module.velocity, (x, t), (x, t))
+    _, before = torch.func.jvp(module.velocity, (x, t - 1e-5), (x, t))
+    assert rate.isfinite().all()
+    torch.testing.assert_close(rate, before, atol=1e-3, rtol=1e-3)
+    module.velocity(x.requires_grad_(), t).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+@DATASETS
 def test_velocity_is_the_mean_of_noise_minus_data(module):
     """Regressed on features of x_t, ``eps - x0`` and the velocity agree within sampling error."""
     n, t = 100_000, 0.35
@@ -356,6 +367,8 @@ def test_fitting_is_deterministic_by_its_seed():
     torch.randn(5)
     assert torch.equal(weights(0), first)
     assert not torch.equal(weights(1), first)
+    start, other = fitted(mixture2d, 0, 0), fitted(mixture2d, 0, 1)
+    assert not torch.equal(start.proj_in.weight, other.proj_in.weight)
 
 
 def test_fitting_leaves_the_global_generator_alone():

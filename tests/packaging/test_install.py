@@ -4,10 +4,12 @@ Each environment sees the packages of this one (torch among them) through a path
 does not process the path files it leads to, so this environment's own install stays invisible.
 """
 
+import importlib.util
 import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,10 @@ ROOT = Path(__file__).parents[2]
 SITES = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 OURS = ("piflow_bench", "piflow_methods", "piflow_experiments", "piflow_reports")
 SMOKE = ["run", "profile=smoke", "only=[piflow-gm8,teacher-euler]", "nfes=[1]"]
+
+SETUPTOOLS = importlib.util.find_spec("setuptools") and version("setuptools").partition(".")[0]
+OFFLINE = ("--no-build-isolation", "--no-index") if int(SETUPTOOLS or 0) >= 77 else ()
+"""How to build: with the setuptools that is here, unless it is too old."""
 
 pytestmark = pytest.mark.slow
 
@@ -49,8 +55,7 @@ def wheel(checkout, tmp_path_factory):
     source = tmp_path_factory.mktemp("source") / "checkout"
     shutil.copytree(checkout, source)
     out = tmp_path_factory.mktemp("wheel")
-    call(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation",
-         "--no-index", "-w", out, source, cwd=out)
+    call(sys.executable, "-m", "pip", "wheel", "--no-deps", *OFFLINE, "-w", out, source, cwd=out)
     (found,) = out.glob("*.whl")
     return found
 
@@ -65,7 +70,7 @@ def environment(folder, *what):
     )
     (site / "shared.pth").write_text("".join(f"{s}\n" for s in SITES))
     call(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps",
-         "--no-build-isolation", "--no-index", *what, cwd=folder)
+         *OFFLINE, *what, cwd=folder)
     return python, site
 
 
