@@ -129,6 +129,7 @@ class ExperimentConfig:
     sample_seed: int = 0
     variants: dict[str, VariantConfig] = field(default_factory=dict)
     only: list[str] | None = None
+    add: list[str] = field(default_factory=list)  # methods entered with their default settings
     aa: bool = False  # enter the first trained variant twice, under two names
     parts: list[str] = field(default_factory=list)  # experiments that this one consists of
     references: list[Any] = field(default_factory=list)  # published numbers, never ranked
@@ -387,6 +388,10 @@ def _checked(config: ExperimentConfig) -> ExperimentConfig:
         raise UserError(f"nfes={config.nfes}: must be distinct and not empty")
     if len(set(config.train_seeds)) != len(config.train_seeds) or not config.train_seeds:
         raise UserError(f"train_seeds={config.train_seeds}: must be distinct and not empty")
+    for name in config.add:
+        if name in config.variants:
+            raise UserError(f"add={name}: the experiment has a variant of that name already")
+        config.variants[name] = VariantConfig(method=name)
     for name in config.variants:
         if not NAME.fullmatch(name):
             raise UserError(f"variant {name!r}: letters, digits and . _ + - only")

@@ -39,12 +39,12 @@ def test_plugin_passes_check_and_runs_beside_the_built_ins(plugin_folder):
     done = run(check, plugin_folder)
     assert done.returncode == 0, done.stdout + done.stderr
     done = run(
-        experiment + " profile=smoke only=[mine,kd,teacher-euler] runs=out", plugin_folder
+        experiment + " profile=smoke only=[one_euler,kd,teacher-euler] runs=out", plugin_folder
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip().splitlines()[-1] == "out/digits/report.html"
     page = (plugin_folder / "out/digits/report.html").read_text()
-    assert "mine" in page
+    assert "one_euler" in page
 
 
 def test_example_settings_compose(tmp_path):

@@ -1,0 +1,108 @@
+"""Sampling: independent of batches, evaluations counted, hidden ones caught."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from piflow_bench import sampling
+from piflow_bench.api import Student, flow
+from piflow_bench.data import digits
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return digits.load({"untrained": True, "dim": 16, "depth": 1})
+
+
+@dataclass
+class Stepping(Student):
+    """Euler steps, with fresh noise between them; ``extra`` evaluations are not declared."""
+
+    network: Any
+    extra: int = 0
+    hidden: Any = None
+
+    def sample(self, noise, condition, nfe, random, **settings):
+        x = noise
+        times = flow.time_grid(nfe)
+        for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+            at = t.expand(len(x))
+            x = x - (t - s) * self.network(x, at, condition)
+            x = x + 0.01 * random.normal(i, noise.shape[1:])
+        for _ in range(self.extra):
+            self.network(x, at, condition)
+        if self.hidden is not None:
+            self.hidden(x, at, condition)
+        return x
+
+
+def network_of(dataset):
+    torch.manual_seed(0)
+    network = dataset.fresh_network()
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.05)
+    return network
+
+
+def draw(dataset, indices, batch, nfe=2, seed=0, **options):
+    network = network_of(dataset)
+    return sampling.sample(Stepping(network, **options), network, dataset, indices, nfe, seed, batch)
+
+
+def test_samples_do_not_depend_on_the_batch(dataset):
+    one = draw(dataset, range(10), 10).x
+    for batch in (1, 3, 7):
+        assert torch.allclose(draw(dataset, range(10), batch).x, one, atol=1e-5)
+    assert torch.allclose(draw(dataset, range(6, 10), 2).x, one[6:], atol=1e-5)
+
+
+def test_seeds_matter(dataset):
+    assert not torch.allclose(draw(dataset, range(4), 4, seed=1).x, draw(dataset, range(4), 4).x)
+
+
+def test_costs_of_a_sample(dataset):
+    two, four = draw(dataset, range(8), 8, nfe=2), draw(dataset, range(8), 8, nfe=4)
+    assert (two.nfe, four.nfe) == (2, 4)
+    assert four.flops_per_sample == pytest.approx(2 * two.flops_per_sample)
+
+
+def test_more_evaluations_than_asked_for_are_named(dataset):
+    with pytest.raises(sampling.DishonestNFE, match="evaluated its network 3 times"):
+        draw(dataset, range(4), 4, extra=1)
+
+
+def test_hidden_evaluations_are_named(dataset):
+    with pytest.raises(sampling.DishonestNFE, match="outside self.network"):
+        draw(dataset, range(4), 4, hidden=network_of(dataset))
+
+
+def test_guidance_counts_twice(dataset):
+    from piflow_methods.teacher import TeacherSampler
+
+    teacher = dataset.teacher()
+    method = TeacherSampler(TeacherSampler.Config(guided=True))
+    assert "even" in method.serves(3) and method.serves(4) is None
+    built = method.build(teacher, None)
+    drawn = sampling.sample(
+        built.student, teacher.network, dataset, range(4), 4, 0, 4
+    )
+    assert drawn.nfe == 4
+
+
+@pytest.mark.parametrize("solver", list(flow.SOLVERS))
+@pytest.mark.parametrize("nfe", [1, 2, 3, 4, 5])
+def test_every_solver_spends_what_it_is_given(dataset, solver, nfe):
+    from piflow_methods.teacher import TeacherSampler
+
+    teacher = dataset.teacher()
+    built = TeacherSampler(TeacherSampler.Config(solver=solver)).build(teacher, None)
+    sampling.sample(built.student, teacher.network, dataset, range(4), nfe, 0, 4)
+
+
+def test_converged_samples_are_shardable(dataset):
+    teacher = dataset.teacher()
+    whole = sampling.converged(teacher, dataset, range(6), 3, "heun", 3, 6)
+    parts = [sampling.converged(teacher, dataset, range(a, a + 3), 3, "heun", 3, 2) for a in (0, 3)]
+    assert torch.allclose(torch.cat(parts), whole, atol=1e-5)
