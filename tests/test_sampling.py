@@ -48,7 +48,8 @@ def network_of(dataset):
 
 def draw(dataset, indices, batch, nfe=2, seed=0, **options):
     network = network_of(dataset)
-    return sampling.sample(Stepping(network, **options), network, dataset, indices, nfe, seed, batch)
+    student = Stepping(network, **options)
+    return sampling.sample(student, network, dataset, indices, nfe, seed, batch)
 
 
 def test_samples_do_not_depend_on_the_batch(dataset):

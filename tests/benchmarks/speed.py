@@ -8,15 +8,15 @@ import statistics
 import time
 
 import torch
+from piflow_methods.meanflow import Config as MeanFlowConfig
+from piflow_methods.meanflow import MeanFlow
+from piflow_methods.piflow.policies import GMPolicy
 
 from piflow_bench import flow
 from piflow_bench.api import Spec
 from piflow_bench.data import digits
 from piflow_bench.training.loop import TrainingData, _Trainer
 from piflow_bench.training.settings import Budget, TrainingSettings
-from piflow_methods.meanflow import Config as MeanFlowConfig
-from piflow_methods.meanflow import MeanFlow
-from piflow_methods.piflow.policies import GMPolicy
 
 BATCH, STEPS, ROUNDS = 64, 40, 7
 

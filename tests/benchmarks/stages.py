@@ -13,7 +13,8 @@ def main(runs: str) -> None:
         content = json.loads(meta.read_text())
         seconds[content["stage"]].append(content["duration"])
     for kind, values in sorted(seconds.items(), key=lambda item: -sum(item[1])):
-        print(f"{kind:<10} {len(values):5d} stages {sum(values):8.1f} s, longest {max(values):6.1f} s")
+        total, longest = sum(values), max(values)
+        print(f"{kind:<10} {len(values):5d} stages {total:8.1f} s, longest {longest:6.1f} s")
 
 
 if __name__ == "__main__":
