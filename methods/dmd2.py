@@ -45,6 +45,7 @@ class Config:
     time_low: float = 0.02  # quantiles between which the law is cut
     time_high: float = 0.98
     step_shift: float = 1.0  # time warp of the multi-step grid
+    fake_knows_step: bool = False  # the fake score sees which step made its input (not in the paper)
     generator_gan_weight: float = 3e-3
     fake_gan_weight: float = 1e-2
     regression_weight: float = 0.0  # DMD v1's regression on pairs
@@ -94,11 +95,18 @@ def matching_loss(x: Tensor, gradient: Tensor) -> Tensor:
 
 
 class FakeScore(nn.Module):
-    """Velocity network of the student's samples, with a discriminator on its features."""
+    """Velocity network of the student's samples, with a discriminator on its features.
 
-    def __init__(self, network: Any, gan: bool) -> None:
+    The paper's models the mixture of all steps' estimates, so that only the mixture is matched to
+    the teacher: in short trainings the last step makes up for what the first ones lack. With
+    ``knows_step`` the time at which the student was evaluated is a second time input.
+    """
+
+    def __init__(self, network: Any, gan: bool, knows_step: bool) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.knows_step = network, knows_step
+        if knows_step:
+            network.add_duration()
         dim = network.dim
         self.head = (
             nn.ModuleList([nn.Linear(dim, dim), nn.LayerNorm(dim), nn.Linear(dim, 1)])
@@ -106,9 +114,18 @@ class FakeScore(nn.Module):
             else None
         )
 
-    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
-        """Velocity ``(B, *sample)`` and logits ``(B,)`` (None without the GAN)."""
-        hidden, embedding = self.network.trunk(x, t, condition)
+    def forward(
+        self, x: Tensor, t: Tensor, condition: Condition, step: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Velocity ``(B, *sample)`` and logits ``(B,)`` (None without the GAN).
+
+        Args:
+            x: noised samples.
+            t: their noise levels ``(B,)``.
+            condition: their conditions.
+            step: times ``(B,)`` of the student's evaluations that made the samples.
+        """
+        hidden, embedding = self.network.trunk(x, t, condition, step if self.knows_step else None)
         velocity = self.network.readout(self.network, hidden, embedding)
         if self.head is None:
             return velocity, None
@@ -162,7 +179,8 @@ class DMD2(Method):
         network = copy.deepcopy(teacher.network).requires_grad_(True).train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
-            fake = FakeScore(copy.deepcopy(teacher.network), c.gan).requires_grad_(True).train()
+            fake = FakeScore(copy.deepcopy(teacher.network), c.gan, c.fake_knows_step)
+            fake.requires_grad_(True).train()
         modules: dict[str, nn.Module] = {"student": network, "fake_score": fake}
         if c.regression_weight > 0:
             modules["pairs"] = buffer_for(c.pairs, replace(spec, train_nfe=1))
@@ -182,15 +200,15 @@ class DMD2(Method):
         c, condition = self.config, batch.condition
         update_generator = context.step % c.ratio == 0
         with torch.set_grad_enabled(update_generator):
-            x = self.generate(batch, context)
+            x, step = self.generate(batch, context)
         if update_generator:
-            yield self._generator_update(x, batch, context)
+            yield self._generator_update(x, step, batch, context)
         x = x.detach()
 
         t = self._time("fake time", c.fake_time_law, context)
         noise = context.random.normal("fake noise", batch.shape)
         velocity, logits = context.networks["fake_score"](
-            flow.interpolate(x, noise, t), t, condition
+            flow.interpolate(x, noise, t), t, condition, step
         )
         denoising = (velocity - (noise - x)).square().mean()
         loss, scalars = denoising, {"fake_loss": denoising.detach()}
@@ -198,15 +216,15 @@ class DMD2(Method):
             assert batch.x0 is not None
             real_noise = context.random.normal("real noise", batch.shape)
             _, real_logits = context.networks["fake_score"](
-                flow.interpolate(batch.x0, real_noise, t), t, condition
+                flow.interpolate(batch.x0, real_noise, t), t, condition, step
             )
             adversarial = softplus(logits).mean() + softplus(-real_logits).mean()
             loss = loss + c.fake_gan_weight * adversarial
             scalars["discriminator_loss"] = adversarial.detach()
         yield Update("fake", loss, scalars=scalars)
 
-    def generate(self, batch: Batch, context: Context) -> Tensor:
-        """The student's estimate at a random step of its own sampling path.
+    def generate(self, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
+        """The student's estimate at a random step of its own sampling path, and its time ``(B,)``.
 
         Backward simulation: the steps before it run without gradient.
         """
@@ -222,21 +240,23 @@ class DMD2(Method):
                 x = flow.interpolate(
                     x0, context.random.normal(f"renoise/{i}", batch.shape), times[i + 1]
                 )
-        return x0
+        return x0, at
 
-    def _generator_update(self, x: Tensor, batch: Batch, context: Context) -> Update:
+    def _generator_update(
+        self, x: Tensor, step: Tensor, batch: Batch, context: Context
+    ) -> Update:
         c, condition = self.config, batch.condition
         t = self._time("matching time", c.time_law, context)
         noisy = flow.interpolate(x, context.random.normal("matching noise", batch.shape), t)
         with torch.no_grad():
             teacher_x0 = flow.x0_from_velocity(noisy, context.teacher(noisy, t, condition), t)
-            fake_velocity, _ = context.networks["fake_score"](noisy, t, condition)
+            fake_velocity, _ = context.networks["fake_score"](noisy, t, condition, step)
             fake_x0 = flow.x0_from_velocity(noisy, fake_velocity, t)
             gradient = matching_gradient(x, teacher_x0, fake_x0)
         loss = matching_loss(x, gradient)
         scalars = {"loss": gradient.square().mean()}
         if c.gan:
-            _, logits = context.frozen("fake_score")(noisy, t, condition)
+            _, logits = context.frozen("fake_score")(noisy, t, condition, step)
             adversarial = softplus(-logits).mean()
             loss = loss + c.generator_gan_weight * adversarial
             scalars["generator_gan_loss"] = adversarial.detach()

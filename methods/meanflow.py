@@ -32,11 +32,12 @@ class Config:
     """Settings of MeanFlow; defaults are the paper's for ImageNet."""
 
     distill: bool = True  # the teacher's guided velocity replaces the data velocity
-    time_law: str = "logit-normal"  # logit-normal | uniform: of both times, t the larger
+    time_law: str = "logit-normal"  # logit-normal | uniform: of two draws t is the larger
     time_mean: float = -0.4  # of the logit-normal law
     time_std: float = 1.0
+    end_mean: float | None = None  # the second draw's own logit-normal law; None: as the first
+    end_std: float = 1.6
     instant_share: float = 0.75  # rows with r = t, chosen independently
-    start_share: float = 0.0  # of the other rows: t = 1 and r uniform (not in the paper)
     power: float = 1.0  # p of the adaptive loss weight
     weight_floor: float = 0.01  # c of the adaptive loss weight, per sample
     jvp: str = "exact"  # exact | finite-difference
@@ -55,8 +56,8 @@ class Config:
             raise ValueError(f"jvp={self.jvp}: must be exact or finite-difference")
         if self.time_law not in ("logit-normal", "uniform"):
             raise ValueError(f"time_law={self.time_law}: must be logit-normal or uniform")
-        if not 0 <= self.instant_share <= 1 or not 0 <= self.start_share <= 1:
-            raise ValueError("instant_share and start_share must be in [0, 1]")
+        if not 0 <= self.instant_share <= 1:
+            raise ValueError(f"instant_share={self.instant_share}: must be in [0, 1]")
 
 
 def adaptive_loss(error: Tensor, power: float, floor: float) -> Tensor:
@@ -92,8 +93,9 @@ class MeanFlow(Method):
         jvp="exact",
         elastic=True,
         paper="arXiv:2505.13447",
-        version=1,
+        version=2,
     )
+    sampling = ("shift",)
 
     def facts_for(self) -> Facts:
         """From scratch is another track and needs no teacher."""
@@ -127,10 +129,10 @@ class MeanFlow(Method):
             draws = random.uniform("times", (2,))
         else:
             draws = (c.time_mean + c.time_std * random.normal("times", (2,))).sigmoid()
-        t, r = draws.max(1).values, draws.min(1).values
-        at_start = random.uniform("start") < c.start_share
-        t = torch.where(at_start, torch.ones_like(t), t)
-        r = torch.where(at_start, random.uniform("end"), r)
+        first, second = draws.unbind(1)
+        if c.end_mean is not None:
+            second = (c.end_mean + c.end_std * random.normal("end")).sigmoid()
+        t, r = torch.maximum(first, second), torch.minimum(first, second)
         return t, torch.where(random.uniform("instant") < c.instant_share, t, r)
 
     def training_step(self, batch: Batch, context: Context) -> Iterator[Update]:

@@ -81,6 +81,11 @@ class TeacherSampler(Method):
         elastic=True,
         guidance="at inference",
     )
+    sampling = ("guidance",)
+
+    def facts_for(self) -> Facts:
+        """Guidance is off unless asked for."""
+        return self.facts if self.config.guided else replace(self.facts, guidance="none")
 
     def serves(self, nfe: int) -> str | None:
         """Guidance needs an even number of evaluations."""

@@ -159,12 +159,14 @@ class Context:
 class Method:
     """Base of a method plugin: a frozen configuration and three functions.
 
-    A subclass sets ``Config`` (a dataclass of hyper-parameters with defaults) and ``facts``.
+    A subclass sets ``Config`` (a dataclass of hyper-parameters with defaults), ``facts``, and
+    ``sampling`` if its student's ``sample`` takes settings: a variant's ``sampling`` may set those.
     ``self.config`` is a validated ``Config``.
     """
 
     Config: ClassVar[type]
     facts: ClassVar[Facts]
+    sampling: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any) -> None:
         self.config = config

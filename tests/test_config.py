@@ -51,6 +51,8 @@ def refused(tmp_path, capsys, monkeypatch):
         ("budget.amont=3", ["budget.amont", "'budget.amount'"]),
         ("variants.kd.setings.lr=1", ["variants.kd.setings.lr", "'variants.kd.settings.lr'"]),
         ("variants.kd.settings.lrr=1", ["variants.kd.settings.lrr", "'lr'"]),
+        ("variants.piflow-gm8.sampling.temprature=1", ["sampling.temprature", "'temperature'"]),
+        ("variants.dmd2.sampling.shift=2", ["variants.dmd2.sampling.shift", "has none"]),
         ("variants.kd.training.bach=8", ["variants.kd.training.bach", "'batch'"]),
         ("variants.kdd.settings.lr=1", ["variants.kdd", "'kd'"]),
         ("variants.kd.method=kdd", ["'kdd'", "'kd'"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -104,7 +104,7 @@ class PolicyStudent(Student):
             nfe,
             c.shift,
             settings.get("final_step_scale", c.final_step_scale),
-            settings.get("h", c.h),
+            c.h,
         )
         x = noise
         for i, step in enumerate(steps):
@@ -132,11 +132,10 @@ class PiFlow(Method):
         paper="arXiv:2510.14974",
         version=1,
     )
+    sampling = ("final_step_scale", "temperature", "substeps")
 
     def facts_for(self) -> Facts:
         """Data-free training needs no data; h > 0 is stochastic."""
-        from dataclasses import replace
-
         return replace(
             self.facts, needs_data=not self.config.data_free, stochastic=self.config.h > 0
         )

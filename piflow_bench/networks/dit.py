@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention, silu
 
 from piflow_bench.condition import Classes
-from piflow_bench.networks.embeddings import TimeEmbedding, sincos_2d
+from piflow_bench.networks.embeddings import TimeEmbedding, second_time_embedding, sincos_2d
 
 Readout = Callable[[Any, Tensor, Tensor], Any]
 
@@ -199,12 +199,12 @@ class DiT(nn.Module):
         return self.patch * self.patch
 
     def add_duration(self) -> None:
-        """Add the second time input, zero-initialised: the network's function is unchanged."""
-        embedder = TimeEmbedding(self.dim, time_scale=self.emb.timestep_embedder.time_scale)
-        nn.init.normal_(embedder.linear_1.weight, std=0.02)
-        nn.init.zeros_(embedder.linear_2.weight)
-        nn.init.zeros_(embedder.linear_2.bias)
-        self.emb.duration_embedder = embedder
+        """Add the second time input; its last layer is zero: the network's function is unchanged.
+
+        Its first layer starts as the first time's: a trained one resolves times in [0, 1], a fresh
+        one (std 0.02) barely does, and short distillations would spend their budget on learning it.
+        """
+        self.emb.duration_embedder = second_time_embedding(self.emb.timestep_embedder)
 
     def trunk(
         self, x: Tensor, t: Tensor, condition: Classes, duration: Tensor | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -35,6 +36,14 @@ class TimeEmbedding(nn.Module):
         """Embed times ``(B,)`` in [0, 1]: ``(B, dim)``."""
         h = sinusoids(t * self.time_scale, self.channels).to(self.linear_1.weight.dtype)
         return self.linear_2(nn.functional.silu(self.linear_1(h)))
+
+
+def second_time_embedding(first: TimeEmbedding) -> TimeEmbedding:
+    """An embedding that starts with the first layer of ``first`` and adds zero."""
+    second = copy.deepcopy(first)
+    nn.init.zeros_(second.linear_2.weight)
+    nn.init.zeros_(second.linear_2.bias)
+    return second
 
 
 def sincos_2d(dim: int, height: int, width: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn.functional import silu
 
 from piflow_bench.condition import Condition
 from piflow_bench.networks.dit import Readout, velocity_readout
-from piflow_bench.networks.embeddings import TimeEmbedding
+from piflow_bench.networks.embeddings import TimeEmbedding, second_time_embedding
 
 
 class _Block(nn.Module):
@@ -55,11 +55,8 @@ class MLP(nn.Module):
             nn.init.zeros_(block.outer.bias)
 
     def add_duration(self) -> None:
-        """Add the second time input, zero-initialised: the network's function is unchanged."""
-        embedder = TimeEmbedding(self.dim, channels=64)
-        nn.init.zeros_(embedder.linear_2.weight)
-        nn.init.zeros_(embedder.linear_2.bias)
-        self.duration_embedder = embedder
+        """Add the second time input, as :meth:`DiT.add_duration` does."""
+        self.duration_embedder = second_time_embedding(self.time_embedder)
 
     def trunk(
         self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None = None

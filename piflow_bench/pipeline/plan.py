@@ -88,6 +88,12 @@ def _variants(config: ExperimentConfig) -> list[Variant]:
         cls = registry.get("method", entry.method, folders)
         settings = build_dataclass(cls.Config, entry.settings, f"variants.{name}.settings")
         method = cls(settings)
+        for key in entry.sampling:
+            if key not in cls.sampling:
+                raise UserError(
+                    f"variants.{name}.sampling.{key}: no such sampling setting of {entry.method}; "
+                    + (nearest(key, list(cls.sampling)) if cls.sampling else "it has none")
+                )
         training = to_plain(config.training)
         overrides = dict(entry.training)
         merged = {**training, **overrides}
@@ -424,8 +430,7 @@ class _Planner:
                     f"agreement with the teacher of {label}",
                 )
             )
-        guided = variant.settings.get("guided", variant.facts.guidance == "baked")
-        scale = self.dataset.notes.get("guidance")
+        scale = self.dataset.notes.get("guidance") if facts.guidance != "none" else None
         columns = {
             "variant": variant.name,
             "method": variant.config.method,
@@ -435,7 +440,7 @@ class _Planner:
             "train_seed": seed,
             "budget_fraction": fractions[checkpoint] if checkpoint is not None else 1.0,
             "nfe": nfe,
-            "guidance": scale if guided else None,
+            "guidance": scale,
             "sampler": _sampler_text(variant),
         }
         return Cell(columns, tuple(results), stage, distill, checkpoint)
@@ -512,10 +517,8 @@ class _Planner:
 
 
 def _sampler_text(variant: Variant) -> str:
-    parts = dict(variant.config.sampling)
-    for key in ("solver", "guided", "shift"):
-        if not variant.facts.trains and key in variant.settings:
-            parts[key] = variant.settings[key]
+    of_method = {} if variant.facts.trains else variant.settings
+    parts = {**of_method, **variant.config.sampling}
     return ", ".join(f"{k}={v}" for k, v in parts.items())
 
 

@@ -236,7 +236,13 @@ def _truncate_log(path: Path, steps: int) -> None:
             break  # The last line of a killed run may be half-written.
         if row["step"] <= steps:
             kept.append(line + "\n")
-    path.write_text("".join(kept))
+    _write(path, "".join(kept))
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
 
 
 def train(
@@ -263,6 +269,10 @@ def train(
     Raises:
         Diverged: if a loss is not finite.
     """
+    finished = folder / CHECKPOINTS_FILE
+    if finished.exists():  # Killed between its last line and the caller's.
+        (folder / STATE_FILE).unlink(missing_ok=True)
+        return json.loads(finished.read_text())
     torch.set_num_threads(settings.threads)
     trainer = _Trainer(method, teacher, data, spec, settings, budget, train_seed)
     state_path, log_path = folder / STATE_FILE, folder / LOG_FILE
@@ -294,7 +304,7 @@ def train(
             if now - saved > save_seconds:
                 trainer.save(state_path)
                 saved = now
-    (folder / CHECKPOINTS_FILE).write_text(json.dumps(trainer.reached, indent=1))
+    _write(finished, json.dumps(trainer.reached, indent=1))
     state_path.unlink(missing_ok=True)
     return trainer.reached
 

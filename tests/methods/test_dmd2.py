@@ -37,7 +37,7 @@ class ExactFakeScore(nn.Module):
         self.a, self.b = a, b
         self.unused = nn.Parameter(torch.zeros(()))
 
-    def forward(self, x, t, condition):
+    def forward(self, x, t, condition, step):
         return gaussian.velocity(x, t, mu=self.b, s=abs(self.a)) + 0 * self.unused, None
 
 
@@ -136,7 +136,8 @@ def test_backward_simulation_trains_only_the_chosen_step():
 
     network = Recording(1.0, 0.0)
     batch, context = gaussian.setting({"student": network})
-    method.generate(batch, context)
+    _, step = method.generate(batch, context)
+    assert (step == calls[-1][0]).all()
     assert [t for t, _ in calls] == [1.0, 0.75, 0.5, 0.25][: len(calls)]
     assert [grad for _, grad in calls] == [False] * (len(calls) - 1) + [True]
 
@@ -157,3 +158,20 @@ def test_multistep_sampling_keeps_the_marginal():
     )
     assert x.mean().item() == pytest.approx(gaussian.MU, abs=4 * gaussian.S / math.sqrt(n))
     assert x.std().item() == pytest.approx(gaussian.S, rel=0.05)
+
+
+def test_the_fake_score_sees_the_step_only_if_asked():
+    from piflow_bench.condition import Unconditional
+    from piflow_bench.networks.mlp import MLP
+    from piflow_methods.dmd2 import FakeScore
+
+    torch.manual_seed(0)
+    x, t, rows = torch.randn(6, 2), torch.rand(6), Unconditional(6)
+    early, late = torch.ones(6), torch.full((6,), 0.25)
+    for knows in (False, True):
+        fake = FakeScore(MLP(2, dim=32, depth=2), False, knows).double()
+        if knows:
+            torch.nn.init.normal_(fake.network.duration_embedder.linear_2.weight)
+        torch.nn.init.normal_(fake.network.proj_out_2.weight)
+        same = torch.equal(fake(x, t, rows, early)[0], fake(x, t, rows, late)[0])
+        assert same is not knows

@@ -48,7 +48,7 @@ def draws(batch, **settings):
 def test_loss_and_gradient_equal_their_closed_form(theta):
     # With U = theta U*, the identity gives the target v - (t - r) theta dU*/dt, so the error is
     # theta (U* + (t - r) dU*/dt) - v = (theta - 1) v.
-    settings = {"power": 0.0, "instant_share": 0.3, "start_share": 0.2}
+    settings = {"power": 0.0, "instant_share": 0.3}
     network, update, batch = one_step(theta, **settings)
     x, t, r = draws(batch, **settings)
     v = gaussian.velocity(x, t)
@@ -94,10 +94,15 @@ def test_exact_average_velocity_samples_exactly(nfe):
     assert torch.allclose(x, end, atol=1e-7)
 
 
-def test_shares_of_times():
+def test_times_follow_their_laws():
     _, context = gaussian.setting({}, rows=4096)
-    t, r = MeanFlow(Config(instant_share=0.5, start_share=0.5)).times(context)
+    t, r = MeanFlow(Config(instant_share=0.5)).times(context)
     assert (t >= r).all() and (r >= 0).all() and (t <= 1).all()
     assert (t == r).float().mean().item() == pytest.approx(0.5, abs=0.05)
-    moving = t > r
-    assert (t[moving] == 1).float().mean().item() == pytest.approx(0.5, abs=0.05)
+
+    _, context = gaussian.setting({}, rows=4096)
+    t, r = MeanFlow(Config(instant_share=0.0, time_law="uniform", end_mean=-4.0)).times(context)
+    assert (t > r).all()
+    # The larger of a uniform draw and one that is nearly 0; the smaller is nearly always the latter.
+    assert t.mean().item() == pytest.approx(0.5, abs=0.05)
+    assert r.median().item() == pytest.approx(0.018, abs=0.004)

@@ -120,6 +120,16 @@ def test_every_section_is_there(five_seeds):
     assert len(parsed.images) == 2 * (2 + len(synthetic.STUDENTS))
 
 
+def test_two_tracks_have_verdicts_apart(tmp_path):
+    folder = synthetic.write(tmp_path, seeds=5)
+    table = pd.read_parquet(folder / "results.parquet")
+    table.loc[table["variant"] == "piflow-dx", "track"] = "from scratch"
+    table.to_parquet(folder / "results.parquet")
+    text = built(folder).words
+    verdicts = text[text.index("Verdict") : text.index("paired comparisons")]
+    assert verdicts.count("From scratch") == verdicts.count("Distilled") == 1
+
+
 def test_figures_have_marks_and_one_colour_per_variant(five_seeds):
     found = figures(page(five_seeds))
     kinds = {name.split("-")[1] for name in found}
