@@ -45,7 +45,7 @@ class Config:
     time_low: float = 0.02  # quantiles between which the law is cut
     time_high: float = 0.98
     step_shift: float = 1.0  # time warp of the multi-step grid
-    fake_knows_step: bool = False  # the fake score sees which step made its input (not in the paper)
+    fake_knows_step: bool = False  # the fake score sees which step it models (not the paper)
     generator_gan_weight: float = 3e-3
     fake_gan_weight: float = 1e-2
     regression_weight: float = 0.0  # DMD v1's regression on pairs
@@ -242,9 +242,7 @@ class DMD2(Method):
                 )
         return x0, at
 
-    def _generator_update(
-        self, x: Tensor, step: Tensor, batch: Batch, context: Context
-    ) -> Update:
+    def _generator_update(self, x: Tensor, step: Tensor, batch: Batch, context: Context) -> Update:
         c, condition = self.config, batch.condition
         t = self._time("matching time", c.time_law, context)
         noisy = flow.interpolate(x, context.random.normal("matching noise", batch.shape), t)

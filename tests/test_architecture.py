@@ -147,9 +147,7 @@ def test_entry_points_name_what_exists():
                 continue
             parent, _, name = module.rpartition(".")
             path = packages[parent] / f"{name}.py"
-            names = {
-                n.name for n in ast.parse(path.read_text()).body if hasattr(n, "name")
-            }
+            names = {n.name for n in ast.parse(path.read_text()).body if hasattr(n, "name")}
             assert attribute in names, target
 
 

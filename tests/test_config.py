@@ -131,8 +131,9 @@ def test_no_chosen_variant_at_any_nfe(refused):
 
 
 def test_a_mistake_in_one_swept_experiment_stops_all(refused):
-    assert "NFE 1" in refused("nfes=[4],[1]", "variants.teacher-heun.nfes=null",
-                              "variants.teacher-euler-guided.nfes=null")
+    assert "NFE 1" in refused(
+        "nfes=[4],[1]", "variants.teacher-heun.nfes=null", "variants.teacher-euler-guided.nfes=null"
+    )
 
 
 class TestCheckpoint:

@@ -86,9 +86,7 @@ def test_guidance_counts_twice(dataset):
     method = TeacherSampler(TeacherSampler.Config(guided=True))
     assert "even" in method.serves(3) and method.serves(4) is None
     built = method.build(teacher, None)
-    drawn = sampling.sample(
-        built.student, teacher.network, dataset, range(4), 4, 0, 4
-    )
+    drawn = sampling.sample(built.student, teacher.network, dataset, range(4), 4, 0, 4)
     assert drawn.nfe == 4
 
 

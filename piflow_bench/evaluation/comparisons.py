@@ -61,8 +61,21 @@ def compare(
     for key, group in chosen.groupby(keys, sort=True, dropna=False):
         _one_protocol(group, dict(zip(keys, key, strict=True)))
         for a, b, difference, seeds, level in _pairs(group, confidence):
-            rows.append([*key, a, b, difference.difference, difference.low, difference.high,
-                         difference.p, np.nan, seeds, level, False])
+            rows.append(
+                [
+                    *key,
+                    a,
+                    b,
+                    difference.difference,
+                    difference.low,
+                    difference.high,
+                    difference.p,
+                    np.nan,
+                    seeds,
+                    level,
+                    False,
+                ]
+            )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     if len(table):
         table["p_holm"] = holm(table["p"].to_numpy(dtype=float))
@@ -118,8 +131,12 @@ def _pairs(
             left, right = (_values(tables[name], seeds) for name in (a, b))
             yield a, b, paired_seed_difference(left, right, confidence), len(seeds), "method"
         else:
-            yield a, b, _jackknife(tables[a], tables[b], seeds, confidence), len(seeds), (
-                "checkpoints"
+            yield (
+                a,
+                b,
+                _jackknife(tables[a], tables[b], seeds, confidence),
+                len(seeds),
+                ("checkpoints"),
             )
 
 
@@ -143,9 +160,7 @@ def _values(table: pd.DataFrame, seeds: list) -> list[float]:
     return [float(_of_seed(table, seed)["value"].mean()) for seed in seeds]
 
 
-def _jackknife(
-    a: pd.DataFrame, b: pd.DataFrame, seeds: list, confidence: float
-) -> Difference:
+def _jackknife(a: pd.DataFrame, b: pd.DataFrame, seeds: list, confidence: float) -> Difference:
     values = [float(np.mean(_values(table, seeds))) for table in (a, b)]
     left, right = (_mean_replicates(table, seeds) for table in (a, b))
     if left is None or right is None or len(left) != len(right):

@@ -27,14 +27,18 @@ def vendi_replicates(features: np.ndarray, blocks: np.ndarray) -> tuple[float, n
     if n <= d:
         kernel = z @ z.T
         kept = [np.flatnonzero(blocks != b) for b in range(len(sizes))]
-        left = [np.linalg.eigvalsh(kernel[np.ix_(k, k)] / len(k)) if len(k) else np.zeros(0)
-                for k in kept]
+        left = [
+            np.linalg.eigvalsh(kernel[np.ix_(k, k)] / len(k)) if len(k) else np.zeros(0)
+            for k in kept
+        ]
         whole = np.linalg.eigvalsh(kernel / n)
     else:
         grams = np.stack([part.T @ part for part in split(z, blocks)])
         gram = grams.sum(axis=0)
-        left = [np.linalg.eigvalsh((gram - g) / (n - s)) if n > s else np.zeros(0)
-                for g, s in zip(grams, sizes, strict=True)]
+        left = [
+            np.linalg.eigvalsh((gram - g) / (n - s)) if n > s else np.zeros(0)
+            for g, s in zip(grams, sizes, strict=True)
+        ]
         whole = np.linalg.eigvalsh(gram / n)
     return _effective_number(whole), np.array([_effective_number(values) for values in left])
 
@@ -53,9 +57,7 @@ def pairwise_replicates(
     """Mean pairwise cosine distance, and the same with each block ``(n,)`` left out."""
     z = unit_rows(features)
     count = int(np.max(blocks)) + 1
-    classes = (
-        np.zeros(len(z), int) if labels is None else np.unique(labels, return_inverse=True)[1]
-    )
+    classes = np.zeros(len(z), int) if labels is None else np.unique(labels, return_inverse=True)[1]
     cell = classes.ravel() * count + blocks
     total = int(classes.max()) + 1
     flat = np.zeros((total * count, z.shape[1]))

@@ -88,8 +88,10 @@ def _fd_infinity(inputs: _Inputs) -> _Scored:
     x, blocks = inputs.generated, inputs.blocks
     order = np.random.RandomState(seed).permutation(len(x))
     # One order for all: a fresh permutation per replicate would pass for sampling error.
-    left = [distances.fd_infinity(x, reference, order=order[blocks[order] != b])
-            for b in range(inputs.block_count)]
+    left = [
+        distances.fd_infinity(x, reference, order=order[blocks[order] != b])
+        for b in range(inputs.block_count)
+    ]
     return {"fd_infinity": (distances.fd_infinity(x, reference, order=order), left)}
 
 
@@ -99,8 +101,9 @@ def _kid(inputs: _Inputs) -> _Scored:
     draws = distances.kid_draws(len(x), len(y), s.kid_subsets, s.kid_subset_size, s.kid_seed)
     sums = distances.kid_subset_sums(x, y, inputs.blocks, draws)
     values = [u_statistic(each) for each in sums]
-    left = [float(np.mean([u_statistic(each, b) for each in sums]))
-            for b in range(inputs.block_count)]
+    left = [
+        float(np.mean([u_statistic(each, b) for each in sums])) for b in range(inputs.block_count)
+    ]
     return {"kid": (float(np.mean(values)), left), "kid_std": (float(np.std(values)), ())}
 
 
@@ -125,8 +128,11 @@ def _energy(inputs: _Inputs) -> _Scored:
 
 def _mind(inputs: _Inputs) -> _Scored:
     s = inputs.settings
-    return {"mind": projections.mind_replicates(
-        inputs.generated, inputs.ref.features, s.mind_directions, s.mind_seed, inputs.blocks)}
+    return {
+        "mind": projections.mind_replicates(
+            inputs.generated, inputs.ref.features, s.mind_directions, s.mind_seed, inputs.blocks
+        )
+    }
 
 
 def _sliced(inputs: _Inputs) -> _Scored:
@@ -176,8 +182,11 @@ def _vendi(inputs: _Inputs) -> _Scored:
 
 
 def _pairwise(inputs: _Inputs) -> _Scored:
-    return {"pairwise_distance": diversity.pairwise_replicates(
-        inputs.generated, inputs.labels, inputs.blocks)}
+    return {
+        "pairwise_distance": diversity.pairwise_replicates(
+            inputs.generated, inputs.labels, inputs.blocks
+        )
+    }
 
 
 _SCORES: dict[str, Callable[[_Inputs], _Scored]] = {
@@ -234,8 +243,11 @@ def evaluate_with_replicates(
             "both must come from one extractor"
         )
     logits = None if generated_logits is None else check_features(generated_logits, "logits")
-    for given, what in ((logits, "generated_logits"), (generated_labels, "generated_labels"),
-                        (block_ids, "block_ids")):
+    for given, what in (
+        (logits, "generated_logits"),
+        (generated_labels, "generated_labels"),
+        (block_ids, "block_ids"),
+    ):
         if given is not None and len(given) != len(x):
             raise UserError(f"{what} has {len(given)} rows for {len(x)} generated samples")
     labels = None if generated_labels is None else np.asarray(generated_labels)

@@ -28,8 +28,9 @@ class Moments:
         """Moments of ``(n, d)`` features, n >= 1, accumulated in float64 whatever their dtype."""
         if features.ndim != 2 or len(features) == 0:
             raise ValueError(f"features must be (n, d) with n >= 1, not {features.shape}")
-        return reduce(cls.merge, (_direct(features[i : i + _ROWS])
-                                  for i in range(0, len(features), _ROWS)))
+        return reduce(
+            cls.merge, (_direct(features[i : i + _ROWS]) for i in range(0, len(features), _ROWS))
+        )
 
     def merge(self, other: Moments) -> Moments:
         """Moments of both samples together (Chan, Golub & LeVeque 1983)."""

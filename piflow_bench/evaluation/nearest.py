@@ -90,9 +90,7 @@ def compares(squared: np.ndarray, limit: np.ndarray, comparator: str) -> np.ndar
     return squared <= limit if comparator == "le" else squared < limit
 
 
-def strips(
-    rows: Points, columns: Points, block: int | None
-) -> Iterator[tuple[int, np.ndarray]]:
+def strips(rows: Points, columns: Points, block: int | None) -> Iterator[tuple[int, np.ndarray]]:
     """First row and lower bounds ``(rows, n_columns)`` of every strip; the buffer is reused."""
     height = block or max(1, _STRIP // len(columns.low))
     left, right = rows.left(), np.ascontiguousarray(columns.right().T)

@@ -108,8 +108,10 @@ def mind_replicates(
     count = int(np.max(blocks)) + 1
     sizes = [int(np.sum(blocks != b)) for b in range(count)]
     if n > m:
-        left = [mind_replicates(generated[blocks != b], reference, directions, seed)[0]
-                for b in range(count)]
+        left = [
+            mind_replicates(generated[blocks != b], reference, directions, seed)[0]
+            for b in range(count)
+        ]
         return value, np.array(left)
     # The permutation of the larger set does not depend on how many rows are kept, so blocks of one
     # size share their reference rows, and the generated projections need sorting only once.

@@ -140,10 +140,12 @@ def bootstrap_mean_interval(
         raise ValueError("a mean needs at least one score")
     rng = np.random.default_rng(seed)
     rows = max(1, 4_000_000 // len(s))
-    means = np.concatenate([
-        s[rng.integers(0, len(s), (min(rows, resamples - i), len(s)))].mean(axis=1)
-        for i in range(0, resamples, rows)
-    ])
+    means = np.concatenate(
+        [
+            s[rng.integers(0, len(s), (min(rows, resamples - i), len(s)))].mean(axis=1)
+            for i in range(0, resamples, rows)
+        ]
+    )
     low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
     estimand = "mean over samples"
     return Interval(float(s.mean()), float(low), float(high), len(s), "bootstrap", estimand)

@@ -181,9 +181,7 @@ class _Schedule:
     def ready(self) -> list[Stage]:
         """Stages whose inputs are there, the longest first."""
         found = [
-            s
-            for s in self.waiting.values()
-            if all(p.key in self.outcome.done for p in s.parents())
+            s for s in self.waiting.values() if all(p.key in self.outcome.done for p in s.parents())
         ]
         return sorted(found, key=lambda s: -s.weight)
 

@@ -18,16 +18,33 @@ RNG = np.random.default_rng(11)
 def row(variant, seed, metric="fd", **changes):
     value = RNG.normal()
     base = dict(
-        variant=variant, method=variant, family="f", track="distilled", role="student",
-        train_seed=seed, sample_seed=0, budget_fraction=1.0, nfe=1, question="imitation",
-        metric=metric, extractor="features", value=value, ci_low=value - 1, ci_high=value + 1,
-        n=100, protocol="abc", status="ok", replicates=list(value + 0.1 * RNG.normal(size=20)))
+        variant=variant,
+        method=variant,
+        family="f",
+        track="distilled",
+        role="student",
+        train_seed=seed,
+        sample_seed=0,
+        budget_fraction=1.0,
+        nfe=1,
+        question="imitation",
+        metric=metric,
+        extractor="features",
+        value=value,
+        ci_low=value - 1,
+        ci_high=value + 1,
+        n=100,
+        protocol="abc",
+        status="ok",
+        replicates=list(value + 0.1 * RNG.normal(size=20)),
+    )
     return base | changes
 
 
 def table(variants, seeds, **changes):
-    return pd.DataFrame([row(v, s, m, **changes) for v in variants for s in range(seeds)
-                         for m in ("fd", "recall")])
+    return pd.DataFrame(
+        [row(v, s, m, **changes) for v in variants for s in range(seeds) for m in ("fd", "recall")]
+    )
 
 
 def values(results, variant, metric="fd"):
@@ -43,7 +60,8 @@ def test_five_seeds_speak_of_methods():
     one = found[(found["a"] == "a") & (found["b"] == "c") & (found["metric"] == "fd")].iloc[0]
     expected = paired_seed_difference(values(results, "a"), values(results, "c"))
     assert (one["difference"], one["low"], one["high"], one["p"]) == pytest.approx(
-        (expected.difference, expected.low, expected.high, expected.p))
+        (expected.difference, expected.low, expected.high, expected.p)
+    )
 
 
 def test_holm_covers_the_whole_family():
@@ -66,8 +84,15 @@ def test_three_seeds_are_averaged():
     results = table("ab", 3)
     one = compare(results, "fd", "recall").query("metric == 'fd'").iloc[0]
     means = [np.mean(values(results, v)) for v in "ab"]
-    left = [np.mean(np.stack(results[(results.variant == v) & (results.metric == "fd")]
-                             ["replicates"].tolist()), axis=0) for v in "ab"]
+    left = [
+        np.mean(
+            np.stack(
+                results[(results.variant == v) & (results.metric == "fd")]["replicates"].tolist()
+            ),
+            axis=0,
+        )
+        for v in "ab"
+    ]
     expected = jackknife_difference(means[0], left[0], means[1], left[1])
     assert one["level"] == "checkpoints" and one["seeds"] == 3
     assert (one["difference"], one["p"]) == pytest.approx((expected.difference, expected.p))
@@ -86,21 +111,34 @@ def test_sample_seeds_are_averaged_within_a_train_seed():
 
 
 def test_tracks_nfe_and_questions_are_kept_apart():
-    results = pd.concat([table("a", 5), table("b", 5, track="scratch"), table("c", 5, nfe=2),
-                         table("d", 5, question="data")])
+    results = pd.concat(
+        [
+            table("a", 5),
+            table("b", 5, track="scratch"),
+            table("c", 5, nfe=2),
+            table("d", 5, question="data"),
+        ]
+    )
     assert compare(results, "fd", "recall").empty
     assert compare(table("ab", 5, question="data"), "fd", "recall", question="imitation").empty
 
 
 def test_failed_unfinished_and_other_rows_are_left_out():
     good = table("ab", 5)
-    noise = pd.concat([table("c", 5, status="failed"), table("d", 5, budget_fraction=0.5),
-                       table("e", 5, extractor="pixels")])
+    noise = pd.concat(
+        [
+            table("c", 5, status="failed"),
+            table("d", 5, budget_fraction=0.5),
+            table("e", 5, extractor="pixels"),
+        ]
+    )
     other = pd.DataFrame([row(v, s, "vendi") for v in "ab" for s in range(5)])
     pd.testing.assert_frame_equal(
-        compare(pd.concat([good, noise, other]), "fd", "recall"), compare(good, "fd", "recall"))
-    named = compare(pd.concat([good, table("ef", 5, extractor="pixels")]), "fd", "recall",
-                    extractor="pixels")
+        compare(pd.concat([good, noise, other]), "fd", "recall"), compare(good, "fd", "recall")
+    )
+    named = compare(
+        pd.concat([good, table("ef", 5, extractor="pixels")]), "fd", "recall", extractor="pixels"
+    )
     assert set(named["a"]) == {"e"}
 
 

@@ -38,8 +38,7 @@ def test_golden(golden):
     assert mean == pytest.approx(v["kid_mean"], rel=1e-5)
     assert std == pytest.approx(v["kid_std"], rel=1e-5)
     assert D.kid_exact(golden.gen, golden.ref) == pytest.approx(v["kid_exact_unbiased"], rel=1e-9)
-    assert D.cmmd(golden.gen, golden.ref) == pytest.approx(
-        v["cmmd_biased_sigma10_x1000"], rel=1e-5)
+    assert D.cmmd(golden.gen, golden.ref) == pytest.approx(v["cmmd_biased_sigma10_x1000"], rel=1e-5)
 
 
 def test_fd_closed_form_of_commuting_covariances():
@@ -65,8 +64,12 @@ def test_fd_with_fewer_samples_than_dimensions_equals_the_nuclear_norm(n):
     x, y = RNG.normal(size=(n, 40)), RNG.normal(size=(n + 4, 40))
     xc, yc = x - x.mean(0), y - y.mean(0)
     nuclear = np.linalg.norm(xc @ yc.T, "nuc") / np.sqrt((len(x) - 1) * (len(y) - 1))
-    expected = (((x.mean(0) - y.mean(0)) ** 2).sum() + (xc**2).sum() / (len(x) - 1)
-                + (yc**2).sum() / (len(y) - 1) - 2 * nuclear)
+    expected = (
+        ((x.mean(0) - y.mean(0)) ** 2).sum()
+        + (xc**2).sum() / (len(x) - 1)
+        + (yc**2).sum() / (len(y) - 1)
+        - 2 * nuclear
+    )
     assert fd_of(x, y) == pytest.approx(expected, rel=1e-6)
     assert fd_of(x, x) == pytest.approx(0, abs=1e-5)
 
@@ -96,8 +99,13 @@ def test_kid_equals_torch_fidelity():
     torch = pytest.importorskip("torch")
     metric = pytest.importorskip("torch_fidelity.metric_kid")
     theirs = metric.kid_features_to_metric(
-        torch.tensor(X), torch.tensor(Y), kid_subsets=7, kid_subset_size=30, rng_seed=3,
-        verbose=False)
+        torch.tensor(X),
+        torch.tensor(Y),
+        kid_subsets=7,
+        kid_subset_size=30,
+        rng_seed=3,
+        verbose=False,
+    )
     mean, std = D.kid_subsets(X, Y, 7, 30, 3)
     assert mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
     assert std == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-9)
@@ -119,6 +127,7 @@ def test_kid_subset_size_is_checked():
 def test_kid_exact_brute_force():
     def kernel(a, b):
         return (a @ b.T / 5 + 1) ** 3
+
     expected = off(kernel(X, X)) + off(kernel(Y, Y)) - 2 * kernel(X, Y).mean()
     assert D.kid_exact(X, Y) == pytest.approx(expected, rel=1e-10)
 
@@ -148,8 +157,10 @@ def test_the_cheaper_way_is_chosen():
 
 def test_cmmd_brute_force_and_identity():
     x, y = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (X, Y))
+
     def kernel(a, b):
-        return np.exp(-cdist(a, b) ** 2 / 200)
+        return np.exp(-(cdist(a, b) ** 2) / 200)
+
     expected = 1000 * (kernel(x, x).mean() + kernel(y, y).mean() - 2 * kernel(x, y).mean())
     assert D.cmmd(X, Y) == pytest.approx(expected, rel=1e-9)
     assert D.cmmd(X, X) == pytest.approx(0, abs=1e-10)
@@ -162,8 +173,9 @@ def test_energy_distance_brute_force():
 
 def test_energy_distance_is_unbiased_at_zero():
     rng = np.random.default_rng(2)
-    values = [D.energy_distance(rng.normal(size=(20, 2)), rng.normal(size=(30, 2)))
-              for _ in range(300)]
+    values = [
+        D.energy_distance(rng.normal(size=(20, 2)), rng.normal(size=(30, 2))) for _ in range(300)
+    ]
     assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(300)
     assert min(values) < 0
 
@@ -182,8 +194,9 @@ def test_order_of_samples_does_not_matter(metric):
 
 
 def test_statistics_of_sums_by_hand():
-    sums = PairSums(np.array([[2.0, 1.0], [1.0, 4.0]]), np.array([3.0, 5.0]), 6.0,
-                    np.array([2, 2]), 3)
+    sums = PairSums(
+        np.array([[2.0, 1.0], [1.0, 4.0]]), np.array([3.0, 5.0]), 6.0, np.array([2, 2]), 3
+    )
     assert u_statistic(sums) == pytest.approx(8 / 12 + 1 - 2 * 8 / 12)
     assert u_statistic(sums, 0) == pytest.approx(4 / 2 + 1 - 2 * 5 / 6)
     assert v_statistic(sums, 1) == pytest.approx(2 / 4 + 6 / 9 - 2 * 3 / 6)

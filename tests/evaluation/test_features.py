@@ -18,18 +18,27 @@ from piflow_bench.evaluation.features import (
 
 RNG = np.random.default_rng(9)
 X, Y, LOGITS = RNG.normal(0.2, 1.1, (90, 6)), RNG.normal(size=(140, 6)), RNG.normal(size=(90, 4))
-SMALL = {"kid_subsets": 5, "kid_subset_size": 40, "is_splits": 3, "mind_directions": 20,
-         "sliced_directions": 20}
-BLOCKS = {"contiguous": np.arange(90) * 6 // 90, "interleaved": np.arange(90) % 7,
-          "uneven": (np.arange(90) > 30).astype(int) + (np.arange(90) > 75)}
+SMALL = {
+    "kid_subsets": 5,
+    "kid_subset_size": 40,
+    "is_splits": 3,
+    "mind_directions": 20,
+    "sliced_directions": 20,
+}
+BLOCKS = {
+    "contiguous": np.arange(90) * 6 // 90,
+    "interleaved": np.arange(90) % 7,
+    "uneven": (np.arange(90) > 30).astype(int) + (np.arange(90) > 75),
+}
 
 
 @pytest.mark.parametrize("ids", BLOCKS)
 @pytest.mark.parametrize("name", [m for m in FEATURE_METRICS if not m.endswith("_std")])
 def test_replicates_equal_recomputation_without_the_block(name, ids):
     blocks, s = BLOCKS[ids], SMALL | {"is_shuffle": False}
-    found = evaluate_with_replicates(
-        X, Y, [name], generated_logits=LOGITS, block_ids=blocks, **s)[0]
+    found = evaluate_with_replicates(X, Y, [name], generated_logits=LOGITS, block_ids=blocks, **s)[
+        0
+    ]
     assert len(found.replicates) == blocks.max() + 1 and found.n == 90
     if name in ("kid", "fd_infinity"):
         return  # they keep one random draw for all replicates: see the tests below
@@ -48,7 +57,8 @@ def test_kid_replicates_take_the_block_out_of_the_same_subsets():
         each = [distances.kid_exact(X[i[blocks[i] != b]], Y[j]) for i, j in draws]
         assert replicate == pytest.approx(np.mean(each), rel=1e-9)
     assert (found[0].value, found[1].value) == pytest.approx(
-        distances.kid_subsets(X, Y, 5, 40, 2020), rel=1e-12)
+        distances.kid_subsets(X, Y, 5, 40, 2020), rel=1e-12
+    )
 
 
 def test_fd_infinity_replicates_keep_the_order():
@@ -66,12 +76,25 @@ def test_fd_infinity_replicates_keep_the_order():
 def test_golden_through_the_public_table(golden):
     v = golden.values
     table = evaluate_features(
-        golden.gen, golden.ref, list(FEATURE_METRICS), golden.gen_logits,
-        kid_subsets=50, kid_subset_size=100, is_splits=5).set_index("metric")["value"]
-    for name, key in {"fd": "fd", "kid": "kid_mean", "kid_std": "kid_std", "cmmd":
-                      "cmmd_biased_sigma10_x1000", "kid_exact": "kid_exact_unbiased",
-                      "mind": "mind_1000", "is": "is_mean_shuffled_5_seed2020",
-                      "is_std": "is_std_shuffled_5_seed2020", "vendi": "vendi_cosine"}.items():
+        golden.gen,
+        golden.ref,
+        list(FEATURE_METRICS),
+        golden.gen_logits,
+        kid_subsets=50,
+        kid_subset_size=100,
+        is_splits=5,
+    ).set_index("metric")["value"]
+    for name, key in {
+        "fd": "fd",
+        "kid": "kid_mean",
+        "kid_std": "kid_std",
+        "cmmd": "cmmd_biased_sigma10_x1000",
+        "kid_exact": "kid_exact_unbiased",
+        "mind": "mind_1000",
+        "is": "is_mean_shuffled_5_seed2020",
+        "is_std": "is_std_shuffled_5_seed2020",
+        "vendi": "vendi_cosine",
+    }.items():
         assert table[name] == pytest.approx(v[key], rel=1e-5), name
     assert table["precision"] == pytest.approx(v["precision_k3"], abs=0.0021)
     assert table["recall"] == pytest.approx(v["recall_k3"], abs=0.0017)
@@ -141,7 +164,8 @@ ERRORS = {
     "unknown metric 'recal'; did you mean 'recall'": dict(metrics=["recal"]),
     "unknown metric setting 'kid_subset'; did you mean 'kid_subset": dict(kid_subset=3),
     "'teacher_mse' cannot be computed from features: it needs teacher": dict(
-        metrics=["teacher_mse"]),
+        metrics=["teacher_mse"]
+    ),
     "'fd' needs reference features": dict(reference=None),
     "'is' needs generated_logits": dict(metrics=["is"]),
     "columns and reference features 3": dict(reference=Y[:, :3]),
@@ -194,8 +218,16 @@ def test_fast_enough_for_every_checkpoint():
     """Generous: a quarter of the work takes well under a second on one core."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2000, 64)), rng.normal(size=(10000, 64))
-    names = ["fd", "kid_exact", "precision", "recall", "density", "coverage", "vendi",
-             "energy_distance"]
+    names = [
+        "fd",
+        "kid_exact",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "vendi",
+        "energy_distance",
+    ]
     evaluate_with_replicates(x, y, names)
     start = time.process_time()
     evaluate_with_replicates(x, y, names)

@@ -4,10 +4,31 @@ from piflow_bench.evaluation.features import FEATURE_METRICS
 from piflow_bench.evaluation.metrics import METRICS
 
 NAMES = [
-    "fd", "kid", "kid_std", "kid_exact", "cmmd", "mind", "is", "is_std", "precision", "recall",
-    "density", "coverage", "authpct", "vendi", "pairwise_distance", "energy_distance",
-    "sliced_wasserstein", "teacher_mse", "flow_map_error", "class_accuracy", "modes_covered",
-    "mode_mass", "mode_share", "mode_tv", "fd_infinity",
+    "fd",
+    "kid",
+    "kid_std",
+    "kid_exact",
+    "cmmd",
+    "mind",
+    "is",
+    "is_std",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "authpct",
+    "vendi",
+    "pairwise_distance",
+    "energy_distance",
+    "sliced_wasserstein",
+    "teacher_mse",
+    "flow_map_error",
+    "class_accuracy",
+    "modes_covered",
+    "mode_mass",
+    "mode_share",
+    "mode_tv",
+    "fd_infinity",
 ]
 
 
@@ -25,5 +46,7 @@ def test_computed_metrics_need_features_or_logits_only():
     assert set(FEATURE_METRICS) <= set(METRICS)
     for name, metric in METRICS.items():
         computed = name in FEATURE_METRICS
-        assert computed == (not set(metric.needs) - {"generated", "reference", "logits"}
-                            and name != "class_accuracy")
+        assert computed == (
+            not set(metric.needs) - {"generated", "reference", "logits"}
+            and name != "class_accuracy"
+        )

@@ -35,8 +35,9 @@ def test_many_rows_are_merged_by_pieces():
 
 @pytest.mark.parametrize("cuts", [[1], [50], [10, 20, 21], list(range(1, 97))])
 def test_merging_any_shards_gives_the_whole(x, cuts):
-    _same(merge_all([Moments.from_features(p) for p in np.split(x, cuts)]),
-          Moments.from_features(x))
+    _same(
+        merge_all([Moments.from_features(p) for p in np.split(x, cuts)]), Moments.from_features(x)
+    )
 
 
 def test_order_does_not_matter(x):

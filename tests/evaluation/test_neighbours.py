@@ -79,7 +79,8 @@ def test_values_and_replicates_equal_brute_force(shape, comparator, k):
     for name, value in expected.items():
         assert found[name].value == pytest.approx(value, abs=1e-12), name
         np.testing.assert_allclose(
-            found[name].replicates, [each[name] for each in left], atol=1e-12, err_msg=name)
+            found[name].replicates, [each[name] for each in left], atol=1e-12, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -90,7 +91,8 @@ def test_authpct_equals_brute_force(shape):
     found = N.authenticity(x, y, blocks)
     assert found.value == pytest.approx(brute_auth(x, y))
     np.testing.assert_allclose(
-        found.replicates, [brute_auth(x[blocks != b], y) for b in range(5)], atol=1e-10)
+        found.replicates, [brute_auth(x[blocks != b], y) for b in range(5)], atol=1e-10
+    )
 
 
 def test_golden(golden):
@@ -111,8 +113,13 @@ def test_precision_and_recall_equal_torch_fidelity():
     r = np.random.default_rng(8)
     x, y = r.normal(0.5, 1, (90, 6)), r.normal(size=(120, 6))
     theirs = metric.prc_features_to_metric(
-        torch.tensor(x), torch.tensor(y), prc_neighborhood=3, prc_batch_size=1000,
-        save_cpu_ram=False, verbose=False)
+        torch.tensor(x),
+        torch.tensor(y),
+        prc_neighborhood=3,
+        prc_batch_size=1000,
+        save_cpu_ram=False,
+        verbose=False,
+    )
     assert N.precision(x, y) == pytest.approx(theirs["precision"], abs=1e-6)
     assert N.recall(x, y) == pytest.approx(theirs["recall"], abs=1e-6)
 

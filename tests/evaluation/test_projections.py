@@ -16,7 +16,8 @@ def w2_squared(a, b):
 
 def test_mind_golden(golden):
     assert P.mind(golden.gen, golden.ref, 1000, 2020) == pytest.approx(
-        golden.values["mind_1000"], rel=1e-5)
+        golden.values["mind_1000"], rel=1e-5
+    )
 
 
 def test_mind_identity_and_equal_sizes():

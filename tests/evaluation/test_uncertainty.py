@@ -56,8 +56,11 @@ def test_jackknife_difference_pairs_blocks():
 
 
 def test_unknown_is_nan_not_zero():
-    for found in (U.jackknife_interval(1, []), U.jackknife_interval(1, [1, np.nan]),
-                  U.seed_interval([1.0])):
+    for found in (
+        U.jackknife_interval(1, []),
+        U.jackknife_interval(1, [1, np.nan]),
+        U.seed_interval([1.0]),
+    ):
         assert np.isnan([found.low, found.high]).all()
     assert np.isnan(U.paired_seed_difference([1.0], [2.0]).p)
     assert np.isnan(U.jackknife_difference(1, [1.0], 2, [2.0]).p)

@@ -161,9 +161,10 @@ def test_multistep_sampling_keeps_the_marginal():
 
 
 def test_the_fake_score_sees_the_step_only_if_asked():
+    from piflow_methods.dmd2 import FakeScore
+
     from piflow_bench.condition import Unconditional
     from piflow_bench.networks.mlp import MLP
-    from piflow_methods.dmd2 import FakeScore
 
     torch.manual_seed(0)
     x, t, rows = torch.randn(6, 2), torch.rand(6), Unconditional(6)

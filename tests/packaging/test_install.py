@@ -65,12 +65,23 @@ def environment(folder, *what):
     call(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
     python = folder / "bin" / "python"
     site = Path(
-        call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))",
-             cwd=folder).strip()
+        call(
+            python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder
+        ).strip()
     )
     (site / "shared.pth").write_text("".join(f"{s}\n" for s in SITES))
-    call(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps",
-         *OFFLINE, *what, cwd=folder)
+    call(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--no-deps",
+        *OFFLINE,
+        *what,
+        cwd=folder,
+    )
     return python, site
 
 
@@ -134,11 +145,16 @@ def test_the_wheel_holds_what_the_checkout_holds(wheel, checkout):
     import zipfile
 
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
-    folders = {"methods": "piflow_methods", "experiments": "piflow_experiments",
-               "reports": "piflow_reports", "piflow_bench": "piflow_bench"}
+    folders = {
+        "methods": "piflow_methods",
+        "experiments": "piflow_experiments",
+        "reports": "piflow_reports",
+        "piflow_bench": "piflow_bench",
+    }
     expected = {
-        "/".join((folders[path.relative_to(checkout).parts[0]],
-                  *path.relative_to(checkout).parts[1:]))
+        "/".join(
+            (folders[path.relative_to(checkout).parts[0]], *path.relative_to(checkout).parts[1:])
+        )
         for path in checkout.rglob("*")
         if path.is_file() and path.relative_to(checkout).parts[0] in folders
     }
