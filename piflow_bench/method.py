@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -151,7 +152,9 @@ class Context:
         """
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            # Of torch's own rules for forward mode, which it scripts at their first use.
+            warnings.filterwarnings("ignore", "`torch.jit.script`", FutureWarning)
             value, derivative = torch.func.jvp(function, tuple(primals), tuple(tangents))[:2]
         return value, derivative
 
