@@ -1,0 +1,368 @@
+"""Sets of images as batches of uint8 RGB: folders, ADM-style npz, npy, arrays, torch datasets.
+
+The rule for what is not 8-bit RGB: grey images are repeated over the channels, palettes are looked
+up, alpha is dropped without blending (Pillow's ``convert("RGB")``, as torch-fidelity and clean-fid
+do). More than 8 bits a channel is refused: rounding it would be a choice of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from piflow_bench.errors import UserError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+LOSSY = (".jpg", ".jpeg", ".webp")
+DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "F")
+NPZ_KEY = "arr_0"
+
+
+@dataclass(frozen=True)
+class Images:
+    """A set of equally large images.
+
+    ``read(start, stop)`` gives rows ``(stop - start, height, width, 3)`` uint8 in the set's order.
+    """
+
+    path: str
+    count: int
+    height: int
+    width: int
+    read: Callable[[int, int], np.ndarray]
+    fingerprint: Callable[[], str]
+    warnings: tuple[str, ...] = field(default_factory=tuple)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def digest(self) -> str:
+        """sha256 of the images' content, in order."""
+        return self.fingerprint()
+
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Consecutive batches of ``size`` rows, the last one smaller."""
+        end = self.count if stop is None else min(stop, self.count)
+        for first in range(start, end, size):
+            yield self.read(first, min(first + size, end))
+
+
+def open_images(source: Any, what: str = "samples", workers: int = 2) -> Images:
+    """Images of a folder, an ``.npz`` or ``.npy`` file, an array, a tensor or a torch dataset.
+
+    Args:
+        source: a path; a uint8 array or tensor, ``(n, h, w, 3)`` or ``(n, 3, h, w)``, also with one
+            channel; floats in [0, 1]; or a dataset whose items are such images.
+        what: the setting's name, for messages.
+        workers: threads that decode files.
+
+    Raises:
+        UserError: naming the path and what is wrong with it.
+    """
+    if not isinstance(source, str | Path):
+        return _in_memory(source, what)
+    path = Path(source)
+    if path.is_dir():
+        return _folder(path, what, workers)
+    if not path.exists():
+        raise UserError(f"{what}={source}: no such file or folder")
+    if path.suffix == ".npz":
+        return _npz(path, what)
+    if path.suffix == ".npy":
+        return _npy(path, what)
+    if path.suffix in (".pkl", ".pickle", ".pt", ".pth"):
+        raise UserError(
+            f"{what}={source}: pickled files are not read; save the images as uint8 with "
+            "numpy.savez(FILE, arr_0=images)"
+        )
+    raise UserError(f"{what}={source}: neither a folder of images nor a .npz or .npy file")
+
+
+# ------------------------------------------------------------------ folders
+
+
+def _decode(path: Path, what: str) -> np.ndarray:
+    """One image file as ``(h, w, 3)`` uint8."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            if image.mode in DEEP_MODES:
+                raise UserError(
+                    f"{what}: {path}: more than 8 bits a channel ({image.mode}); convert it to 8 "
+                    "bits by the rule your protocol names"
+                )
+            return np.asarray(image.convert("RGB"))
+    except UserError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UserError(f"{what}: {path}: not a readable image") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{what}: {path}: cannot be read whole ({error})") from error
+
+
+def _folder(folder: Path, what: str, workers: int) -> Images:
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+    if not files:
+        raise UserError(f"{what}={folder}: no images in it ({', '.join(EXTENSIONS)})")
+    height, width, _ = _decode(files[0], what).shape
+
+    def checked(path: Path) -> np.ndarray:
+        image = _decode(path, what)
+        if image.shape != (height, width, 3):
+            raise UserError(
+                f"{what}={folder}: images of several sizes: {files[0].name} is {width}x{height}, "
+                f"{path.name} is {image.shape[1]}x{image.shape[0]}; resize them by one rule first"
+            )
+        return image
+
+    def read(start: int, stop: int) -> np.ndarray:
+        with ThreadPoolExecutor(max(workers, 1)) as pool:
+            return np.stack(list(pool.map(checked, files[start:stop])))
+
+    def fingerprint() -> str:
+        whole = hashlib.sha256()
+        for path in files:
+            with path.open("rb") as handle:
+                whole.update(hashlib.file_digest(handle, "sha256").digest())
+        return whole.hexdigest()
+
+    lossy = sum(p.suffix.lower() in LOSSY for p in files)
+    warnings = ()
+    if lossy:
+        warnings = (
+            f"{what}={folder}: {lossy} of {len(files)} files are of a lossy format, which moves "
+            "Fréchet distances",
+        )
+    return Images(str(folder), len(files), height, width, read, fingerprint, warnings)
+
+
+# ------------------------------------------------------------------ arrays
+
+
+def _layout(shape: Sequence[int], dtype: np.dtype, what: str) -> tuple[bool, int, int]:
+    """Whether channels come first, height and width, of a stack of images."""
+    if dtype.hasobject:
+        raise UserError(f"{what}: an array of Python objects is a pickle, which is not read")
+    if dtype != np.uint8:
+        raise UserError(f"{what}: images must be uint8 (0..255), not {dtype}")
+    if len(shape) == 3:
+        return False, shape[1], shape[2]
+    if len(shape) == 4 and shape[3] in (1, 3):
+        return False, shape[1], shape[2]
+    if len(shape) == 4 and shape[1] in (1, 3):
+        return True, shape[2], shape[3]
+    raise UserError(
+        f"{what}: shape {tuple(shape)} is no stack of images; (n, height, width, 3) is meant"
+    )
+
+
+def _rgb(rows: np.ndarray, channels_first: bool) -> np.ndarray:
+    if rows.ndim == 3:
+        rows = rows[..., None]
+    if channels_first:
+        rows = rows.transpose(0, 2, 3, 1)
+    if rows.shape[3] == 1:
+        rows = rows.repeat(3, axis=3)
+    return np.ascontiguousarray(rows)
+
+
+def _array(array: np.ndarray, path: str, what: str, fingerprint: Callable[[], str]) -> Images:
+    first, height, width = _layout(array.shape, array.dtype, what)
+    if not len(array):
+        raise UserError(f"{what}: no images in it")
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return _rgb(np.asarray(array[start:stop]), first)
+
+    return Images(path, len(array), height, width, read, fingerprint)
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _npy(path: Path, what: str) -> Images:
+    named = f"{what}={path}"
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        pickled = "allow_pickle" in str(error) or "pickled" in str(error)
+        reason = "an array of Python objects is a pickle, which is not read" if pickled else error
+        raise UserError(f"{named}: {reason}") from error
+    except (OSError, EOFError) as error:
+        raise UserError(f"{named}: not a whole npy file ({error})") from error
+    return _array(array, str(path), named, lambda: _file_digest(path))
+
+
+@dataclass(frozen=True)
+class Member:
+    """An array inside a zip file, read in rows without loading the whole."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int
+    """Bytes of the npy header."""
+
+
+def npz_members(path: Path, what: str) -> dict[str, Member]:
+    """The arrays of an npz file, by key; nothing but their headers is read."""
+    members = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.namelist():
+                if not entry.endswith(".npy"):
+                    continue
+                with archive.open(entry) as handle:
+                    version = np.lib.format.read_magic(handle)
+                    reader = {
+                        (1, 0): np.lib.format.read_array_header_1_0,
+                        (2, 0): np.lib.format.read_array_header_2_0,
+                    }.get(version)
+                    if reader is None:
+                        raise UserError(f"{what}: {entry} has npy version {version}")
+                    shape, fortran, dtype = reader(handle)
+                    if fortran and len(shape) > 1:
+                        raise UserError(f"{what}: {entry} is in Fortran order; save it in C order")
+                    key = entry.removesuffix(".npy")
+                    members[key] = Member(path, entry, shape, dtype, handle.tell())
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+        raise UserError(f"{what}: not a whole npz file ({error})") from error
+    return members
+
+
+class _Stream:
+    """Rows of a member in order; going back opens it anew."""
+
+    def __init__(self, member: Member) -> None:
+        self.member, self.row = member, 0
+        self.handle: io.BufferedIOBase | None = None
+        self.bytes = int(np.prod(member.shape[1:])) * member.dtype.itemsize
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        if self.handle is None or start < self.row:
+            self.handle = zipfile.ZipFile(self.member.path).open(self.member.name)  # type: ignore[assignment]
+            assert self.handle is not None
+            self.handle.seek(self.member.offset)
+            self.row = 0
+        self.handle.seek((start - self.row) * self.bytes, io.SEEK_CUR)
+        wanted = (stop - start) * self.bytes
+        parts, got = [], 0
+        while got < wanted:
+            part = self.handle.read(wanted - got)
+            if not part:
+                raise EOFError("ends early")
+            parts.append(part)
+            got += len(part)
+        self.row = stop
+        rows = np.frombuffer(b"".join(parts), self.member.dtype)
+        return rows.reshape(stop - start, *self.member.shape[1:])
+
+
+def _npz(path: Path, what: str) -> Images:
+    named = f"{what}={path}"
+    members = npz_members(path, named)
+    if NPZ_KEY not in members:
+        raise UserError(
+            f"{named}: no array '{NPZ_KEY}' in it, only {', '.join(sorted(members)) or 'nothing'}"
+        )
+    member = members[NPZ_KEY]
+    first, height, width = _layout(member.shape, member.dtype, named)
+    if not member.shape[0]:
+        raise UserError(f"{named}: no images in it")
+    stream = _Stream(member)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        try:
+            return _rgb(stream.read(start, stop), first)
+        except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+            raise UserError(f"{named}: {NPZ_KEY} is damaged ({error})") from error
+
+    return Images(str(path), member.shape[0], height, width, read, lambda: _file_digest(path))
+
+
+# ------------------------------------------------------------------ memory
+
+
+def to_uint8(images: np.ndarray, what: str = "samples") -> np.ndarray:
+    """uint8 of floats in [0, 1], by the rule ``floor(255 x + 1/2)``.
+
+    Raises:
+        UserError: for values out of range or not finite.
+    """
+    if not np.isfinite(images).all():
+        raise UserError(f"{what}: values that are not finite")
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        raise UserError(
+            f"{what}: floats must lie in [0, 1], not [{low:.3g}, {high:.3g}]; images in [-1, 1] "
+            "are (x + 1) / 2"
+        )
+    return (images * 255 + 0.5).astype(np.uint8)
+
+
+def _in_memory(source: Any, what: str) -> Images:
+    if hasattr(source, "detach"):
+        source = source.detach().cpu().numpy()
+    if not isinstance(source, np.ndarray):
+        if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+            raise UserError(f"{what}: {type(source).__name__} is no path, array, tensor or dataset")
+        items = [source[i] for i in range(len(source))]
+        items = [item[0] if isinstance(item, tuple | list) else item for item in items]
+        if not items:
+            raise UserError(f"{what}: no images in it")
+        items = [item.numpy() if hasattr(item, "numpy") else np.asarray(item) for item in items]
+        shapes = {item.shape for item in items}
+        if len(shapes) > 1:
+            raise UserError(f"{what}: images of several sizes: {sorted(shapes)[:2]}")
+        source = np.stack(items)
+    if source.dtype.kind == "f":
+        source = to_uint8(source, what)
+    array = np.ascontiguousarray(source)
+    return _array(array, "memory", what, lambda: hashlib.sha256(array.tobytes()).hexdigest())
+
+
+# ------------------------------------------------------------------ writing
+
+
+def write_npz(path: Path, batches: Iterator[np.ndarray], count: int) -> None:
+    """An ADM-style npz (``arr_0`` uint8 NHWC, stored uncompressed), written batch by batch.
+
+    Args:
+        path: the file; it appears when it is whole.
+        batches: arrays ``(b, h, w, 3)`` uint8, ``count`` rows in all.
+        count: number of images, which the header states first.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    written = 0
+    with (
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+        archive.open(f"{NPZ_KEY}.npy", "w", force_zip64=True) as handle,
+    ):
+        for rows in batches:
+            if rows.dtype != np.uint8 or rows.ndim != 4:
+                raise ValueError(f"batches must be uint8 (b, h, w, c), not {rows.dtype}")
+            if not written:
+                header = {
+                    "descr": np.lib.format.dtype_to_descr(rows.dtype),
+                    "fortran_order": False,
+                    "shape": (count, *rows.shape[1:]),
+                }
+                np.lib.format.write_array_header_1_0(handle, header)  # type: ignore[arg-type]
+            handle.write(np.ascontiguousarray(rows).tobytes())
+            written += len(rows)
+    if written != count:
+        temporary.unlink()
+        raise ValueError(f"{written} images were written, {count} announced")
+    temporary.replace(path)

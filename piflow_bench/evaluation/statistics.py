@@ -1,0 +1,119 @@
+"""Precomputed statistics of a reference set: means and covariances without the images.
+
+Files of the field hold one of: ``mu, sigma`` (clean-fid, EDM, pytorch-fid), the same with ``mu_s,
+sigma_s`` for the spatial features of sFID (ADM's ``VIRTUAL_*.npz``), or ``ref_mu, ref_sigma``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from piflow_bench.errors import UserError
+from piflow_bench.evaluation.images import npz_members
+from piflow_bench.evaluation.moments import Moments
+
+POOLED = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
+SPATIAL = (("mu_s", "sigma_s"),)
+UNKNOWN_COUNT = 50_000
+"""Stands in for the number of images where a file does not state it; no metric depends on it."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments of a reference set's pooled and, where known, spatial features."""
+
+    path: str
+    pooled: Moments
+    spatial: Moments | None = None
+    extractor: str | None = None
+    """The extractor's identity, where the file states it."""
+
+
+def is_statistics(path: Path) -> bool:
+    """Whether a path is an npz file that holds means and covariances."""
+    if path.suffix != ".npz" or not path.is_file():
+        return False
+    keys = npz_members(path, str(path))
+    return any(mean in keys and covariance in keys for mean, covariance in POOLED)
+
+
+def load_statistics(path: Path, what: str = "reference") -> Statistics:
+    """Statistics of an npz file.
+
+    Raises:
+        UserError: for pickles, missing keys, wrong shapes and values that are not finite.
+    """
+    named = f"{what}={path}"
+    if not path.exists():
+        raise UserError(f"{named}: no such file or folder")
+    if path.suffix != ".npz":
+        raise UserError(
+            f"{named}: statistics are read from npz files alone, since the others are pickles; "
+            "convert it where you trust it: d = pickle.load(open(FILE, 'rb')); "
+            "numpy.savez('stats.npz', mu=d['mean'], sigma=d['cov'])"
+        )
+    keys = npz_members(path, named)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            pooled = _moments(arrays, keys, POOLED, named)
+            spatial = _moments(arrays, keys, SPATIAL, named)
+            count = int(arrays["n"]) if "n" in keys else UNKNOWN_COUNT
+            extractor = str(arrays["extractor"]) if "extractor" in keys else None
+    except ValueError as error:
+        if "pickle" in str(error):
+            raise UserError(f"{named}: holds Python objects, which are pickles and not read") from (
+                error
+            )
+        raise UserError(f"{named}: {error}") from error
+    if pooled is None:
+        raise UserError(
+            f"{named}: no means and covariances in it (mu, sigma), only "
+            f"{', '.join(sorted(keys)) or 'nothing'}"
+        )
+    as_moments = [
+        None if p is None else Moments(count, p[0], p[1] * (count - 1)) for p in (pooled, spatial)
+    ]
+    assert as_moments[0] is not None
+    return Statistics(str(path), as_moments[0], as_moments[1], extractor)
+
+
+def _moments(
+    arrays: np.lib.npyio.NpzFile,
+    keys: dict,
+    names: tuple[tuple[str, str], ...],
+    what: str,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    found = next(((m, c) for m, c in names if m in keys and c in keys), None)
+    if found is None:
+        return None
+    mean, covariance = (np.asarray(arrays[name], np.float64) for name in found)
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise UserError(
+            f"{what}: {found[0]} of shape {mean.shape} and {found[1]} of {covariance.shape} are no "
+            "mean (d,) and covariance (d, d)"
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise UserError(f"{what}: {found[0]} or {found[1]} has values that are not finite")
+    asymmetry = np.abs(covariance - covariance.T).max()
+    if asymmetry > 1e-6 * max(np.abs(covariance).max(), 1e-300):
+        raise UserError(f"{what}: {found[1]} is not symmetric, so it is no covariance")
+    return mean, (covariance + covariance.T) / 2
+
+
+def save_statistics(path: Path, statistics: Statistics) -> None:
+    """Write an npz that this module, clean-fid style readers and ADM's evaluator read."""
+    arrays: dict[str, np.ndarray] = {
+        "mu": statistics.pooled.mean,
+        "sigma": statistics.pooled.covariance,
+        "n": np.asarray(statistics.pooled.n),
+    }
+    if statistics.spatial is not None:
+        arrays |= {"mu_s": statistics.spatial.mean, "sigma_s": statistics.spatial.covariance}
+    if statistics.extractor is not None:
+        arrays["extractor"] = np.asarray(statistics.extractor)
+    temporary = path.with_name(path.name + ".tmp.npz")
+    np.savez(temporary, **arrays)
+    temporary.replace(path)
