@@ -252,7 +252,8 @@ class _Stream:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         if self.handle is None or start < self.row:
-            self.handle = zipfile.ZipFile(self.member.path).open(self.member.name)  # type: ignore[assignment]
+            archive = zipfile.ZipFile(self.member.path)  # noqa: SIM115 (open between reads)
+            self.handle = archive.open(self.member.name)  # type: ignore[assignment]
             assert self.handle is not None
             self.handle.seek(self.member.offset)
             self.row = 0

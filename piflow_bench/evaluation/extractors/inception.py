@@ -1,0 +1,113 @@
+"""Inception-v3 of 2015-12-05: as ADM and torch-fidelity feed it, and as clean-fid does."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from piflow_bench.errors import UserError
+from piflow_bench.evaluation.extractors.extractor import (
+    FEATURES,
+    LOGITS,
+    SPATIAL,
+    Extractor,
+    channels_first,
+    digest,
+    find_weights,
+    load_state,
+)
+
+FILE = "weights-inception-2015-12-05-6726825d.pth"
+URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
+CLEAN_FILE = "inception-2015-12-05.pt"
+CLEAN_URL = (
+    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + CLEAN_FILE
+)
+SPATIAL_CHANNELS = 7
+"""ADM's sFID takes this many channels of mixed_6/conv: 17 x 17 x 7 = 2023 features."""
+
+
+def load(weights: str | None = None, device: str = "cpu") -> Extractor:
+    """Pooled features, unbiased logits and ADM's spatial features.
+
+    The network and its TF1-style bilinear resizing are torch-fidelity's, which equal TensorFlow's
+    to rounding. Spatial features are flattened rows first, channels last, as ADM's stored
+    statistics are.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    path = find_weights("inception", weights, FILE, URL, "6726825d")
+    # Its constructor unpickles what it is given: that must be a file we wrote ourselves.
+    clean = io.BytesIO()
+    torch.save(load_state(path), clean)
+    clean.seek(0)
+    try:
+        network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], clean)
+    except RuntimeError as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"extractor.weights={path}: of another network: {line}") from error
+    network = network.to(device)
+    kept: dict[str, Tensor] = {}
+    network.Mixed_6d.branch1x1.register_forward_hook(
+        lambda module, inputs, output: kept.update(spatial=output)
+    )
+
+    def outputs(x: Tensor) -> dict[str, Tensor]:
+        pooled, logits = network(x)
+        spatial = kept.pop("spatial")[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+        return {FEATURES: pooled, LOGITS: logits, SPATIAL: spatial}
+
+    return Extractor(
+        "inception",
+        digest(path),
+        "TF1 bilinear to 299",
+        (FEATURES, LOGITS, SPATIAL),
+        channels_first,
+        outputs,
+        device,
+    )
+
+
+def clean_resized(images: np.ndarray, side: int = 299) -> np.ndarray:
+    """clean-fid's rule: Pillow's bicubic on float32 channels, clipped to 0..255, not rounded."""
+    from PIL import Image
+
+    def channel(plane: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(plane.astype(np.float32))
+        return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)).clip(0, 255)
+
+    return np.stack(
+        [np.stack([channel(i[..., c]) for c in range(3)], axis=-1) for i in images]
+    ).astype(np.float32)
+
+
+def load_clean(weights: str | None = None, device: str = "cpu") -> Extractor:
+    """clean-fid's features: its resizing before the TorchScript Inception it uses.
+
+    A TorchScript archive holds code: only files of trusted origin should be given.
+    """
+    path = find_weights("inception-clean", weights, CLEAN_FILE, CLEAN_URL, "")
+    try:
+        base = torch.jit.load(str(path), map_location=device).eval()
+        layers = base.layers
+    except (RuntimeError, AttributeError, ValueError) as error:
+        line = str(error).splitlines()[0]
+        raise UserError(
+            f"extractor.weights={path}: not the TorchScript Inception that clean-fid uses ({line})"
+        ) from error
+
+    def outputs(x: Tensor) -> dict[str, Tensor]:
+        return {FEATURES: layers((x - 128) / 128).reshape(len(x), -1)}
+
+    return Extractor(
+        "inception-clean",
+        digest(path),
+        "Pillow bicubic on floats to 299",
+        (FEATURES,),
+        lambda images: channels_first(clean_resized(images)),
+        outputs,
+        device,
+    )
