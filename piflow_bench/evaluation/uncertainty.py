@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
+
+from piflow_bench.evaluation import student_t
 
 AT_THIS_N = "expectation at this n and this reference"
 OVER_SEEDS = "expectation over training seeds"
@@ -50,7 +51,7 @@ def contiguous_blocks(n: int, blocks: int = 20) -> np.ndarray:
 def _t_quantile(confidence: float, dof: int) -> float:
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
-    return float(special.stdtrit(dof, 0.5 + confidence / 2.0))
+    return student_t.quantile(confidence, dof)
 
 
 def _unknown(value: float, units: int) -> Difference:
@@ -61,10 +62,7 @@ def _t_difference(value: float, error: float, dof: int, units: int, conf: float)
     if dof < 1 or not np.isfinite([value, error]).all():
         return _unknown(value, units)
     half = _t_quantile(conf, dof) * error
-    if error > 0:
-        p = 2.0 * float(special.stdtr(dof, -abs(value) / error))
-    else:
-        p = 1.0 if value == 0 else 0.0
+    p = float(value == 0) if error == 0 else student_t.two_sided(value / error, dof)
     return Difference(value, value - half, value + half, p, units)
 
 
