@@ -37,6 +37,15 @@ def _parser() -> argparse.ArgumentParser:
     report = verb("report", "make the HTML report and the exports of finished runs")
     report.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or out=PATH")
 
+    evaluate = verb("evaluate", "score samples you have against a reference")
+    evaluate.add_argument(
+        "settings",
+        nargs="+",
+        help="samples=PATH reference=PATH [protocol=NAME] [extractor=NAME] "
+        "[extractor.weights=FILE] [metrics=[a,b]] [n=N] [device=cpu] [workers=2] [batch=32] "
+        "[out=FOLDER] [store=PATH], and settings of the metrics",
+    )
+
     listing = verb("list", "list plugins and experiments")
     listing.add_argument("--verbose", action="store_true", help="import plugins: facts and errors")
     listing.add_argument(
@@ -137,6 +146,13 @@ def _report(options: argparse.Namespace) -> int:
     return OK
 
 
+def _evaluate(options: argparse.Namespace) -> int:
+    from piflow_bench.scoring import run_evaluate
+
+    run_evaluate(options.settings)
+    return OK
+
+
 def _list(options: argparse.Namespace) -> int:
     from piflow_bench.listing import print_list
 
@@ -183,6 +199,7 @@ _VERBS = {
     "status": _status,
     "show": _show,
     "report": _report,
+    "evaluate": _evaluate,
     "list": _list,
     "check": _check,
     "new": _new,

@@ -24,6 +24,7 @@ from piflow_bench.errors import UserError, nearest
 GROUPS = {
     "method": "piflow_bench.methods",
     "dataset": "piflow_bench.datasets",
+    "extractor": "piflow_bench.extractors",
     "config": "piflow_bench.configs",
 }
 

@@ -13,7 +13,7 @@ from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation import distances, diversity, neighbours, projections
 from piflow_bench.evaluation.classes import inception_score
 from piflow_bench.evaluation.metrics import METRICS
-from piflow_bench.evaluation.moments import block_moments, merge_all
+from piflow_bench.evaluation.moments import Moments, block_moments, merge_all
 from piflow_bench.evaluation.pairs import (
     PairSums,
     block_sums,
@@ -211,6 +211,9 @@ _SCORES: dict[str, Callable[[_Inputs], _Scored]] = {
 }
 _SPREADS = {"kid": "kid_std", "is": "is_std"}
 
+FROM_MOMENTS = ("fd", "fd_infinity")
+"""Metrics for which the reference's mean and covariance suffice."""
+
 FEATURE_METRICS: tuple[str, ...] = tuple(_SCORES)
 """Names that ``evaluate_features`` computes; the others of ``METRICS`` need more than features."""
 
@@ -222,13 +225,15 @@ def evaluate_with_replicates(
     *,
     generated_logits: np.ndarray | None = None,
     generated_labels: np.ndarray | None = None,
+    reference_moments: Moments | None = None,
     block_ids: np.ndarray | None = None,
     **settings: Any,
 ) -> list[MetricValue]:
     """Metrics of generated features ``(n, d)`` against reference features ``(m, d)``.
 
     ``generated_logits`` ``(n, classes)`` for the Inception score; ``generated_labels`` ``(n,)``
-    make ``pairwise_distance`` a mean over classes; ``block_ids`` ``(n,)`` are the blocks of the
+    make ``pairwise_distance`` a mean over classes; ``reference_moments`` take the place of the
+    reference features' own in Fréchet distances, and need no features beside them; ``block_ids`` ``(n,)`` are the blocks of the
     jackknife (default: 20 contiguous ones; values that are to be paired need the same ids).
     ``settings``: the fields of ``Settings``. Order as asked for, each spread after its mean.
     Raises UserError for unknown names, impossible values and unusable features.
@@ -237,9 +242,12 @@ def evaluate_with_replicates(
     names = _check_metrics(metrics)
     x = check_features(generated, "generated")
     y = None if reference is None else check_features(reference, "reference")
-    if y is not None and y.shape[1] != x.shape[1]:
+    columns = {0 if y is None else y.shape[1]} | {
+        0 if reference_moments is None else len(reference_moments.mean)
+    }
+    for other in columns - {0, x.shape[1]}:
         raise UserError(
-            f"generated features have {x.shape[1]} columns and reference features {y.shape[1]}: "
+            f"generated features have {x.shape[1]} columns and reference features {other}: "
             "both must come from one extractor"
         )
     logits = None if generated_logits is None else check_features(generated_logits, "logits")
@@ -252,7 +260,9 @@ def evaluate_with_replicates(
             raise UserError(f"{what} has {len(given)} rows for {len(x)} generated samples")
     labels = None if generated_labels is None else np.asarray(generated_labels)
     blocks = check_blocks(block_ids, len(x))
-    held = None if y is None else Reference(y)
+    held = None
+    if y is not None or reference_moments is not None:
+        held = Reference(np.empty((0, x.shape[1])) if y is None else y, reference_moments)
     inputs = _Inputs(x, held, logits, labels, blocks, chosen)
     for name in names:
         _check_needs(name, inputs)
@@ -315,6 +325,11 @@ def _check_needs(name: str, inputs: _Inputs) -> None:
     needs, n, s = METRICS[name].needs, len(inputs.generated), inputs.settings
     if "reference" in needs and inputs.reference is None:
         raise UserError(f"metric '{name}' needs reference features")
+    if "reference" in needs and not len(inputs.ref.features) and name not in FROM_MOMENTS:
+        raise UserError(
+            f"metric '{name}' needs reference images or features; statistics give only "
+            f"{', '.join(FROM_MOMENTS)}"
+        )
     if "logits" in needs and inputs.logits is None:
         raise UserError(f"metric '{name}' needs generated_logits")
     m = 0 if inputs.reference is None else len(inputs.reference.features)

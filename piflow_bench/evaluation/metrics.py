@@ -32,6 +32,7 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("fd", "Fréchet distance", False, "quality", _BOTH),
+        Metric("sfd", "Fréchet distance, spatial features", False, "quality", ("spatial",)),
         Metric("fd_infinity", "Fréchet distance, n to infinity", False, "quality", _BOTH),
         Metric("kid", "KID", False, "quality", _BOTH),
         Metric("kid_std", "KID, spread over subsets", None, "other", _BOTH),

@@ -32,10 +32,14 @@ _FACTS: OrderedDict[tuple, object] = OrderedDict()
 
 
 class Reference:
-    """Reference features ``(m, d)`` float64 and the facts derived from them."""
+    """Reference features ``(m, d)`` float64 and the facts derived from them.
 
-    def __init__(self, features: np.ndarray):
-        self.features = features
+    ``moments``, where given, are those of the whole reference set: ADM's files state them for all
+    of ImageNet beside 10,000 images. ``features`` may then be empty ``(0, d)``.
+    """
+
+    def __init__(self, features: np.ndarray, moments: Moments | None = None):
+        self.features, self._moments = features, moments
 
     @cached_property
     def _digest(self) -> str:
@@ -54,6 +58,8 @@ class Reference:
 
     def frechet(self) -> FrechetReference:
         """Moments with their covariance factored."""
+        if self._moments is not None:
+            return FrechetReference(self._moments)
         return self._fact(
             "frechet", None, lambda: FrechetReference(Moments.from_features(self.features))
         )
