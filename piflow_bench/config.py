@@ -15,7 +15,16 @@ from typing import Any
 
 from piflow_bench.errors import UserError, nearest
 
-PATH_KEYS = ("store", "runs", "plugins", "checkpoint", "samples", "reference", "out", "extractor.weights")
+PATH_KEYS = (
+    "store",
+    "runs",
+    "plugins",
+    "checkpoint",
+    "samples",
+    "reference",
+    "out",
+    "extractor.weights",
+)
 """Keys whose values are taken literally, before hydra's grammar: any character may occur."""
 
 

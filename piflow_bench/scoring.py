@@ -95,17 +95,18 @@ def run_evaluate(arguments: Sequence[str]) -> None:
     from piflow_bench.evaluation.score import evaluate
 
     out = Path(settings.out or f"runs/scores/{settings.protocol}")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out={out}: cannot be written ({error.strerror})") from error
+    existing = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"out={out}: {existing} is no folder that can be written")
     console = Console()
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    try:
         tasks: dict[str, Any] = {}
 
         def report(what: str, done: int, total: int) -> None:
             if what not in tasks:
+                progress.start()
                 tasks[what] = progress.add_task(f"features of {what}", total=total)
             progress.update(tasks[what], completed=done)
 
@@ -124,6 +125,9 @@ def run_evaluate(arguments: Sequence[str]) -> None:
             report=report,
             **metric_values,
         )
+    finally:
+        if progress.live.is_started:
+            progress.stop()
     first = scores.iloc[0]
     table = Table(title=f"{first['protocol']} ({first['protocol_hash']}), {first['extractor']}")
     for column in ("metric", "value", "95 % interval", "n"):
@@ -132,6 +136,7 @@ def run_evaluate(arguments: Sequence[str]) -> None:
         span = f"[{row.ci_low:.5g}, {row.ci_high:.5g}]" if row.ci_low == row.ci_low else ""
         table.add_row(row.metric, f"{row.value:.5g}", span, f"{row.n} / {row.n_reference}")
     console.print(table)
+    out.mkdir(parents=True, exist_ok=True)
     scores.to_parquet(out / "scores.parquet", index=False)
     (out / "scores.json").write_text(json.dumps(scores.to_dict("records"), indent=1))
     console.print(str(out / "scores.parquet"), soft_wrap=True)

@@ -233,8 +233,9 @@ def evaluate_with_replicates(
 
     ``generated_logits`` ``(n, classes)`` for the Inception score; ``generated_labels`` ``(n,)``
     make ``pairwise_distance`` a mean over classes; ``reference_moments`` take the place of the
-    reference features' own in Fréchet distances, and need no features beside them; ``block_ids`` ``(n,)`` are the blocks of the
-    jackknife (default: 20 contiguous ones; values that are to be paired need the same ids).
+    reference features' own in Fréchet distances, and need no features beside them; ``block_ids``
+    ``(n,)`` are the blocks of the jackknife (default: 20 contiguous ones; values that are to be
+    paired need the same ids).
     ``settings``: the fields of ``Settings``. Order as asked for, each spread after its mean.
     Raises UserError for unknown names, impossible values and unusable features.
     """

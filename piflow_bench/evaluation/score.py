@@ -118,8 +118,8 @@ def evaluate(
     count = rules.samples or len(generated)
     if count > len(generated):
         raise UserError(
-            f"samples: {len(generated)} images, but {'n' if n else 'the protocol'} asks for {count}; "
-            f"set n={len(generated)} to score them all"
+            f"samples: {len(generated)} images, but {'n' if n else 'the protocol'} asks for "
+            f"{count}; set n={len(generated)} to score them all"
         )
     network = get_extractor(rules.extractor, weights, device)
     _check_outputs(rules.metrics, network)

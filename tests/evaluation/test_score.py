@@ -1,0 +1,165 @@
+"""The verb evaluate and its Python API, on real pictures with a real network."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import piflow_bench
+from piflow_bench.cli import main
+from piflow_bench.errors import UserError
+from piflow_bench.evaluation import protocols, score
+from piflow_bench.evaluation.extractors.extractor import Extractor
+from piflow_bench.evaluation.moments import Moments
+from piflow_bench.evaluation.statistics import Statistics, save_statistics
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """A small extractor in the place of the plugins: pooled colours of a 4x4 grid."""
+    import torch
+
+    def load(weights=None, device="cpu"):
+        def network(x):
+            pooled = torch.nn.functional.adaptive_avg_pool2d(x, 4).flatten(1)
+            return {"features": pooled, "spatial": pooled[:, ::2], "logits": pooled[:, :10]}
+
+        def prepare(images):
+            return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).float() / 255
+
+        outputs = ("features", "spatial", "logits")
+        return Extractor("quick", "0" * 64, "as it is", outputs, prepare, network, device)
+
+    monkeypatch.setattr(score, "get_extractor", lambda name, weights, device: load())
+
+
+def pictures(seed, n=120, shift=0.0):
+    random = np.random.default_rng(seed)
+    images = 90 + 30 * random.standard_normal((n, 8, 8, 3)) + shift
+    return images.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name, rows in (("gen erated", pictures(0)), ("reference", pictures(1, shift=9))):
+        (tmp_path / name).mkdir()
+        for i, row in enumerate(rows):
+            Image.fromarray(row).save(tmp_path / name / f"{i:04d}.png")
+    return tmp_path / "gen erated", tmp_path / "reference"
+
+
+METRICS = ["fd", "kid_exact", "precision", "recall"]
+
+
+def test_every_kind_of_input_gives_the_same_scores(folders, tmp_path):
+    np.savez(tmp_path / "g.npz", pictures(0))
+    expected = None
+    for samples in (folders[0], tmp_path / "g.npz", pictures(0)):
+        found = piflow_bench.evaluate(samples, folders[1], metrics=METRICS, cache=tmp_path / "c")
+        expected = found if expected is None else expected
+        pd.testing.assert_frame_equal(found, expected)
+    assert list(expected.metric) == METRICS
+    assert (expected.ci_low <= expected.value).all() and (expected.n == 120).all()
+
+
+def test_scores_equal_those_of_the_features(tmp_path):
+    a, b = pictures(0), pictures(1)
+    network = score.get_extractor("", None, "cpu")
+    features = [network(x)["features"] for x in (a, b)]
+    direct = piflow_bench.evaluate_features(*features, metrics=METRICS, k=3)
+    found = piflow_bench.evaluate(a, b, metrics=METRICS, cache=tmp_path)
+    assert np.array_equal(found.value, direct.value)
+
+
+def test_a_reference_against_itself(tmp_path):
+    found = piflow_bench.evaluate(pictures(0), pictures(0), metrics=["fd"], cache=tmp_path)
+    assert found.value[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_statistics_stand_for_the_reference(tmp_path):
+    network = score.get_extractor("", None, "cpu")
+    theirs = network(pictures(1))
+    pooled, spatial = (Moments.from_features(theirs[k]) for k in ("features", "spatial"))
+    save_statistics(tmp_path / "s.npz", Statistics("", pooled, spatial, network.identity))
+    images = piflow_bench.evaluate(
+        pictures(0), pictures(1), metrics=["fd", "sfd"], cache=tmp_path / "c"
+    )
+    stored = piflow_bench.evaluate(
+        pictures(0), tmp_path / "s.npz", metrics=["fd", "sfd"], cache=tmp_path / "c"
+    )
+    assert np.allclose(images.value, stored.value, rtol=1e-6)
+    with pytest.raises(UserError, match="recall.*needs reference images"):
+        piflow_bench.evaluate(pictures(0), tmp_path / "s.npz", metrics=["recall"], cache=tmp_path)
+    save_statistics(tmp_path / "t.npz", Statistics("", pooled, None, "another"))
+    with pytest.raises(UserError, match="statistics of another"):
+        piflow_bench.evaluate(pictures(0), tmp_path / "t.npz", metrics=["fd"], cache=tmp_path)
+
+
+def test_adm_files_give_statistics_and_images(tmp_path):
+    network = score.get_extractor("", None, "cpu")
+    whole = network(pictures(2, 400))
+    moments = {k: Moments.from_features(whole[k]) for k in ("features", "spatial")}
+    np.savez(
+        tmp_path / "VIRTUAL.npz",
+        arr_0=pictures(2, 400)[:60],
+        mu=moments["features"].mean,
+        sigma=moments["features"].covariance,
+        mu_s=moments["spatial"].mean,
+        sigma_s=moments["spatial"].covariance,
+    )
+    found = piflow_bench.evaluate(
+        pictures(0), tmp_path / "VIRTUAL.npz", "adm-imagenet256", n=120, cache=tmp_path / "c"
+    ).set_index("metric")
+    assert {"is", "fd", "sfd", "precision", "recall"} <= set(found.index)
+    images = piflow_bench.evaluate(
+        pictures(0), pictures(2, 400), metrics=["fd", "sfd"], cache=tmp_path / "c"
+    ).set_index("metric")
+    for name in ("fd", "sfd"):
+        assert found.value[name] == pytest.approx(images.value[name], rel=1e-6)
+
+
+def test_the_hash_holds_what_decides_a_number():
+    default, adm = protocols.load_protocol("default"), protocols.load_protocol("adm-imagenet256")
+    assert default.hashed("x", 100) == default.hashed("x", 100)
+    different = {
+        default.hashed("x", 100), default.hashed("y", 100), default.hashed("x", 99),
+        adm.hashed("x", 100),
+    }  # fmt: skip
+    assert len(different) == 4
+
+
+def test_the_command_prints_and_writes(folders, tmp_path, capsys):
+    out = tmp_path / "out, [1]"
+    paths = [f"samples={folders[0]}", f"reference={folders[1]}", f"out={out}"]
+    code = main(["evaluate", *paths, "metrics=[fd,recall]", "k=5", f"store={tmp_path / 'store'}"])
+    assert code == 0
+    printed = capsys.readouterr().out
+    assert "fd" in printed and "recall" in printed and "120 / 120" in printed
+    table = pd.read_parquet(out / "scores.parquet")
+    assert json.loads((out / "scores.json").read_text())[0]["value"] == table.value[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["reference=x"], ["samples=PATH"]),
+        (["samples=none", "reference=x"], ["samples=none", "no such"]),
+        (["sample=x"], ["sample", "'samples'"]),
+        (["samples=x", "reference=x", "n=0"], ["n=0", "at least 1"]),
+        (["samples=x", "reference=x", "n=two"], ["n=two", "int"]),
+        (["samples=x", "reference=x", "protocol=adm"], ["protocol=adm", "adm-imagenet256"]),
+        (["samples=x", "reference=x", "metrics=[fdd]"], ["fdd", "'fd'"]),
+        (["samples=x", "reference=x", "kid_subset=3"], ["kid_subset", "'kid_subset"]),
+        (["samples=x", "reference=x", "k=-1"], ["k=-1"]),
+    ],
+)
+def test_mistakes_get_one_line(settings, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", *settings]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "nothing is written"
+    for word in words:
+        assert word in message, message
