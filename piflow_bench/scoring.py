@@ -132,9 +132,11 @@ def run_evaluate(arguments: Sequence[str]) -> None:
     table = Table(title=f"{first['protocol']} ({first['protocol_hash']}), {first['extractor']}")
     for column in ("metric", "value", "95 % interval", "n"):
         table.add_column(column, justify="left" if column == "metric" else "right")
-    for row in scores.itertuples():
-        span = f"[{row.ci_low:.5g}, {row.ci_high:.5g}]" if row.ci_low == row.ci_low else ""
-        table.add_row(row.metric, f"{row.value:.5g}", span, f"{row.n} / {row.n_reference}")
+    for row in scores.to_dict("records"):
+        low, high = row["ci_low"], row["ci_high"]
+        span = f"[{low:.5g}, {high:.5g}]" if low == low else ""
+        n = f"{row['n']} / {row['n_reference']}"
+        table.add_row(row["metric"], f"{row['value']:.5g}", span, n)
     console.print(table)
     out.mkdir(parents=True, exist_ok=True)
     scores.to_parquet(out / "scores.parquet", index=False)

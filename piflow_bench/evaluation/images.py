@@ -136,7 +136,7 @@ def _folder(folder: Path, what: str, workers: int) -> Images:
         return whole.hexdigest()
 
     lossy = sum(p.suffix.lower() in LOSSY for p in files)
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if lossy:
         warnings = (
             f"{what}={folder}: {lossy} of {len(files)} files are of a lossy format, which moves "

