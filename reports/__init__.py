@@ -5,10 +5,20 @@ Everything heavy (pandas, plotly, jinja2) is imported when a report is built, no
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["build", "build_many"]
+__all__ = ["build", "build_many", "sources"]
+
+
+def sources() -> str:
+    """sha256 of this package's files: pages made by other ones may look different."""
+    here = Path(__file__).parent
+    whole = hashlib.sha256()
+    for path in sorted(p for p in here.rglob("*") if p.is_file() and p.suffix != ".pyc"):
+        whole.update(path.read_bytes())
+    return whole.hexdigest()
 
 
 def build(run_dir: Path, out: Path | None = None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -245,9 +246,21 @@ def record_sources(plan: Plan, store: Store) -> None:
             write_atomically(path, lambda p, text=variant.source: p.write_text(text))
 
 
+def fingerprint(plan: Plan, report_sources: str) -> str:
+    """Hash of all that a run's results and page are made from."""
+    content = [
+        to_plain(plan.config),
+        [stage.name for stage in plan.stages],
+        {v.name: v.source for v in plan.variants},
+        Path(__file__).read_text("utf-8"),
+        report_sources,
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def write_run(
     plan: Plan, store: Store, outcome: Outcome, folder: Path, command: str, started: str
-) -> pd.DataFrame:
+) -> None:
     """Write ``results.parquet``, ``curves.parquet``, ``grids.npz`` and ``run.json``."""
     folder.mkdir(parents=True, exist_ok=True)
     table = results_table(plan, store, outcome)
@@ -262,7 +275,6 @@ def write_run(
     write_atomically(folder / "grids.npz", save_grids)
     about = run_facts(plan, store, outcome, command, started)
     write_atomically(folder / "run.json", lambda p: p.write_text(json.dumps(about, indent=1)))
-    return table
 
 
 def run_facts(

@@ -22,6 +22,9 @@ from piflow_bench.pipeline.launch import Outcome, run
 from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
 from piflow_bench.pipeline.store import Store, environment_error
 
+UP_TO_DATE = ".up_to_date"
+"""File in a run's folder: the fingerprint of what its results and its page were made from."""
+
 
 def store_of(config: ExperimentConfig) -> Store:
     """The store: ``store=``, else PIFLOW_BENCH_STORE, else ``runs/store``."""
@@ -95,21 +98,16 @@ def run_experiment(config: ExperimentConfig, command: str) -> int:
             display.notice,
             display.tick,
         )
-    from piflow_bench.pipeline.results import record_sources, write_run
-
     try:
-        record_sources(plan, store)
-        table = write_run(plan, store, outcome, folder, command, started)
-        _write_failures(folder, outcome)
-        from piflow_reports import build
-
-        page = build(folder)
+        page = _collect(plan, store, outcome, folder, command, started)
     except OSError as error:
         reason = environment_error(error)
         if reason:
             raise UserError(reason) from error
         raise
-    print_results(console, table, plan)
+    import pandas as pd
+
+    print_results(console, pd.read_parquet(folder / "results.parquet"), plan)
     computed = len(outcome.done) - len(outcome.cached)
     console.print(
         f"{computed} stages computed, {len(outcome.cached)} found in the store, "
@@ -121,6 +119,30 @@ def run_experiment(config: ExperimentConfig, command: str) -> int:
             _print_failure(console, failure.stage, failure.reason)
     print(page)
     return len(outcome.failures)
+
+
+def _collect(
+    plan: Plan, store: Store, outcome: Outcome, folder: Path, command: str, started: str
+) -> Path:
+    """Write the results and the page, unless those in ``folder`` are of just these artifacts."""
+    from piflow_reports import build, sources
+
+    from piflow_bench.pipeline.results import fingerprint, record_sources, write_run
+
+    record, page = folder / UP_TO_DATE, folder / "report.html"
+    current = fingerprint(plan, sources())
+    kept = [record, page, folder / "results.parquet"]
+    whole = len(outcome.cached) == len(plan.stages) and all(p.is_file() for p in kept)
+    if whole and record.read_text() == current:
+        return page
+    record.unlink(missing_ok=True)
+    record_sources(plan, store)
+    write_run(plan, store, outcome, folder, command, started)
+    _write_failures(folder, outcome)
+    page = build(folder)
+    if not outcome.failures:
+        record.write_text(current)
+    return page
 
 
 def _print_failure(console: Console, stage: Stage, reason: str) -> None:

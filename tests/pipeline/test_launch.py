@@ -95,6 +95,21 @@ def test_a_second_run_computes_nothing(plain):
     assert (plain / "runs" / "digits" / "results.parquet").read_bytes() == before
 
 
+def test_the_page_is_remade_only_if_something_changed(plain):
+    settings = [*STUDENTS, "launcher.workers=1", *places(plain)]
+    page = plain / "runs" / "digits" / "report.html"
+    run(*settings, cwd=plain)
+    first = page.stat().st_mtime_ns
+    done = run(*settings, cwd=plain)
+    assert done.stdout.rstrip().endswith("report.html")
+    assert page.stat().st_mtime_ns == first
+    run(*settings, "title=Another", cwd=plain)
+    assert "Another" in page.read_text() and page.stat().st_mtime_ns != first
+    page.unlink()
+    run(*settings, "title=Another", cwd=plain)
+    assert "Another" in page.read_text()
+
+
 class TestFailures:
     def test_exit_code_and_words(self, disturbed):
         _, done = disturbed
