@@ -24,43 +24,52 @@ def sliced_squares(
     """
     count = 0 if blocks is None else int(np.max(blocks)) + 1
     kept = [len(x)] + [int(np.sum(blocks != b)) for b in range(count)]
-    steps = {n: _common_steps(n, len(y)) for n in set(kept)}
     totals = np.zeros(1 + count)
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    # The square is taken apart below where sizes differ: near 0 fewer digits cancel.
+    centre = y.mean(axis=0)
+    x, y = x - centre, y - centre
     for start in range(0, len(directions), _DIRECTIONS):
         part = directions[start : start + _DIRECTIONS]
         px, py = part @ x.T, np.sort(part @ y.T, axis=1)
         order = np.argsort(px, axis=1)
         px = np.take_along_axis(px, order, axis=1)
-        totals[0] += _squares(px, py, steps[len(x)])
+        theirs = {n: _mean_quantiles(py, n) for n in set(kept)}
+        square = float(np.mean(py * py, axis=1).sum())
+        totals[0] += _squares(px, py, theirs[len(x)], square)
         if blocks is None:
             continue
         sorted_blocks = blocks[order]
         for b in range(count):
             n = kept[1 + b]
-            totals[1 + b] += _squares(px[sorted_blocks != b].reshape(len(part), n), py, steps[n])
+            left = px[sorted_blocks != b].reshape(len(part), n)
+            totals[1 + b] += _squares(left, py, theirs[n], square)
     totals /= len(directions)
     return float(totals[0]), totals[1:]
 
 
-def _common_steps(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Pieces on which both quantile functions are constant: two indices and a width each."""
+def _mean_quantiles(py: np.ndarray, n: int) -> np.ndarray | None:
+    """Means ``(M, n)`` of the quantile functions of sorted ``(M, m)`` over n equal pieces."""
+    m = py.shape[1]
     if n == m:
         return None
+    padded = np.concatenate([py, np.zeros((len(py), 1))], axis=1)
+    below = np.concatenate([np.zeros((len(py), 1)), np.cumsum(py, axis=1)], axis=1)
     # Integer edges in units of 1 / (n m): no rounding decides which step a piece belongs to.
-    edges = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)
-    return edges[:-1] // m, edges[:-1] // n, np.diff(edges) / (n * m)
+    whole, rest = np.divmod(np.arange(n + 1) * m, n)
+    integral = below[:, whole] + (rest / n) * padded[:, whole]
+    return np.diff(integral, axis=1) * (n / m)
 
 
-def _squares(
-    px: np.ndarray, py: np.ndarray, steps: tuple[np.ndarray, np.ndarray, np.ndarray] | None
-) -> float:
-    """Sum over rows of the squared W2 between sorted ``(M, n)`` and sorted ``(M, m)``."""
-    if steps is None:
+def _squares(px: np.ndarray, py: np.ndarray, theirs: np.ndarray | None, square: float) -> float:
+    """Sum over rows of the squared W2 between sorted ``(M, n)`` and sorted ``(M, m)``.
+
+    ``theirs`` as by ``_mean_quantiles``, ``square`` the sum of the rows' mean squares of ``py``.
+    """
+    if theirs is None:
         return float(np.mean((px - py) ** 2, axis=1).sum())
-    i, j, width = steps
-    gap = px[:, i] - py[:, j]
-    return float(((gap * gap) @ width).sum())
+    own = float(np.mean(px * (px - 2.0 * theirs), axis=1).sum())
+    return max(own + square, 0.0)
 
 
 def sliced_wasserstein(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 _TINY = 1e-300
 _TERMS = 500
@@ -46,6 +47,7 @@ def two_sided(t: float, dof: float) -> float:
     return _incomplete_beta(dof / whole, t * t / whole, dof / 2.0, 0.5)
 
 
+@cache
 def quantile(confidence: float, dof: float) -> float:
     """t with P(|T| < t) = ``confidence``, by bisection."""
     low, high = 0.0, 1.0
