@@ -91,7 +91,9 @@ def test_results_stay_whole(disk, tmp_path, capsys):
     with (folder / "ballast").open("wb", buffering=0) as ballast, pytest.raises(OSError):
         while True:
             ballast.write(bytes(1 << 16))
-    assert main(arguments) == 2
+    assert main(arguments) == 0, "nothing changed, so nothing is written"
+    capsys.readouterr()
+    assert main([*arguments, "title=Another"]) == 2
     one_line(capsys.readouterr().err)
     assert (folder / "digits" / "results.parquet").read_bytes() == before
     assert not list((folder / "digits").glob("*.tmp"))
