@@ -21,6 +21,7 @@ NAMES = [
     "pairwise_distance",
     "energy_distance",
     "sliced_wasserstein",
+    "sfd",
     "teacher_mse",
     "flow_map_error",
     "class_accuracy",
