@@ -1,9 +1,9 @@
 """One registry for every kind of plugin.
 
 Built-in plugins are found exactly as a third party's: through entry points of the groups
-``piflow_bench.methods`` and ``piflow_bench.datasets``, or as files in a folder given by
-``plugins=PATH`` (methods alone; the file's name is the method's name). Names come from metadata and
-file names, without importing anything.
+``piflow_bench.methods``, ``datasets``, ``extractors`` and ``metrics``, or as files in a folder that
+``plugins=PATH`` names (methods alone; the file's name is the method's). Names come from metadata
+and file names, without importing anything.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ GROUPS = {
     "method": "piflow_bench.methods",
     "dataset": "piflow_bench.datasets",
     "extractor": "piflow_bench.extractors",
+    "metric": "piflow_bench.metrics",
     "config": "piflow_bench.configs",
 }
 

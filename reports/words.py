@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from piflow_bench.evaluation.metrics import METRICS as FACTS
+from piflow_bench.evaluation.metrics import all_metrics
 
 
 class Metric(NamedTuple):
@@ -80,7 +80,7 @@ def metric(name: str) -> Metric:
     """What is known of a metric, or the harness's own label for it."""
     if name in METRICS:
         return METRICS[name]
-    facts = FACTS.get(name)
+    facts = all_metrics().get(name)
     return Metric(facts.label if facts else name.replace("_", " ").capitalize() or "value", "")
 
 
@@ -88,7 +88,8 @@ def better_higher(name: str, declared: object = None) -> bool | None:
     """Whether more is better: as the results declare it, otherwise as the harness knows it."""
     if isinstance(declared, (bool, np.bool_)):
         return bool(declared)
-    return FACTS[name].higher_is_better if name in FACTS else None
+    facts = all_metrics().get(name)
+    return facts.higher_is_better if facts else None
 
 
 def arrow(higher: bool | None) -> str:

@@ -7,22 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from piflow_bench.evaluation.mmd import PairSums, u_statistic, v_statistic
 from piflow_bench.evaluation.moments import Moments, merge_all
-from piflow_bench.evaluation.pairs import (
-    PairSums,
-    block_sums,
-    cubic_tile,
-    distance_dtype,
-    distance_tile,
-    rbf_tile,
-    self_sum,
-    split,
-    u_statistic,
-    v_statistic,
-)
-from piflow_bench.evaluation.polynomial import cubic_sums, prefers_moments, reference_facts
 
-CMMD_SIGMA = 10.0
 CMMD_SCALE = 1000.0
 
 
@@ -31,11 +18,9 @@ class FrechetReference:
 
     def __init__(self, moments: Moments):
         self.moments = moments
-        values, vectors = np.linalg.eigh(moments.covariance)
-        # Directions without variance add nothing to the cross term and would only cost time.
-        keep = values > max(float(values[-1]), 0.0) * len(values) * np.finfo(np.float64).eps
-        self._factor = vectors[:, keep] * np.sqrt(values[keep])
-        self._trace = float(np.trace(moments.covariance))
+        covariance = moments.covariance
+        self._factor = _factor(covariance)
+        self._trace = float(np.trace(covariance))
 
     def distance(self, moments: Moments) -> float:
         """Frechet distance to a normal distribution with these moments (see ``fd``)."""
@@ -45,6 +30,21 @@ class FrechetReference:
         # Rounding leaves tiny negative eigenvalues where n <= d; they stand for zeros.
         cross = float(np.sqrt(np.clip(values, 0.0, None)).sum())
         return float(shift @ shift) + float(np.trace(covariance)) + self._trace - 2.0 * cross
+
+
+def _factor(covariance: np.ndarray) -> np.ndarray:
+    """F ``(d, r)`` with F F^T = S, by Cholesky where S is well within the positive definite."""
+    eps = np.finfo(np.float64).eps * len(covariance)
+    try:
+        lower = np.linalg.cholesky(covariance)
+        if np.diagonal(lower).min() ** 2 > eps * np.diagonal(covariance).max():
+            return lower
+    except np.linalg.LinAlgError:
+        pass
+    values, vectors = np.linalg.eigh(covariance)
+    # Directions without variance add nothing to the cross term and would only cost time.
+    keep = values > max(float(values[-1]), 0.0) * eps
+    return vectors[:, keep] * np.sqrt(values[keep])
 
 
 def fd(a: Moments, b: Moments) -> float:
@@ -92,6 +92,13 @@ def kid_draws(n: int, m: int, subsets: int, size: int, seed: int) -> list[tuple]
     ]
 
 
+def _cubic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    inner = a @ b.T
+    inner /= a.shape[1]
+    inner += 1.0
+    return inner * inner * inner
+
+
 def kid_subset_sums(
     generated: np.ndarray, reference: np.ndarray, blocks: np.ndarray, draws: list[tuple]
 ) -> list[PairSums]:
@@ -103,12 +110,13 @@ def kid_subset_sums(
         member = np.zeros((len(mine), count))
         member[np.arange(len(mine)), blocks[mine]] = 1.0
         a, b = x[mine], y[theirs]
-        inside = cubic_tile(a, a)
+        inside, known = _cubic(a, a), _cubic(b, b)
         np.fill_diagonal(inside, 0.0)
+        np.fill_diagonal(known, 0.0)
         within = member.T @ inside @ member
-        cross = cubic_tile(a, b).sum(axis=1) @ member
+        cross = _cubic(a, b).sum(axis=1) @ member
         sums.append(
-            PairSums(within, cross, self_sum(b, cubic_tile), member.sum(axis=0).astype(int), len(b))
+            PairSums(within, cross, float(known.sum()), member.sum(axis=0).astype(int), len(b))
         )
     return sums
 
@@ -131,13 +139,6 @@ def kid_subsets(
     return float(np.mean(values)), float(np.std(values))
 
 
-def kid_exact(generated: np.ndarray, reference: np.ndarray) -> float:
-    """Unbiased MMD^2 with KID's kernel over all pairs: no subsets, no seed. May be below 0."""
-    x, y = np.asarray(generated, np.float64), np.asarray(reference, np.float64)
-    facts = reference_facts(y, prefers_moments(len(x), len(y), x.shape[1]))
-    return u_statistic(cubic_sums(x, np.zeros(len(x), dtype=int), y, facts))
-
-
 def unit_rows(features: np.ndarray) -> np.ndarray:
     """Rows scaled to length 1, float64; a row of zeros raises ValueError."""
     x = np.asarray(features, dtype=np.float64)
@@ -147,44 +148,23 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
     return x / norms
 
 
-def cmmd(generated: np.ndarray, reference: np.ndarray) -> float:
+def kid_exact(sums: PairSums, block: int | None = None) -> float:
+    """Unbiased MMD^2 with KID's kernel over all pairs: no subsets, no seed. May be below 0."""
+    return u_statistic(sums, block)
+
+
+def cmmd(sums: PairSums, block: int | None = None) -> float:
     """1000 x MMD^2 with a Gaussian kernel of sigma 10 on rows scaled to length 1.
 
     Jayasumana et al. 2024, with the biased V-statistic of their published code.
     """
-    x, y = unit_rows(generated), unit_rows(reference)
-    tile = rbf_tile(CMMD_SIGMA)
-    return CMMD_SCALE * v_statistic(block_sums([x], y, self_sum(y, tile), tile))
+    return CMMD_SCALE * v_statistic(sums, block)
 
 
-def energy_sums(
-    generated: np.ndarray,
-    blocks: np.ndarray,
-    reference: np.ndarray,
-    reference_self: float | None = None,
-) -> PairSums:
-    """Sums of distances per block; ``reference_self`` from ``energy_reference`` where known."""
-    # Two-sided dtype rule: the sums of one statistic must be rounded alike.
-    dtype = distance_dtype(len(generated), len(reference))
-    centre = reference.mean(axis=0, dtype=np.float64)
-    parts = [(part - centre).astype(dtype) for part in split(generated, blocks)]
-    centred = (reference - centre).astype(dtype)
-    if reference_self is None:
-        reference_self = self_sum(centred, distance_tile)
-    return block_sums(parts, centred, reference_self, distance_tile)
-
-
-def energy_reference(reference: np.ndarray, n: int) -> float:
-    """Sum of distances within the reference, as it enters against ``n`` generated points."""
-    dtype = distance_dtype(n, len(reference))
-    centred = (reference - reference.mean(axis=0, dtype=np.float64)).astype(dtype)
-    return self_sum(centred, distance_tile)
-
-
-def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
+def energy_distance(sums: PairSums, block: int | None = None) -> float:
     """2 E|x - y| - E|x - x'| - E|y - y'| (Szekely & Rizzo 2013), not its square root.
 
     The unbiased U-statistic: means over pairs of *different* points, so equal distributions give 0
-    on average and values below 0 occur. Beyond 4 million pairs the distances are float32.
+    on average and values below 0 occur.
     """
-    return -u_statistic(energy_sums(x, np.zeros(len(x), dtype=int), y))
+    return -u_statistic(sums, block)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from piflow_bench.evaluation.distances import unit_rows
-from piflow_bench.evaluation.pairs import split
+from piflow_bench.evaluation.moments import split
 
 
 def _effective_number(eigenvalues: np.ndarray) -> float:

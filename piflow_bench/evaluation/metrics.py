@@ -1,61 +1,72 @@
-"""What is known of every metric: one place that tables, charts and tests read."""
+"""What a metric is. Each is a plugin of the entry-point group ``piflow_bench.metrics``.
+
+An entry names one ``Metric`` or several; the built-in ones (``built_in.py``) come through the same
+door. A metric that has no ``compute`` is measured elsewhere, by a dataset or the pipeline.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from piflow_bench.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from piflow_bench.evaluation.inputs import Inputs
+
+Scored = Mapping[str, tuple[float, "Sequence[float] | np.ndarray"]]
+"""Value and delete-one-block replicates (none for a spread) by metric name."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Facts about a metric.
+    """A metric: its facts, and how it is computed.
 
-    ``higher_is_better`` is None where neither direction is better in itself. ``needs`` names the
-    inputs: ``generated`` and ``reference`` features, ``logits`` of the generated samples,
-    ``teacher`` (its outputs for the same noise), ``modes`` of a known mixture.
+    ``needs`` names the inputs: ``generated`` and ``reference`` features, ``spatial`` features of
+    both, ``logits`` and ``labels`` of the generated samples, ``teacher`` (its samples for the same
+    noise), ``prompts``, ``modes`` of a known mixture.
     """
 
     name: str
     label: str
     higher_is_better: bool | None
+    """None where neither direction is better in itself."""
     role: str
     """quality | diversity | agreement | other."""
     needs: tuple[str, ...]
+    compute: Callable[[Inputs], Scored] | None = None
+    """Scores under this name, and under others that come with it (``spread``)."""
+    spread: str | None = None
+    """A metric that is always shown after this one."""
+    from_moments: bool = False
+    """Whether the reference's mean and covariance suffice."""
+    passes: str | None = None
+    """What it reads off the passes over pairs: kernel:NAME | balls | recall | authentic."""
 
 
-_BOTH = ("generated", "reference")
-_ONE = ("generated",)
-_LOGITS = ("logits",)
-_TEACHER = ("teacher",)
-_MODES = ("modes",)
+@lru_cache(maxsize=1)
+def all_metrics() -> dict[str, Metric]:
+    """Every metric by name, built-in ones first.
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("fd", "Fréchet distance", False, "quality", _BOTH),
-        Metric("sfd", "Fréchet distance, spatial features", False, "quality", ("spatial",)),
-        Metric("fd_infinity", "Fréchet distance, n to infinity", False, "quality", _BOTH),
-        Metric("kid", "KID", False, "quality", _BOTH),
-        Metric("kid_std", "KID, spread over subsets", None, "other", _BOTH),
-        Metric("kid_exact", "KID, all pairs", False, "quality", _BOTH),
-        Metric("cmmd", "CMMD", False, "quality", _BOTH),
-        Metric("mind", "MIND", False, "quality", _BOTH),
-        Metric("is", "Inception score", True, "quality", _LOGITS),
-        Metric("is_std", "Inception score, spread over splits", None, "other", _LOGITS),
-        Metric("precision", "Precision", True, "quality", _BOTH),
-        Metric("recall", "Recall", True, "diversity", _BOTH),
-        Metric("density", "Density", True, "quality", _BOTH),
-        Metric("coverage", "Coverage", True, "diversity", _BOTH),
-        Metric("authpct", "AuthPct", None, "other", _BOTH),
-        Metric("vendi", "Vendi score", True, "diversity", _ONE),
-        Metric("pairwise_distance", "Pairwise cosine distance", True, "diversity", _ONE),
-        Metric("energy_distance", "Energy distance", False, "quality", _BOTH),
-        Metric("sliced_wasserstein", "Sliced Wasserstein", False, "quality", _BOTH),
-        Metric("teacher_mse", "Squared error to the teacher", False, "agreement", _TEACHER),
-        Metric("flow_map_error", "Flow map error", False, "agreement", _TEACHER),
-        Metric("class_accuracy", "Class accuracy", True, "quality", _LOGITS),
-        Metric("modes_covered", "Modes covered", True, "diversity", _MODES),
-        Metric("mode_mass", "Mass of covered modes", True, "diversity", _MODES),
-        Metric("mode_share", "Share of samples near a mode", True, "quality", _MODES),
-        Metric("mode_tv", "Mode shares, total variation", False, "diversity", _MODES),
-    )
-}
+    Raises:
+        UserError: if two metrics have one name.
+    """
+    from piflow_bench import registry
+
+    found: dict[str, tuple[Metric, str]] = {}
+    plugins = registry.find("metric").values()
+    for plugin in sorted(plugins, key=lambda each: (each.source != "piflow-bench", each.name)):
+        loaded = plugin.load()
+        metrics: Iterable[Metric] = (loaded,) if isinstance(loaded, Metric) else loaded
+        for metric in metrics:
+            if metric.name in found:
+                raise UserError(
+                    f"two metrics are called '{metric.name}': one from {found[metric.name][1]}, "
+                    f"one from {plugin.source}; rename or uninstall one"
+                )
+            found[metric.name] = (metric, plugin.source)
+    return {name: metric for name, (metric, _) in found.items()}

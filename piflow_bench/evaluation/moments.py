@@ -64,10 +64,14 @@ def _direct(features: np.ndarray) -> Moments:
     return Moments(len(x), mean, centred.T @ centred)
 
 
+def split(features: np.ndarray, blocks: np.ndarray) -> list[np.ndarray]:
+    """Rows of every block: ``blocks`` ``(n,)`` holds ids 0..g-1."""
+    return [features[blocks == b] for b in range(int(np.max(blocks)) + 1)]
+
+
 def block_moments(features: np.ndarray, blocks: np.ndarray) -> list[Moments]:
     """Moments of every block of ``(n, d)`` features; ``blocks`` ``(n,)`` holds ids 0..g-1."""
-    count = int(np.max(blocks)) + 1
-    return [Moments.from_features(features[blocks == b]) for b in range(count)]
+    return [Moments.from_features(part) for part in split(features, blocks)]
 
 
 def merge_all(parts: Sequence[Moments]) -> Moments:

@@ -12,16 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from piflow_bench.evaluation.nearest import (
-    Frame,
-    Points,
-    compares,
-    exact_squared,
-    inside,
-    nearest,
-    strips,
-)
+from piflow_bench.evaluation.nearest import Nearest
+from piflow_bench.evaluation.tiles import Points, Strip, compares, exact_squared, strips
 
 _EXTRA_NEIGHBOURS = 8
 _PRUNE_BLOCKS = 2
@@ -35,114 +30,157 @@ class Replicated:
     replicates: np.ndarray
 
 
-def knn_radii(x: np.ndarray, k: int, block: int | None = None) -> np.ndarray:
-    """Distance ``(n,)`` of every point of ``(n, d)`` to its k-th nearest other point, 1 <= k < n.
-
-    Duplicates are points of their own: a point repeated k times has radius 0.
-    """
-    return np.sqrt(squared_radii(x, k, block))
-
-
-def squared_radii(x: np.ndarray, k: int, block: int | None = None) -> np.ndarray:
-    """Squared ``knn_radii``."""
-    points = Points.of(np.asarray(x, np.float64), Frame.around(np.asarray(x, np.float64)))
-    return nearest(points, points, k, np.arange(len(x)), block)[0][:, -1]
+def neighbours_for_replicates(k: int, n: int, blocks: int) -> int:
+    """How many neighbours per generated point decide nearly all radii without a block."""
+    return k if blocks == 1 else min(n - 1, 2 * k + _EXTRA_NEIGHBOURS)
 
 
 def radii_without_blocks(
-    x: Points, k: int, blocks: np.ndarray, block: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Squared radii ``(n,)``, and ``(n, g)`` with each block deleted (a point's own block: all).
+    x: Points, k: int, blocks: Tensor, squared: Tensor, index: Tensor, height: int | None = None
+) -> Tensor:
+    """Squared radii ``(n, g)`` with each block deleted (a point's own block: none deleted).
 
-    k + extra neighbours decide nearly all entries; where a block holds too many of them, the
-    neighbours are searched again among the other blocks.
+    ``squared`` and ``index`` ``(n, c)`` are the nearest neighbours; where a block holds too many of
+    them, the neighbours are searched again among the other blocks, ``height`` rows at once.
     """
-    n, count = len(x.low), int(blocks.max()) + 1
-    wanted = min(n - 1, 2 * k + _EXTRA_NEIGHBOURS)
-    squared, index = nearest(x, x, wanted, np.arange(n), block)
+    count = int(blocks.max()) + 1
     neighbour_block = blocks[index]
-    without = np.repeat(squared[:, k - 1 : k], count, axis=1)
+    without = squared[:, k - 1 : k].repeat(1, count)
     if count == 1:
-        return squared[:, k - 1], without
+        return without
     for b in range(count):
-        left = np.cumsum(neighbour_block != b, axis=1)
-        position = np.argmax(left == k, axis=1)
+        left = (neighbour_block != b).cumsum(1)
+        position = (left == k).int().argmax(1)
         other = blocks != b
-        known = other & (left[:, -1] >= k)
+        known = (other & (left[:, -1] >= k)).nonzero()[:, 0]
         without[known, b] = squared[known, position[known]]
-        lacking = np.flatnonzero(other & ~known)
+        lacking = (other & (left[:, -1] < k)).nonzero()[:, 0]
         if len(lacking):
-            rest = np.flatnonzero(other)
-            queries, base = _subset(x, lacking), _subset(x, rest)
-            itself = np.searchsorted(rest, lacking)
-            without[lacking, b] = nearest(queries, base, k, itself, block)[0][:, -1]
-    return squared[:, k - 1], without
+            queries, base = x.take(lacking), x.take(other)
+            # A query finds itself first, so one more is asked for.
+            search = Nearest(queries, base, k + 1)
+            for strip in strips(queries, base, height):
+                search.add(strip)
+            without[lacking, b] = search.result()[0][:, -1]
+    return without
 
 
-def _subset(points: Points, rows: np.ndarray) -> Points:
-    return Points(
-        points.exact[rows], points.low[rows], points.norms[rows], points.scale, points.error
-    )
+class Balls:
+    """Which generated points lie in reference balls, and the other way round.
 
+    Strips have reference points as rows and generated points as columns, so that a reference point
+    has seen all generated ones when its strip is over.
 
-def neighbour_metrics(
-    generated: np.ndarray,
-    reference: np.ndarray,
-    k: int = 3,
-    comparator: str = "le",
-    blocks: np.ndarray | None = None,
-    reference_squared: np.ndarray | None = None,
-    block: int | None = None,
-    recall: bool = True,
-) -> dict[str, Replicated]:
-    """Precision, recall, density and coverage in one pass over the cross distances.
-
-    ``generated`` ``(n, d)``, ``reference`` ``(m, d)``, ``blocks`` ``(n,)`` ids 0..g-1 (default: one
-    block, no replicates), ``reference_squared`` ``(m,)`` squared radii where known already.
-    ``recall=False`` leaves recall out, and with it the search among generated points.
+    Args:
+        reference: points ``(m,)`` of the rows; later rows are passed over.
+        generated: points ``(n,)`` of the columns.
+        blocks: block ids ``(n,)`` of the generated points.
+        reference_squared: squared radii of the reference points that count.
+        generated_squared: squared radii ``(n,)``; None leaves recall out.
+        without: ``(n, g)`` as from ``radii_without_blocks``; None leaves recall's replicates out.
+        comparator: "le" or "lt".
     """
-    compares(np.zeros(1), np.zeros(1), comparator)
-    x, y = np.asarray(generated, np.float64), np.asarray(reference, np.float64)
-    ids = np.zeros(len(x), dtype=int) if blocks is None else blocks
-    count = int(ids.max()) + 1
-    frame = Frame.around(x, y)
-    gen, ref = Points.of(x, frame), Points.of(y, frame)
-    radii = squared_radii(y, k, block) if reference_squared is None else reference_squared
-    contained = np.zeros(len(x), dtype=np.int64)
-    covered = np.zeros((len(y), count), dtype=bool)
-    recalled = np.zeros((len(y), count), dtype=bool)
-    regained = np.zeros((len(y), count), dtype=bool)
-    if recall:
-        gen_radii, gen_without = radii_without_blocks(gen, k, ids, block)
-        widest = gen_without.max(axis=1)
-    for start, strip in strips(ref, gen, block):
-        j, i, yes = inside(strip, start, ref, gen, radii, True, comparator)
-        contained += np.bincount(i[yes], minlength=len(x))
-        covered[j[yes], ids[i[yes]]] = True
-        if not recall:
-            continue
-        j, i, yes = inside(strip, start, ref, gen, gen_radii, False, comparator, widest)
-        recalled[j[yes], ids[i[yes]]] = True
+
+    def __init__(
+        self,
+        reference: Points,
+        generated: Points,
+        blocks: Tensor,
+        reference_squared: Tensor,
+        generated_squared: Tensor | None,
+        without: Tensor | None,
+        comparator: str,
+    ):
+        compares(torch.zeros(1), torch.zeros(1), comparator)
+        self.reference, self.generated, self.blocks = reference, generated, blocks
+        self.limits, self.radii, self.without = reference_squared, generated_squared, without
+        self.comparator = comparator
+        shape = (len(reference_squared), int(blocks.max()) + 1)
+        device = blocks.device
+        self.contained = torch.zeros(len(generated), dtype=torch.int64, device=device)
+        self.covered, self.recalled, self.regained = (
+            torch.zeros(shape, dtype=torch.bool, device=device) for _ in range(3)
+        )
+        self._member = torch.nn.functional.one_hot(blocks, shape[1]).to(generated.low.dtype)
+        self._largest = float(torch.maximum(reference.norms.max(), generated.norms.max()))
+        if without is not None:
+            self._widest = without.amax(1)
+
+    def add(self, strip: Strip) -> None:
+        """Take a strip's pairs."""
+        first, last = strip.first, min(strip.row_slice.stop, len(self.limits))
+        if first >= last:
+            return
+        values, rows = strip.values[: last - first], slice(first, last)
+        limits = self.limits[rows, None]
+        sure, j, i = self._decide(values, limits, self.reference.norms[rows, None], first)
+        self.contained += sure.sum(0)
+        self.contained.index_add_(0, i, torch.ones_like(i))
+        self._mark(self.covered, sure, rows, i, j)
+        if self.radii is None:
+            return
+        sure, j, i = self._decide(values, self.radii, self.generated.norms, first)
+        self._mark(self.recalled, sure, rows, i, j)
+        if self.without is not None:
+            self._regain(values, sure, rows)
+
+    def _decide(
+        self, values: Tensor, limits: Tensor, norms: Tensor, first: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Pairs certainly within their limits, and rows and columns of others that are."""
+        points = self.generated
+        # A part in a million more than the error bound: limits are rounded to the strip's dtype.
+        certain = limits * points.frame.scale**2 * (1.0 - 1e-6)
+        certain = certain - 2.0 * points.error * (norms + self._largest)
+        sure = values < certain.to(values.dtype)
+        j, i = ((values <= points.scaled(limits)) ^ sure).nonzero(as_tuple=True)
+        squared = exact_squared(self.reference.exact, points.exact, j + first, i)
+        limit = limits.expand(values.shape)[j, i]
+        yes = compares(squared, limit, self.comparator)
+        return sure, j[yes] + first, i[yes]
+
+    def _mark(self, held: Tensor, sure: Tensor, rows: slice, i: Tensor, j: Tensor) -> None:
+        """Note the blocks of the generated points that hold, or lie in, each row."""
+        held[rows] = (sure.to(self._member.dtype) @ self._member) > 0
+        held[j, self.blocks[i]] = True
+
+    def _regain(self, values: Tensor, sure: Tensor, rows: slice) -> None:
+        """Note the rows that a column's wider ball holds once a block has left."""
+        assert self.without is not None and self.radii is not None
         # A point held by two blocks stays recalled whichever block leaves: wider balls of the
         # others cannot change it.
-        few = ~yes & (recalled[j].sum(axis=1) < _PRUNE_BLOCKS)
-        j, i = j[few], i[few]
-        d2 = exact_squared(ref.exact, gen.exact, j, i)
+        few = self.recalled[rows].sum(1) < _PRUNE_BLOCKS
+        j = few.nonzero()[:, 0]
+        wide = values[j] <= self.generated.scaled(self._widest)
+        j_few, i = (wide & ~sure[j]).nonzero(as_tuple=True)
+        j = j[j_few] + rows.start
+        squared = exact_squared(self.reference.exact, self.generated.exact, j, i)
+        outside = ~compares(squared, self.radii[i], self.comparator)
+        i, j, squared = i[outside], j[outside], squared[outside]
         # A point's column of its own block holds its plain radius, which these pairs exceed.
-        wider = compares(d2[:, None], gen_without[i], comparator)
-        pair, b = np.nonzero(wider)
-        regained[j[pair], b] = True
-    results = {
-        "precision": _mean_over_generated(contained > 0, ids),
-        "density": _mean_over_generated(contained / k, ids),
-        "coverage": _share_of_reference(covered, np.zeros_like(covered)),
-    }
-    if recall:
-        results["recall"] = _share_of_reference(recalled, regained)
-    return results
+        pair, block = compares(squared[:, None], self.without[i], self.comparator).nonzero(
+            as_tuple=True
+        )
+        self.regained[j[pair], block] = True
+
+    def result(self, k: int) -> dict[str, Replicated]:
+        """Precision, recall (where radii were given), density and coverage."""
+        contained = self.contained.cpu().numpy()
+        ids, covered = self.blocks.cpu().numpy(), self.covered.cpu().numpy()
+        found = {
+            "precision": mean_over_generated(contained > 0, ids),
+            "density": mean_over_generated(contained / k, ids),
+            "coverage": _share_of_reference(covered, np.zeros_like(covered)),
+        }
+        if self.radii is not None:
+            found["recall"] = _share_of_reference(
+                self.recalled.cpu().numpy(), self.regained.cpu().numpy()
+            )
+        return found
 
 
-def _mean_over_generated(scores: np.ndarray, ids: np.ndarray) -> Replicated:
+def mean_over_generated(scores: np.ndarray, ids: np.ndarray) -> Replicated:
+    """Mean of per-sample scores ``(n,)``, and without each block of ``ids`` ``(n,)``."""
     sums, sizes = np.bincount(ids, weights=scores), np.bincount(ids)
     left = len(ids) - sizes
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -154,56 +192,3 @@ def _share_of_reference(held: np.ndarray, regained: np.ndarray) -> Replicated:
     by = held.sum(axis=1)
     left = (by[:, None] - held > 0) | regained
     return Replicated(float(np.mean(by > 0)), left.mean(axis=0))
-
-
-def authenticity(
-    generated: np.ndarray,
-    reference: np.ndarray,
-    blocks: np.ndarray | None = None,
-    reference_squared: np.ndarray | None = None,
-    block: int | None = None,
-) -> Replicated:
-    """AuthPct with replicates; ``reference_squared`` ``(m,)``: squared distances to neighbour 1."""
-    x, y = np.asarray(generated, np.float64), np.asarray(reference, np.float64)
-    ids = np.zeros(len(x), dtype=int) if blocks is None else blocks
-    own = squared_radii(y, 1, block) if reference_squared is None else reference_squared
-    frame = Frame.around(x, y)
-    squared, index = nearest(Points.of(x, frame), Points.of(y, frame), 1, block=block)
-    return _mean_over_generated(100.0 * (squared[:, 0] > own[index[:, 0]]), ids)
-
-
-def precision(
-    generated: np.ndarray, reference: np.ndarray, k: int = 3, comparator: str = "le"
-) -> float:
-    """Share of generated points inside any reference ball (Kynkaanniemi et al. 2019), 0 to 1."""
-    return neighbour_metrics(generated, reference, k, comparator, recall=False)["precision"].value
-
-
-def recall(
-    generated: np.ndarray, reference: np.ndarray, k: int = 3, comparator: str = "le"
-) -> float:
-    """Share of reference points inside any generated ball (Kynkaanniemi et al. 2019), 0 to 1."""
-    return neighbour_metrics(generated, reference, k, comparator)["recall"].value
-
-
-def density(
-    generated: np.ndarray, reference: np.ndarray, k: int = 5, comparator: str = "lt"
-) -> float:
-    """Mean number of reference balls around a generated point, over k (Naeem et al. 2020), >= 0."""
-    return neighbour_metrics(generated, reference, k, comparator, recall=False)["density"].value
-
-
-def coverage(
-    generated: np.ndarray, reference: np.ndarray, k: int = 5, comparator: str = "lt"
-) -> float:
-    """Share of reference balls that hold a generated point (Naeem et al. 2020), 0 to 1."""
-    return neighbour_metrics(generated, reference, k, comparator, recall=False)["coverage"].value
-
-
-def authpct(generated: np.ndarray, reference: np.ndarray) -> float:
-    """Percentage of authentic samples (Alaa et al. 2022), 0 to 100.
-
-    A sample is authentic if it is further from its nearest reference point than that point is from
-    its own nearest neighbour; copies of the training set give 0.
-    """
-    return authenticity(generated, reference).value

@@ -9,13 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from piflow_bench.evaluation.pairs import (
-    PairSums,
-    block_sums,
-    cubic_tile,
-    self_sum,
-    split,
-)
+from piflow_bench.evaluation.mmd import PairSums
+from piflow_bench.evaluation.moments import split
 
 _COLUMNS = 2048
 _TILE_OVERHEAD = 16
@@ -55,10 +50,8 @@ def prefers_moments(n: int, m: int, d: int) -> bool:
     return (n + m) * (d + 1) ** 3 / 3 < pairs * (d + _TILE_OVERHEAD)
 
 
-def reference_facts(reference: np.ndarray, moments: bool) -> tuple[float, np.ndarray | None]:
-    """Sum over pairs of different reference points, and their tensor where it was the way."""
-    if not moments:
-        return self_sum(reference, cubic_tile), None
+def reference_facts(reference: np.ndarray) -> tuple[float, np.ndarray]:
+    """Kernel sum over pairs of different reference points, and their tensor."""
     tensor = third_moment(reference)
     return float(tensor @ tensor) - diagonal_sum(reference), tensor
 
@@ -66,16 +59,14 @@ def reference_facts(reference: np.ndarray, moments: bool) -> tuple[float, np.nda
 def cubic_sums(
     generated: np.ndarray,
     blocks: np.ndarray,
-    reference: np.ndarray,
-    facts: tuple[float, np.ndarray | None],
+    reference_count: int,
+    facts: tuple[float, np.ndarray],
 ) -> PairSums:
     """Sums of KID's kernel per block; ``facts`` from ``reference_facts``."""
     reference_self, tensor = facts
     parts = split(generated, blocks)
-    if tensor is None:
-        return block_sums(parts, reference, reference_self, cubic_tile)
     tensors = np.stack([third_moment(part) for part in parts])
     within = tensors @ tensors.T
     within[np.diag_indices(len(parts))] -= [diagonal_sum(part) for part in parts]
     sizes = np.array([len(part) for part in parts])
-    return PairSums(within, tensors @ tensor, reference_self, sizes, len(reference))
+    return PairSums(within, tensors @ tensor, reference_self, sizes, reference_count)

@@ -10,20 +10,17 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cached_property
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
-from piflow_bench.evaluation.distances import (
-    CMMD_SIGMA,
-    FrechetReference,
-    energy_reference,
-    unit_rows,
-)
+from piflow_bench.evaluation.distances import FrechetReference
 from piflow_bench.evaluation.moments import Moments
-from piflow_bench.evaluation.neighbours import squared_radii
-from piflow_bench.evaluation.pairs import distance_dtype, rbf_tile, self_sum
-from piflow_bench.evaluation.polynomial import prefers_moments, reference_facts
+from piflow_bench.evaluation.polynomial import reference_facts as third_moments
+from piflow_bench.evaluation.settings import Settings
+
+if TYPE_CHECKING:
+    from piflow_bench.evaluation.passes import ReferenceFacts, Wanted
 
 T = TypeVar("T")
 
@@ -51,10 +48,13 @@ class Reference:
         if key in _FACTS:
             _FACTS.move_to_end(key)
         else:
-            _FACTS[key] = compute()
-            while len(_FACTS) > _KEPT:
-                _FACTS.popitem(last=False)
+            self._keep(name, setting, compute())
         return cast(T, _FACTS[key])
+
+    def _keep(self, name: str, setting: object, value: object) -> None:
+        _FACTS[(self._digest, name, setting)] = value
+        while len(_FACTS) > _KEPT:
+            _FACTS.popitem(last=False)
 
     def frechet(self) -> FrechetReference:
         """Moments with their covariance factored."""
@@ -64,23 +64,52 @@ class Reference:
             "frechet", None, lambda: FrechetReference(Moments.from_features(self.features))
         )
 
-    def squared_radii(self, k: int, rows: int | None, block: int | None) -> np.ndarray:
-        """Squared k-th neighbour radii of the first ``rows`` points (None: all)."""
-        part = self.features[:rows]
-        return self._fact("radii", (k, len(part)), lambda: squared_radii(part, k, block))
+    def third_moments(self) -> tuple[float, np.ndarray]:
+        """KID's kernel over reference pairs through third moments."""
+        return self._fact("third moments", None, lambda: third_moments(self.features))
 
-    def cubic(self, n: int) -> tuple[float, np.ndarray | None]:
-        """KID's kernel over reference pairs, for use against ``n`` generated points."""
-        moments = prefers_moments(n, *self.features.shape)
-        return self._fact("cubic", moments, lambda: reference_facts(self.features, moments))
+    def pair_facts(self, wanted: Wanted, n: int, settings: Settings) -> ReferenceFacts:
+        """What the passes against ``n`` generated points need to know; one pass for what is new."""
+        import torch
 
-    def energy(self, n: int) -> float:
-        """Distances over reference pairs, for use against ``n`` generated points."""
-        dtype = distance_dtype(n, len(self.features))
-        return self._fact("energy", dtype, lambda: energy_reference(self.features, n))
+        from piflow_bench.evaluation.passes import ReferenceFacts, reference_facts
+        from piflow_bench.evaluation.tiles import pair_dtype
 
-    def cmmd(self) -> float:
-        """CMMD's kernel over reference pairs."""
-        return self._fact(
-            "cmmd", None, lambda: self_sum(unit_rows(self.features), rbf_tile(CMMD_SIGMA))
+        m, k = len(self.features), settings.k
+        dtype = pair_dtype(n, m)
+        balls = min(settings.neighbour_reference or m, m)
+        keys: dict[str, tuple[str, object]] = {
+            name: ("kernel", (name, dtype)) for name in wanted.kernels
+        }
+        if wanted.balls or wanted.recall:
+            keys["radii"] = ("radii", (k, balls))
+        if wanted.authentic:
+            keys["nearest"] = ("nearest", None)
+        new = {what for what, key in keys.items() if (self._digest, *key) not in _FACTS}
+        if new:
+            rows = torch.from_numpy(self.features).to(settings.device)
+            found = reference_facts(
+                rows,
+                dtype,
+                sorted(new & wanted.kernels),
+                k if "radii" in new else None,
+                balls,
+                "nearest" in new,
+                settings.block,
+            )
+            values = {
+                **found.kernels, "radii": found.squared_radii, "nearest": found.nearest,
+            }  # fmt: skip
+            for what in new:
+                self._keep(*keys[what], values[what])
+        held = {what: _FACTS[(self._digest, *key)] for what, key in keys.items()}
+        on = {
+            what: cast("torch.Tensor", held[what]).to(settings.device)
+            for what in ("radii", "nearest")
+            if what in held
+        }
+        return ReferenceFacts(
+            {name: cast(float, held[name]) for name in wanted.kernels},
+            on.get("radii"),
+            on.get("nearest"),
         )

@@ -15,7 +15,8 @@ from piflow_bench.evaluation.extraction import extract
 from piflow_bench.evaluation.extractors.extractor import FEATURES, LOGITS, SPATIAL, Extractor
 from piflow_bench.evaluation.features import MetricValue, evaluate_with_replicates
 from piflow_bench.evaluation.images import NPZ_KEY, Images, npz_members, open_images
-from piflow_bench.evaluation.metrics import METRICS
+from piflow_bench.evaluation.inputs import Extras
+from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.protocols import Protocol, load_protocol
 from piflow_bench.evaluation.statistics import Statistics, is_statistics, load_statistics
@@ -143,8 +144,8 @@ def evaluate(
 def _check_metric(name: str) -> None:
     from piflow_bench.errors import nearest
 
-    if name not in METRICS:
-        raise UserError(f"metrics={name}: no such metric; {nearest(name, list(METRICS))}")
+    if name not in all_metrics():
+        raise UserError(f"metrics={name}: no such metric; {nearest(name, list(all_metrics()))}")
 
 
 def _check_outputs(metrics: Sequence[str], network: Extractor) -> None:
@@ -169,33 +170,19 @@ def _measure(
     theirs: dict[str, np.ndarray] | None,
     statistics: Statistics | None,
 ) -> list[MetricValue]:
-    plain = [name for name in rules.metrics if name != "sfd"]
-    pooled = statistics.pooled if statistics else None
-    values = evaluate_with_replicates(
+    spatial = statistics.spatial if statistics else None
+    if spatial is None and theirs is not None:
+        extras = Extras(ours.get(LOGITS), None, ours.get(SPATIAL), theirs.get(SPATIAL))
+    else:
+        extras = Extras(ours.get(LOGITS), None, ours.get(SPATIAL), spatial)
+    return evaluate_with_replicates(
         ours[FEATURES],
         None if theirs is None else theirs[FEATURES],
-        plain,
-        generated_logits=ours.get(LOGITS),
-        reference_moments=pooled,
+        rules.metrics,
+        reference_moments=statistics.pooled if statistics else None,
+        extras=extras,
         **rules.settings,
     )
-    if "sfd" not in rules.metrics:
-        return values
-    if statistics is not None and statistics.spatial is None and theirs is None:
-        raise UserError(
-            f"metric 'sfd': {statistics.path} has no spatial statistics (mu_s, sigma_s)"
-        )
-    spatial = statistics.spatial if statistics else None
-    (sfd,) = evaluate_with_replicates(
-        ours[SPATIAL],
-        None if theirs is None else theirs[SPATIAL],
-        ["fd"],
-        reference_moments=spatial,
-        **rules.settings,
-    )
-    at = rules.metrics.index("sfd")
-    position = min(at, len(values))
-    return [*values[:position], dataclasses.replace(sfd, metric="sfd"), *values[position:]]
 
 
 def reference_statistics(

@@ -15,7 +15,7 @@ _BLOCKS = 20
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the metrics; all but ``block`` are part of a protocol."""
+    """Settings of the metrics; all but the last four are part of a protocol."""
 
     k: int = 3
     comparator: str = "le"
@@ -33,7 +33,10 @@ class Settings:
     sliced_seed: int = 2020
     fd_infinity_seed: int = 2020
     block: int | None = None
-    """Rows of a tile in neighbour searches: memory, never values."""
+    """Rows of a strip of pairwise distances: memory, never values."""
+    device: str = "cpu"
+    """Where pairwise distances are computed."""
+    intervals: bool = True
     confidence: float = 0.95
 
 

@@ -142,7 +142,7 @@ def _variants(config: ExperimentConfig) -> list[Variant]:
 
 def _check_protocol(config: ExperimentConfig) -> None:
     """Refuse names and settings that the metric stages would fail on."""
-    from piflow_bench.evaluation.metrics import METRICS
+    from piflow_bench.evaluation.metrics import all_metrics
     from piflow_bench.evaluation.settings import make_settings
 
     p = config.protocol
@@ -151,9 +151,9 @@ def _check_protocol(config: ExperimentConfig) -> None:
         if not names:
             raise UserError(f"protocol.{key}=[]: at least one metric is needed")
         for name in names:
-            if name not in METRICS:
+            if name not in all_metrics():
                 raise UserError(
-                    f"protocol.{key}={name}: no such metric; {nearest(name, list(METRICS))}"
+                    f"protocol.{key}={name}: no such metric; {nearest(name, list(all_metrics()))}"
                 )
     for key in ("primary_quality", "primary_diversity"):
         if getattr(p, key) not in p.metrics:

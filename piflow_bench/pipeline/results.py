@@ -79,9 +79,9 @@ def _empty_columns() -> dict[str, Any]:
 
 
 def _directions() -> dict[str, bool | None]:
-    from piflow_bench.evaluation.metrics import METRICS
+    from piflow_bench.evaluation.metrics import all_metrics
 
-    return {name: metric.higher_is_better for name, metric in METRICS.items()}
+    return {name: metric.higher_is_better for name, metric in all_metrics().items()}
 
 
 def results_table(plan: Plan, store: Store, outcome: Outcome) -> pd.DataFrame:

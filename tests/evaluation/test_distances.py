@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from piflow_bench.evaluation import distances as D
+from piflow_bench.evaluation import tiles
+from piflow_bench.evaluation.features import evaluate_with_replicates
+from piflow_bench.evaluation.mmd import PairSums, u_statistic, v_statistic
 from piflow_bench.evaluation.moments import Moments
-from piflow_bench.evaluation.pairs import PairSums, u_statistic, v_statistic
 from piflow_bench.evaluation.polynomial import (
     cubic_sums,
     diagonal_sum,
@@ -20,6 +22,11 @@ X, Y = RNG.normal(size=(60, 5)), RNG.normal(0.3, 1.2, size=(80, 5))
 
 def fd_of(x, y):
     return D.fd(Moments.from_features(x), Moments.from_features(y))
+
+
+def score(name, x, y, **settings):
+    (found,) = evaluate_with_replicates(x, y, [name], intervals=False, **settings)
+    return found.value
 
 
 def cdist(x, y):
@@ -37,8 +44,12 @@ def test_golden(golden):
     mean, std = D.kid_subsets(golden.gen, golden.ref, 50, 100, 2020)
     assert mean == pytest.approx(v["kid_mean"], rel=1e-5)
     assert std == pytest.approx(v["kid_std"], rel=1e-5)
-    assert D.kid_exact(golden.gen, golden.ref) == pytest.approx(v["kid_exact_unbiased"], rel=1e-9)
-    assert D.cmmd(golden.gen, golden.ref) == pytest.approx(v["cmmd_biased_sigma10_x1000"], rel=1e-5)
+    assert score("kid_exact", golden.gen, golden.ref) == pytest.approx(
+        v["kid_exact_unbiased"], rel=1e-9
+    )
+    assert score("cmmd", golden.gen, golden.ref) == pytest.approx(
+        v["cmmd_biased_sigma10_x1000"], rel=1e-5
+    )
 
 
 def test_fd_closed_form_of_commuting_covariances():
@@ -129,13 +140,12 @@ def test_kid_exact_brute_force():
         return (a @ b.T / 5 + 1) ** 3
 
     expected = off(kernel(X, X)) + off(kernel(Y, Y)) - 2 * kernel(X, Y).mean()
-    assert D.kid_exact(X, Y) == pytest.approx(expected, rel=1e-10)
+    assert score("kid_exact", X, Y) == pytest.approx(expected, rel=1e-10)
 
 
-@pytest.mark.parametrize("moments", [True, False])
-def test_third_moments_and_tiles_give_the_same_sums(moments):
+def test_third_moments_give_the_sums_over_pairs():
     blocks = np.arange(60) * 4 // 60
-    sums = cubic_sums(X, blocks, Y, reference_facts(Y, moments))
+    sums = cubic_sums(X, blocks, 80, reference_facts(Y))
     k = (X @ X.T / 5 + 1) ** 3
     np.fill_diagonal(k, 0)
     member = np.eye(4)[blocks]
@@ -162,19 +172,20 @@ def test_cmmd_brute_force_and_identity():
         return np.exp(-(cdist(a, b) ** 2) / 200)
 
     expected = 1000 * (kernel(x, x).mean() + kernel(y, y).mean() - 2 * kernel(x, y).mean())
-    assert D.cmmd(X, Y) == pytest.approx(expected, rel=1e-9)
-    assert D.cmmd(X, X) == pytest.approx(0, abs=1e-10)
+    assert score("cmmd", X, Y) == pytest.approx(expected, rel=1e-9)
+    assert score("cmmd", X, X) == pytest.approx(0, abs=1e-10)
 
 
 def test_energy_distance_brute_force():
     expected = 2 * cdist(X, Y).mean() - off(cdist(X, X)) - off(cdist(Y, Y))
-    assert D.energy_distance(X, Y) == pytest.approx(expected, rel=1e-9)
+    assert score("energy_distance", X, Y) == pytest.approx(expected, rel=1e-9)
 
 
 def test_energy_distance_is_unbiased_at_zero():
     rng = np.random.default_rng(2)
     values = [
-        D.energy_distance(rng.normal(size=(20, 2)), rng.normal(size=(30, 2))) for _ in range(300)
+        score("energy_distance", rng.normal(size=(20, 2)), rng.normal(size=(30, 2)))
+        for _ in range(300)
     ]
     assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(300)
     assert min(values) < 0
@@ -184,13 +195,43 @@ def test_energy_distance_in_float32_tiles_is_close_to_float64():
     rng = np.random.default_rng(3)
     x, y = rng.normal(100.0, 1.0, (2001, 3)), rng.normal(100.1, 1.0, (2100, 3))
     parts = [cdist(x, y).mean(), off(cdist(x, x)), off(cdist(y, y))]
-    assert D.energy_distance(x, y) == pytest.approx(2 * parts[0] - parts[1] - parts[2], abs=1e-7)
+    assert score("energy_distance", x, y) == pytest.approx(
+        2 * parts[0] - parts[1] - parts[2], abs=1e-7
+    )
 
 
-@pytest.mark.parametrize("metric", [fd_of, D.kid_exact, D.cmmd, D.energy_distance])
-def test_order_of_samples_does_not_matter(metric):
+@pytest.mark.parametrize("name", ["kid_exact", "cmmd", "energy_distance"])
+@pytest.mark.parametrize("pairs", [0, 10**9])
+def test_strips_of_either_dtype_and_any_height_give_the_sums(name, pairs, monkeypatch):
+    """Wide features, so that KID's sums come from strips too."""
+    monkeypatch.setattr(tiles, "_FLOAT64_PAIRS", pairs)
+    r = np.random.default_rng(4)
+    x, y = np.maximum(r.normal(0.1, 1, (150, 300)), 0), np.maximum(r.normal(size=(170, 300)), 0)
+    blocks = r.integers(0, 4, 150)
+    u, v = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, y))
+    cubic = [(a @ b.T / 300 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
+    gauss = [np.exp(-(cdist(a, b) ** 2) / 200) for a, b in ((u, u), (v, v), (u, v))]
+    expected = {
+        "kid_exact": off(cubic[0]) + off(cubic[1]) - 2 * cubic[2].mean(),
+        "cmmd": 1000 * (gauss[0].mean() + gauss[1].mean() - 2 * gauss[2].mean()),
+        "energy_distance": 2 * cdist(x, y).mean() - off(cdist(x, x)) - off(cdist(y, y)),
+    }[name]
+    found = [
+        evaluate_with_replicates(x, y, [name], block_ids=blocks, block=height)[0]
+        for height in (None, 1, 37)
+    ]
+    for each in found:
+        assert each.value == pytest.approx(expected, rel=1e-9 if pairs else 2e-5)
+        assert each.value == pytest.approx(found[0].value, rel=1e-6)
+        for b, replicate in enumerate(each.replicates):
+            again = score(name, x[blocks != b], y)
+            assert replicate == pytest.approx(again, rel=1e-9 if pairs else 2e-5)
+
+
+@pytest.mark.parametrize("name", ["fd", "kid_exact", "cmmd", "energy_distance"])
+def test_order_of_samples_does_not_matter(name):
     shuffled = X[np.random.default_rng(1).permutation(60)]
-    assert metric(shuffled, Y[::-1]) == pytest.approx(metric(X, Y), rel=1e-9)
+    assert score(name, shuffled, Y[::-1]) == pytest.approx(score(name, X, Y), rel=1e-9)
 
 
 def test_statistics_of_sums_by_hand():

@@ -1,7 +1,9 @@
 """The registry of metrics agrees with what is computed."""
 
-from piflow_bench.evaluation.features import FEATURE_METRICS
-from piflow_bench.evaluation.metrics import METRICS
+from piflow_bench.evaluation.features import feature_metrics
+from piflow_bench.evaluation.metrics import all_metrics
+
+METRICS, FEATURE_METRICS = all_metrics(), feature_metrics()
 
 NAMES = [
     "fd",

@@ -2,8 +2,29 @@
 
 import numpy as np
 import pytest
+import torch
 
-from piflow_bench.evaluation import neighbours as N
+from piflow_bench.errors import UserError
+from piflow_bench.evaluation import tiles
+from piflow_bench.evaluation.features import evaluate_with_replicates
+from piflow_bench.evaluation.passes import squared_radii
+
+NAMES = ["precision", "recall", "density", "coverage"]
+
+
+def score(name, x, y, k=3, comparator="le"):
+    (found,) = evaluate_with_replicates(x, y, [name], k=k, comparator=comparator, intervals=False)
+    return found.value
+
+
+def knn_radii(x, k):
+    return np.sqrt(squared_radii(torch.from_numpy(x), k).numpy())
+
+
+@pytest.fixture(params=["float64 strips", "float32 strips"], autouse=True)
+def strips(request, monkeypatch):
+    if request.param == "float32 strips":
+        monkeypatch.setattr(tiles, "_FLOAT64_PAIRS", 0)
 
 
 def exact(x, y):
@@ -73,7 +94,8 @@ def test_values_and_replicates_equal_brute_force(shape, comparator, k):
     r = np.random.default_rng(0)
     x, y = shape(r, 80, 0.4 if shape is not grid else 0), shape(r, 100)
     blocks = np.arange(80) * 4 // 80
-    found = N.neighbour_metrics(x, y, k, comparator, blocks, block=17)
+    settings = {"k": k, "comparator": comparator, "block_ids": blocks, "block": 17}
+    found = {m.metric: m for m in evaluate_with_replicates(x, y, NAMES, **settings)}
     expected = brute(x, y, k, comparator)
     left = [brute(x[blocks != b], y, k, comparator) for b in range(4)]
     for name, value in expected.items():
@@ -88,7 +110,7 @@ def test_authpct_equals_brute_force(shape):
     r = np.random.default_rng(1)
     x, y = shape(r, 60, 0.3), shape(r, 100)
     blocks = np.arange(60) % 5
-    found = N.authenticity(x, y, blocks)
+    (found,) = evaluate_with_replicates(x, y, ["authpct"], block_ids=blocks)
     assert found.value == pytest.approx(brute_auth(x, y))
     np.testing.assert_allclose(
         found.replicates, [brute_auth(x[blocks != b], y) for b in range(5)], atol=1e-10
@@ -98,17 +120,16 @@ def test_authpct_equals_brute_force(shape):
 def test_golden(golden):
     v, one_gen, one_ref = golden.values, 1 / 500 + 1e-6, 1 / 600 + 1e-6
     x, y = golden.gen, golden.ref
-    assert N.precision(x, y, 3, "le") == pytest.approx(v["precision_k3"], abs=one_gen)
-    assert N.recall(x, y, 3, "le") == pytest.approx(v["recall_k3"], abs=one_ref)
-    assert N.precision(x, y, 5, "lt") == pytest.approx(v["precision_prdc_k5"], abs=one_gen)
-    assert N.recall(x, y, 5, "lt") == pytest.approx(v["recall_prdc_k5"], abs=one_ref)
-    assert N.density(x, y) == pytest.approx(v["density_prdc_k5"], abs=one_gen)
-    assert N.coverage(x, y) == pytest.approx(v["coverage_prdc_k5"], abs=one_ref)
-    assert N.authpct(x, y) == pytest.approx(v["authpct_train_is_ref"], abs=100 * one_gen)
+    assert score("precision", x, y, 3, "le") == pytest.approx(v["precision_k3"], abs=one_gen)
+    assert score("recall", x, y, 3, "le") == pytest.approx(v["recall_k3"], abs=one_ref)
+    assert score("precision", x, y, 5, "lt") == pytest.approx(v["precision_prdc_k5"], abs=one_gen)
+    assert score("recall", x, y, 5, "lt") == pytest.approx(v["recall_prdc_k5"], abs=one_ref)
+    assert score("density", x, y, 5, "lt") == pytest.approx(v["density_prdc_k5"], abs=one_gen)
+    assert score("coverage", x, y, 5, "lt") == pytest.approx(v["coverage_prdc_k5"], abs=one_ref)
+    assert score("authpct", x, y) == pytest.approx(v["authpct_train_is_ref"], abs=100 * one_gen)
 
 
 def test_precision_and_recall_equal_torch_fidelity():
-    torch = pytest.importorskip("torch")
     metric = pytest.importorskip("torch_fidelity.metric_prc")
     r = np.random.default_rng(8)
     x, y = r.normal(0.5, 1, (90, 6)), r.normal(size=(120, 6))
@@ -120,48 +141,53 @@ def test_precision_and_recall_equal_torch_fidelity():
         save_cpu_ram=False,
         verbose=False,
     )
-    assert N.precision(x, y) == pytest.approx(theirs["precision"], abs=1e-6)
-    assert N.recall(x, y) == pytest.approx(theirs["recall"], abs=1e-6)
+    assert score("precision", x, y) == pytest.approx(theirs["precision"], abs=1e-6)
+    assert score("recall", x, y) == pytest.approx(theirs["recall"], abs=1e-6)
 
 
 def test_radii():
     x = np.array([[0.0], [1.0], [3.0], [7.0]])
-    np.testing.assert_array_equal(N.knn_radii(x, 1), [1, 1, 2, 4])
-    np.testing.assert_array_equal(N.knn_radii(x, 2), [3, 2, 3, 6])
+    np.testing.assert_array_equal(knn_radii(x, 1), [1, 1, 2, 4])
+    np.testing.assert_array_equal(knn_radii(x, 2), [3, 2, 3, 6])
     with pytest.raises(ValueError, match="4 neighbours of 3 points"):
-        N.knn_radii(x, 4)
+        knn_radii(x, 4)
 
 
 def test_duplicates():
     """Copies of one point: balls of radius 0 hold it under <=, and nothing under <."""
     x = np.ones((10, 2))
-    assert N.precision(x, x, comparator="le") == N.recall(x, x, comparator="le") == 1
-    assert N.coverage(x, x, comparator="lt") == N.density(x, x, comparator="lt") == 0
-    assert (N.knn_radii(x, 3) == 0).all()
+    assert score("precision", x, x, comparator="le") == score("recall", x, x, comparator="le") == 1
+    assert score("coverage", x, x, comparator="lt") == score("density", x, x, comparator="lt") == 0
+    assert (knn_radii(x, 3) == 0).all()
 
 
 def test_identical_sets():
     x = np.random.default_rng(2).normal(size=(50, 3))
-    assert N.precision(x, x) == N.recall(x, x) == N.coverage(x, x) == 1
-    assert N.authpct(x, x) == 0
-    assert N.density(x, x, 3, "le") > 1
+    assert score("precision", x, x) == score("recall", x, x) == score("coverage", x, x) == 1
+    assert score("authpct", x, x) == 0
+    assert score("density", x, x, 3, "le") > 1
     twice = np.repeat(x, 2, axis=0)
-    assert N.authpct(twice, twice) == 0
+    assert score("authpct", twice, twice) == 0
 
 
 def test_disjoint_sets():
     x = np.random.default_rng(2).normal(size=(50, 3))
-    assert N.precision(x, x + 99) == N.recall(x, x + 99) == N.density(x, x + 99) == 0
-    assert N.authpct(x, x + 99) == 100
+    assert (
+        score("precision", x, x + 99)
+        == score("recall", x, x + 99)
+        == score("density", x, x + 99)
+        == 0
+    )
+    assert score("authpct", x, x + 99) == 100
 
 
 def test_comparator_is_checked():
-    with pytest.raises(ValueError, match="'le' or 'lt', not 'ge'"):
-        N.precision(np.zeros((9, 1)), np.zeros((9, 1)), 3, "ge")
+    with pytest.raises(UserError, match="'ge' must be 'le' or 'lt'"):
+        score("precision", np.zeros((9, 1)), np.zeros((9, 1)), 3, "ge")
 
 
 def test_order_of_samples_does_not_matter():
     r = np.random.default_rng(3)
     x, y = normal(r, 40, 0.5), normal(r, 60)
-    for metric in (N.precision, N.recall, N.density, N.coverage, N.authpct):
-        assert metric(x[::-1], y[::-1]) == pytest.approx(metric(x, y))
+    for name in (*NAMES, "authpct"):
+        assert score(name, x[::-1], y[::-1]) == pytest.approx(score(name, x, y))

@@ -1,0 +1,182 @@
+"""The metrics that come with the project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from piflow_bench.evaluation import distances, diversity, projections
+from piflow_bench.evaluation.classes import inception_score
+from piflow_bench.evaluation.inputs import Inputs
+from piflow_bench.evaluation.metrics import Metric, Scored
+from piflow_bench.evaluation.mmd import PairSums, u_statistic
+from piflow_bench.evaluation.moments import Moments, block_moments, merge_all
+from piflow_bench.evaluation.polynomial import cubic_sums, prefers_moments
+
+
+def _from_sums(name: str, sums: PairSums, statistic: Callable[..., float]) -> Scored:
+    blocks = range(len(sums.counts)) if len(sums.counts) > 1 else ()
+    return {name: (statistic(sums), [statistic(sums, b) for b in blocks])}
+
+
+def _frechet(name: str, parts: list[Moments], reference: distances.FrechetReference) -> Scored:
+    whole = merge_all(parts)
+    left = [reference.distance(whole.without(part)) for part in parts] if len(parts) > 1 else []
+    return {name: (reference.distance(whole), left)}
+
+
+def _fd(inputs: Inputs) -> Scored:
+    return _frechet("fd", block_moments(inputs.generated, inputs.blocks), inputs.ref.frechet())
+
+
+def _sfd(inputs: Inputs) -> Scored:
+    known = inputs.extras.reference_spatial
+    assert inputs.extras.spatial is not None and known is not None
+    moments = known if isinstance(known, Moments) else Moments.from_features(known)
+    parts = block_moments(inputs.extras.spatial, inputs.blocks)
+    return _frechet("sfd", parts, distances.FrechetReference(moments))
+
+
+def _fd_infinity(inputs: Inputs) -> Scored:
+    reference, seed = inputs.ref.frechet(), inputs.settings.fd_infinity_seed
+    x, blocks = inputs.generated, inputs.blocks
+    order = np.random.RandomState(seed).permutation(len(x))
+    # One order for all: a fresh permutation per replicate would pass for sampling error.
+    kept = [order[blocks[order] != b] for b in range(inputs.block_count)]
+    left = [distances.fd_infinity(x, reference, order=rows) for rows in kept if len(rows)]
+    return {"fd_infinity": (distances.fd_infinity(x, reference, order=order), left)}
+
+
+def _kid(inputs: Inputs) -> Scored:
+    """Replicates keep the drawn subsets and take the block's members out of each of them."""
+    s, x, y = inputs.settings, inputs.generated, inputs.ref.features
+    draws = distances.kid_draws(len(x), len(y), s.kid_subsets, s.kid_subset_size, s.kid_seed)
+    sums = distances.kid_subset_sums(x, y, inputs.blocks, draws)
+    values = [u_statistic(each) for each in sums]
+    left: Sequence[float] = ()
+    if inputs.block_count > 1:
+        left = [
+            float(np.mean([u_statistic(each, b) for each in sums]))
+            for b in range(inputs.block_count)
+        ]
+    return {"kid": (float(np.mean(values)), left), "kid_std": (float(np.std(values)), ())}
+
+
+def _kid_exact(inputs: Inputs) -> Scored:
+    n, (m, d) = len(inputs.generated), inputs.ref.features.shape
+    if prefers_moments(n, m, d):
+        sums = cubic_sums(inputs.generated, inputs.blocks, m, inputs.ref.third_moments())
+    else:
+        sums = inputs.passed.kernels["cubic"]
+    return _from_sums("kid_exact", sums, distances.kid_exact)
+
+
+def _cmmd(inputs: Inputs) -> Scored:
+    return _from_sums("cmmd", inputs.passed.kernels["directions"], distances.cmmd)
+
+
+def _energy(inputs: Inputs) -> Scored:
+    sums = inputs.passed.kernels["distance"]
+    return _from_sums("energy_distance", sums, distances.energy_distance)
+
+
+def _mind(inputs: Inputs) -> Scored:
+    s = inputs.settings
+    return {
+        "mind": projections.mind_replicates(
+            inputs.generated, inputs.ref.features, s.mind_directions, s.mind_seed, inputs.blocks
+        )
+    }
+
+
+def _sliced(inputs: Inputs) -> Scored:
+    s, x = inputs.settings, inputs.generated
+    chosen = projections.unit_directions(s.sliced_directions, x.shape[1], s.sliced_seed)
+    square, left = projections.sliced_squares(x, inputs.ref.features, chosen, inputs.blocks)
+    return {"sliced_wasserstein": (float(np.sqrt(square)), np.sqrt(left))}
+
+
+def _inception(inputs: Inputs) -> Scored:
+    s, logits = inputs.settings, inputs.extras.logits
+    assert logits is not None
+    mean, spread = inception_score(logits, s.is_splits, s.is_shuffle, s.is_seed)
+    left: Sequence[float] = ()
+    if inputs.block_count > 1:
+        left = [
+            inception_score(logits, s.is_splits, s.is_shuffle, s.is_seed, inputs.blocks == b)[0]
+            for b in range(inputs.block_count)
+        ]
+    return {"is": (mean, left), "is_std": (spread, ())}
+
+
+def _balls(inputs: Inputs) -> Scored:
+    found = inputs.passed.balls
+    return {name: (each.value, each.replicates) for name, each in found.items()}
+
+
+def _authpct(inputs: Inputs) -> Scored:
+    found = inputs.passed.authentic
+    assert found is not None
+    return {"authpct": (found.value, found.replicates)}
+
+
+def _vendi(inputs: Inputs) -> Scored:
+    return {"vendi": diversity.vendi_replicates(inputs.generated, inputs.blocks)}
+
+
+def _pairwise(inputs: Inputs) -> Scored:
+    labels = inputs.extras.labels
+    return {
+        "pairwise_distance": diversity.pairwise_replicates(inputs.generated, labels, inputs.blocks)
+    }
+
+
+_BOTH = ("generated", "reference")
+_TEACHER = ("teacher",)
+_MODES = ("modes",)
+
+METRICS: tuple[Metric, ...] = (
+    Metric("fd", "Fréchet distance", False, "quality", _BOTH, _fd, from_moments=True),
+    Metric(
+        "sfd", "Fréchet distance, spatial features", False, "quality", ("spatial",), _sfd,
+        from_moments=True,
+    ),
+    Metric(
+        "fd_infinity", "Fréchet distance, n to infinity", False, "quality", _BOTH, _fd_infinity,
+        from_moments=True,
+    ),
+    Metric("kid", "KID", False, "quality", _BOTH, _kid, spread="kid_std"),
+    Metric("kid_std", "KID, spread over subsets", None, "other", _BOTH, _kid),
+    Metric(
+        "kid_exact", "KID, all pairs", False, "quality", _BOTH, _kid_exact, passes="kernel:cubic"
+    ),
+    Metric("cmmd", "CMMD", False, "quality", _BOTH, _cmmd, passes="kernel:directions"),
+    Metric("mind", "MIND", False, "quality", _BOTH, _mind),
+    Metric("is", "Inception score", True, "quality", ("logits",), _inception, spread="is_std"),
+    Metric(
+        "is_std", "Inception score, spread over splits", None, "other", ("logits",), _inception
+    ),
+    Metric("precision", "Precision", True, "quality", _BOTH, _balls, passes="balls"),
+    Metric("recall", "Recall", True, "diversity", _BOTH, _balls, passes="recall"),
+    Metric("density", "Density", True, "quality", _BOTH, _balls, passes="balls"),
+    Metric("coverage", "Coverage", True, "diversity", _BOTH, _balls, passes="balls"),
+    Metric("authpct", "AuthPct", None, "other", _BOTH, _authpct, passes="authentic"),
+    Metric("vendi", "Vendi score", True, "diversity", ("generated",), _vendi),
+    Metric(
+        "pairwise_distance", "Pairwise cosine distance", True, "diversity", ("generated",),
+        _pairwise,
+    ),
+    Metric(
+        "energy_distance", "Energy distance", False, "quality", _BOTH, _energy,
+        passes="kernel:distance",
+    ),
+    Metric("sliced_wasserstein", "Sliced Wasserstein", False, "quality", _BOTH, _sliced),
+    Metric("teacher_mse", "Squared error to the teacher", False, "agreement", _TEACHER),
+    Metric("flow_map_error", "Flow map error", False, "agreement", _TEACHER),
+    Metric("class_accuracy", "Class accuracy", True, "quality", ("logits",)),
+    Metric("modes_covered", "Modes covered", True, "diversity", _MODES),
+    Metric("mode_mass", "Mass of covered modes", True, "diversity", _MODES),
+    Metric("mode_share", "Share of samples near a mode", True, "quality", _MODES),
+    Metric("mode_tv", "Mode shares, total variation", False, "diversity", _MODES),
+)  # fmt: skip

@@ -1,0 +1,71 @@
+"""What a metric is computed from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from piflow_bench.evaluation.moments import Moments
+from piflow_bench.evaluation.reference import Reference
+from piflow_bench.evaluation.settings import Settings
+
+if TYPE_CHECKING:
+    from piflow_bench.evaluation.passes import Passed, Wanted
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What some metrics need beside features; rows belong to the generated samples' rows."""
+
+    logits: np.ndarray | None = None
+    """``(n, classes)``."""
+    labels: np.ndarray | None = None
+    """``(n,)``: classes or prompts."""
+    spatial: np.ndarray | None = None
+    """``(n, s)``."""
+    reference_spatial: np.ndarray | Moments | None = None
+    """``(m, s)``, or their moments."""
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    """Per-sample scores ``(n,)`` by metric, of metrics that are means of them."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Generated and reference features, the blocks of the jackknife, and the settings."""
+
+    generated: np.ndarray
+    """``(n, d)`` float64."""
+    reference: Reference | None
+    blocks: np.ndarray
+    """Block ids ``(n,)``, 0..g-1; one block alone where no intervals are wanted."""
+    settings: Settings
+    extras: Extras
+    wanted: Wanted | None = None
+    """What all asked metrics together read off the passes over pairs."""
+
+    @property
+    def ref(self) -> Reference:
+        """The reference, for metrics that need one."""
+        assert self.reference is not None
+        return self.reference
+
+    @property
+    def block_count(self) -> int:
+        """Number of blocks."""
+        return int(self.blocks.max()) + 1
+
+    @cached_property
+    def passed(self) -> Passed:
+        """What the passes over pairs found: computed once, for all metrics."""
+        import torch
+
+        from piflow_bench.evaluation.passes import measure
+
+        s, wanted = self.settings, self.wanted
+        assert wanted is not None
+        facts = self.ref.pair_facts(wanted, len(self.generated), s)
+        x, y = (torch.from_numpy(r).to(s.device) for r in (self.generated, self.ref.features))
+        return measure(x, y, self.blocks, facts, wanted, s.k, s.comparator, s.block)
