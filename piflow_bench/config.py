@@ -153,7 +153,9 @@ class ExperimentConfig:
 # ------------------------------------------------------------------ composing
 
 
-def split_paths(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def split_paths(
+    arguments: Sequence[str], keys: Sequence[str] = PATH_KEYS
+) -> tuple[list[str], dict[str, str]]:
     """Separate path-valued ``key=value`` arguments, whose values are literal, from overrides."""
     overrides, paths = [], {}
     for argument in arguments:
@@ -162,7 +164,7 @@ def split_paths(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         key, sign, value = argument.partition("=")
         if not sign:
             raise UserError(f"'{argument}': settings are given as key=value")
-        if key in PATH_KEYS:
+        if key in keys:
             if not value:
                 raise UserError(f"{key}=: needs a path")
             paths[key] = value

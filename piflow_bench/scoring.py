@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from piflow_bench.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PATH_KEYS = {
+    "samples": "samples",
+    "reference": "reference",
+    "teacher": "teacher",
+    "prompts": "prompts",
+    "labels": "labels",
+    "extractor.weights": "weights",
+    "lpips.weights": "lpips_weights",
+    "clip.weights": "clip_weights",
+    "statistics": "statistics",
+    "out": "out",
+    "store": "store",
+}
+"""Settings that are paths, taken as they are written, and the fields they fill."""
 
 
 @dataclass(frozen=True)
@@ -17,26 +35,37 @@ class Settings:
     """Settings of the verb; all others are settings of the metrics."""
 
     samples: str = ""
-    reference: str = ""
+    reference: str | None = None
     protocol: str = "default"
     extractor: str | None = None
     weights: str | None = None
     metrics: list[str] | None = None
     n: int | None = None
+    teacher: str | None = None
+    prompts: str | None = None
+    labels: str | None = None
+    per_class: list[str] = field(default_factory=list)
+    lpips_weights: str | None = None
+    clip_weights: str | None = None
     device: str = "cpu"
+    precision: str | None = None
+    compiled: bool = False
     workers: int = 2
+    processes: int = 1
     batch: int = 32
+    statistics: str | None = None
     out: str | None = None
     store: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("samples", "reference"):
-            if not getattr(self, name):
-                raise ValueError(f"{name}=PATH is needed")
-        for name in ("n", "workers", "batch"):
+        if not self.samples:
+            raise ValueError("samples=PATH is needed")
+        for name in ("n", "workers", "processes", "batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
+        if self.statistics is not None and not self.statistics.endswith(".npz"):
+            raise ValueError(f"statistics={self.statistics}: the file to write ends in .npz")
 
 
 def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
@@ -51,15 +80,11 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
     from piflow_bench.evaluation.settings import Settings as MetricSettings
     from piflow_bench.evaluation.settings import make_settings
 
-    overrides, paths = split_paths(arguments)
-    own = [f.name for f in fields(Settings)]
-    of_metrics = [f.name for f in fields(MetricSettings)]
-    values: dict[str, Any] = {}
-    for path, value in paths.items():
-        name = "weights" if path == "extractor.weights" else path
-        if name not in own:
-            raise UserError(f"{path}=: not a setting of evaluate")
-        values[name] = value
+    overrides, paths = split_paths(arguments, list(PATH_KEYS))
+    plain = [f.name for f in fields(Settings) if f.name not in PATH_KEYS.values()]
+    # The device of the network serves the pairwise distances too.
+    of_metrics = [f.name for f in fields(MetricSettings) if f.name != "device"]
+    values: dict[str, Any] = {PATH_KEYS[key]: value for key, value in paths.items()}
     metric_values = {}
     for override in overrides:
         key, _, text = override.partition("=")
@@ -69,11 +94,12 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
             raise UserError(f"{override}: {text} is no value; lists are written [a,b]") from error
         if key in of_metrics:
             metric_values[key] = value
-        elif key in own:
+        elif key in plain:
             values[key] = value
         else:
-            valid = [*(k for k in own if k != "weights"), "extractor.weights", *of_metrics]
-            raise UserError(f"{key}: no such setting; {nearest(key, valid)}")
+            raise UserError(
+                f"{key}: no such setting; {nearest(key, [*PATH_KEYS, *plain, *of_metrics])}"
+            )
     settings = build_dataclass(Settings, values, "evaluate")
     make_settings(metric_values)
     return settings, metric_values
@@ -84,32 +110,30 @@ def store_root(settings: Settings) -> Path:
     return Path(settings.store or os.environ.get("PIFLOW_BENCH_STORE") or "runs/store")
 
 
-def run_evaluate(arguments: Sequence[str]) -> None:
-    """Score, print a table and write ``scores.parquet`` and ``scores.json``."""
+def _check_writable(key: str, path: Path) -> None:
+    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"{key}={path}: {existing} is no folder that can be written")
+
+
+def run_evaluate(arguments: Sequence[str]) -> Path | None:
+    """Score, print a table and write ``scores.parquet`` and ``scores.json``.
+
+    With ``statistics=FILE.npz`` the samples' statistics are written, and scored is only what a
+    ``reference`` is given for. Returns the folder of the scores, if any.
+    """
     settings, metric_values = parse(arguments)
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-    from rich.table import Table
-
+    name = f"{Path(settings.samples).resolve().stem}-{settings.protocol}"
+    out = Path(settings.out or f"runs/scores/{name}")
+    _check_writable("out", out)
+    if settings.statistics:
+        _check_writable("statistics", Path(settings.statistics).absolute().parent)
+        _write_statistics(settings)
+        if settings.reference is None:
+            return None
     from piflow_bench.evaluation.score import evaluate
 
-    out = Path(settings.out or f"runs/scores/{settings.protocol}")
-    existing = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"out={out}: {existing} is no folder that can be written")
-    console = Console()
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True), transient=True)
-    try:
-        tasks: dict[str, Any] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                progress.start()
-                tasks[what] = progress.add_task(f"features of {what}", total=total)
-            progress.update(tasks[what], completed=done)
-
+    with _progress() as report:
         scores = evaluate(
             settings.samples,
             settings.reference,
@@ -118,27 +142,95 @@ def run_evaluate(arguments: Sequence[str]) -> None:
             weights=settings.weights,
             metrics=settings.metrics,
             n=settings.n,
+            teacher=settings.teacher,
+            prompts=settings.prompts,
+            labels=settings.labels,
+            per_class=settings.per_class,
+            lpips_weights=settings.lpips_weights,
+            clip_weights=settings.clip_weights,
             device=settings.device,
+            precision=settings.precision,
+            compiled=settings.compiled,
             workers=settings.workers,
+            processes=settings.processes,
             batch=settings.batch,
             cache=store_root(settings) / "features",
             report=report,
             **metric_values,
         )
+    _print(scores)
+    _write(scores, out)
+    return out
+
+
+def _write_statistics(settings: Settings) -> None:
+    from piflow_bench.evaluation.protocols import load_protocol
+    from piflow_bench.evaluation.score import reference_statistics
+    from piflow_bench.evaluation.statistics import save_statistics
+
+    assert settings.statistics is not None
+    path = Path(settings.statistics)
+    with _progress() as report:
+        found = reference_statistics(
+            settings.samples,
+            settings.extractor or load_protocol(settings.protocol).extractor,
+            settings.weights,
+            device=settings.device,
+            n=settings.n,
+            workers=settings.workers,
+            processes=settings.processes,
+            batch=settings.batch,
+            cache=store_root(settings) / "features",
+            report=report,
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_statistics(path, found)
+    print(f"{path}: mean and covariance of {found.count} images, {found.extractor}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars with the time left, one for each kind of work; they appear when there is some."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    tasks: dict[str, Any] = {}
+
+    def report(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            progress.start()
+            tasks[what] = progress.add_task(f"features of {what}", total=total)
+        progress.update(tasks[what], completed=done)
+
+    try:
+        yield report
     finally:
         if progress.live.is_started:
             progress.stop()
+
+
+def _print(scores: pd.DataFrame) -> None:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
     first = scores.iloc[0]
     table = Table(title=f"{first['protocol']} ({first['protocol_hash']}), {first['extractor']}")
-    for column in ("metric", "value", "95 % interval", "n"):
-        table.add_column(column, justify="left" if column == "metric" else "right")
+    by_class = scores["group"].nunique() > 1
+    for column in ("metric", *(["class"] if by_class else []), "value", "95 % interval", "n"):
+        table.add_column(column, justify="left" if column in ("metric", "class") else "right")
     for row in scores.to_dict("records"):
         low, high = row["ci_low"], row["ci_high"]
         span = f"[{low:.5g}, {high:.5g}]" if low == low else ""
-        n = f"{row['n']} / {row['n_reference']}"
-        table.add_row(row["metric"], f"{row['value']:.5g}", span, n)
-    console.print(table)
+        n = f"{row['n']}" + (f" / {row['n_reference']}" if pd.notna(row["n_reference"]) else "")
+        group = [row["group"]] if by_class else []
+        table.add_row(row["metric"], *group, f"{row['value']:.5g}", span, n)
+    Console().print(table)
+
+
+def _write(scores: pd.DataFrame, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     scores.to_parquet(out / "scores.parquet", index=False)
-    (out / "scores.json").write_text(json.dumps(scores.to_dict("records"), indent=1))
-    console.print(str(out / "scores.parquet"), soft_wrap=True)
+    scores.to_json(out / "scores.json", orient="records", indent=1)

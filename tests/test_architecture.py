@@ -147,7 +147,9 @@ def test_entry_points_name_what_exists():
                 continue
             parent, _, name = module.rpartition(".")
             path = packages[parent] / f"{name}.py"
-            names = {n.name for n in ast.parse(path.read_text()).body if hasattr(n, "name")}
+            body = ast.parse(path.read_text()).body
+            names = {n.name for n in body if hasattr(n, "name")}
+            names |= {n.target.id for n in body if isinstance(n, ast.AnnAssign)}
             assert attribute in names, target
 
 

@@ -13,6 +13,7 @@ from piflow_bench.evaluation.metrics import Metric, Scored
 from piflow_bench.evaluation.mmd import PairSums, u_statistic
 from piflow_bench.evaluation.moments import Moments, block_moments, merge_all
 from piflow_bench.evaluation.polynomial import cubic_sums, prefers_moments
+from piflow_bench.evaluation.uncertainty import mean_with_replicates
 
 
 def _from_sums(name: str, sums: PairSums, statistic: Callable[..., float]) -> Scored:
@@ -132,6 +133,28 @@ def _pairwise(inputs: Inputs) -> Scored:
     }
 
 
+def _vendi_within(inputs: Inputs) -> Scored:
+    labels = inputs.extras.labels
+    assert labels is not None
+    return {"vendi_within": diversity.vendi_within(inputs.generated, labels, inputs.blocks)}
+
+
+def _lpips_within(inputs: Inputs) -> Scored:
+    groups = inputs.extras.pair_distances
+    assert groups is not None
+    return {"lpips_within": diversity.mean_within(groups, inputs.blocks)}
+
+
+def _mean_of(name: str) -> Callable[[Inputs], Scored]:
+    """A metric that is the mean of per-sample scores."""
+
+    def compute(inputs: Inputs) -> Scored:
+        mean = mean_with_replicates(inputs.extras.scores[name], inputs.blocks)
+        return {name: (mean.value, mean.replicates)}
+
+    return compute
+
+
 _BOTH = ("generated", "reference")
 _TEACHER = ("teacher",)
 _MODES = ("modes",)
@@ -172,7 +195,28 @@ METRICS: tuple[Metric, ...] = (
         passes="kernel:distance",
     ),
     Metric("sliced_wasserstein", "Sliced Wasserstein", False, "quality", _BOTH, _sliced),
-    Metric("teacher_mse", "Squared error to the teacher", False, "agreement", _TEACHER),
+    Metric(
+        "vendi_within", "Vendi score within classes", True, "diversity", ("generated", "labels"),
+        _vendi_within,
+    ),
+    Metric("lpips_within", "Pairwise LPIPS", True, "diversity", ("lpips",), _lpips_within),
+    Metric(
+        "teacher_mse", "Squared error to the teacher", False, "agreement", _TEACHER,
+        _mean_of("teacher_mse"),
+    ),
+    Metric(
+        "teacher_psnr", "PSNR to the teacher, dB", True, "agreement", _TEACHER,
+        _mean_of("teacher_psnr"),
+    ),
+    Metric(
+        "teacher_lpips", "LPIPS to the teacher", False, "agreement", _TEACHER,
+        _mean_of("teacher_lpips"),
+    ),
+    Metric(
+        "teacher_cosine", "Feature cosine to the teacher", True, "agreement", _TEACHER,
+        _mean_of("teacher_cosine"),
+    ),
+    Metric("clip_score", "CLIP score", True, "quality", ("prompts",), _mean_of("clip_score")),
     Metric("flow_map_error", "Flow map error", False, "agreement", _TEACHER),
     Metric("class_accuracy", "Class accuracy", True, "quality", ("logits",)),
     Metric("modes_covered", "Modes covered", True, "diversity", _MODES),

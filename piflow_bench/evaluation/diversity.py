@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from piflow_bench.evaluation.distances import unit_rows
@@ -77,6 +80,46 @@ def _mean_distance(sums: np.ndarray, sizes: np.ndarray) -> float:
     # The squared length of a sum of unit vectors is its size plus all off-diagonal cosines.
     cosine = (np.einsum("ij,ij->i", sums, sums)[use] - sizes[use]) / (sizes[use] * (sizes[use] - 1))
     return float(np.mean(1.0 - cosine))
+
+
+@dataclass(frozen=True)
+class PairDistances:
+    """Distances ``(g, g)`` between the samples of one group, which are ``rows`` ``(g,)`` of all."""
+
+    rows: np.ndarray
+    distances: np.ndarray
+
+
+def mean_within(groups: Sequence[PairDistances], blocks: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean over groups of the mean distance of their pairs, and the same without each block.
+
+    Groups of fewer than 2 samples are passed over; NaN where none is left.
+    """
+
+    def mean(block: int | None) -> float:
+        means = []
+        for group in groups:
+            kept = blocks[group.rows] != block
+            size = int(kept.sum())
+            if size >= 2:
+                inner = group.distances[np.ix_(kept, kept)]
+                means.append((inner.sum() - np.trace(inner)) / (size * (size - 1)))
+        return float(np.mean(means)) if means else float("nan")
+
+    return mean(None), np.array([mean(b) for b in range(int(blocks.max()) + 1)])
+
+
+def vendi_within(
+    features: np.ndarray, labels: np.ndarray, blocks: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Mean over classes of the Vendi score within each, and the same without each block."""
+
+    def mean(kept: np.ndarray) -> float:
+        scores = [vendi(features[kept & (labels == c)]) for c in np.unique(labels[kept])]
+        return float(np.mean(scores)) if scores else float("nan")
+
+    left = [mean(blocks != b) for b in range(int(blocks.max()) + 1)]
+    return mean(np.ones(len(labels), bool)), np.array(left)
 
 
 def pairwise_distance(features: np.ndarray, labels: np.ndarray | None = None) -> float:

@@ -1,25 +1,36 @@
 """Features of a set of images: batch by batch, kept on disk, taken up again where it stopped.
 
-A set's features are written in shards of ``SHARD`` images under the hash of the images, the
-extractor's identity and the number of images, and joined when all are there. Shards and batches
-start at fixed rows, so an interruption or another number of threads changes no bit.
+What is computed image by image is written in shards of ``SHARD`` images and joined when all are
+there. Shards and batches start at fixed rows, so neither an interruption nor the number of threads
+or processes decides which images meet in a batch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from piflow_bench.evaluation.extractors.extractor import Extractor
-from piflow_bench.evaluation.images import Images
+from piflow_bench.evaluation.extractors.extractor import Extractor, get_extractor
+from piflow_bench.evaluation.images import Images, open_images
 
 SHARD = 1024
+Arrays = dict[str, np.ndarray]
+"""Rows ``(n, ...)`` by name."""
+Progress = Callable[[int, int], None]
+"""Called with images done and to do."""
+
+
+def _silent(done: int, total: int) -> None:
+    pass
 
 
 def extract(
@@ -28,8 +39,9 @@ def extract(
     cache: Path,
     n: int | None = None,
     batch: int = 32,
-    report: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, np.ndarray]:
+    report: Progress = _silent,
+    processes: int = 1,
+) -> Arrays:
     """Outputs of the first ``n`` images, float32, by name.
 
     Args:
@@ -39,51 +51,136 @@ def extract(
         n: how many images; None for all.
         batch: images at once.
         report: called with images done and to do.
+        processes: how many share the shards, on a GPU each where there are several. Each opens
+            the images and the network again, so both must be known by name or be picklable.
     """
     total = len(images) if n is None else min(n, len(images))
-    key = hashlib.sha256(
-        json.dumps([images.digest(), extractor.name, extractor.rule, extractor.weights, total])
-        .encode()
-    ).hexdigest()[:32]  # fmt: skip
-    folder = cache / key
-    folder.mkdir(parents=True, exist_ok=True)
-    shards = []
+    folder = shard_folder(cache, images.digest(), extractor.key, total)
+    missing = [first for first, path in _shards(folder, total) if not path.exists()]
+    if processes > 1 and len(missing) > 1 and extractor.recipe is not None:
+        work = _Work(images.source, images.workers, extractor.recipe, folder, total, batch)
+        _in_processes(work, missing, min(processes, len(missing)), report)
     with ThreadPoolExecutor(1) as ahead:
-        for first in range(0, total, SHARD):
-            last = min(first + SHARD, total)
-            path = folder / f"{first:08d}.npz"
-            if not path.exists():
-                _write(path, _shard(images, extractor, first, last, batch, ahead, report, total))
-            shards.append(path)
-            report(last, total)
-    parts = [dict(np.load(path, allow_pickle=False)) for path in shards]
+
+        def shard(first: int, last: int) -> Arrays:
+            def told(done: int) -> None:
+                report(done, total)
+
+            return _outputs(images, extractor, first, last, batch, ahead, told)
+
+        return in_shards(folder, total, shard, report)
+
+
+def shard_folder(cache: Path, *identity: Any) -> Path:
+    """The folder of what the identity (strings and numbers) names."""
+    return cache / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+
+
+def in_shards(
+    folder: Path, total: int, shard: Callable[[int, int], Arrays], report: Progress = _silent
+) -> Arrays:
+    """Arrays of ``total`` rows; ``shard(first, last)`` is called for what ``folder`` lacks."""
+    for first, path in _shards(folder, total):
+        last = min(first + SHARD, total)
+        if not path.exists():
+            _write(path, shard(first, last))
+        report(last, total)
+    parts = [dict(np.load(path, allow_pickle=False)) for _, path in _shards(folder, total)]
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
-def _shard(
+def _shards(folder: Path, total: int) -> Iterable[tuple[int, Path]]:
+    return [(first, folder / f"{first:08d}.npz") for first in range(0, total, SHARD)]
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp.npz")
+    np.savez(temporary, **arrays)  # type: ignore[arg-type]
+    temporary.replace(path)
+
+
+def _outputs(
     images: Images,
     extractor: Extractor,
     first: int,
     last: int,
     batch: int,
     ahead: ThreadPoolExecutor,
-    report: Callable[[int, int], None],
-    total: int,
-) -> dict[str, np.ndarray]:
+    report: Callable[[int], None],
+) -> Arrays:
     """One shard's outputs; the next batch is read while the network works on this one."""
     edges = list(range(first, last, batch))
-    outputs: list[dict[str, np.ndarray]] = []
+    outputs: list[Arrays] = []
     following = ahead.submit(images.read, edges[0], min(edges[0] + batch, last))
     for i, start in enumerate(edges):
         rows = following.result()
         if i + 1 < len(edges):
             following = ahead.submit(images.read, edges[i + 1], min(edges[i + 1] + batch, last))
         outputs.append(extractor(rows))
-        report(start + len(rows), total)
+        report(start + len(rows))
     return {name: np.concatenate([o[name] for o in outputs]) for name in outputs[0]}
 
 
-def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp.npz")
-    np.savez(temporary, **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)
+# ------------------------------------------------------------------ processes
+
+
+@dataclass(frozen=True)
+class _Work:
+    """All that a process needs to extract a shard."""
+
+    source: Any
+    workers: int
+    recipe: tuple[str, str | None, str, str, bool]
+    folder: Path
+    total: int
+    batch: int
+
+
+def _in_processes(work: _Work, missing: list[int], processes: int, report: Progress) -> None:
+    # A forked process could not use a GPU that this one has touched.
+    context = multiprocessing.get_context("spawn")
+    turns = context.Value("i", 0)
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    done = work.total - sum(min(SHARD, work.total - first) for first in missing)
+    report(done, work.total)
+    with ProcessPoolExecutor(
+        processes, context, initializer=_begin, initargs=(work, turns, threads)
+    ) as pool:
+        futures = [pool.submit(_shard_here, first) for first in missing]
+        try:
+            for future in as_completed(futures):
+                done += future.result()
+                report(done, work.total)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+_here: tuple[_Work, Images, Extractor] | None = None
+"""What this process works with, where it is one of several."""
+
+
+def _begin(work: _Work, turns: Any, threads: int) -> None:
+    global _here
+    import torch
+
+    torch.set_num_threads(threads)
+    name, weights, device, precision, compiled = work.recipe
+    if device == "cuda":
+        with turns.get_lock():
+            device = f"cuda:{turns.value % torch.cuda.device_count()}"
+            turns.value += 1
+    images = open_images(work.source, "samples", work.workers)
+    _here = work, images, get_extractor(name, weights, device, precision, compiled)
+
+
+def _shard_here(first: int) -> int:
+    """Write a shard; returns its number of images."""
+    assert _here is not None
+    work, images, extractor = _here
+    last = min(first + SHARD, work.total)
+    with ThreadPoolExecutor(1) as ahead:
+        arrays = _outputs(images, extractor, first, last, work.batch, ahead, lambda done: None)
+    _write(work.folder / f"{first:08d}.npz", arrays)
+    return last - first

@@ -26,6 +26,7 @@ from piflow_bench.evaluation.uncertainty import jackknife_interval
 if TYPE_CHECKING:
     from piflow_bench.evaluation.passes import Wanted
 
+_OF_DIRECTIONS = ("vendi", "vendi_within", "pairwise_distance")
 DEFAULT_METRICS = ("fd", "kid_exact", "precision", "recall", "density", "coverage", "vendi")
 
 
@@ -39,12 +40,6 @@ class MetricValue:
     ci_high: float
     n: int
     replicates: tuple[float, ...]
-
-
-def feature_metrics() -> list[str]:
-    """Names of the metrics that features, logits and labels suffice for."""
-    enough = {"generated", "reference", "logits", "labels"}
-    return [m.name for m in all_metrics().values() if m.compute and set(m.needs) <= enough]
 
 
 def evaluate_with_replicates(
@@ -151,6 +146,7 @@ def evaluate_features(
     reference: np.ndarray | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
     generated_logits: np.ndarray | None = None,
+    generated_labels: np.ndarray | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
     """Table with columns metric, value, ci_low, ci_high, n of features ``(n, d)`` and ``(m, d)``.
@@ -160,7 +156,12 @@ def evaluate_features(
     ``evaluate_with_replicates``.
     """
     rows = evaluate_with_replicates(
-        generated, reference, metrics, generated_logits=generated_logits, **settings
+        generated,
+        reference,
+        metrics,
+        generated_logits=generated_logits,
+        generated_labels=generated_labels,
+        **settings,
     )
     columns = ["metric", "value", "ci_low", "ci_high", "n"]
     return pd.DataFrame([[getattr(row, c) for c in columns] for row in rows], columns=columns)
@@ -197,12 +198,14 @@ def _check_needs(metric: Metric, inputs: Inputs) -> None:
         ("labels", extras.labels, "labels of the generated samples"),
         ("spatial", extras.spatial, "spatial features"),
         ("spatial", extras.reference_spatial, "spatial features or statistics of the reference"),
-        ("scores", extras.scores.get(name), "per-sample scores"),
+        ("teacher", extras.scores.get(name), "the teacher's samples for the same noise"),
+        ("prompts", extras.scores.get(name), "the samples' prompts"),
+        ("lpips", extras.pair_distances, "LPIPS between the samples of each class"),
     ):
         if need in needs and given is None:
-            raise UserError(f"metric '{name}' needs {what}")
+            raise UserError(f"metric '{name}' needs {what}; see `evaluate` in the README")
     m = 0 if inputs.reference is None else len(inputs.reference.features)
-    if metric.passes == "kernel:directions" or name in ("vendi", "pairwise_distance"):
+    if metric.passes == "kernel:directions" or name in _OF_DIRECTIONS:
         sides = {"generated": inputs.generated}
         if "reference" in needs:
             sides["reference"] = inputs.ref.features

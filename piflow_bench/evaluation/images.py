@@ -12,7 +12,7 @@ import io
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from piflow_bench.errors import UserError
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LOSSY = (".jpg", ".jpeg", ".webp")
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "F")
-NPZ_KEY = "arr_0"
+NPZ_KEY, LABELS_KEY = "arr_0", "arr_1"
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Images:
     read: Callable[[int, int], np.ndarray]
     fingerprint: Callable[[], str]
     warnings: tuple[str, ...] = field(default_factory=tuple)
+    labels: np.ndarray | None = None
+    """Class of every image ``(n,)``, as strings, where the source states them."""
+    source: Any = None
+    """What was opened, and by how many threads files are decoded."""
+    workers: int = 2
 
     def __len__(self) -> int:
         return self.count
@@ -58,6 +63,9 @@ class Images:
 def open_images(source: Any, what: str = "samples", workers: int = 2) -> Images:
     """Images of a folder, an ``.npz`` or ``.npy`` file, an array, a tensor or a torch dataset.
 
+    A folder's images are classed by its subfolders, an npz file's by ``arr_1``; a folder of the
+    store (``samples.npy``, floats in [-1, 1]) is an input as well.
+
     Args:
         source: a path; a uint8 array or tensor, ``(n, h, w, 3)`` or ``(n, 3, h, w)``, also with one
             channel; floats in [0, 1]; or a dataset whose items are such images.
@@ -67,9 +75,15 @@ def open_images(source: Any, what: str = "samples", workers: int = 2) -> Images:
     Raises:
         UserError: naming the path and what is wrong with it.
     """
+    return replace(_open(source, what, workers), source=source, workers=workers)
+
+
+def _open(source: Any, what: str, workers: int) -> Images:
     if not isinstance(source, str | Path):
         return _in_memory(source, what)
     path = Path(source)
+    if (path / "samples.npy").is_file():
+        return _artifact(path, what)
     if path.is_dir():
         return _folder(path, what, workers)
     if not path.exists():
@@ -142,7 +156,9 @@ def _folder(folder: Path, what: str, workers: int) -> Images:
             f"{what}={folder}: {lossy} of {len(files)} files are of a lossy format, which moves "
             "Fréchet distances",
         )
-    return Images(str(folder), len(files), height, width, read, fingerprint, warnings)
+    parents = [path.relative_to(folder).parts[:-1] for path in files]
+    labels = np.array([parts[0] for parts in parents]) if all(parents) else None
+    return Images(str(folder), len(files), height, width, read, fingerprint, warnings, labels)
 
 
 # ------------------------------------------------------------------ arrays
@@ -202,6 +218,19 @@ def _npy(path: Path, what: str) -> Images:
     except (OSError, EOFError) as error:
         raise UserError(f"{named}: not a whole npy file ({error})") from error
     return _array(array, str(path), named, lambda: _file_digest(path))
+
+
+def _artifact(folder: Path, what: str) -> Images:
+    """Samples of the store: floats ``(n, c, h, w)`` in [-1, 1]."""
+    path, named = folder / "samples.npy", f"{what}={folder}"
+    try:
+        x = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{named}: samples.npy cannot be read whole ({error})") from error
+    if x.ndim != 4 or x.dtype.kind != "f" or x.shape[1] not in (1, 3):
+        raise UserError(f"{named}: samples of shape {x.shape} are no images")
+    array = to_uint8((x.clip(-1, 1) + 1) / 2, named)
+    return _array(array, str(folder), named, lambda: _file_digest(path))
 
 
 @dataclass(frozen=True)
@@ -290,7 +319,23 @@ def _npz(path: Path, what: str) -> Images:
         except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
             raise UserError(f"{named}: {NPZ_KEY} is damaged ({error})") from error
 
-    return Images(str(path), member.shape[0], height, width, read, lambda: _file_digest(path))
+    return Images(
+        str(path),
+        member.shape[0],
+        height,
+        width,
+        read,
+        lambda: _file_digest(path),
+        labels=_classes(path, members, member.shape[0]),
+    )
+
+
+def _classes(path: Path, members: dict[str, Member], count: int) -> np.ndarray | None:
+    found = members.get(LABELS_KEY)
+    if found is None or found.shape != (count,) or found.dtype.kind not in "iuU":
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays[LABELS_KEY].astype(str)
 
 
 # ------------------------------------------------------------------ memory

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from piflow_bench.evaluation.diversity import PairDistances
 from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.reference import Reference
 from piflow_bench.evaluation.settings import Settings
@@ -30,6 +32,8 @@ class Extras:
     """``(m, s)``, or their moments."""
     scores: dict[str, np.ndarray] = field(default_factory=dict)
     """Per-sample scores ``(n,)`` by metric, of metrics that are means of them."""
+    pair_distances: Sequence[PairDistances] | None = None
+    """LPIPS between all samples of one class or prompt, for each of them."""
 
 
 @dataclass(frozen=True)

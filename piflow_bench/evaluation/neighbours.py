@@ -9,25 +9,16 @@ extra neighbours per point give.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from piflow_bench.evaluation.nearest import Nearest
 from piflow_bench.evaluation.tiles import Points, Strip, compares, exact_squared, strips
+from piflow_bench.evaluation.uncertainty import Replicated, mean_with_replicates
 
 _EXTRA_NEIGHBOURS = 8
 _PRUNE_BLOCKS = 2
-
-
-@dataclass(frozen=True)
-class Replicated:
-    """A value and its delete-one-block values ``(g,)``."""
-
-    value: float
-    replicates: np.ndarray
 
 
 def neighbours_for_replicates(k: int, n: int, blocks: int) -> int:
@@ -168,8 +159,8 @@ class Balls:
         contained = self.contained.cpu().numpy()
         ids, covered = self.blocks.cpu().numpy(), self.covered.cpu().numpy()
         found = {
-            "precision": mean_over_generated(contained > 0, ids),
-            "density": mean_over_generated(contained / k, ids),
+            "precision": mean_with_replicates(contained > 0, ids),
+            "density": mean_with_replicates(contained / k, ids),
             "coverage": _share_of_reference(covered, np.zeros_like(covered)),
         }
         if self.radii is not None:
@@ -177,14 +168,6 @@ class Balls:
                 self.recalled.cpu().numpy(), self.regained.cpu().numpy()
             )
         return found
-
-
-def mean_over_generated(scores: np.ndarray, ids: np.ndarray) -> Replicated:
-    """Mean of per-sample scores ``(n,)``, and without each block of ``ids`` ``(n,)``."""
-    sums, sizes = np.bincount(ids, weights=scores), np.bincount(ids)
-    left = len(ids) - sizes
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return Replicated(float(np.mean(scores)), (sums.sum() - sums) / left)
 
 
 def _share_of_reference(held: np.ndarray, regained: np.ndarray) -> Replicated:

@@ -19,12 +19,11 @@ from piflow_bench.evaluation.mmd import PairSums
 from piflow_bench.evaluation.nearest import Nearest
 from piflow_bench.evaluation.neighbours import (
     Balls,
-    Replicated,
-    mean_over_generated,
     neighbours_for_replicates,
     radii_without_blocks,
 )
 from piflow_bench.evaluation.tiles import Frame, Points, Strip, pair_dtype, strips
+from piflow_bench.evaluation.uncertainty import Replicated, mean_with_replicates
 
 CMMD_SIGMA = 10.0
 KERNELS: dict[str, Kernel] = {
@@ -200,5 +199,5 @@ def measure(
         assert facts.nearest is not None
         squared, index = copies.result()
         new = squared[:, 0] > facts.nearest[index[:, 0]]
-        authentic = mean_over_generated(100.0 * new.cpu().numpy(), blocks)
+        authentic = mean_with_replicates(100.0 * new.cpu().numpy(), blocks)
     return Passed(kernels, balls.result(k) if balls else {}, authentic)

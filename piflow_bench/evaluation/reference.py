@@ -85,7 +85,13 @@ class Reference:
             keys["radii"] = ("radii", (k, balls))
         if wanted.authentic:
             keys["nearest"] = ("nearest", None)
-        new = {what for what, key in keys.items() if (self._digest, *key) not in _FACTS}
+        # Read before anything new is kept, which may push the oldest out.
+        held = {
+            what: _FACTS[(self._digest, *key)]
+            for what, key in keys.items()
+            if (self._digest, *key) in _FACTS
+        }
+        new = keys.keys() - held.keys()
         if new:
             rows = torch.from_numpy(self.features).to(settings.device)
             found = reference_facts(
@@ -102,7 +108,7 @@ class Reference:
             }  # fmt: skip
             for what in new:
                 self._keep(*keys[what], values[what])
-        held = {what: _FACTS[(self._digest, *key)] for what, key in keys.items()}
+                held[what] = values[what]
         on = {
             what: cast("torch.Tensor", held[what]).to(settings.device)
             for what in ("radii", "nearest")

@@ -3,76 +3,63 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from piflow_bench.errors import UserError
-from piflow_bench.evaluation.extraction import extract
-from piflow_bench.evaluation.extractors.extractor import FEATURES, LOGITS, SPATIAL, Extractor
+from piflow_bench.errors import UserError, nearest
+from piflow_bench.evaluation.extraction import Arrays, extract
+from piflow_bench.evaluation.extractors.extractor import (
+    FEATURES,
+    LOGITS,
+    SPATIAL,
+    Extractor,
+    get_extractor,
+)
 from piflow_bench.evaluation.features import MetricValue, evaluate_with_replicates
-from piflow_bench.evaluation.images import NPZ_KEY, Images, npz_members, open_images
+from piflow_bench.evaluation.images import open_images
 from piflow_bench.evaluation.inputs import Extras
 from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.evaluation.moments import Moments
-from piflow_bench.evaluation.protocols import Protocol, load_protocol
-from piflow_bench.evaluation.statistics import Statistics, is_statistics, load_statistics
+from piflow_bench.evaluation.protocols import Protocol, load_protocol, rules_hash
+from piflow_bench.evaluation.sources import Reference, Sources, open_sources
+from piflow_bench.evaluation.statistics import Statistics
+from piflow_bench.evaluation.uncertainty import AT_THIS_N
 
 COLUMNS = [
-    "metric", "value", "ci_low", "ci_high", "n", "n_reference", "extractor", "protocol",
-    "protocol_hash",
+    "metric", "group", "value", "ci_low", "ci_high", "n", "n_reference", "interval", "estimand",
+    "samples", "reference", "extractor", "protocol", "protocol_hash", "rules",
 ]  # fmt: skip
+WHOLE = "all"
+"""The group of rows over all samples."""
 Report = Callable[[str, int, int], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """The reference side: images, statistics, or both (ADM's files)."""
-
-    images: Images | None
-    statistics: Statistics | None
-
-
-def open_reference(source: Any, workers: int) -> Reference:
-    """Reference images or precomputed statistics."""
-    if isinstance(source, str | Path):
-        path = Path(source)
-        if path.suffix in (".pkl", ".pickle") and path.exists():
-            load_statistics(path)  # Refused, with the way to convert it.
-        if is_statistics(path):
-            has_images = NPZ_KEY in npz_members(path, f"reference={path}")
-            images = open_images(path, "reference", workers) if has_images else None
-            return Reference(images, load_statistics(path))
-    return Reference(open_images(source, "reference", workers), None)
-
-
-def get_extractor(name: str, weights: str | None, device: str) -> Extractor:
-    """The extractor plugin of that name, loaded."""
-    import torch
-
-    from piflow_bench import registry
-
-    if device != "cpu" and not torch.cuda.is_available():
-        raise UserError(f"device={device}: no GPU is available here; use device=cpu")
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    return registry.get("extractor", name)(weights, device)
 
 
 def evaluate(
     samples: Any,
-    reference: Any,
+    reference: Any = None,
     protocol: str | Protocol = "default",
     *,
     extractor: str | None = None,
     weights: str | None = None,
     metrics: Sequence[str] | None = None,
     n: int | None = None,
+    teacher: Any = None,
+    prompts: Any = None,
+    labels: Any = None,
+    per_class: Sequence[str] = (),
+    lpips_weights: str | None = None,
+    clip_weights: str | None = None,
     device: str = "cpu",
+    precision: str | None = None,
+    compiled: bool = False,
     workers: int = 2,
+    processes: int = 1,
     batch: int = 32,
     cache: str | Path = "runs/store/features",
     report: Report = lambda what, done, total: None,
@@ -83,23 +70,34 @@ def evaluate(
     Args:
         samples: generated images: a folder, an ADM-style npz, an npy file, an array, a tensor or a
             torch dataset (see ``images.open_images``).
-        reference: the same, or an npz of statistics (mu, sigma), which serve Fréchet distances.
+        reference: the same, or an npz of statistics (mu, sigma), which serve Fréchet distances;
+            None for metrics that need none.
         protocol: a named protocol, or one of your own.
         extractor: another extractor than the protocol's; the rows then say so.
         weights: the extractor's weights, where they are not in the cache folder.
         metrics: other metrics than the protocol's.
         n: score the first n samples.
-        device: cpu or cuda.
+        teacher: the teacher's images for the same noise, one a sample (``teacher_*`` metrics).
+        prompts: one a sample: a list, a .txt file of lines or a .json list (``clip_score``).
+        labels: class or prompt of every sample: an array or .npy file; known without it for
+            npz files with ``arr_1``, for folders of folders, and from ``prompts``.
+        per_class: metrics that are also scored within every class, in rows of their own.
+        lpips_weights: LPIPS's weights, where they are not in the cache folder.
+        clip_weights: the same of the CLIP model of ``clip_score``.
+        device: cpu, cuda or cuda:1.
+        precision: of the network: float32, tf32 or bfloat16, in place of the protocol's.
+        compiled: whether ``torch.compile`` takes the network first.
         workers: threads that decode images.
+        processes: how many extract features at once, on a GPU each where there are several.
         batch: images at once in the network.
         cache: folder of finished features; an interrupted call goes on from there.
         report: called with what is being done, images done and images in all.
         settings: settings of the metrics that override the protocol's.
 
     Returns:
-        Columns metric, value, ci_low, ci_high, n, n_reference, extractor, protocol, protocol_hash.
-        Intervals are of the metric's expectation at this n and this reference (delete-block
-        jackknife, 95 %).
+        Columns ``COLUMNS``: metric, group ("all", or a class), value, its 95 % interval with what
+        it is an interval of and by which method, sample counts, what was scored against what, the
+        extractor, and the protocol with its hash and its rules as JSON.
 
     Raises:
         UserError: naming the input and what to do.
@@ -110,92 +108,263 @@ def evaluate(
         extractor=extractor or rules.extractor,
         metrics=tuple(metrics or rules.metrics),
         samples=n or rules.samples,
+        precision=precision or rules.precision,
         settings={**rules.settings, **settings},
     )
-    for name in rules.metrics:
-        _check_metric(name)
-    generated = open_images(samples, "samples", workers)
-    target = open_reference(reference, workers)
-    count = rules.samples or len(generated)
-    if count > len(generated):
-        raise UserError(
-            f"samples: {len(generated)} images, but {'n' if n else 'the protocol'} asks for "
-            f"{count}; set n={len(generated)} to score them all"
-        )
-    network = get_extractor(rules.extractor, weights, device)
-    _check_outputs(rules.metrics, network)
-    _check_statistics(target, network)
-    folder = Path(cache)
+    asked = [*rules.metrics, *per_class]
+    _check_metrics(asked)
+    sources = open_sources(
+        samples,
+        reference,
+        rules.samples,
+        teacher=teacher,
+        prompts=prompts,
+        labels=labels,
+        workers=workers,
+    )
+    _check_inputs(asked, sources)
+    if per_class and sources.labels is None:
+        raise UserError("per_class: the samples have no classes; give labels=FILE.npy")
+    network = get_extractor(rules.extractor, weights, device, rules.precision, compiled)
+    _check_outputs(asked, network)
+    _check_statistics(sources.reference, network)
+    cache = Path(cache)
 
-    def told(what: str) -> Callable[[int, int], None]:
-        return lambda done, total: report(what, done, total)
+    def features(what: str, images: Any, count: int | None = None) -> Arrays:
+        return extract(images, network, cache, count, batch, partial(report, what), processes)
 
-    ours = extract(generated, network, folder, count, batch, told("samples"))
+    ours = features("samples", sources.samples, sources.count)
     theirs = None
-    if target.images is not None:
-        theirs = extract(target.images, network, folder, None, batch, told("reference"))
-    values = _measure(rules, ours, theirs, target.statistics)
-    reference_n = len(target.images) if target.images else target.statistics.pooled.n  # type: ignore[union-attr]
-    shared = (reference_n, network.identity, rules.name, rules.hashed(network.identity, count))
-    rows = [(v.metric, v.value, v.ci_low, v.ci_high, v.n, *shared) for v in values]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    if sources.reference is not None and sources.reference.images is not None:
+        theirs = features("reference", sources.reference.images)
+    scores = _scores(
+        asked,
+        sources,
+        lambda: features("teacher", sources.teacher, sources.count)[FEATURES],
+        ours[FEATURES],
+        lpips_weights,
+        clip_weights,
+        rules.settings.get("clip_scale", "cosine"),
+        device,
+        cache,
+        batch,
+        report,
+    )
+    groups = None
+    if "lpips_within" in asked:
+        from piflow_bench.evaluation.lpips import load
+        from piflow_bench.evaluation.per_sample import lpips_groups
+
+        assert sources.labels is not None
+        network_of_pairs = load(lpips_weights, device)
+        told = partial(report, "pairs of samples")
+        groups = lpips_groups(sources.samples, sources.labels, network_of_pairs, cache, told)
+    reference_spatial: Any = None if theirs is None else theirs.get(SPATIAL)
+    statistics = sources.reference.statistics if sources.reference else None
+    if statistics is not None and statistics.spatial is not None:
+        reference_spatial = statistics.spatial
+    extras = Extras(
+        ours.get(LOGITS), sources.labels, ours.get(SPATIAL), reference_spatial, scores, groups
+    )
+    values = [
+        (WHOLE, value)
+        for value in evaluate_with_replicates(
+            ours[FEATURES],
+            None if theirs is None else theirs[FEATURES],
+            rules.metrics,
+            reference_moments=statistics.pooled if statistics else None,
+            extras=extras,
+            device=device,
+            **rules.settings,
+        )
+    ]
+    if per_class:
+        on = {"device": device, **rules.settings}
+        values += _by_class(per_class, ours, theirs, sources, extras, on)
+    return _rows(values, rules, sources, network)
 
 
-def _check_metric(name: str) -> None:
-    from piflow_bench.errors import nearest
+def _rows(
+    values: list[tuple[str, MetricValue]], rules: Protocol, sources: Sources, network: Extractor
+) -> pd.DataFrame:
+    target = sources.reference
+    digest = target.digest() if target else "none"
+    resolved = rules.rules(network.identity, sources.count, digest, sources.classes())
+    shared = (
+        sources.samples.path,
+        target.path if target else "",
+        network.identity,
+        rules.name,
+        rules_hash(resolved),
+        json.dumps(resolved, sort_keys=True),
+    )
+    count = None if target is None else target.count
+    rows = []
+    for group, v in values:
+        known = bool(v.replicates) and np.isfinite(v.ci_low)
+        method = f"delete-block jackknife, {len(v.replicates)} blocks" if known else "none"
+        estimand = AT_THIS_N if known else ""
+        of_reference = count if group == WHOLE else None
+        rows.append(
+            (v.metric, group, v.value, v.ci_low, v.ci_high, v.n, of_reference, method, estimand)
+            + shared
+        )
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"n_reference": "Int64"})
 
-    if name not in all_metrics():
-        raise UserError(f"metrics={name}: no such metric; {nearest(name, list(all_metrics()))}")
+
+def _scores(
+    asked: Sequence[str],
+    sources: Sources,
+    teacher_features: Callable[[], np.ndarray],
+    ours: np.ndarray,
+    lpips_weights: str | None,
+    clip_weights: str | None,
+    clip_scale: str,
+    device: str,
+    cache: Path,
+    batch: int,
+    report: Report,
+) -> dict[str, np.ndarray]:
+    """Per-sample scores of the asked metrics that are means of them."""
+    scores: dict[str, np.ndarray] = {}
+    if sources.teacher is not None and any(name.startswith("teacher_") for name in asked):
+        from piflow_bench.evaluation.per_sample import teacher_scores
+
+        lpips = None
+        if "teacher_lpips" in asked:
+            from piflow_bench.evaluation.lpips import load
+
+            lpips = load(lpips_weights, device)
+        scores |= teacher_scores(
+            asked,
+            sources.samples,
+            sources.teacher,
+            sources.count,
+            lambda: (ours, teacher_features()),
+            lpips,
+            cache,
+            batch,
+            partial(report, "samples and teacher"),
+        )
+    if "clip_score" in asked:
+        from piflow_bench.evaluation.clip_score import clip_scores, embed_texts
+
+        assert sources.prompts is not None
+        clip = get_extractor("clip", clip_weights, device)
+        told = partial(report, "samples for CLIP")
+        images = extract(sources.samples, clip, cache, sources.count, batch, told)[FEATURES]
+        texts = embed_texts(sources.prompts, clip_weights, device=device, batch=batch)
+        scores["clip_score"] = clip_scores(images, texts, clip_scale)
+    return scores
+
+
+def _by_class(
+    metrics: Sequence[str],
+    ours: Arrays,
+    theirs: Arrays | None,
+    sources: Sources,
+    extras: Extras,
+    settings: dict[str, Any],
+) -> list[tuple[str, MetricValue]]:
+    """Metrics within every class, against the reference's samples of that class."""
+    labels = sources.labels
+    assert labels is not None
+    needy = [name for name in metrics if "reference" in all_metrics()[name].needs]
+    images = sources.reference.images if sources.reference else None
+    of_reference = images.labels if images else None
+    if needy and (theirs is None or of_reference is None):
+        raise UserError(
+            f"per_class: {needy[0]} needs a reference whose images have classes: a folder of "
+            "folders or an npz with arr_1"
+        )
+    found = []
+    for name in sorted(set(labels), key=lambda each: (not each.isdigit(), each.zfill(9))):
+        mine = labels == name
+        within = Extras(
+            None if extras.logits is None else extras.logits[mine],
+            scores={key: values[mine] for key, values in extras.scores.items()},
+        )
+        same = None
+        if needy and theirs is not None and of_reference is not None:
+            same = theirs[FEATURES][of_reference == name]
+        try:
+            values = evaluate_with_replicates(
+                ours[FEATURES][mine], same, metrics, extras=within, **settings
+            )
+        except UserError as error:
+            raise UserError(f"per_class: class {name}: {error}") from error
+        found += [(str(name), value) for value in values]
+    return found
+
+
+# ------------------------------------------------------------------ checks
+
+
+def _check_metrics(names: Sequence[str]) -> None:
+    known = all_metrics()
+    for name in names:
+        if name not in known:
+            raise UserError(f"metrics={name}: no such metric; {nearest(name, list(known))}")
+
+
+def _check_inputs(metrics: Sequence[str], sources: Sources) -> None:
+    """UserError for the first metric whose inputs were not given."""
+    given = {
+        "reference": (sources.reference, "reference=PATH"),
+        "spatial": (sources.reference, "reference=PATH"),
+        "teacher": (sources.teacher, "teacher=PATH, the teacher's images for the same noise"),
+        "prompts": (sources.prompts, "prompts=FILE"),
+        "labels": (sources.labels, "labels=FILE.npy"),
+        "lpips": (sources.labels, "labels=FILE.npy or prompts=FILE, whose samples are paired"),
+    }
+    for name in metrics:
+        for need in all_metrics()[name].needs:
+            if need in given and given[need][0] is None:
+                raise UserError(f"metric '{name}' needs {given[need][1]}")
 
 
 def _check_outputs(metrics: Sequence[str], network: Extractor) -> None:
     for name in metrics:
-        needed = {"is": LOGITS, "is_std": LOGITS, "sfd": SPATIAL}.get(name, FEATURES)
+        needs = all_metrics()[name].needs
+        needed = next((output for output in (LOGITS, SPATIAL) if output in needs), FEATURES)
         if needed not in network.outputs:
             raise UserError(f"metric '{name}' needs {needed}, which {network.name} does not give")
 
 
-def _check_statistics(target: Reference, network: Extractor) -> None:
-    if target.statistics is None or target.statistics.extractor in (None, network.identity):
+def _check_statistics(target: Reference | None, network: Extractor) -> None:
+    statistics = target.statistics if target else None
+    if statistics is None or statistics.extractor in (None, network.identity):
         return
     raise UserError(
-        f"reference={target.statistics.path}: statistics of {target.statistics.extractor}, but the "
+        f"reference={statistics.path}: statistics of {statistics.extractor}, but the "
         f"samples are looked at with {network.identity}"
     )
 
 
-def _measure(
-    rules: Protocol,
-    ours: dict[str, np.ndarray],
-    theirs: dict[str, np.ndarray] | None,
-    statistics: Statistics | None,
-) -> list[MetricValue]:
-    spatial = statistics.spatial if statistics else None
-    if spatial is None and theirs is not None:
-        extras = Extras(ours.get(LOGITS), None, ours.get(SPATIAL), theirs.get(SPATIAL))
-    else:
-        extras = Extras(ours.get(LOGITS), None, ours.get(SPATIAL), spatial)
-    return evaluate_with_replicates(
-        ours[FEATURES],
-        None if theirs is None else theirs[FEATURES],
-        rules.metrics,
-        reference_moments=statistics.pooled if statistics else None,
-        extras=extras,
-        **rules.settings,
-    )
+# ------------------------------------------------------------------ statistics
 
 
 def reference_statistics(
     source: Any,
     extractor: str = "inception",
     weights: str | None = None,
+    *,
     device: str = "cpu",
+    n: int | None = None,
+    workers: int = 2,
+    processes: int = 1,
+    batch: int = 32,
     cache: str | Path = "runs/store/features",
+    report: Report = lambda what, done, total: None,
 ) -> Statistics:
-    """Statistics of a reference set, to be written with ``statistics.save_statistics``."""
+    """Statistics of a reference set, to be written with ``statistics.save_statistics``.
+
+    Arguments as for ``evaluate``.
+    """
     network = get_extractor(extractor, weights, device)
-    images = open_images(source, "reference")
-    found = extract(images, network, Path(cache))
+    images = open_images(source, "samples", workers)
+    told = partial(report, "samples")
+    found = extract(images, network, Path(cache), n, batch, told, processes)
     spatial = Moments.from_features(found[SPATIAL]) if SPATIAL in found else None
     pooled = Moments.from_features(found[FEATURES])
-    return Statistics(images.path, pooled, spatial, network.identity)
+    return Statistics(images.path, pooled, spatial, network.identity, pooled.n)

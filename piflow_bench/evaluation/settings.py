@@ -15,12 +15,14 @@ _BLOCKS = 20
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the metrics; all but the last four are part of a protocol."""
+    """Settings of the metrics; all but those of ``AFFECT_NO_VALUE`` are part of a protocol."""
 
     k: int = 3
     comparator: str = "le"
     neighbour_reference: int | None = None
     """Precision, recall, density and coverage use only the first this-many reference rows."""
+    neighbour_precision: str = "float64"
+    """float64, or float16: ADM's distances, for its precision and recall (see ``adm.py``)."""
     kid_subsets: int = 100
     kid_subset_size: int = 1000
     kid_seed: int = 2020
@@ -32,6 +34,8 @@ class Settings:
     sliced_directions: int = 128
     sliced_seed: int = 2020
     fd_infinity_seed: int = 2020
+    clip_scale: str = "cosine"
+    """cosine, hessel (2.5 max(cos, 0)) or percent (100 max(cos, 0))."""
     block: int | None = None
     """Rows of a strip of pairwise distances: memory, never values."""
     device: str = "cpu"
@@ -40,6 +44,12 @@ class Settings:
     confidence: float = 0.95
 
 
+AFFECT_NO_VALUE = ("block", "device", "intervals", "confidence")
+_CHOICES = {
+    "comparator": ("le", "lt"),
+    "neighbour_precision": ("float64", "float16"),
+    "clip_scale": ("cosine", "hessel", "percent"),
+}
 _AT_LEAST = {
     "k": 1,
     "neighbour_reference": 2,
@@ -69,8 +79,10 @@ def make_settings(settings: dict[str, Any]) -> Settings:
         elif isinstance(default, bool) and not isinstance(value, bool):
             raise UserError(f"setting {key}={value!r} must be true or false")
     made = Settings(**settings)
-    if made.comparator not in ("le", "lt"):
-        raise UserError(f"setting comparator={made.comparator!r} must be 'le' or 'lt'")
+    for key, choices in _CHOICES.items():
+        if getattr(made, key) not in choices:
+            valid = ", ".join(f"'{each}'" for each in choices)
+            raise UserError(f"setting {key}={getattr(made, key)!r} must be one of {valid}")
     if not isinstance(made.confidence, float) or not 0.0 < made.confidence < 1.0:
         raise UserError(f"setting confidence={made.confidence!r} must lie between 0 and 1")
     return made

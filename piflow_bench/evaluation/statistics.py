@@ -6,6 +6,7 @@ sigma_s`` for the spatial features of sFID (ADM's ``VIRTUAL_*.npz``), or ``ref_m
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,16 @@ class Statistics:
     spatial: Moments | None = None
     extractor: str | None = None
     """The extractor's identity, where the file states it."""
+    count: int | None = None
+    """Number of images, where the file states it."""
+
+    def digest(self) -> str:
+        """sha256 of the means and covariances."""
+        whole = hashlib.sha256()
+        for moments in (self.pooled, self.spatial):
+            if moments is not None:
+                whole.update(moments.mean.tobytes() + moments.covariance.tobytes())
+        return whole.hexdigest()
 
 
 def is_statistics(path: Path) -> bool:
@@ -60,7 +71,7 @@ def load_statistics(path: Path, what: str = "reference") -> Statistics:
         with np.load(path, allow_pickle=False) as arrays:
             pooled = _moments(arrays, keys, POOLED, named)
             spatial = _moments(arrays, keys, SPATIAL, named)
-            count = int(arrays["n"]) if "n" in keys else UNKNOWN_COUNT
+            stated = int(arrays["n"]) if "n" in keys else None
             extractor = str(arrays["extractor"]) if "extractor" in keys else None
     except ValueError as error:
         if "pickle" in str(error):
@@ -73,11 +84,12 @@ def load_statistics(path: Path, what: str = "reference") -> Statistics:
             f"{named}: no means and covariances in it (mu, sigma), only "
             f"{', '.join(sorted(keys)) or 'nothing'}"
         )
+    count = stated or UNKNOWN_COUNT
     as_moments = [
         None if p is None else Moments(count, p[0], p[1] * (count - 1)) for p in (pooled, spatial)
     ]
     assert as_moments[0] is not None
-    return Statistics(str(path), as_moments[0], as_moments[1], extractor)
+    return Statistics(str(path), as_moments[0], as_moments[1], extractor, stated)
 
 
 def _moments(

@@ -106,6 +106,22 @@ def jackknife_difference(
     return _t_difference(float(a_value - b_value), error, g - 1, g, confidence)
 
 
+@dataclass(frozen=True)
+class Replicated:
+    """A value and its delete-one-block values ``(g,)``."""
+
+    value: float
+    replicates: np.ndarray
+
+
+def mean_with_replicates(scores: np.ndarray, blocks: np.ndarray) -> Replicated:
+    """Mean of per-sample scores ``(n,)``, and without each block of ``blocks`` ``(n,)``."""
+    sums, sizes = np.bincount(blocks, weights=scores), np.bincount(blocks)
+    left = len(blocks) - sizes
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return Replicated(float(np.mean(scores)), (sums.sum() - sums) / left)
+
+
 def seed_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:
     """Student's t interval of the mean over training seeds; NaN bounds for a single seed."""
     v = np.asarray(values, dtype=np.float64)

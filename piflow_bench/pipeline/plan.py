@@ -155,6 +155,12 @@ def _check_protocol(config: ExperimentConfig) -> None:
                 raise UserError(
                     f"protocol.{key}={name}: no such metric; {nearest(name, list(all_metrics()))}"
                 )
+            beyond = set(all_metrics()[name].needs) - {"generated", "reference"}
+            if beyond:
+                raise UserError(
+                    f"protocol.{key}={name}: needs {' and '.join(sorted(beyond))}; a run scores "
+                    "features alone"
+                )
     for key in ("primary_quality", "primary_diversity"):
         if getattr(p, key) not in p.metrics:
             raise UserError(

@@ -1,5 +1,6 @@
 """The verb evaluate and its Python API, on real pictures with a real network."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -32,7 +33,7 @@ def quick(monkeypatch):
         outputs = ("features", "spatial", "logits")
         return Extractor("quick", "0" * 64, "as it is", outputs, prepare, network, device)
 
-    monkeypatch.setattr(score, "get_extractor", lambda name, weights, device: load())
+    monkeypatch.setattr(score, "get_extractor", lambda *recipe: load())
 
 
 def pictures(seed, n=120, shift=0.0):
@@ -59,9 +60,11 @@ def test_every_kind_of_input_gives_the_same_scores(folders, tmp_path):
     for samples in (folders[0], tmp_path / "g.npz", pictures(0)):
         found = piflow_bench.evaluate(samples, folders[1], metrics=METRICS, cache=tmp_path / "c")
         expected = found if expected is None else expected
-        pd.testing.assert_frame_equal(found, expected)
+        told = ["samples", "reference", "protocol_hash", "rules"]
+        pd.testing.assert_frame_equal(found.drop(columns=told), expected.drop(columns=told))
     assert list(expected.metric) == METRICS
     assert (expected.ci_low <= expected.value).all() and (expected.n == 120).all()
+    assert set(expected.protocol_hash) == set(found.protocol_hash)
 
 
 def test_scores_equal_those_of_the_features(tmp_path):
@@ -120,14 +123,33 @@ def test_adm_files_give_statistics_and_images(tmp_path):
         assert found.value[name] == pytest.approx(images.value[name], rel=1e-6)
 
 
+RULES = ("inception", 100, "0ab", "not stated")
+
+
 def test_the_hash_holds_what_decides_a_number():
-    default, adm = protocols.load_protocol("default"), protocols.load_protocol("adm-imagenet256")
-    assert default.hashed("x", 100) == default.hashed("x", 100)
-    different = {
-        default.hashed("x", 100), default.hashed("y", 100), default.hashed("x", 99),
-        adm.hashed("x", 100),
-    }  # fmt: skip
-    assert len(different) == 4
+    default = protocols.load_protocol("default")
+    first = protocols.rules_hash(default.rules(*RULES))
+    same = dataclasses.replace(default, settings={"comparator": "le", "block": 7})
+    assert protocols.rules_hash(same.rules(*RULES)) == first, "defaults are written out"
+    others = [default.rules(*RULES[:i], "other", *RULES[i + 1 :]) for i in range(4)]
+    others += [
+        dataclasses.replace(default, precision="bfloat16").rules(*RULES),
+        dataclasses.replace(default, settings={"k": 5}).rules(*RULES),
+        protocols.load_protocol("adm-imagenet256").rules(*RULES),
+    ]
+    assert len({first, *map(protocols.rules_hash, others)}) == 8
+
+
+def test_mixed_protocols_are_refused_with_the_differences_named():
+    one = protocols.load_protocol("default").rules(*RULES)
+    two = protocols.load_protocol("dgm-eval").rules("dinov2", *RULES[1:])
+    by_hash = {protocols.rules_hash(rules): rules for rules in (one, two)}
+    with pytest.raises(UserError) as refused:
+        protocols.refuse_mixture(by_hash, "fd")
+    for words in (*by_hash, "extractor: ", "'inception'", "'dinov2'", "k: ", "comparator: "):
+        assert words in str(refused.value)
+    assert "kid_seed" not in str(refused.value)
+    protocols.refuse_mixture({"a": one}, "fd")
 
 
 def test_the_command_prints_and_writes(folders, tmp_path, capsys):

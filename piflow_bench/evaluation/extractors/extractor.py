@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from piflow_bench.errors import UserError
+from piflow_bench.errors import UserError, nearest
 
 FEATURES, SPATIAL, LOGITS = "features", "spatial", "logits"
+PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,72 @@ class Extractor:
     prepare: Callable[[np.ndarray], Tensor]
     network: Callable[[Tensor], dict[str, Tensor]]
     device: str = "cpu"
+    precision: str = "float32"
+    """float32, tf32 (a GPU's shorter products) or bfloat16 (autocast)."""
+    recipe: tuple[str, str | None, str, str, bool] | None = None
+    """Arguments of the ``get_extractor`` that gives it again."""
 
     @property
     def identity(self) -> str:
         """Name, resizing rule and the first digits of the weights' sha256."""
         return f"{self.name} ({self.rule}; weights {self.weights[:12]})"
 
+    @property
+    def key(self) -> list[str]:
+        """What decides its outputs."""
+        compiled = self.recipe is not None and self.recipe[-1]
+        return [self.name, self.rule, self.weights, self.precision, "compiled" * compiled]
+
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Outputs of images ``(b, h, w, 3)`` uint8, as float32 arrays."""
-        found = self.network(self.prepare(images).to(self.device))
+        x = self.prepare(images).to(self.device)
+        with _precision(torch.device(self.device).type, self.precision):
+            found = self.network(x)
         return {k: v.float().cpu().numpy() for k, v in found.items() if k in self.outputs}
+
+
+def get_extractor(
+    name: str,
+    weights: str | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
+    compiled: bool = False,
+) -> Extractor:
+    """The extractor plugin of that name, loaded.
+
+    Args:
+        name: the plugin's.
+        weights: path of its weights; None for the cache folder.
+        device: cpu, cuda or cuda:1.
+        precision: float32, tf32 or bfloat16.
+        compiled: whether ``torch.compile`` takes its network first.
+    """
+    from piflow_bench import registry
+
+    if device.partition(":")[0] == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={device}: no GPU is available here; use device=cpu")
+    if precision not in PRECISIONS:
+        raise UserError(f"precision={precision}: {nearest(precision, list(PRECISIONS))}")
+    loaded: Extractor = registry.get("extractor", name)(weights, device)
+    network = torch.compile(loaded.network) if compiled else loaded.network
+    recipe = (name, weights, device, precision, compiled)
+    return replace(loaded, network=network, precision=precision, recipe=recipe)
+
+
+@contextmanager
+def _precision(device: str, precision: str) -> Iterator[None]:
+    """Products in that precision, and what was set before afterwards."""
+    backends: Any = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = precision == "tf32"
+    try:
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+            yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
 
 
 def cache_folder() -> Path:

@@ -1,0 +1,78 @@
+"""Scores of samples one by one, against the teacher or a prompt, and LPIPS within classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from piflow_bench.evaluation.agreement import cosines, psnr, squared_errors
+from piflow_bench.evaluation.diversity import PairDistances
+from piflow_bench.evaluation.extraction import Arrays, Progress, in_shards, shard_folder
+from piflow_bench.evaluation.images import Images
+
+if TYPE_CHECKING:
+    from piflow_bench.evaluation.lpips import Lpips
+
+PIXELS = ("teacher_mse", "teacher_psnr")
+
+
+def teacher_scores(
+    metrics: Sequence[str],
+    samples: Images,
+    teacher: Images,
+    count: int,
+    features: Callable[[], tuple[np.ndarray, np.ndarray]],
+    lpips: Lpips | None,
+    cache: Path,
+    batch: int,
+    report: Progress,
+) -> dict[str, np.ndarray]:
+    """Per-sample scores ``(count,)`` of the asked ``teacher_*`` metrics.
+
+    ``features()`` gives both sets' features ``(count, d)``; ``lpips`` is needed by teacher_lpips.
+    """
+    found: dict[str, np.ndarray] = {}
+    pair = (samples.digest(), teacher.digest())
+
+    def paired(score: Callable[[np.ndarray, np.ndarray], np.ndarray], name: str) -> np.ndarray:
+        def shard(first: int, last: int) -> Arrays:
+            parts = []
+            for start in range(first, last, batch):
+                stop = min(start + batch, last)
+                parts.append(score(samples.read(start, stop), teacher.read(start, stop)))
+                report(stop, count)
+            return {"scores": np.concatenate(parts)}
+
+        return in_shards(shard_folder(cache, *pair, name, count), count, shard)["scores"]
+
+    if set(PIXELS) & set(metrics):
+        found["teacher_mse"] = paired(squared_errors, "squared errors")
+        found["teacher_psnr"] = psnr(found["teacher_mse"])
+    if "teacher_lpips" in metrics:
+        assert lpips is not None
+        found["teacher_lpips"] = paired(lpips.distances, lpips.identity)
+    if "teacher_cosine" in metrics:
+        found["teacher_cosine"] = cosines(*features())
+    return found
+
+
+def lpips_groups(
+    samples: Images, labels: np.ndarray, lpips: Lpips, cache: Path, report: Progress
+) -> list[PairDistances]:
+    """LPIPS between all samples of each class of ``labels`` ``(n,)``; finished classes are kept."""
+    groups, done = [], 0
+    for name in np.unique(labels):
+        rows = np.flatnonzero(labels == name)
+        folder = shard_folder(cache, samples.digest(), lpips.identity, rows.tolist())
+
+        def compute(first: int, last: int, rows: np.ndarray = rows) -> Arrays:
+            images = np.concatenate([samples.read(int(r), int(r) + 1) for r in rows])
+            return {"distances": lpips.pair_distances(images)[None]}
+
+        groups.append(PairDistances(rows, in_shards(folder, 1, compute)["distances"][0]))
+        done += len(rows)
+        report(done, len(labels))
+    return groups
