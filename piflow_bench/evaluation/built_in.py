@@ -116,6 +116,20 @@ def _balls(inputs: Inputs) -> Scored:
     return {name: (each.value, each.replicates) for name, each in found.items()}
 
 
+def _precision_recall(inputs: Inputs) -> Scored:
+    s = inputs.settings
+    if s.neighbour_precision != "float16":
+        return _balls(inputs)
+    import torch
+
+    from piflow_bench.evaluation.adm import precision_recall
+
+    balls = inputs.ref.features[: s.neighbour_reference]
+    x, y = (torch.from_numpy(rows).to(s.device) for rows in (inputs.generated, balls))
+    found = precision_recall(x, y, inputs.blocks, s.k, s.comparator, s.block)
+    return {name: (each.value, each.replicates) for name, each in found.items()}
+
+
 def _authpct(inputs: Inputs) -> Scored:
     found = inputs.passed.authentic
     assert found is not None
@@ -180,8 +194,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "is_std", "Inception score, spread over splits", None, "other", ("logits",), _inception
     ),
-    Metric("precision", "Precision", True, "quality", _BOTH, _balls, passes="balls"),
-    Metric("recall", "Recall", True, "diversity", _BOTH, _balls, passes="recall"),
+    Metric("precision", "Precision", True, "quality", _BOTH, _precision_recall, passes="balls"),
+    Metric("recall", "Recall", True, "diversity", _BOTH, _precision_recall, passes="recall"),
     Metric("density", "Density", True, "quality", _BOTH, _balls, passes="balls"),
     Metric("coverage", "Coverage", True, "diversity", _BOTH, _balls, passes="balls"),
     Metric("authpct", "AuthPct", None, "other", _BOTH, _authpct, passes="authentic"),

@@ -17,6 +17,7 @@ from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.polynomial import prefers_moments
 from piflow_bench.evaluation.reference import Reference
 from piflow_bench.evaluation.settings import (
+    Settings,
     check_blocks,
     check_features,
     make_settings,
@@ -91,16 +92,19 @@ def evaluate_with_replicates(
     held = None
     if y is not None or reference_moments is not None:
         held = Reference(np.empty((0, x.shape[1])) if y is None else y, reference_moments)
-    wanted = _wanted(asked, len(x), held)
+    wanted = _wanted(asked, len(x), held, chosen)
     inputs = Inputs(x, held, blocks, chosen, given, wanted)
     for metric in asked:
         _check_needs(metric, inputs)
     return _score(asked, inputs)
 
 
-def _wanted(metrics: Sequence[Metric], n: int, reference: Reference | None) -> Wanted | None:
+def _wanted(
+    metrics: Sequence[Metric], n: int, reference: Reference | None, settings: Settings
+) -> Wanted | None:
     """What all metrics together read off the passes over pairs."""
-    reading = {m.passes for m in metrics} - {None}
+    apart = ("precision", "recall") if settings.neighbour_precision == "float16" else ()
+    reading = {m.passes for m in metrics if m.name not in apart} - {None}
     if reference is None or prefers_moments(n, *reference.features.shape):
         reading -= {"kernel:cubic"}
     if not reading:
