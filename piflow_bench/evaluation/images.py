@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -23,7 +25,13 @@ from piflow_bench.errors import UserError
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LOSSY = (".jpg", ".jpeg", ".webp")
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "F")
+DEEP_LAYOUT = ";16B"
+"""Ends Pillow's name for a file's 16-bit channels, which it would cut to 8 bits unasked."""
 NPZ_KEY, LABELS_KEY = "arr_0", "arr_1"
+DAMAGED = (
+    OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError
+)  # fmt: skip
+"""What reading a damaged npy or npz file raises."""
 
 
 @dataclass(frozen=True)
@@ -109,17 +117,19 @@ def _decode(path: Path, what: str) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            if image.mode in DEEP_MODES:
+            layouts = [str(tile[3]) for tile in image.tile]
+            if image.mode in DEEP_MODES or any(name.endswith(DEEP_LAYOUT) for name in layouts):
                 raise UserError(
                     f"{what}: {path}: more than 8 bits a channel ({image.mode}); convert it to 8 "
                     "bits by the rule your protocol names"
                 )
+            image.info.pop("transparency", None)  # Pillow warns of what is the rule here.
             return np.asarray(image.convert("RGB"))
     except UserError:
         raise
     except UnidentifiedImageError as error:
         raise UserError(f"{what}: {path}: not a readable image") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{what}: {path}: cannot be read whole ({error})") from error
 
 
@@ -169,7 +179,10 @@ def _layout(shape: Sequence[int], dtype: np.dtype, what: str) -> tuple[bool, int
     if dtype.hasobject:
         raise UserError(f"{what}: an array of Python objects is a pickle, which is not read")
     if dtype != np.uint8:
-        raise UserError(f"{what}: images must be uint8 (0..255), not {dtype}")
+        raise UserError(
+            f"{what}: images must be uint8 (0..255), not {dtype}; convert them first, floats in "
+            "[0, 1] by numpy.uint8(255 * x + 0.5)"
+        )
     if len(shape) == 3:
         return False, shape[1], shape[2]
     if len(shape) == 4 and shape[3] in (1, 3):
@@ -202,6 +215,14 @@ def _array(array: np.ndarray, path: str, what: str, fingerprint: Callable[[], st
     return Images(path, len(array), height, width, read, fingerprint)
 
 
+def reason(error: Exception) -> str:
+    """Why a file of arrays is not read, in one line."""
+    line = str(error).partition("\n")[0]
+    if "pickle" in line or "Python objects" in line:
+        return "holds Python objects, which are pickles and not read; save plain numbers"
+    return f"cannot be read whole ({line})"
+
+
 def _file_digest(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -211,12 +232,8 @@ def _npy(path: Path, what: str) -> Images:
     named = f"{what}={path}"
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        pickled = "allow_pickle" in str(error) or "pickled" in str(error)
-        reason = "an array of Python objects is a pickle, which is not read" if pickled else error
-        raise UserError(f"{named}: {reason}") from error
-    except (OSError, EOFError) as error:
-        raise UserError(f"{named}: not a whole npy file ({error})") from error
+    except DAMAGED as error:
+        raise UserError(f"{named}: {reason(error)}") from error
     return _array(array, str(path), named, lambda: _file_digest(path))
 
 
@@ -225,8 +242,8 @@ def _artifact(folder: Path, what: str) -> Images:
     path, named = folder / "samples.npy", f"{what}={folder}"
     try:
         x = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{named}: samples.npy cannot be read whole ({error})") from error
+    except DAMAGED as error:
+        raise UserError(f"{named}: samples.npy {reason(error)}") from error
     if x.ndim != 4 or x.dtype.kind != "f" or x.shape[1] not in (1, 3):
         raise UserError(f"{named}: samples of shape {x.shape} are no images")
     array = to_uint8((x.clip(-1, 1) + 1) / 2, named)
@@ -266,8 +283,8 @@ def npz_members(path: Path, what: str) -> dict[str, Member]:
                         raise UserError(f"{what}: {entry} is in Fortran order; save it in C order")
                     key = entry.removesuffix(".npy")
                     members[key] = Member(path, entry, shape, dtype, handle.tell())
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
-        raise UserError(f"{what}: not a whole npz file ({error})") from error
+    except DAMAGED as error:
+        raise UserError(f"{what}: not a whole npz file, {reason(error)}") from error
     return members
 
 
@@ -316,8 +333,8 @@ def _npz(path: Path, what: str) -> Images:
     def read(start: int, stop: int) -> np.ndarray:
         try:
             return _rgb(stream.read(start, stop), first)
-        except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-            raise UserError(f"{named}: {NPZ_KEY} is damaged ({error})") from error
+        except DAMAGED as error:
+            raise UserError(f"{named}: {NPZ_KEY} is damaged, {reason(error)}") from error
 
     return Images(
         str(path),

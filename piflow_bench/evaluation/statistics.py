@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.images import npz_members
+from piflow_bench.evaluation.images import DAMAGED, npz_members, reason
 from piflow_bench.evaluation.moments import Moments
 
 POOLED = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
@@ -71,19 +71,17 @@ def load_statistics(path: Path, what: str = "reference") -> Statistics:
         with np.load(path, allow_pickle=False) as arrays:
             pooled = _moments(arrays, keys, POOLED, named)
             spatial = _moments(arrays, keys, SPATIAL, named)
-            stated = int(arrays["n"]) if "n" in keys else None
+            stated = int(arrays["n"].item()) if "n" in keys else None
             extractor = str(arrays["extractor"]) if "extractor" in keys else None
-    except ValueError as error:
-        if "pickle" in str(error):
-            raise UserError(f"{named}: holds Python objects, which are pickles and not read") from (
-                error
-            )
-        raise UserError(f"{named}: {error}") from error
+    except DAMAGED as error:
+        raise UserError(f"{named}: {reason(error)}") from error
     if pooled is None:
         raise UserError(
             f"{named}: no means and covariances in it (mu, sigma), only "
             f"{', '.join(sorted(keys)) or 'nothing'}"
         )
+    if stated is not None and stated < 2:
+        raise UserError(f"{named}: n={stated}, but a covariance is of 2 images at least")
     count = stated or UNKNOWN_COUNT
     as_moments = [
         None if p is None else Moments(count, p[0], p[1] * (count - 1)) for p in (pooled, spatial)

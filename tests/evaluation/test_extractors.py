@@ -18,30 +18,6 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (5, 32, 40, 3), dtype=np.uint8)
 
 
-@pytest.fixture(scope="module")
-def inception_weights(tmp_path_factory):
-    """A random Inception as torch-fidelity stores it."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    path = tmp_path_factory.mktemp("weights") / "inception.pth"
-    torch.manual_seed(0)
-
-    class Fresh(FeatureExtractorInceptionV3):
-        def load_state_dict(self, state):
-            return None
-
-    empty = path.with_name("empty.pth")
-    torch.save({}, empty)
-    network = Fresh("fresh", ["2048"], str(empty))
-    for name, value in network.state_dict().items():
-        if name.endswith("running_var"):
-            value.uniform_(0.5, 1.5)
-        elif value.is_floating_point():
-            value.normal_(0, 0.05)
-    torch.save(network.state_dict(), path)
-    return path
-
-
 def test_inception_equals_torch_fidelity(images, inception_weights):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
