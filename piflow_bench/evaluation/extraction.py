@@ -142,12 +142,13 @@ def _in_processes(work: _Work, missing: list[int], processes: int, report: Progr
     context = multiprocessing.get_context("spawn")
     turns = context.Value("i", 0)
     threads = max(1, (os.cpu_count() or 1) // processes)
-    done = work.total - sum(min(SHARD, work.total - first) for first in missing)
+    edges = [(first, min(first + SHARD, work.total)) for first in missing]
+    done = work.total - sum(last - first for first, last in edges)
     report(done, work.total)
     with ProcessPoolExecutor(
         processes, context, initializer=_begin, initargs=(work, turns, threads)
     ) as pool:
-        futures = [pool.submit(_shard_here, first) for first in missing]
+        futures = [pool.submit(_shard_here, *edge) for edge in edges]
         try:
             for future in as_completed(futures):
                 done += future.result()
@@ -175,11 +176,10 @@ def _begin(work: _Work, turns: Any, threads: int) -> None:
     _here = work, images, get_extractor(name, weights, device, precision, compiled)
 
 
-def _shard_here(first: int) -> int:
+def _shard_here(first: int, last: int) -> int:
     """Write a shard; returns its number of images."""
     assert _here is not None
     work, images, extractor = _here
-    last = min(first + SHARD, work.total)
     with ThreadPoolExecutor(1) as ahead:
         arrays = _outputs(images, extractor, first, last, work.batch, ahead, lambda done: None)
     _write(work.folder / f"{first:08d}.npz", arrays)

@@ -215,9 +215,13 @@ def _array(array: np.ndarray, path: str, what: str, fingerprint: Callable[[], st
     return Images(path, len(array), height, width, read, fingerprint)
 
 
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
 def reason(error: Exception) -> str:
     """Why a file of arrays is not read, in one line."""
-    line = str(error).partition("\n")[0]
+    line = _line(error)
     if "pickle" in line or "Python objects" in line:
         return "holds Python objects, which are pickles and not read; save plain numbers"
     return f"cannot be read whole ({line})"
@@ -279,12 +283,12 @@ def npz_members(path: Path, what: str) -> dict[str, Member]:
                     if reader is None:
                         raise UserError(f"{what}: {entry} has npy version {version}")
                     shape, fortran, dtype = reader(handle)
-                    if fortran and len(shape) > 1:
-                        raise UserError(f"{what}: {entry} is in Fortran order; save it in C order")
                     key = entry.removesuffix(".npy")
+                    if fortran and len(shape) > 1 and key == NPZ_KEY:  # It is read by rows.
+                        raise UserError(f"{what}: {entry} is in Fortran order; save it in C order")
                     members[key] = Member(path, entry, shape, dtype, handle.tell())
     except DAMAGED as error:
-        raise UserError(f"{what}: not a whole npz file, {reason(error)}") from error
+        raise UserError(f"{what}: not a whole npz file ({_line(error)})") from error
     return members
 
 
@@ -334,7 +338,7 @@ def _npz(path: Path, what: str) -> Images:
         try:
             return _rgb(stream.read(start, stop), first)
         except DAMAGED as error:
-            raise UserError(f"{named}: {NPZ_KEY} is damaged, {reason(error)}") from error
+            raise UserError(f"{named}: {NPZ_KEY} is damaged ({_line(error)})") from error
 
     return Images(
         str(path),
@@ -343,16 +347,19 @@ def _npz(path: Path, what: str) -> Images:
         width,
         read,
         lambda: _file_digest(path),
-        labels=_classes(path, members, member.shape[0]),
+        labels=_classes(path, members, member.shape[0], named),
     )
 
 
-def _classes(path: Path, members: dict[str, Member], count: int) -> np.ndarray | None:
+def _classes(path: Path, members: dict[str, Member], count: int, what: str) -> np.ndarray | None:
     found = members.get(LABELS_KEY)
     if found is None or found.shape != (count,) or found.dtype.kind not in "iuU":
         return None
-    with np.load(path, allow_pickle=False) as arrays:
-        return arrays[LABELS_KEY].astype(str)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays[LABELS_KEY].astype(str)
+    except DAMAGED as error:
+        raise UserError(f"{what}: {LABELS_KEY} is damaged ({_line(error)})") from error
 
 
 # ------------------------------------------------------------------ memory

@@ -43,11 +43,11 @@ class Statistics:
         return whole.hexdigest()
 
 
-def is_statistics(path: Path) -> bool:
+def is_statistics(path: Path, what: str = "reference") -> bool:
     """Whether a path is an npz file that holds means and covariances."""
     if path.suffix != ".npz" or not path.is_file():
         return False
-    keys = npz_members(path, str(path))
+    keys = npz_members(path, f"{what}={path}")
     return any(mean in keys and covariance in keys for mean, covariance in POOLED)
 
 
@@ -107,6 +107,8 @@ def _moments(
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise UserError(f"{what}: {found[0]} or {found[1]} has values that are not finite")
+    if (np.diagonal(covariance) < 0).any():
+        raise UserError(f"{what}: {found[1]} has negative variances, so it is no covariance")
     asymmetry = np.abs(covariance - covariance.T).max()
     if asymmetry > 1e-6 * max(np.abs(covariance).max(), 1e-300):
         raise UserError(f"{what}: {found[1]} is not symmetric, so it is no covariance")

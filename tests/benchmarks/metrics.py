@@ -1,0 +1,144 @@
+"""The metrics beside torch-fidelity's own: ``python -m tests.benchmarks.metrics``.
+
+Three tables: all neighbour, kernel and Fréchet metrics against torch-fidelity's FD, KID and
+precision/recall at 10,000 + 10,000 samples of 2,048 features; the Fréchet distance alone from given
+moments, where a scipy square root is timed as well; and the peak memory of the neighbour metrics at
+50,000 + 50,000 samples of 512. Nothing here is asserted: machines differ.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+OURS = ["fd", "kid_exact", "precision", "recall", "density", "coverage", "authpct", "vendi"]
+NEIGHBOURS = ["precision", "recall", "density", "coverage", "authpct"]
+
+
+def features(n: int, d: int, seed: int, shift: float) -> np.ndarray:
+    """Correlated, non-negative features ``(n, d)`` float32, their spectrum falling."""
+    scales = np.arange(1, d + 1)[:, None] ** -0.3 / np.sqrt(d)
+    mix = (np.random.default_rng(0).standard_normal((d, d)) * scales).astype(np.float32)
+    z = np.random.default_rng(seed).standard_normal((n, d), dtype=np.float32)
+    return np.maximum(3 * (z @ mix) + shift, 0)
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def line(name: str, seconds: float, of: float) -> None:
+    """A row of a table: seconds, and their share of ``of``."""
+    print(f"{name:54}{seconds:9.2f} s{seconds / of:8.2f}")
+
+
+def whole(rounds: int = 2) -> None:
+    """All metrics; the better of ``rounds`` runs taken in turn."""
+    import torch
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    import piflow_bench
+    from piflow_bench.evaluation import reference
+
+    x, y = features(10_000, 2048, 1, 0.05), features(10_000, 2048, 2, 0.0)
+    a, b = torch.from_numpy(x), torch.from_numpy(y)
+    sides: list = []
+
+    def fd() -> None:
+        sides[:] = [fid_features_to_statistics(each) for each in (a, b)]
+        fid_statistics_to_metric(*sides, verbose=False)
+
+    theirs = {
+        "FD": fd,
+        "KID": lambda: kid_features_to_metric(a, b, rng_seed=2020, verbose=False),
+        "precision/recall": lambda: prc_features_to_metric(a, b, verbose=False),
+    }
+
+    def ours(intervals: bool) -> None:
+        reference._FACTS.clear()
+        piflow_bench.evaluate_features(x, y, OURS, intervals=intervals)
+
+    times: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, call in theirs.items():
+            times.setdefault(name, []).append(timed(call))
+        times.setdefault("values", []).append(timed(lambda: ours(False)))
+    times["with intervals"] = [timed(lambda: ours(True))]
+    best = {name: min(seconds) for name, seconds in times.items()}
+    total = sum(best[name] for name in theirs)
+    print("10,000 + 10,000 samples, 2,048 features")
+    for name in theirs:
+        line(f"torch-fidelity: {name}", best[name], total)
+    line("torch-fidelity: together", total, total)
+    line(f"ours: {', '.join(OURS)}", best["values"], total)
+    line("ours: the same, each with its interval", best["with intervals"], total)
+
+
+def frechet() -> None:
+    """The Fréchet distance of given moments."""
+    import torch
+    from scipy.linalg import sqrtm
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    from piflow_bench.evaluation.distances import FrechetReference
+    from piflow_bench.evaluation.moments import Moments
+
+    x, y = features(10_000, 2048, 1, 0.05), features(10_000, 2048, 2, 0.0)
+    sides = [fid_features_to_statistics(torch.from_numpy(each)) for each in (x, y)]
+    moments = [Moments.from_features(each.astype(np.float64)) for each in (x, y)]
+    found = {}
+
+    def ours() -> None:
+        found["ours"] = FrechetReference(moments[1]).distance(moments[0])
+
+    def theirs() -> None:
+        key = "frechet_inception_distance"
+        found["torch-fidelity"] = fid_statistics_to_metric(*sides, verbose=False)[key]
+
+    def root() -> None:
+        s, t = (side["sigma"] for side in sides)
+        gap = sides[0]["mu"] - sides[1]["mu"]
+        trace = np.trace(s) + np.trace(t) - 2 * np.trace(sqrtm(s @ t)).real
+        found["scipy"] = float(gap @ gap + trace)
+
+    calls = {"torch-fidelity": theirs, "scipy": root, "ours": ours}
+    seconds = {name: min(timed(call) for _ in range(2)) for name, call in calls.items()}
+    print("Fréchet distance of 2,048 features, given means and covariances")
+    line("torch-fidelity", seconds["torch-fidelity"], seconds["ours"])
+    line("a scipy square root", seconds["scipy"], seconds["ours"])
+    line("ours (factor of the reference included)", seconds["ours"], seconds["ours"])
+    print(", ".join(f"{name} {value:.9g}" for name, value in found.items()))
+
+
+def memory() -> None:
+    """Peak memory of this process over the neighbour metrics."""
+    import piflow_bench
+
+    x, y = features(50_000, 512, 1, 0.05), features(50_000, 512, 2, 0.0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = timed(lambda: piflow_bench.evaluate_features(x, y, NEIGHBOURS))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print("50,000 + 50,000 samples, 512 features: precision, recall, density, coverage, authpct")
+    print(f"peak {peak / 2**20:.2f} GiB in all, {before / 2**20:.2f} GiB of it before; "
+          f"{seconds:.0f} s, intervals included")  # fmt: skip
+
+
+PARTS = {"whole": whole, "frechet": frechet, "memory": memory}
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        PARTS[sys.argv[1]]()
+    else:  # A process each: the peak of one is not that of another.
+        for part in PARTS:
+            subprocess.run([sys.executable, "-m", "tests.benchmarks.metrics", part], check=True)
+            print(flush=True)
