@@ -86,7 +86,7 @@ def _mind(inputs: Inputs) -> Scored:
     s = inputs.settings
     return {
         "mind": projections.mind_replicates(
-            inputs.generated, inputs.ref.features, s.mind_directions, s.mind_seed, inputs.blocks
+            inputs.generated, inputs.ref.features, s.mind_directions, s.mind_seed, inputs.left_out
         )
     }
 
@@ -94,7 +94,7 @@ def _mind(inputs: Inputs) -> Scored:
 def _sliced(inputs: Inputs) -> Scored:
     s, x = inputs.settings, inputs.generated
     chosen = projections.unit_directions(s.sliced_directions, x.shape[1], s.sliced_seed)
-    square, left = projections.sliced_squares(x, inputs.ref.features, chosen, inputs.blocks)
+    square, left = projections.sliced_squares(x, inputs.ref.features, chosen, inputs.left_out)
     return {"sliced_wasserstein": (float(np.sqrt(square)), np.sqrt(left))}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.evaluation.protocols import refuse_mixture
 from piflow_bench.evaluation.uncertainty import (
     Difference,
     holm,
@@ -108,13 +110,12 @@ def _of_extractor(rows: pd.DataFrame, extractor: str | None) -> pd.DataFrame:
 
 
 def _one_protocol(group: pd.DataFrame, where: dict[str, object]) -> None:
-    hashes = sorted(str(h) for h in group["protocol"].unique())
-    if len(hashes) > 1:
-        place = ", ".join(f"{key}={value}" for key, value in where.items())
-        raise UserError(
-            f"results of different protocols cannot be compared ({place}): "
-            f"{' and '.join(hashes)}; evaluate all variants under one protocol"
-        )
+    rules = group["rules"] if "rules" in group else pd.Series("{}", group.index)
+    known = {
+        str(name): json.loads(text or "{}")
+        for name, text in zip(group["protocol"], rules, strict=True)
+    }
+    refuse_mixture(known, ", ".join(f"{key}={value}" for key, value in where.items()))
 
 
 def _pairs(

@@ -22,7 +22,7 @@ from piflow_bench.evaluation.settings import (
     check_features,
     make_settings,
 )
-from piflow_bench.evaluation.uncertainty import jackknife_interval
+from piflow_bench.evaluation.uncertainty import Interval, jackknife_interval
 
 if TYPE_CHECKING:
     from piflow_bench.evaluation.passes import Wanted
@@ -36,11 +36,24 @@ class MetricValue:
     """A metric of one sample set with its interval; ``replicates``: delete-one-block values."""
 
     metric: str
-    value: float
-    ci_low: float
-    ci_high: float
+    interval: Interval
     n: int
     replicates: tuple[float, ...]
+
+    @property
+    def value(self) -> float:
+        """The metric itself."""
+        return self.interval.value
+
+    @property
+    def ci_low(self) -> float:
+        """Lower end of the interval."""
+        return self.interval.low
+
+    @property
+    def ci_high(self) -> float:
+        """Upper end of the interval."""
+        return self.interval.high
 
 
 def evaluate_with_replicates(
@@ -137,11 +150,7 @@ def _score(metrics: Sequence[Metric], inputs: Inputs) -> list[MetricValue]:
         # One block is the whole sample: there is nothing left without it.
         kept = tuple(float(r) for r in replicates) if inputs.block_count > 1 else ()
         interval = jackknife_interval(value, kept, inputs.settings.confidence)
-        results.append(
-            MetricValue(
-                metric.name, float(value), interval.low, interval.high, len(inputs.blocks), kept
-            )
-        )
+        results.append(MetricValue(metric.name, interval, len(inputs.blocks), kept))
     return results
 
 

@@ -61,6 +61,11 @@ class Inputs:
         """Number of blocks."""
         return int(self.blocks.max()) + 1
 
+    @property
+    def left_out(self) -> np.ndarray | None:
+        """The blocks, where there are any to be left out."""
+        return self.blocks if self.block_count > 1 else None
+
     @cached_property
     def passed(self) -> Passed:
         """What the passes over pairs found: computed once, for all metrics."""

@@ -41,7 +41,7 @@ class Protocol:
             extractor: the network's identity: name, resizing, digest of its weights.
             samples: how many are scored.
             reference: digest of the reference set.
-            classes: how samples spread over classes, in words.
+            classes: how samples spread over classes, in words, where a metric looks at them.
         """
         settings = dataclasses.asdict(make_settings(self.settings))
         return {

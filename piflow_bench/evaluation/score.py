@@ -29,12 +29,13 @@ from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.protocols import Protocol, load_protocol, rules_hash
 from piflow_bench.evaluation.sources import Reference, Sources, open_sources
 from piflow_bench.evaluation.statistics import Statistics
-from piflow_bench.evaluation.uncertainty import AT_THIS_N
 
 COLUMNS = [
     "metric", "group", "value", "ci_low", "ci_high", "n", "n_reference", "interval", "estimand",
-    "samples", "reference", "extractor", "protocol", "protocol_hash", "rules",
+    "samples", "classes", "reference", "extractor", "protocol", "protocol_hash", "rules",
 ]  # fmt: skip
+OF_CLASSES = {"pairwise_distance", "vendi_within", "lpips_within"}
+"""Metrics whose value depends on which samples share a class."""
 WHOLE = "all"
 """The group of rows over all samples."""
 Report = Callable[[str, int, int], None]
@@ -189,9 +190,11 @@ def _rows(
 ) -> pd.DataFrame:
     target = sources.reference
     digest = target.digest() if target else "none"
-    resolved = rules.rules(network.identity, sources.count, digest, sources.classes())
+    classes = sources.classes() if OF_CLASSES & set(rules.metrics) else "not used"
+    resolved = rules.rules(network.identity, sources.count, digest, classes)
     shared = (
         sources.samples.path,
+        sources.classes(),
         target.path if target else "",
         network.identity,
         rules.name,
@@ -201,14 +204,9 @@ def _rows(
     count = None if target is None else target.count
     rows = []
     for group, v in values:
-        known = bool(v.replicates) and np.isfinite(v.ci_low)
-        method = f"delete-block jackknife, {len(v.replicates)} blocks" if known else "none"
-        estimand = AT_THIS_N if known else ""
         of_reference = count if group == WHOLE else None
-        rows.append(
-            (v.metric, group, v.value, v.ci_low, v.ci_high, v.n, of_reference, method, estimand)
-            + shared
-        )
+        bounds = (v.ci_low, v.ci_high, v.n, of_reference, v.interval.how, v.interval.estimand)
+        rows.append((v.metric, group, v.value, *bounds, *shared))
     return pd.DataFrame(rows, columns=COLUMNS).astype({"n_reference": "Int64"})
 
 

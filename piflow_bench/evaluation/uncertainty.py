@@ -14,6 +14,7 @@ import numpy as np
 
 from piflow_bench.evaluation import student_t
 
+JACKKNIFE = "delete-block jackknife over blocks"
 AT_THIS_N = "expectation at this n and this reference"
 OVER_SEEDS = "expectation over training seeds"
 
@@ -27,7 +28,16 @@ class Interval:
     high: float
     n: int
     method: str
+    """Names the units that ``n`` counts: "delete-block jackknife over blocks"."""
     estimand: str
+
+    @property
+    def how(self) -> str:
+        """The method with its number of units; "none" where the bounds are unknown."""
+        if not np.isfinite([self.low, self.high]).all():
+            return "none"
+        method, _, units = self.method.rpartition(" over ")
+        return f"{method} over {self.n} {units}"
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ def jackknife_interval(
     if g >= 2 and np.isfinite(replicates).all():
         half = _t_quantile(confidence, g - 1) * jackknife_error(replicates)
         low, high = value - half, value + half
-    return Interval(float(value), low, high, g, "delete-block jackknife", AT_THIS_N)
+    return Interval(float(value), low, high, g, JACKKNIFE, AT_THIS_N)
 
 
 def jackknife_difference(
@@ -162,7 +172,9 @@ def bootstrap_mean_interval(
     )
     low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
     estimand = "mean over samples"
-    return Interval(float(s.mean()), float(low), float(high), len(s), "bootstrap", estimand)
+    return Interval(
+        float(s.mean()), float(low), float(high), len(s), "bootstrap over samples", estimand
+    )
 
 
 def holm(pvalues: Sequence[float] | np.ndarray) -> np.ndarray:

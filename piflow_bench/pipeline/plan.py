@@ -60,6 +60,8 @@ class Plan:
     cells: list[Cell] = field(default_factory=list)
     grid: Stage | None = None
     protocol_hash: str = ""
+    rules: dict[str, Any] = field(default_factory=dict)
+    """What the hash stands for."""
     dataset: Dataset | None = None
 
     @property
@@ -222,13 +224,13 @@ class _Planner:
             self.teacher_inputs = {"teacher": (stage,)}
         _check_protocol(config)
         self.judged = self.dataset.judge is not None
-        self.protocol_hash = _hash(
-            {
-                "protocol": to_plain(self.protocol),
-                "dataset": self.dataset_key,
-                "converged": [config.converged.solver, config.converged.steps],
-            }
-        )
+        protocol = to_plain(self.protocol)
+        others = {
+            "dataset": self.dataset_key,
+            "converged": [config.converged.solver, config.converged.steps],
+        }
+        self.protocol_hash = _hash({"protocol": protocol, **others})
+        self.rules = protocol | others
 
     # -------------------------------------------------------------- samples and features
 
@@ -536,7 +538,13 @@ def make_plan(config: ExperimentConfig) -> Plan:
     """
     planner = _Planner(config)
     variants = _variants(config)
-    plan = Plan(config, variants, protocol_hash=planner.protocol_hash, dataset=planner.dataset)
+    plan = Plan(
+        config,
+        variants,
+        protocol_hash=planner.protocol_hash,
+        rules=planner.rules,
+        dataset=planner.dataset,
+    )
     references = planner.references()
     paired = planner.converged(
         config.protocol.samples, config.sample_seed, 2, "converged teacher, same noise"

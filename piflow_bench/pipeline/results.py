@@ -75,6 +75,8 @@ def _empty_columns() -> dict[str, Any]:
         "params": np.nan,
         "flops_per_sample": np.nan,
         "sample_seconds": np.nan,
+        "interval": "",
+        "estimand": "",
     }
 
 
@@ -88,6 +90,7 @@ def results_table(plan: Plan, store: Store, outcome: Outcome) -> pd.DataFrame:
     """One row per cell and metric; failed cells have one row per question, with the reason."""
     directions = _directions()
     config = plan.config
+    rules = json.dumps(plan.rules, sort_keys=True)
     rows: list[dict[str, Any]] = []
     for cell in plan.cells:
         common = {
@@ -98,6 +101,7 @@ def results_table(plan: Plan, store: Store, outcome: Outcome) -> pd.DataFrame:
             **_costs(cell, store),
             "sample_seed": config.sample_seed,
             "protocol": plan.protocol_hash,
+            "rules": rules,
             "git_commit": git_commit(),
             "versions": json.dumps(versions(), sort_keys=True),
             "hardware": hardware(),

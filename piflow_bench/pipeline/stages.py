@@ -7,11 +7,11 @@ determine results (plugin folders, batch sizes, paths).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from piflow_bench.method import Method, Spec
 from piflow_bench.teacher import Teacher
 from piflow_bench.training.loop import TrainingData, train
 from piflow_bench.training.settings import Budget, TrainingSettings
+
+if TYPE_CHECKING:
+    from piflow_bench.evaluation.uncertainty import Interval
 
 BLOCKS = 20
 """Blocks of the delete-block jackknife."""
@@ -231,7 +234,7 @@ def metrics(
     reference = _features(inputs["reference"], config["extractor"])
     report(0.0, f"{config['question']} metrics on {config['extractor']}")
     values = evaluate_with_replicates(generated, reference, config["metrics"], **config["settings"])
-    rows = [_row(v) for v in values]
+    rows = [_row(v.metric, v.interval, v.n, v.replicates) for v in values]
     if config["accuracy"]:
         rows.append(_accuracy(config, inputs, n, runtime))
     if config["modes"]:
@@ -239,14 +242,16 @@ def metrics(
     (folder / "metrics.json").write_text(json.dumps(rows))
 
 
-def _row(value: Any) -> dict[str, Any]:
+def _row(metric: str, interval: Interval, n: int, replicates: Sequence[float]) -> dict[str, Any]:
     return {
-        "metric": value.metric,
-        "value": float(value.value),
-        "ci_low": float(value.ci_low),
-        "ci_high": float(value.ci_high),
-        "n": int(value.n),
-        "replicates": [float(r) for r in value.replicates],
+        "metric": metric,
+        "value": float(interval.value),
+        "ci_low": float(interval.low),
+        "ci_high": float(interval.high),
+        "n": int(n),
+        "replicates": [float(r) for r in replicates],
+        "interval": interval.how,
+        "estimand": interval.estimand,
     }
 
 
@@ -257,14 +262,7 @@ def _per_sample_row(metric: str, scores: np.ndarray) -> dict[str, Any]:
     interval = bootstrap_mean_interval(scores, seed=0)
     parts = np.array_split(scores, BLOCKS)
     total, n = scores.sum(), len(scores)
-    return {
-        "metric": metric,
-        "value": float(scores.mean()),
-        "ci_low": float(interval.low),
-        "ci_high": float(interval.high),
-        "n": n,
-        "replicates": [float((total - p.sum()) / (n - len(p))) for p in parts],
-    }
+    return _row(metric, interval, n, [(total - p.sum()) / (n - len(p)) for p in parts])
 
 
 def _accuracy(
@@ -292,17 +290,7 @@ def _modes(config: Mapping[str, Any], points: np.ndarray, runtime: Runtime) -> l
     for metric in ("mode_share", "modes_covered", "mode_mass", "mode_tv"):
         replicates = [float(getattr(part, MODE_FIELDS[metric])) for part in left]
         value = float(getattr(whole, MODE_FIELDS[metric]))
-        interval = jackknife_interval(value, np.array(replicates))
-        rows.append(
-            {
-                "metric": metric,
-                "value": value,
-                "ci_low": float(interval.low),
-                "ci_high": float(interval.high),
-                "n": n,
-                "replicates": replicates,
-            }
-        )
+        rows.append(_row(metric, jackknife_interval(value, replicates), n, replicates))
     return rows
 
 
@@ -327,17 +315,10 @@ def partition(
             values.setdefault(v.metric, []).append(float(v.value))
     rows = []
     for metric, draws in values.items():
-        interval = seed_interval(np.array(draws))
-        rows.append(
-            {
-                "metric": metric,
-                "value": float(np.mean(draws)),
-                "ci_low": float(interval.low),
-                "ci_high": float(interval.high),
-                "n": config["n"],
-                "replicates": [],
-            }
+        over = replace(
+            seed_interval(draws), method="t over re-partitions", estimand="mean over re-partitions"
         )
+        rows.append(_row(metric, over, config["n"], []))
     (folder / "metrics.json").write_text(json.dumps(rows))
 
 

@@ -155,6 +155,9 @@ def test_mixed_protocols_are_refused():
     results = pd.concat([table("a", 5), table("b", 5, protocol="xyz")])
     with pytest.raises(UserError, match="abc and xyz"):
         compare(results, "fd", "recall")
+    rules = {"abc": '{"k": 3, "samples": 9}', "xyz": '{"k": 5, "samples": 9}'}
+    with pytest.raises(UserError, match="abc and xyz differ in k: 3 and 5;"):
+        compare(results.assign(rules=results["protocol"].map(rules)), "fd", "recall")
     apart = pd.concat([table("ab", 5), table("ab", 5, protocol="xyz", question="data")])
     assert len(compare(apart, "fd", "recall")) == 4
 

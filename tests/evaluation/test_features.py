@@ -133,6 +133,41 @@ def test_block_changes_memory_not_values():
     assert evaluate_with_replicates(X, Y, names, block=7) == evaluate_with_replicates(X, Y, names)
 
 
+DRAWN_BY_INDEX = {"kid", "kid_std", "is", "is_std", "fd_infinity", "mind"}
+"""Published estimators that draw samples by their index (MIND where the sets' sizes differ)."""
+
+
+def scored_for_invariance(x, y, logits, labels, **settings):
+    """Every metric; the tiles of the distances in both precisions, by sample counts."""
+    table = evaluate_features(
+        x, y, FEATURE_METRICS, logits, labels, intervals=False, **SMALL | settings
+    )
+    return table.set_index("metric")["value"]
+
+
+def assert_alike(found, expected, n):
+    for name, value in expected.items():
+        share = name in ("precision", "recall", "coverage", "density", "authpct")
+        slack = {"abs": 1 / n} if share else {"rel": 1e-6, "abs": 1e-12}
+        assert found[name] == pytest.approx(value, **slack), name
+
+
+@pytest.mark.parametrize("n", [90, 2300], ids=["float64 strips", "float32 strips"])
+def test_strips_and_order_change_no_metric(n):
+    rng = np.random.default_rng(n)
+    x, y = rng.normal(0.2, 1.1, (n, 5)), rng.normal(size=(n + 30, 5))
+    logits, labels = rng.normal(size=(n, 4)), np.arange(n) % 3
+    expected = scored_for_invariance(x, y, logits, labels)
+    for block in (1, 64) if n < 1000 else (77, 1000):
+        reference._FACTS.clear()
+        found = scored_for_invariance(x, y, logits, labels, block=block)
+        assert_alike(found, expected, n)
+    rows, others = rng.permutation(n), rng.permutation(n + 30)
+    found = scored_for_invariance(x[rows], y[others], logits[rows], labels[rows])
+    assert_alike(found, expected.drop(list(DRAWN_BY_INDEX)), n)
+    assert not np.isclose(found["kid"], expected["kid"], rtol=1e-6), "it says so in the README"
+
+
 def test_facts_of_one_reference_are_not_used_for_another():
     others = ("is", "is_std", "kid", "kid_std", "vendi_within")
     names = [name for name in FEATURE_METRICS if name not in others]

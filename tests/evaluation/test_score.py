@@ -185,3 +185,103 @@ def test_mistakes_get_one_line(settings, words, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir()), "nothing is written"
     for word in words:
         assert word in message, message
+
+
+def test_every_row_says_what_its_interval_is_and_its_rules(tmp_path):
+    found = piflow_bench.evaluate(
+        pictures(0), pictures(1), "torch-fidelity", metrics=["fd", "kid"], cache=tmp_path,
+        kid_subset_size=50,
+    ).set_index("metric")  # fmt: skip
+    assert found.interval["fd"] == "delete-block jackknife over 20 blocks"
+    assert found.estimand["fd"] == "expectation at this n and this reference"
+    assert found.interval["kid_std"] == "none" and np.isnan(found.ci_low["kid_std"])
+    rules = json.loads(found.rules["fd"])
+    assert rules["kid_subset_size"] == 50 and rules["samples"] == 120
+    assert protocols.rules_hash(rules) == found.protocol_hash["fd"]
+
+
+class TestClasses:
+    """Per-class rows, wherever the classes come from."""
+
+    LABELS = np.arange(120) % 3
+
+    def test_rows_equal_scores_of_the_class_alone(self, tmp_path):
+        np.savez(tmp_path / "r.npz", arr_0=pictures(1), arr_1=self.LABELS)
+        found = piflow_bench.evaluate(
+            pictures(0), tmp_path / "r.npz", metrics=["fd", "vendi_within"], labels=self.LABELS,
+            per_class=["fd", "recall"], cache=tmp_path / "c",
+        )  # fmt: skip
+        assert list(found.group) == ["all", "all", *np.repeat(["0", "1", "2"], 2)]
+        one = self.LABELS == 1
+        alone = piflow_bench.evaluate(
+            pictures(0)[one], pictures(1)[one], metrics=["fd", "recall"], cache=tmp_path / "c"
+        )
+        assert np.allclose(found[found.group == "1"].value, alone.value, rtol=1e-9)
+        assert set(found[found.group == "1"].n) == {40}
+        assert json.loads(found.rules[0])["classes"] == "3, of 40 to 40 samples"
+
+    def test_folders_and_files_state_classes(self, tmp_path):
+        for i, row in enumerate(pictures(0, 12)):
+            folder = tmp_path / "images" / f"class {i % 2}" / "deeper"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(row).save(folder / f"{i}.png")
+        np.save(tmp_path / "labels.npy", np.arange(12) % 4)
+        for labels, classes in ((None, 2), (tmp_path / "labels.npy", 4)):
+            found = piflow_bench.evaluate(
+                tmp_path / "images", metrics=["vendi"], per_class=["vendi"], labels=labels,
+                cache=tmp_path / "c",
+            )  # fmt: skip
+            assert len(found) == 1 + classes
+        assert found.value[0] > found.value[1:].max()
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            (dict(per_class=["vendi"]), "no classes; give labels"),
+            (dict(per_class=["fd"], labels=np.arange(120) % 3), "fd needs a reference whose"),
+            (dict(per_class=["vendi"], labels=np.arange(7)), "7 labels for 120 samples"),
+            (dict(per_class=["vendi"], labels=np.ones(120)), "labels: whole numbers or names"),
+            (dict(metrics=["vendi_within"]), "'vendi_within' needs labels=FILE.npy"),
+            (dict(metrics=["fd"], reference=None), "'fd' needs reference=PATH"),
+            (dict(metrics=["teacher_mse"]), "'teacher_mse' needs teacher=PATH"),
+            (dict(metrics=["clip_score"]), "'clip_score' needs prompts=FILE"),
+            (dict(metrics=["lpips_within"]), "'lpips_within' needs labels"),
+            (dict(teacher=np.zeros((7, 8, 8, 3), np.uint8)), "7 images for 120 samples"),
+            (dict(teacher=np.zeros((120, 9, 8, 3), np.uint8)), "teacher: images of 8x9"),
+        ],
+    )
+    def test_mistakes(self, changes, words, tmp_path):
+        given = dict(reference=pictures(1), metrics=["vendi"], cache=tmp_path) | changes
+        with pytest.raises(UserError, match=words):
+            piflow_bench.evaluate(pictures(0), **given)
+
+
+def test_a_reference_is_needed_by_those_metrics_alone_that_compare_with_it(tmp_path):
+    found = piflow_bench.evaluate(pictures(0), metrics=["vendi", "is"], cache=tmp_path)
+    assert found.n_reference.isna().all() and list(found.reference) == [""] * 3
+
+
+def test_the_command_writes_statistics_that_serve_as_reference(folders, tmp_path, capsys):
+    store, file = f"store={tmp_path / 'store'}", tmp_path / "a [1]" / "stats.npz"
+    assert main(["evaluate", f"samples={folders[1]}", f"statistics={file}", store]) == 0
+    assert "120 images" in capsys.readouterr().out
+    scores = [
+        piflow_bench.evaluate(folders[0], reference, metrics=["fd"], cache=tmp_path / "c").value[0]
+        for reference in (file, folders[1])
+    ]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-9)
+    assert main(["evaluate", f"samples={folders[1]}", "statistics=s.pkl", store]) == 2
+
+
+def test_the_digits_protocol_scores_a_runs_samples(tmp_path, monkeypatch):
+    from piflow_bench.data.digits import images
+    from piflow_bench.evaluation.extractors.extractor import get_extractor
+
+    monkeypatch.setattr(score, "get_extractor", get_extractor)
+    x = images()[0].numpy()
+    np.save(tmp_path / "samples.npy", x[:600])
+    rows = ((x[600:1200].transpose(0, 2, 3, 1) + 1) * 127.5).round().astype(np.uint8)
+    found = piflow_bench.evaluate(tmp_path, rows, "digits", cache=tmp_path / "c")
+    found = found.set_index("metric")
+    assert found.value["precision"] > 0.8 and found.value["recall"] > 0.8
+    assert found.ci_low["fd"] < found.value["fd"] < found.ci_high["fd"]

@@ -1,10 +1,9 @@
-"""Intervals and tests against values worked out by hand, and their coverage by simulation."""
+"""Intervals and tests against values worked out by hand; their coverage: test_coverage.py."""
 
 import numpy as np
 import pytest
 
 from piflow_bench.evaluation import uncertainty as U
-from piflow_bench.evaluation.features import evaluate_with_replicates
 
 
 def test_contiguous_blocks():
@@ -81,29 +80,3 @@ def test_bootstrap_of_a_mean():
     assert found == U.bootstrap_mean_interval(scores, 3)
     assert (found.low, found.high) == pytest.approx((t.low, t.high), abs=0.02)
     assert found.value == pytest.approx(scores.mean()) and found.n == 400
-
-
-def test_intervals_cover_the_expectation_at_this_n():
-    """95 % intervals of FD, exact KID and a paired FD difference, over fresh samples."""
-    repetitions, n, d = 200, 200, 4
-    rng = np.random.default_rng(2)
-    reference = rng.normal(size=(600, d))
-    values: dict[str, list[float]] = {"fd": [], "kid_exact": [], "paired": []}
-    bounds: dict[str, list[tuple[float, float]]] = {name: [] for name in values}
-    for _ in range(repetitions):
-        noise = rng.normal(size=(n, d))
-        a = evaluate_with_replicates(0.5 + 1.2 * noise, reference, ["fd", "kid_exact"])
-        b = evaluate_with_replicates(0.45 + 1.3 * noise, reference, ["fd"])[0]
-        for each in a:
-            values[each.metric].append(each.value)
-            bounds[each.metric].append((each.ci_low, each.ci_high))
-        gap = U.jackknife_difference(a[0].value, a[0].replicates, b.value, b.replicates)
-        values["paired"].append(gap.difference)
-        bounds["paired"].append((gap.low, gap.high))
-    for name in values:
-        truth = np.mean(values[name])
-        hits = np.mean([low <= truth <= high for low, high in bounds[name]])
-        assert 0.88 <= hits <= 0.99, (name, hits)
-    unpaired = np.mean([high - low for low, high in bounds["fd"]])
-    paired = np.mean([high - low for low, high in bounds["paired"]])
-    assert paired < unpaired / 2
