@@ -35,21 +35,28 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("settings", nargs="*", help=SETTINGS)
 
     report = verb("report", "make the HTML report and the exports of finished runs")
-    report.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or out=PATH")
+    report.add_argument(
+        "runs", nargs="+", metavar="RUN", help="folders of runs or scores, or out=PATH"
+    )
 
     evaluate = verb("evaluate", "score samples you have against a reference")
     evaluate.add_argument(
         "settings",
         nargs="+",
         help="samples=PATH reference=PATH [protocol=NAME] [extractor=NAME] "
-        "[extractor.weights=FILE] [metrics=[a,b]] [n=N] [device=cpu] [workers=2] [batch=32] "
-        "[out=FOLDER] [store=PATH], and settings of the metrics",
+        "[extractor.weights=FILE] [metrics=[a,b]] [per_class=[a,b]] [labels=FILE] [n=N] "
+        "[teacher=PATH] [prompts=FILE] [lpips.weights=FILE] [clip.weights=FILE] [device=cpu] "
+        "[precision=float32] [compiled=false] [workers=2] [processes=1] [batch=32] [out=FOLDER] "
+        "[store=PATH] [statistics=FILE to write], and settings of the metrics",
     )
 
     listing = verb("list", "list plugins and experiments")
     listing.add_argument("--verbose", action="store_true", help="import plugins: facts and errors")
     listing.add_argument(
-        "what", nargs="*", help="methods | datasets | experiments (default: all), plugins=PATH"
+        "what",
+        nargs="*",
+        help="methods | datasets | experiments | extractors | protocols (default: all these) | "
+        "metrics, plugins=PATH",
     )
 
     check = verb("check", "run the contract's tests on a method plugin")
@@ -135,11 +142,21 @@ def _report(options: argparse.Namespace) -> int:
             out = Path(argument.removeprefix("out="))
             continue
         folder = Path(argument)
-        if not (folder / "results.parquet").is_file():
-            raise UserError(f"{argument}: not a run folder (no results.parquet in it)")
+        if not any((folder / name).is_file() for name in ("results.parquet", "scores.parquet")):
+            raise UserError(
+                f"{argument}: no folder of a run (results.parquet) or of scores (scores.parquet)"
+            )
         folders.append(folder)
     if not folders:
-        raise UserError("report: needs at least one run folder")
+        raise UserError("report: needs at least one folder of a run or of scores")
+    scored = [folder for folder in folders if (folder / "scores.parquet").is_file()]
+    if scored:
+        if len(scored) < len(folders):
+            raise UserError("report: runs and scores do not share a page; name one kind")
+        from piflow_reports.scores import build_scores
+
+        print(build_scores(scored, out))
+        return OK
     from piflow_reports import build, build_many
 
     print(build(folders[0], out) if len(folders) == 1 else build_many(folders, out))
@@ -149,7 +166,11 @@ def _report(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from piflow_bench.scoring import run_evaluate
 
-    run_evaluate(options.settings)
+    folder = run_evaluate(options.settings)
+    if folder is not None:
+        from piflow_reports.scores import build_scores
+
+        print(build_scores([folder], folder / "report.html"))
     return OK
 
 

@@ -468,7 +468,8 @@ def build_dataclass(cls: Any, values: Mapping[str, Any], where: str) -> Any:
             continue
         if not _fits(value, kind):
             name = getattr(kind, "__name__", str(kind)) if isinstance(kind, type) else str(kind)
-            raise UserError(f"{where}.{key}={value}: must be {name}")
+            hint = f"; lists are written [{value}]" if "list" in name else ""
+            raise UserError(f"{where}.{key}={value}: must be {name}{hint}")
         if typing.get_origin(kind) is tuple:
             value = tuple(value)
         converted[key] = float(value) if kind is float else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -195,7 +196,10 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    # Where nobody looks it would print an empty line.
+    shown = console.is_terminal
+    progress = Progress(*columns, console=console, transient=True, disable=not shown)
     tasks: dict[str, Any] = {}
 
     def report(what: str, done: int, total: int) -> None:
@@ -233,4 +237,6 @@ def _print(scores: pd.DataFrame) -> None:
 def _write(scores: pd.DataFrame, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     scores.to_parquet(out / "scores.parquet", index=False)
-    scores.to_json(out / "scores.json", orient="records", indent=1)
+    plain = scores.astype(object).where(scores.notna(), None)
+    text = json.dumps(plain.to_dict("records"), indent=1)  # Every digit; pandas writes ten.
+    (out / "scores.json").write_text(text + "\n")

@@ -84,25 +84,27 @@ def markdown(rankings: list[tuple[str, Ranking]]) -> str:
         heads = [f"{c.label} {words.arrow(c.higher)}".strip() for c in ranking.columns]
         table = [["Variant", "Train seeds", *heads], ["---", "---:", *["---:"] * len(heads)]]
         for group in ranking.groups:
-            table.append([f"*{_md(group.title)}*", "", *[""] * len(heads)])
+            table.append([f"*{md(group.title)}*", "", *[""] * len(heads)])
             for row in group.rows:
-                cells = [_md_cell(cell) for cell in row.cells]
-                table.append([_md(row.series), str(row.seeds or words.MISSING), *cells])
+                cells = [md_cell(cell) for cell in row.cells]
+                table.append([md(row.series), str(row.seeds or words.MISSING), *cells])
         lines = ["| " + " | ".join(line) + " |" for line in table]
-        parts.append(f"## {_md(heading(section, ranking))}\n\n" + "\n".join(lines))
+        parts.append(f"## {md(heading(section, ranking))}\n\n" + "\n".join(lines))
     note = "Bold: the best of its group and all that is not told apart from it. Brackets: 95 %."
     return "\n\n".join([*parts, note]) + "\n"
 
 
-def _md(text: str) -> str:
+def md(text: str) -> str:
+    """Text with Markdown's special characters escaped."""
     for mark in "\\`*_{}[]<>|#":
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())
 
 
-def _md_cell(cell: Cell) -> str:
+def md_cell(cell: Cell) -> str:
+    """A value with its interval, bold where the cell is."""
     if cell.hole:
-        return f"failed: {_md(cell.hole)}"
+        return f"failed: {md(cell.hole)}"
     text = f"**{cell.text}**" if cell.bold else cell.text
     return f"{text} {cell.span}".strip()
 
@@ -127,7 +129,7 @@ def latex(rankings: list[tuple[str, Ranking]]) -> str:
             lines += ["\\midrule", f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{tex(group.title)}}}}}"
                       + r" \\"]  # fmt: skip
             for row in group.rows:
-                cells = [_tex_cell(cell) for cell in row.cells]
+                cells = [tex_cell(cell) for cell in row.cells]
                 lines.append(" & ".join([tex(row.series), *cells]) + r" \\")
         lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
         parts.append("\n".join(lines))
@@ -139,7 +141,8 @@ def tex(text: str) -> str:
     return " ".join("".join(LATEX.get(mark, mark) for mark in text).split())
 
 
-def _tex_cell(cell: Cell) -> str:
+def tex_cell(cell: Cell) -> str:
+    """A value with its interval, bold where the cell is."""
     if cell.hole:
         return "failed"
     text = f"\\textbf{{{tex(cell.text)}}}" if cell.bold else tex(cell.text)

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from piflow_reports import (
     ceiling,
     export,
     facts,
     figures,
     frames,
+    html,
     inputs,
     pictures,
     styles,
@@ -22,9 +21,7 @@ from piflow_reports import (
     verdicts,
     words,
 )
-from plotly.offline import get_plotlyjs
 
-HERE = Path(__file__).parent
 CONTROLS = {
     "real-vs-real": "Held-out real samples scored as if they were generated, at the same n: what "
     "the data question would give a perfect generator.",
@@ -60,23 +57,11 @@ def write(folders: list[Path], out: Path) -> Path:
 
 def render(sections: list[Section]) -> str:
     """The page's text."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(
-        arrow=words.arrow, duration=words.duration, compact=words.compact, dash=words.MISSING
-    )
-    title = " + ".join(s.context["title"] for s in sections)
-    return environment.get_template("report.html.j2").render(
-        title=title,
+    return html.render(
+        "report.html.j2",
+        " + ".join(s.context["title"] for s in sections),
+        any(s.context["plots"] for s in sections),
         sections=sections,
-        css=Markup((HERE / "static" / "report.css").read_text("utf-8")),
-        script=Markup((HERE / "static" / "report.js").read_text("utf-8")),
-        plotly=Markup(get_plotlyjs()) if any(s.context["plots"] for s in sections) else "",
     )
 
 

@@ -46,6 +46,12 @@ METRICS = {
     "pairwise_distance": Metric(
         "Pairwise dist.", "Mean feature distance of samples that share a condition."
     ),
+    "vendi_within": Metric("Vendi, in class", "Vendi score within each class, averaged over them."),
+    "lpips_within": Metric("LPIPS, in class", "Mean LPIPS between samples of one class or prompt."),
+    "teacher_psnr": Metric("PSNR to teacher", "Peak signal-to-noise ratio to the teacher, in dB."),
+    "teacher_lpips": Metric("LPIPS to teacher", "Perceptual distance to the teacher's sample."),
+    "teacher_cosine": Metric("Cosine to teacher", "Cosine of the features of both samples."),
+    "clip_score": Metric("CLIP score", "How well images fit their prompts, by CLIP's cosine."),
     "teacher_mse": Metric(
         "MSE to teacher",
         "Mean squared error to the teacher's sample from the same noise. Alignment rather than "

@@ -6,7 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from piflow_bench.scoring import parse
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -54,6 +59,39 @@ def test_example_settings_compose(tmp_path):
         done = run(command, tmp_path)
         assert done.returncode == 0, (command, done.stderr)
     assert not list(tmp_path.iterdir())
+
+
+def block_with(words):
+    return next(t for k, t in BLOCKS if k == "bash" and words in t).strip().splitlines()
+
+
+def test_samples_are_scored_as_it_says(tmp_path):
+    """On enlarged digits: ``real`` and ``generated`` folders, ``other.npz`` with classes."""
+    digits = load_digits()
+    images = np.kron(digits.images, np.ones((1, 4, 4)))[:90]
+    images = np.repeat((images * 255 / 16).astype(np.uint8)[..., None], 3, axis=3)
+    for name, rows in (("generated", images[:30]), ("real", images[30:60])):
+        (tmp_path / name).mkdir()
+        for i, row in enumerate(rows):
+            Image.fromarray(row).save(tmp_path / name / f"{i:02d}.png")
+    np.savez(tmp_path / "other.npz", arr_0=images[60:], arr_1=np.arange(30) % 2)
+    printed = []
+    for command in block_with("samples=generated"):
+        done = run(command, tmp_path)
+        assert done.returncode == 0, (command, done.stderr)
+        printed.append(done.stdout)
+    assert all(name in printed[0] for name in ("fd", "recall", "authpct", "30 / 30"))
+    assert "class" in printed[1]
+    assert (tmp_path / printed[2].strip()).is_file()
+    assert {"scores.parquet", "scores.json", "report.html"} <= {
+        path.name for path in (tmp_path / "scores").iterdir()
+    }
+
+
+def test_the_adm_command_is_understood():
+    (command,) = block_with("adm-imagenet256")
+    settings, metrics = parse(command.partition(" evaluate ")[2].split())
+    assert settings.protocol == "adm-imagenet256" and settings.device == "cuda" and not metrics
 
 
 def test_every_verb_of_the_table_exists(tmp_path):

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,9 @@ def _open(source: Any, what: str, workers: int) -> Images:
 # ------------------------------------------------------------------ folders
 
 
-def _decode(path: Path, what: str) -> np.ndarray:
-    """One image file as ``(h, w, 3)`` uint8."""
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[Any]:
+    """A Pillow image whose header was read; UserError for what is damaged or too deep."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -123,8 +125,7 @@ def _decode(path: Path, what: str) -> np.ndarray:
                     f"{what}: {path}: more than 8 bits a channel ({image.mode}); convert it to 8 "
                     "bits by the rule your protocol names"
                 )
-            image.info.pop("transparency", None)  # Pillow warns of what is the rule here.
-            return np.asarray(image.convert("RGB"))
+            yield image
     except UserError:
         raise
     except UnidentifiedImageError as error:
@@ -133,24 +134,37 @@ def _decode(path: Path, what: str) -> np.ndarray:
         raise UserError(f"{what}: {path}: cannot be read whole ({error})") from error
 
 
+def _decode(path: Path, what: str) -> np.ndarray:
+    """One image file as ``(h, w, 3)`` uint8."""
+    with _opened(path, what) as image:
+        image.info.pop("transparency", None)  # Pillow warns of what is the rule here.
+        return np.asarray(image.convert("RGB"))
+
+
+def _size(path: Path, what: str) -> tuple[int, int]:
+    """Width and height, by the header alone: all are looked at before any work."""
+    with _opened(path, what) as image:
+        return image.size
+
+
 def _folder(folder: Path, what: str, workers: int) -> Images:
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
     if not files:
         raise UserError(f"{what}={folder}: no images in it ({', '.join(EXTENSIONS)})")
     height, width, _ = _decode(files[0], what).shape
-
-    def checked(path: Path) -> np.ndarray:
-        image = _decode(path, what)
-        if image.shape != (height, width, 3):
-            raise UserError(
-                f"{what}={folder}: images of several sizes: {files[0].name} is {width}x{height}, "
-                f"{path.name} is {image.shape[1]}x{image.shape[0]}; resize them by one rule first"
-            )
-        return image
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        sizes = list(pool.map(lambda path: _size(path, what), files))
+    other = next((i for i, size in enumerate(sizes) if size != (width, height)), None)
+    if other is not None:
+        raise UserError(
+            f"{what}={folder}: images of several sizes: {files[0].name} is {width}x{height}, "
+            f"{files[other].name} is {sizes[other][0]}x{sizes[other][1]}; resize them by one "
+            "rule first"
+        )
 
     def read(start: int, stop: int) -> np.ndarray:
         with ThreadPoolExecutor(max(workers, 1)) as pool:
-            return np.stack(list(pool.map(checked, files[start:stop])))
+            return np.stack(list(pool.map(lambda path: _decode(path, what), files[start:stop])))
 
     def fingerprint() -> str:
         whole = hashlib.sha256()

@@ -245,14 +245,15 @@ def _scores(
             partial(report, "samples and teacher"),
         )
     if "clip_score" in asked:
-        from piflow_bench.evaluation.clip_score import clip_scores, embed_texts
+        from piflow_bench.evaluation.clip_score import clip_scores
+        from piflow_bench.evaluation.extractors.clip import image_extractor, open_model
 
         assert sources.prompts is not None
-        clip = get_extractor("clip", clip_weights, device)
+        clip = open_model(clip_weights, device, setting="clip.weights")
         told = partial(report, "samples for CLIP")
-        images = extract(sources.samples, clip, cache, sources.count, batch, told)[FEATURES]
-        texts = embed_texts(sources.prompts, clip_weights, device=device, batch=batch)
-        scores["clip_score"] = clip_scores(images, texts, clip_scale)
+        images = extract(sources.samples, image_extractor(clip), cache, sources.count, batch, told)
+        texts = clip.embed_texts(sources.prompts, batch)
+        scores["clip_score"] = clip_scores(images[FEATURES], texts, clip_scale)
     return scores
 
 

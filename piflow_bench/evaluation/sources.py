@@ -100,6 +100,8 @@ def open_sources(
             f"samples: {len(generated)} images, but {total} are asked for; set "
             f"n={len(generated)} to score them all"
         )
+    if total < 2:
+        raise UserError(f"samples: n={total}, but at least 2 images are needed")
     others = None if teacher is None else open_images(teacher, "teacher", workers)
     if others is not None:
         _check_count(len(others), total, "teacher: {} images")
@@ -119,6 +121,8 @@ def open_sources(
         _check_count(len(classes), total, "labels: {} labels")
         classes = classes[:total]
     target = None if reference is None else open_reference(reference, workers)
+    if target is not None and target.count == 1:
+        raise UserError("reference: 1 image, but at least 2 are needed")
     return Sources(generated, total, target, others, texts, classes)
 
 

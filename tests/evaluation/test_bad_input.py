@@ -203,6 +203,10 @@ IMAGES = {
     ),
     "npy cut short": (lambda t: cut(npy(t, digits())), ["x.npy", "cannot be read whole"]),
     "npy header cut short": (lambda t: cut(npy(t, digits()), 0.01), ["x.npy", "read whole"]),
+    "npy header torn": (
+        lambda t: file(t, "x.npy", npy(t, digits()).read_bytes().replace(b")", b" ", 1)),
+        ["x.npy", "cannot be read whole"],
+    ),
     "another key": (lambda t: npz(t, images=digits()), ["x.npz", "'arr_0'", "only images"]),
     "no rows": (lambda t: npz(t, digits()[:0]), ["x.npz", "no images in it"]),
     "flat rows": (

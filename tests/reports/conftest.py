@@ -1,9 +1,14 @@
 """Fixtures: synthetic runs, and one page that several tests read."""
 
+import shutil
+
 import piflow_reports
 import pytest
 
 from tests.reports import synthetic
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+DRIVER = shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +25,23 @@ def one_seed(tmp_path_factory):
     folder = synthetic.write(tmp_path_factory.mktemp("one"), seeds=1)
     piflow_reports.build(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory):
+    """A headless Chromium."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    if not CHROMIUM or not DRIVER:
+        pytest.skip("chromium or chromedriver is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+        "--disable-dev-shm-usage", f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):  # fmt: skip
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(executable_path=DRIVER)
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()

@@ -1,12 +1,18 @@
-"""CLIP image embeddings through open_clip: unit vectors, as CMMD and CLIP distances use them."""
+"""CLIP through open_clip: image embeddings as CMMD uses them, and the texts of CLIP scores."""
 
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from piflow_bench.errors import UserError
+from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.extractors.extractor import (
     FEATURES,
     Extractor,
@@ -20,30 +26,132 @@ MODEL = "ViT-L-14-336-quickgelu"
 """OpenAI's weights need the quickgelu architecture; CMMD is defined on this one."""
 FILE = "ViT-L-14-336px.safetensors"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+HUB = "hf-hub:"
 
 
-def load(weights: str | None = None, device: str = "cpu", model: str = MODEL) -> Extractor:
-    """Normalised embeddings of an open_clip model whose weights lie in a local file."""
+@dataclass(frozen=True)
+class Clip:
+    """A CLIP model with both encoders."""
+
+    network: Any
+    source: str
+    """What open_clip knows it by."""
+    weights: str
+    """sha256 of the weights."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: str
+
+    @property
+    def side(self) -> int:
+        """Pixels of the square images it sees."""
+        size = self.network.visual.image_size
+        return size[0] if isinstance(size, tuple) else size
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str], batch: int = 64) -> np.ndarray:
+        """Unit vectors ``(n, d)`` float32 of at least one text.
+
+        The tokenizer cuts what is longer than the model's context (77 tokens, the start and end
+        marks among them). Texts that recur are encoded once.
+        """
+        import open_clip
+
+        tokenize = open_clip.get_tokenizer(self.source)
+        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        unique = list(rows)
+        parts = [
+            self.network.encode_text(
+                tokenize(unique[i : i + batch]).to(self.device), normalize=True
+            )
+            for i in range(0, len(unique), batch)
+        ]
+        return torch.cat(parts).float().cpu().numpy()[[rows[text] for text in texts]]
+
+
+def open_model(
+    weights: str | None = None,
+    device: str = "cpu",
+    model: str = MODEL,
+    setting: str = "extractor.weights",
+) -> Clip:
+    """A CLIP model of open_clip.
+
+    Args:
+        weights: a file of ``model``'s weights; a folder with ``open_clip_config.json`` and the
+            weights, which names its own model; ``hf-hub:ORGANISATION/REPOSITORY``, the same from
+            the hub; None for ``FILE`` in the cache folder.
+        device: cpu, cuda or cuda:1.
+        model: the architecture of a file.
+        setting: what gave ``weights``, for messages.
+
+    Raises:
+        UserError: for an unknown model, one whose tokenizer would be downloaded, or weights that
+            are missing or of another model.
+    """
     import open_clip
 
-    path = find_weights("clip", weights, FILE, None, "")
+    path: Path | None = None
+    given: dict[str, str] = {}
+    if weights is not None and weights.startswith(HUB):
+        source = weights
+    elif weights is not None and Path(weights).is_dir():
+        source = f"local-dir:{weights}"
+    else:
+        _check_architecture(model)
+        path = find_weights("clip", weights, FILE, None, "", setting)
+        source, given = model, {"pretrained": str(path)}
     try:
-        network = open_clip.create_model(model, pretrained=str(path), device=device)
-    except (RuntimeError, OSError, ValueError) as error:
+        network: Any = open_clip.create_model(source, device=device, **given)
+    except Exception as error:  # It raises whatever it trips over, assertions among them.
         line = " ".join(str(error).split())[:200]
-        raise UserError(f"extractor.weights={path}: not weights of {model}: {line}") from error
+        raise UserError(f"{setting}={weights or path}: not weights of {model}: {line}") from error
     network = network.requires_grad_(False).eval()
-    size = network.visual.image_size
-    side = size[0] if isinstance(size, tuple) else size
+    preparation = {} if path else getattr(network.visual, "preprocess_cfg", {})
+    return Clip(
+        network,
+        source,
+        digest(path) if path else _state_digest(network),
+        tuple(preparation.get("mean", MEAN)),
+        tuple(preparation.get("std", STD)),
+        device,
+    )
+
+
+def _check_architecture(model: str) -> None:
+    import open_clip
+
+    if model not in open_clip.list_models():
+        raise UserError(f"no CLIP model '{model}'; {nearest(model, open_clip.list_models())}")
+    if "hf_tokenizer_name" in open_clip.get_model_config(model)["text_cfg"]:
+        raise UserError(f"CLIP model '{model}': its tokenizer would have to be downloaded")
+
+
+def _state_digest(network: torch.nn.Module) -> str:
+    whole = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        whole.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return whole.hexdigest()
+
+
+def image_extractor(clip: Clip) -> Extractor:
+    """The extractor of a model's image encoder: unit vectors."""
 
     def prepare(images: np.ndarray) -> Tensor:
         from PIL import Image
 
-        resized = pillow_resized(images, (side, side), Image.Resampling.BICUBIC)
-        return standardised(resized, MEAN, STD)
+        resized = pillow_resized(images, (clip.side, clip.side), Image.Resampling.BICUBIC)
+        return standardised(resized, clip.mean, clip.std)
 
     def outputs(x: Tensor) -> dict[str, Tensor]:
-        return {FEATURES: torch.nn.functional.normalize(network.encode_image(x), dim=-1)}
+        return {FEATURES: torch.nn.functional.normalize(clip.network.encode_image(x), dim=-1)}
 
-    rule = f"{model}, Pillow bicubic to {side}"
-    return Extractor("clip", digest(path), rule, (FEATURES,), prepare, outputs, device)
+    # A folder's place decides nothing; its weights' digest is in the identity.
+    model = "from a folder" if clip.source.startswith("local-dir:") else clip.source
+    rule = f"{model}, Pillow bicubic to {clip.side}"
+    return Extractor("clip", clip.weights, rule, (FEATURES,), prepare, outputs, clip.device)
+
+
+def load(weights: str | None = None, device: str = "cpu", model: str = MODEL) -> Extractor:
+    """Normalised image embeddings; arguments as for ``open_model``."""
+    return image_extractor(open_model(weights, device, model))

@@ -112,15 +112,23 @@ def cache_folder() -> Path:
     return Path(given) if given else Path.home() / ".cache" / "piflow_bench" / "weights"
 
 
-def find_weights(name: str, given: str | None, file: str, url: str | None, sha256: str) -> Path:
+def find_weights(
+    name: str,
+    given: str | None,
+    file: str,
+    url: str | None,
+    sha256: str,
+    setting: str = "extractor.weights",
+) -> Path:
     """The weights' file: the given one, the cached one, or the one downloaded from ``url``.
 
     Args:
-        name: the extractor, for messages.
+        name: the network, for messages.
         given: an explicit path.
         file: name of the file in the cache folder.
         url: where it is published; None if it cannot be downloaded by a plain request.
         sha256: the digest, or its known beginning, that a downloaded file must have.
+        setting: what gives the path, for messages.
 
     Raises:
         UserError: saying which file to put where.
@@ -128,7 +136,7 @@ def find_weights(name: str, given: str | None, file: str, url: str | None, sha25
     if given is not None:
         path = Path(given)
         if not path.is_file():
-            raise UserError(f"extractor.weights={given}: no such file")
+            raise UserError(f"{setting}={given}: no such file")
         return path
     path = cache_folder() / file
     if path.is_file():
@@ -145,8 +153,8 @@ def find_weights(name: str, given: str | None, file: str, url: str | None, sha25
             reason = f"downloading failed: {str(error).splitlines()[0]}"
     known = f" (sha256 {sha256}...)" if sha256 else ""
     raise UserError(
-        f"extractor={name}: no weights, and {reason}; put {file}{known} into {path.parent}, or "
-        "give extractor.weights=FILE"
+        f"{setting}: no weights of {name}, and {reason}; put {file}{known} into {path.parent}, or "
+        f"give {setting}=FILE"
     )
 
 
@@ -156,8 +164,10 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def load_state(path: Path) -> dict[str, Tensor]:
+def load_state(path: Path, setting: str = "extractor.weights") -> dict[str, Tensor]:
     """A state dict from safetensors or a torch file that holds tensors alone.
+
+    ``setting`` is what gave the path, for messages.
 
     Raises:
         UserError: if it would have to be unpickled, or is damaged.
@@ -171,11 +181,11 @@ def load_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         line = str(error).splitlines()[0]
         raise UserError(
-            f"extractor.weights={path}: not a state dict of tensors alone, which is all that is "
-            f"read ({line})"
+            f"{setting}={path}: not a state dict of tensors alone, which is all that is read "
+            f"({line})"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"extractor.weights={path}: not a state dict of tensors")
+        raise UserError(f"{setting}={path}: not a state dict of tensors")
     return state
 
 

@@ -1,0 +1,34 @@
+"""Templates filled in: one page that asks nobody for anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from piflow_reports import words
+from plotly.offline import get_plotlyjs
+
+HERE = Path(__file__).parent
+
+
+def render(template: str, title: str, plots: bool, **context: Any) -> str:
+    """The text of a page; ``plots`` says whether it holds figures, for plotly weighs 4.6 MB."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        arrow=words.arrow, duration=words.duration, compact=words.compact, dash=words.MISSING
+    )
+    return environment.get_template(template).render(
+        title=title,
+        css=Markup((HERE / "static" / "report.css").read_text("utf-8")),
+        script=Markup((HERE / "static" / "report.js").read_text("utf-8")),
+        plotly=Markup(get_plotlyjs()) if plots else "",
+        **context,
+    )

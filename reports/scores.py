@@ -1,0 +1,302 @@
+"""The page of scores: sets of samples that were given to `evaluate`, ranked by one protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from piflow_reports import export, html, plots, words
+from piflow_reports.tables import Cell, Column
+
+from piflow_bench.errors import UserError
+from piflow_bench.evaluation.protocols import refuse_mixture
+from piflow_bench.evaluation.score import COLUMNS, WHOLE
+
+FILE = "scores.parquet"
+RULES = {
+    "images": "Images",
+    "extractor": "Extractor",
+    "precision": "Precision of the network",
+    "samples": "Samples scored",
+    "reference": "Digest of the reference",
+    "classes": "Classes of the samples",
+}
+"""What the page calls the rules that are no settings of metrics."""
+
+
+def build_scores(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """Write one page of some folders' scores, and ``exports/`` beside it.
+
+    Args:
+        folders: each with a ``scores.parquet`` as ``evaluate`` writes it.
+        out: the page; ``report.html`` in the only folder, or ``scores.html`` beside the first.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        UserError: for a folder that cannot be read, and for sets of several protocols.
+    """
+    places = [Path(folder) for folder in folders]
+    scores = read(places)
+    alone = places[0] / "report.html" if len(places) == 1 else places[0].parent / "scores.html"
+    page = Path(out) if out else alone
+    export.write_atomic(page, render(scores))
+    beside = page.parent / "exports"
+    flat = scores.drop(columns="rules").to_csv(index=False, lineterminator="\n")
+    export.write_atomic(beside / "scores.csv", flat)
+    columns, rows = table(scores)
+    export.write_atomic(beside / "scores.md", markdown(columns, rows))
+    export.write_atomic(beside / "scores.tex", latex(columns, rows))
+    return page
+
+
+def read(folders: Sequence[Path]) -> pd.DataFrame:
+    """All scores, with the set's name in column ``set``; refused if their protocols differ."""
+    names = _names(folders)
+    tables = []
+    for name, folder in zip(names, folders, strict=True):
+        try:
+            found = pd.read_parquet(folder / FILE)
+        except (OSError, ValueError) as error:
+            line = str(error).splitlines()[0]
+            raise UserError(f"{folder}: {FILE} cannot be read ({line})") from error
+        missing = [column for column in COLUMNS if column not in found]
+        if missing:
+            raise UserError(
+                f"{folder}: {FILE} has no column '{missing[0]}'; score the samples again"
+            )
+        tables.append(found.assign(set=name))
+    scores = pd.concat(tables, ignore_index=True)
+    pairs = zip(scores["protocol_hash"], scores["rules"], strict=True)
+    refuse_mixture({key: json.loads(rules) for key, rules in pairs}, words.joined(names))
+    return scores
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Names of folders, with as much of their paths as tells them apart."""
+    paths = [folder.resolve() for folder in folders]
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError(f"{folders[0]}: named twice")
+
+
+def render(scores: pd.DataFrame) -> str:
+    """The page's text."""
+    columns, rows = table(scores)
+    shown = figures(scores, [name for name, _ in rows]) if len(rows) > 1 else []
+    first = scores.iloc[0]
+    several = len(rows) > 1
+    return html.render(
+        "scores.html.j2",
+        f"Scores of {len(rows)} sets" if several else f"Scores of {rows[0][0]}",
+        bool(shown),
+        columns=columns,
+        rows=rows,
+        metrics=[] if several else details(scores),
+        figures=shown,
+        classes=class_tables(scores),
+        sets=set_facts(scores),
+        facts=facts(first),
+        rules=rules(json.loads(first["rules"])),
+        glossary=[(m.label, m.meaning) for m in map(words.metric, _metrics(scores)) if m.meaning],
+    )
+
+
+def _metrics(scores: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(scores.loc[scores["group"] == WHOLE, "metric"]))
+
+
+def table(scores: pd.DataFrame) -> tuple[list[Column], list[tuple[str, list[Cell]]]]:
+    """A column for each metric, a row for each set; the best by the first metric comes first."""
+    whole = scores[scores["group"] == WHOLE]
+    return _cells(whole, _metrics(scores), "set")
+
+
+def _cells(
+    scores: pd.DataFrame, metrics: Sequence[str], by: str, sort: bool = True
+) -> tuple[list[Column], list[tuple[str, list[Cell]]]]:
+    """Columns of ``metrics`` and rows of the values of column ``by``."""
+    columns, filled = [], []
+    for i, name in enumerate(metrics):
+        higher = words.better_higher(name)
+        meaning, label = words.metric(name).meaning, words.metric(name).label
+        columns.append(Column(("", "", name, ""), label, meaning, higher, i == 0))
+        filled.append(_column(scores[scores["metric"] == name], by, higher))
+    names = list(dict.fromkeys(scores[by]))
+    rows = [(name, [column.get(name, Cell()) for column in filled]) for name in names]
+    if sort and columns and columns[0].higher is not None:
+        sign = -1 if columns[0].higher else 1
+        rows.sort(key=lambda row: sign * row[1][0].value if words.finite(row[1][0].value) else 9e99)
+    return columns, rows
+
+
+def _column(rows: pd.DataFrame, by: str, higher: bool | None) -> dict[str, Cell]:
+    """Cells of a metric; bold are the best and what its interval overlaps."""
+    half = (rows["ci_high"] - rows["ci_low"]) / 2
+    places = words.decimals(rows["value"], half)
+    cells = {
+        row[by]: Cell(
+            row["value"],
+            words.fixed(row["value"], places),
+            words.span(row["ci_low"], row["ci_high"], places),
+            low=row["ci_low"],
+            high=row["ci_high"],
+        )
+        for row in rows.to_dict("records")
+    }
+    known = [cell for cell in cells.values() if words.finite(cell.value)]
+    if higher is not None and len(known) > 1:
+        best = (max if higher else min)(known, key=lambda cell: cell.value)
+        for cell in known:
+            cell.bold = cell is best or (cell.low <= best.high and best.low <= cell.high)
+    return cells
+
+
+def details(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """One set's metrics, a row each."""
+    whole = scores[scores["group"] == WHOLE]
+    found = []
+    for row in whole.to_dict("records"):
+        places = words.decimals([row["value"]], [(row["ci_high"] - row["ci_low"]) / 2])
+        n = str(row["n"])
+        if pd.notna(row["n_reference"]):
+            n += f" / {row['n_reference']}"
+        label, meaning = words.metric(row["metric"])
+        found.append(
+            {
+                "label": label,
+                "meaning": meaning,
+                "higher": words.better_higher(row["metric"]),
+                "value": words.fixed(row["value"], places),
+                "span": words.span(row["ci_low"], row["ci_high"], places),
+                "n": n,
+                "interval": "" if row["interval"] == "none" else row["interval"],
+            }
+        )
+    return found
+
+
+def class_tables(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """For every set that was scored by class: its classes, and the best and worst of them."""
+    found = []
+    by_class = scores[scores["group"] != WHOLE]
+    for name, rows in by_class.groupby("set", sort=False):
+        metrics = list(dict.fromkeys(rows["metric"]))
+        columns, cells = _cells(rows, metrics, "group", sort=False)
+        for i, column in enumerate(columns):
+            if column.higher is not None:
+                _mark_ends([row[1][i] for row in cells], column.higher)
+        found.append({"name": name, "columns": columns, "rows": cells})
+    return found
+
+
+def _mark_ends(cells: list[Cell], higher: bool) -> None:
+    known = sorted((c for c in cells if words.finite(c.value)), key=lambda c: c.value)
+    for cell in cells:
+        cell.bold = False
+    if len(known) > 1 and known[0].value < known[-1].value:
+        low, high = ("worst", "best") if higher else ("best", "worst")
+        known[0].note, known[-1].note = low, high
+
+
+def figures(scores: pd.DataFrame, order: Sequence[str]) -> list[plots.Figure]:
+    """A figure for each metric: every set's value with its interval, in the order given."""
+    whole = scores[scores["group"] == WHOLE]
+    shown = []
+    for number, name in enumerate(_metrics(scores)):
+        rows = whole[whole["metric"] == name]
+        rows = rows.assign(place=[-order.index(each) for each in rows["set"]])
+        if rows["ci_low"].isna().all():
+            continue
+        summary = rows.assign(low=rows["ci_low"], high=rows["ci_high"])
+        height = 90 + 34 * len(rows)
+        figure = plots.blank(plots.axis_title(name, words.better_higher(name)), "", height)
+        figure.add_trace(
+            go.Scatter(
+                x=plots.numbers(rows["value"]),
+                y=rows["place"].tolist(),
+                error_x=plots.error_bars(summary),
+                mode="markers",
+                marker={"size": 9, "color": "#0b6296"},
+                text=[
+                    f"{plots.safe(row['set'])}<br>{words.figures(row['value'], 4)} "
+                    f"{plots.bracket(row)}"
+                    for _, row in summary.iterrows()
+                ],
+                hoverinfo="text",
+            )
+        )
+        figure.update_yaxes(
+            tickvals=[-i for i in range(len(order))],
+            ticktext=[plots.safe(words.short(each)) for each in order],
+            range=[0.5 - len(order), 0.5],
+            showgrid=False,
+        )
+        label, meaning = words.metric(name)
+        shown.append(plots.Figure(f"s{number}", label, meaning, plots.spec(figure), height))
+    return shown
+
+
+def facts(first: pd.Series) -> list[tuple[str, str]]:
+    """What all sets share."""
+    return [
+        ("Protocol", f"{first['protocol']} ({first['protocol_hash']})"),
+        ("Extractor", first["extractor"]),
+        ("Reference", first["reference"] or "none"),
+    ]
+
+
+def set_facts(scores: pd.DataFrame) -> list[dict[str, str]]:
+    """Where every set came from."""
+    firsts = scores.drop_duplicates("set").to_dict("records")
+    return [
+        {"name": each["set"], "n": str(each["n"]), **{k: each[k] for k in ("samples", "classes")}}
+        for each in firsts
+    ]
+
+
+def rules(resolved: dict[str, Any]) -> list[tuple[str, str]]:
+    """The protocol's rules: those on images first, then the settings of the metrics."""
+    ordered = [*(key for key in RULES if key in resolved), *sorted(set(resolved) - set(RULES))]
+    return [(RULES.get(key, key), _plain(resolved[key])) for key in ordered]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "all" if value is None else str(value)
+
+
+def markdown(columns: Sequence[Column], rows: Sequence[tuple[str, list[Cell]]]) -> str:
+    """A GitHub table."""
+    lines = [["Samples", *_heads(columns)], ["---", *["---:"] * len(columns)]]
+    lines += [[export.md(name), *map(export.md_cell, cells)] for name, cells in rows]
+    note = "Bold: the best, and all whose intervals overlap its (no test). Brackets: 95 %."
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{note}\n"
+
+
+def latex(columns: Sequence[Column], rows: Sequence[tuple[str, list[Cell]]]) -> str:
+    """A booktabs table."""
+    lines = [
+        "% \\usepackage{booktabs}",
+        f"\\begin{{tabular}}{{l{'r' * len(columns)}}}",
+        "\\toprule",
+        " & ".join(["Samples", *map(export.tex, _heads(columns))]) + r" \\",
+        "\\midrule",
+        *(" & ".join([export.tex(name), *map(export.tex_cell, cells)]) + r" \\"
+          for name, cells in rows),
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _heads(columns: Sequence[Column]) -> list[str]:
+    return [f"{c.label} {words.arrow(c.higher)}".strip() for c in columns]

@@ -1,0 +1,151 @@
+"""The page of scores: what it shows of one set and of several, and what it refuses."""
+
+import json
+import re
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from piflow_reports import scores
+from sklearn.datasets import load_digits
+
+import piflow_bench
+from piflow_bench.cli import main
+from piflow_bench.errors import UserError
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Scores of real, noisy and class-dropped digits, by class too; one name is no plain text."""
+    root = tmp_path_factory.mktemp("scores")
+    digits = load_digits()
+    images = np.repeat((digits.images * 255 / 16).astype(np.uint8)[..., None], 3, axis=3)
+    noise = np.random.default_rng(0).integers(-110, 110, (300, 8, 8, 1))
+    few = np.flatnonzero(digits.target < 4)[:300]
+    sets = {
+        "good <b>&\"'": (images[:300], digits.target[:300]),
+        "noisy": ((images[300:600] + noise).clip(0, 255).astype(np.uint8), digits.target[300:600]),
+        "half": (images[few], digits.target[few]),
+    }
+    np.savez(root / "real.npz", arr_0=images[900:1500], arr_1=digits.target[900:1500])
+    for name, (rows, labels) in sets.items():
+        table = piflow_bench.evaluate(
+            rows, root / "real.npz", "digits", metrics=["fd", "recall", "vendi", "kid"],
+            per_class=["vendi"] if name != "half" else [], labels=labels, kid_subset_size=200,
+            cache=root / "features",
+        )  # fmt: skip
+        (root / name).mkdir()
+        table.to_parquet(root / name / "scores.parquet", index=False)
+    return [root / name for name in sets]
+
+
+@pytest.fixture(scope="session")
+def page(folders):
+    return scores.build_scores(folders)
+
+
+def test_one_set_is_a_row_for_each_metric(folders):
+    path = scores.build_scores(folders[:1])
+    assert path == folders[0] / "report.html"
+    text = path.read_text()
+    table = pd.read_parquet(folders[0] / "scores.parquet")
+    fd = table[table["group"] == "all"].iloc[0]
+    assert f"{fd['value']:.0f}" in text and "300 / 600" in text
+    assert "delete-block jackknife over 20 blocks" in text
+    assert "Plotly.newPlot" not in text.partition("use strict")[0], "no figure, no plotly"
+    assert text.count('<span class="mark best">') == 1, "the most varied class"
+
+
+def test_several_sets_are_ranked_by_the_first_metric(page, folders):
+    text = page.read_text()
+    assert page == folders[0].parent / "scores.html"
+    rows = re.findall(r'<tr data-name="([^"]+)">', text)[:3]
+    assert [row.split()[0] for row in rows] == ["good", "noisy", "half"]
+    _, cells = scores.table(scores.read(folders))
+    values = [pd.read_parquet(folder / "scores.parquet").value[0] for folder in folders]
+    assert [row[0].value for _, row in cells] == sorted(values)
+    assert cells[0][1][0].bold and not cells[2][1][0].bold
+    assert text.count('class="plot"') == 4 and "Plotly" in text, "none of kid_std"
+
+
+def test_bold_is_the_best_and_what_its_interval_overlaps():
+    def row(name, value, half):
+        low, high = value - half, value + half
+        return dict(set=name, value=value, ci_low=low, ci_high=high, metric="recall")
+
+    table = pd.DataFrame([row("a", 0.5, 0.1), row("b", 0.6, 0.05), row("c", 0.3, 0.1)])
+    _, rows = scores._cells(table, ["recall"], "set")
+    assert [(name, cells[0].bold) for name, cells in rows] == [
+        ("b", True), ("a", True), ("c", False),
+    ]  # fmt: skip
+    unknown = table.assign(ci_low=np.nan, ci_high=np.nan)
+    _, rows = scores._cells(unknown, ["recall"], "set")
+    assert [cells[0].bold for _, cells in rows] == [True, False, False]
+
+
+def test_the_same_scores_give_the_same_bytes(page, folders):
+    first = page.read_bytes()
+    assert scores.build_scores(folders).read_bytes() == first
+
+
+def test_names_are_escaped_everywhere(page, folders):
+    text = page.read_text().partition("<script>")[0]
+    assert "<b>&amp;" not in text and "good &lt;b&gt;&amp;" in text
+    exports = page.parent / "exports"
+    assert "good \\<b\\>" in (exports / "scores.md").read_text()
+    assert r"good \textless{}b\textgreater{}\&" in (exports / "scores.tex").read_text()
+    assert len(pd.read_csv(exports / "scores.csv")) == len(scores.read(folders))
+
+
+def test_different_protocols_are_refused_with_the_rule_named(folders, tmp_path):
+    other = pd.read_parquet(folders[0] / "scores.parquet")
+    rules = json.loads(other["rules"][0]) | {"k": 5}
+    other = other.assign(rules=json.dumps(rules), protocol_hash="000000000000")
+    other.to_parquet(tmp_path / "scores.parquet")
+    with pytest.raises(UserError, match="differ in k: 5 and 3;"):
+        scores.build_scores([folders[0], tmp_path], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_what_cannot_be_read_is_named(folders, tmp_path, capsys):
+    (tmp_path / "scores.parquet").write_bytes(b"PAR1")
+    assert main(["report", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+    pd.DataFrame({"metric": ["fd"]}).to_parquet(tmp_path / "scores.parquet")
+    assert main(["report", str(tmp_path)]) == 2
+    assert "no column 'group'" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "none")]) == 2
+    assert main(["report", str(folders[0]), str(folders[0])]) == 2
+    assert "named twice" in capsys.readouterr().err
+
+
+def test_the_verb_builds_the_page(folders, tmp_path, capsys):
+    out = tmp_path / "all.html"
+    assert main(["report", *map(str, folders), f"out={out}"]) == 0
+    assert capsys.readouterr().out.strip() == str(out) and out.is_file()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [375, 768, 1440])
+def test_browser_shows_it_whole_at_every_width(driver, page, width):
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(
+        width=width, height=900, deviceScaleFactor=1, mobile=False))  # fmt: skip
+    driver.get_log("browser")
+    driver.get(page.as_uri())
+    deadline = time.monotonic() + 60
+    while not driver.execute_script("return document.body.dataset.ready || ''"):
+        assert time.monotonic() < deadline, "the figures were not drawn"
+        time.sleep(0.1)
+    assert driver.get_log("browser") == []
+    inner, outer = driver.execute_script(
+        "return [document.documentElement.scrollWidth, window.innerWidth]"
+    )
+    assert inner <= outer
+    names = (
+        "return [...document.querySelector('table.ranking').querySelectorAll('tr[data-name]')]"
+        ".map((row) => row.cells[0].textContent.split(' ')[0])"
+    )
+    assert driver.execute_script(names) == ["good", "noisy", "half"]
+    driver.execute_script("document.querySelector('table.ranking button[data-sort=name]').click()")
+    assert driver.execute_script(names) == ["good", "half", "noisy"]
