@@ -142,10 +142,10 @@ def kid_subsets(
 def unit_rows(features: np.ndarray) -> np.ndarray:
     """Rows scaled to length 1, float64; a row of zeros raises ValueError."""
     x = np.asarray(features, dtype=np.float64)
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    norms = np.sqrt(np.einsum("ij,ij->i", x, x))[:, None]
     if not np.all(norms > 0):
         raise ValueError(f"row {int(np.argmin(norms))} is all zeros and has no direction")
-    return x / norms
+    return x * (1.0 / norms)
 
 
 def kid_exact(sums: PairSums, block: int | None = None) -> float:

@@ -71,10 +71,11 @@ class Inputs:
         """What the passes over pairs found: computed once, for all metrics."""
         import torch
 
-        from piflow_bench.evaluation.passes import measure
+        from piflow_bench.evaluation.passes import framed, measure
 
         s, wanted = self.settings, self.wanted
         assert wanted is not None
-        facts = self.ref.pair_facts(wanted, len(self.generated), s)
         x, y = (torch.from_numpy(r).to(s.device) for r in (self.generated, self.ref.features))
-        return measure(x, y, self.blocks, facts, wanted, s.k, s.comparator, s.block)
+        points = framed(x, y)
+        facts = self.ref.pair_facts(wanted, points, s)
+        return measure(x, points, self.blocks, facts, wanted, s.k, s.comparator, s.block)

@@ -59,13 +59,15 @@ class Moments:
 
 def _direct(features: np.ndarray) -> Moments:
     x = np.asarray(features, dtype=np.float64)
-    mean = x.mean(axis=0)
+    mean = np.full(len(x), 1.0 / len(x)) @ x  # A product uses all cores, unlike a mean.
     centred = x - mean
     return Moments(len(x), mean, centred.T @ centred)
 
 
 def split(features: np.ndarray, blocks: np.ndarray) -> list[np.ndarray]:
     """Rows of every block: ``blocks`` ``(n,)`` holds ids 0..g-1."""
+    if (np.diff(blocks) >= 0).all():  # Views, where copies would take as long as the products.
+        return np.split(features, np.cumsum(np.bincount(blocks))[:-1])
     return [features[blocks == b] for b in range(int(np.max(blocks)) + 1)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from piflow_bench.evaluation.tiles import Points, Strip, exact_squared
+from piflow_bench.evaluation.tiles import Points, Strip, exact_squared, hits
 
 _GROUPS = 16
 _PENDING = 16
@@ -33,26 +33,29 @@ class Nearest:
     def add(self, strip: Strip) -> None:
         """Take the neighbours that a strip holds."""
         if self._by_column:
-            self._gather(strip.values.T, strip.column_slice, strip.first)
+            self._gather(strip.values, strip.column_slice, strip.first, by_column=True)
         else:
             self._gather(strip.values, strip.row_slice, strip.start)
         if strip.within:
             height = len(strip.values)
             later = slice(strip.first + height, strip.column_slice.stop)
-            self._gather(strip.values[:, height:].T, later, strip.first)
+            self._gather(strip.values[:, height:], later, strip.first, by_column=True)
         if self._pending > _PENDING * self.count * len(self.queries):
             self._compact()
 
-    def _gather(self, values: Tensor, queries: slice, start: int) -> None:
+    def _gather(self, values: Tensor, queries: slice, start: int, by_column: bool = False) -> None:
+        """Keep what may be among the nearest; queries are the rows of ``values``, or columns."""
         if not values.numel():
             return
+        neighbours, across = (0, 1) if by_column else (1, 0)
         reach = self._reach[queries]
-        if values.shape[1] >= self.count:
-            bound = _upper_bound(values, self.count).double() + self._slack[queries]
+        if values.shape[neighbours] >= self.count:
+            bound = _upper_bound(values, self.count, neighbours).double() + self._slack[queries]
             torch.minimum(reach, bound, out=reach)
         limit = torch.nextafter(reach.to(values.dtype), values.new_tensor(torch.inf))
-        query, column = (values <= limit[:, None]).nonzero(as_tuple=True)
-        self._found.append((query + queries.start, column + start, values[query, column]))
+        row, column = hits(values <= limit.unsqueeze(neighbours))
+        query, neighbour = (row, column) if across == 0 else (column, row)
+        self._found.append((query + queries.start, neighbour + start, values[row, column]))
         self._pending += len(query)
 
     def _compact(self) -> tuple[Tensor, Tensor]:
@@ -91,14 +94,14 @@ def _rank(sorted_queries: Tensor, count: int) -> Tensor:
     return torch.arange(len(sorted_queries), device=sizes.device) - first[sorted_queries]
 
 
-def _upper_bound(values: Tensor, count: int) -> Tensor:
-    """Upper bound ``(r,)`` of every row's ``count``-th smallest value, tight where few are wanted.
+def _upper_bound(values: Tensor, count: int, dim: int) -> Tensor:
+    """Upper bound of the ``count``-th smallest value along ``dim``, tight where few are wanted.
 
     The count-th smallest of the minima of disjoint groups: that many groups reach below it.
     """
-    width = values.shape[1]
-    groups = max(_GROUPS, 4 * count)
+    width, groups = values.shape[dim], max(_GROUPS, 4 * count)
     if width >= 4 * groups:
-        whole = width // groups * groups
-        values = values[:, :whole].unflatten(1, (-1, groups)).amin(1)
-    return values.kthvalue(count, dim=1).values
+        size = width // groups
+        whole = values.narrow(dim, 0, groups * size)
+        values = whole.unflatten(dim, (groups, size)).amin(dim + 1)
+    return values.topk(count, dim=dim, largest=False).values.select(dim, count - 1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from piflow_bench.evaluation.nearest import Nearest
-from piflow_bench.evaluation.tiles import Points, Strip, compares, exact_squared, strips
+from piflow_bench.evaluation.tiles import Points, Strip, compares, exact_squared, hits, strips
 from piflow_bench.evaluation.uncertainty import Replicated, mean_with_replicates
 
 _EXTRA_NEIGHBOURS = 8
@@ -65,7 +65,7 @@ class Balls:
     Args:
         reference: points ``(m,)`` of the rows; later rows are passed over.
         generated: points ``(n,)`` of the columns.
-        blocks: block ids ``(n,)`` of the generated points.
+        blocks: ascending block ids ``(n,)`` of the generated points.
         reference_squared: squared radii of the reference points that count.
         generated_squared: squared radii ``(n,)``; None leaves recall out.
         without: ``(n, g)`` as from ``radii_without_blocks``; None leaves recall's replicates out.
@@ -92,7 +92,7 @@ class Balls:
         self.covered, self.recalled, self.regained = (
             torch.zeros(shape, dtype=torch.bool, device=device) for _ in range(3)
         )
-        self._member = torch.nn.functional.one_hot(blocks, shape[1]).to(generated.low.dtype)
+        self._edges = [0, *torch.bincount(blocks).cumsum(0).tolist()]
         self._largest = float(torch.maximum(reference.norms.max(), generated.norms.max()))
         if without is not None:
             self._widest = without.amax(1)
@@ -105,7 +105,7 @@ class Balls:
         values, rows = strip.values[: last - first], slice(first, last)
         limits = self.limits[rows, None]
         sure, j, i = self._decide(values, limits, self.reference.norms[rows, None], first)
-        self.contained += sure.sum(0)
+        self._count(sure)
         self.contained.index_add_(0, i, torch.ones_like(i))
         self._mark(self.covered, sure, rows, i, j)
         if self.radii is None:
@@ -114,6 +114,13 @@ class Balls:
         self._mark(self.recalled, sure, rows, i, j)
         if self.without is not None:
             self._regain(values, sure, rows)
+
+    def _count(self, sure: Tensor) -> None:
+        """Add up the balls that hold each column."""
+        bytes_ = sure.view(torch.uint8)
+        # As many bytes as cannot overflow are added without being widened.
+        for part in bytes_.split(255):
+            self.contained += part.sum(0, dtype=torch.uint8)
 
     def _decide(
         self, values: Tensor, limits: Tensor, norms: Tensor, first: int
@@ -124,7 +131,7 @@ class Balls:
         certain = limits * points.frame.scale**2 * (1.0 - 1e-6)
         certain = certain - 2.0 * points.error * (norms + self._largest)
         sure = values < certain.to(values.dtype)
-        j, i = ((values <= points.scaled(limits)) ^ sure).nonzero(as_tuple=True)
+        j, i = hits((values <= points.scaled(limits)) ^ sure)
         squared = exact_squared(self.reference.exact, points.exact, j + first, i)
         limit = limits.expand(values.shape)[j, i]
         yes = compares(squared, limit, self.comparator)
@@ -132,7 +139,8 @@ class Balls:
 
     def _mark(self, held: Tensor, sure: Tensor, rows: slice, i: Tensor, j: Tensor) -> None:
         """Note the blocks of the generated points that hold, or lie in, each row."""
-        held[rows] = (sure.to(self._member.dtype) @ self._member) > 0
+        for block, (low, high) in enumerate(zip(self._edges, self._edges[1:], strict=False)):
+            torch.any(sure[:, low:high], dim=1, out=held[rows, block])
         held[j, self.blocks[i]] = True
 
     def _regain(self, values: Tensor, sure: Tensor, rows: slice) -> None:
@@ -143,7 +151,7 @@ class Balls:
         few = self.recalled[rows].sum(1) < _PRUNE_BLOCKS
         j = few.nonzero()[:, 0]
         wide = values[j] <= self.generated.scaled(self._widest)
-        j_few, i = (wide & ~sure[j]).nonzero(as_tuple=True)
+        j_few, i = hits(wide & ~sure[j])
         j = j[j_few] + rows.start
         squared = exact_squared(self.reference.exact, self.generated.exact, j, i)
         outside = ~compares(squared, self.radii[i], self.comparator)

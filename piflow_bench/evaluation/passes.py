@@ -98,27 +98,30 @@ def squared_radii(x: Tensor, k: int, height: int | None = None) -> Tensor:
     return search.result()[0][:, -1]
 
 
+def framed(x: Tensor, y: Tensor) -> Points:
+    """Reference points ``y`` in the frame of a comparison with ``x``, both float64 ``(., d)``."""
+    return Points.of(y, Frame.around(x, y, dtype=pair_dtype(len(x), len(y))))
+
+
 def reference_facts(
-    y: Tensor,
-    dtype: torch.dtype,
+    points: Points,
     kernels: Sequence[str] = (),
     k: int | None = None,
     with_balls: int | None = None,
     nearest: bool = False,
     height: int | None = None,
 ) -> ReferenceFacts:
-    """Facts of reference points ``(m, d)``, in one pass.
+    """Facts of the reference, in one pass.
 
     Args:
-        y: the points, float64.
-        dtype: of the strips, by ``pair_dtype`` of both sets' sizes.
+        points: as by ``framed``.
         kernels: names of ``KERNELS``.
         k: neighbours of the balls; None for no balls.
         with_balls: only the first this-many points have balls.
         nearest: whether the distances to the nearest other point are wanted.
         height: rows of a strip.
     """
-    points = Points.of(y, Frame.around(y, dtype=dtype))
+    y = points.exact
     one = torch.zeros(len(y), dtype=torch.int64, device=y.device)
     sums = {name: KernelSums(KERNELS[name], one) for name in kernels}
     some = k is not None and with_balls is not None and with_balls < len(y)
@@ -136,7 +139,7 @@ def reference_facts(
 
 def measure(
     x: Tensor,
-    y: Tensor,
+    ref: Points,
     blocks: np.ndarray,
     facts: ReferenceFacts,
     wanted: Wanted,
@@ -144,7 +147,7 @@ def measure(
     comparator: str = "le",
     height: int | None = None,
 ) -> Passed:
-    """What is wanted of generated ``(n, d)`` against reference points ``(m, d)``, float64.
+    """What is wanted of generated ``(n, d)`` float64 against reference points, as by ``framed``.
 
     ``blocks`` ``(n,)`` are block ids 0..g-1; ``facts`` hold what is wanted of the reference, for
     the same k.
@@ -154,8 +157,7 @@ def measure(
         x, blocks = x[torch.from_numpy(order).to(x.device)], blocks[order]
     ids = torch.from_numpy(blocks.astype(np.int64)).to(x.device)
     count = int(ids.max()) + 1
-    frame = Frame.around(x, y, dtype=pair_dtype(len(x), len(y)))
-    gen = Points.of(x, frame)
+    gen = Points.of(x, ref.frame)
 
     inside = {name: KernelSums(KERNELS[name], ids) for name in sorted(wanted.kernels)}
     search = None
@@ -169,8 +171,7 @@ def measure(
         if count > 1:
             without = radii_without_blocks(gen, k, ids, squared, index, height)
 
-    ref = Points.of(y, frame)
-    one = torch.zeros(len(y), dtype=torch.int64, device=y.device)
+    one = torch.zeros(len(ref), dtype=torch.int64, device=x.device)
     across = {name: KernelSums(KERNELS[name], one, ids) for name in inside}
     consumers: list[_Consumer] = [*across.values()]
     balls = copies = None
@@ -190,7 +191,7 @@ def measure(
             across[name].total[0].cpu().numpy(),
             facts.kernels[name],
             sizes,
-            len(y),
+            len(ref),
         )
         for name in inside
     }

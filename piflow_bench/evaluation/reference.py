@@ -20,7 +20,10 @@ from piflow_bench.evaluation.polynomial import reference_facts as third_moments
 from piflow_bench.evaluation.settings import Settings
 
 if TYPE_CHECKING:
+    import torch
+
     from piflow_bench.evaluation.passes import ReferenceFacts, Wanted
+    from piflow_bench.evaluation.tiles import Points
 
 T = TypeVar("T")
 
@@ -41,7 +44,7 @@ class Reference:
     @cached_property
     def _digest(self) -> str:
         rows = np.ascontiguousarray(self.features)
-        return hashlib.sha256(rows.tobytes()).hexdigest() + str(rows.shape)
+        return hashlib.sha256(rows.data).hexdigest() + str(rows.shape)
 
     def _fact(self, name: str, setting: object, compute: Callable[[], T]) -> T:
         key = (self._digest, name, setting)
@@ -68,15 +71,15 @@ class Reference:
         """KID's kernel over reference pairs through third moments."""
         return self._fact("third moments", None, lambda: third_moments(self.features))
 
-    def pair_facts(self, wanted: Wanted, n: int, settings: Settings) -> ReferenceFacts:
-        """What the passes against ``n`` generated points need to know; one pass for what is new."""
-        import torch
+    def pair_facts(self, wanted: Wanted, points: Points, settings: Settings) -> ReferenceFacts:
+        """What the passes need to know of the reference; one pass for what is new.
 
+        ``points`` are the features in the frame of the comparison. A frame's scale is a power of
+        two, so that facts found in one hold to the bit in another of the same dtype.
+        """
         from piflow_bench.evaluation.passes import ReferenceFacts, reference_facts
-        from piflow_bench.evaluation.tiles import pair_dtype
 
-        m, k = len(self.features), settings.k
-        dtype = pair_dtype(n, m)
+        m, k, dtype = len(self.features), settings.k, points.frame.dtype
         balls = min(settings.neighbour_reference or m, m)
         keys: dict[str, tuple[str, object]] = {
             name: ("kernel", (name, dtype)) for name in wanted.kernels
@@ -93,10 +96,8 @@ class Reference:
         }
         new = keys.keys() - held.keys()
         if new:
-            rows = torch.from_numpy(self.features).to(settings.device)
             found = reference_facts(
-                rows,
-                dtype,
+                points,
                 sorted(new & wanted.kernels),
                 k if "radii" in new else None,
                 balls,

@@ -17,12 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_STRIP = 4_000_000
+_STRIP = 1_000_000
 """Values in a strip when no row count is asked for."""
+_PRODUCT = 8_000_000
+"""Values multiplied at once."""
 _FLOAT64_PAIRS = 4_000_000
 _CACHED_VALUES = 131_072
 """Values gathered at once for exact distances on a CPU: what a core's cache holds."""
 _GPU_VALUES = 16_777_216
+
+
+def _rows_in_cache(x: Tensor) -> int:
+    """Rows at once, so that temporary values need no memory of their own."""
+    return len(x) if x.device.type != "cpu" else max(1, 4 * _CACHED_VALUES // x.shape[1])
 
 
 def pair_dtype(n: int, m: int) -> torch.dtype:
@@ -48,7 +55,11 @@ class Frame:
     def around(cls, *sets: Tensor, dtype: torch.dtype) -> Frame:
         """Frame centred on the last set, in which every point of all sets has length at most 1."""
         centre = sets[-1].mean(0)
-        reach = max(float((rows - centre).square().sum(1).max().sqrt()) for rows in sets)
+        reach = max(
+            float(torch.linalg.vector_norm(part - centre, dim=1).max())
+            for rows in sets
+            for part in rows.split(_rows_in_cache(rows))
+        )
         return cls(centre, 2.0 ** -np.ceil(np.log2(reach)) if reach > 0 else 1.0, dtype)
 
 
@@ -71,8 +82,12 @@ class Points:
     @classmethod
     def of(cls, x: Tensor, frame: Frame) -> Points:
         """Points ``x`` float64 ``(n, d)`` seen in ``frame``."""
-        low = ((x - frame.centre) * frame.scale).to(frame.dtype)
-        norms = low.double().square().sum(1)
+        low = torch.empty(x.shape, dtype=frame.dtype, device=x.device)
+        norms = torch.empty(len(x), dtype=torch.float64, device=x.device)
+        step = _rows_in_cache(x)
+        for i in range(0, len(x), step):
+            low[i : i + step] = (x[i : i + step] - frame.centre).mul_(frame.scale)
+            norms[i : i + step] = low[i : i + step].double().square().sum(1)
         error = 4.0 * (np.sqrt(x.shape[1]) + 4.0) * torch.finfo(frame.dtype).eps
         centre = frame.centre
         reduced = norms * (1.0 - error) / (2.0 * frame.scale**2)
@@ -161,32 +176,40 @@ def strips(
 ) -> Iterator[Strip]:
     """Strips of ``block`` rows over all columns, or over the columns not seen yet of one set.
 
-    The buffer is reused: a strip lasts until the next one.
+    Many rows are multiplied at once, which is faster, and handed out few by few, which stay in a
+    core's cache. The buffer is reused: a strip lasts until the next one.
     """
     other = rows if columns is None else columns
     left, right = rows.factor(left=True), other.factor(left=False)
+    height = block or max(1, _STRIP // len(other))
+    # A triangle wastes what its strips begin with, so its products are smaller.
+    product = _PRODUCT if columns is None else 3 * _PRODUCT
+    at_once = height if block else height * max(1, product // (height * len(other)))
     buffer = torch.empty(0, dtype=left.dtype, device=left.device)
-    first = 0
-    while first < len(rows):
-        start = first if columns is None else 0
-        width = len(other) - start
-        last = min(first + (block or max(1, _STRIP // width)), len(rows))
-        if buffer.numel() < (last - first) * width:
-            buffer = torch.empty((last - first) * width, dtype=left.dtype, device=left.device)
-        values = buffer[: (last - first) * width].view(last - first, width)
-        _multiply(left[first:last], right[start:], values)
+    for top in range(0, len(rows), at_once):
+        bottom = min(top + at_once, len(rows))
+        start = top if columns is None else 0
+        shape = (bottom - top, len(other) - start)
+        if buffer.numel() < shape[0] * shape[1]:
+            buffer = torch.empty(shape[0] * shape[1], dtype=left.dtype, device=left.device)
+        found = buffer[: shape[0] * shape[1]].view(shape)
+        torch.matmul(left[top:bottom], right[start:].T, out=found)
         if columns is None:
-            values.diagonal().fill_(torch.inf)
-        yield Strip(rows, other, first, start, values, columns is None)
-        first = last
+            found.diagonal().fill_(torch.inf)
+        for first in range(top, bottom, height):
+            begin = first if columns is None else 0
+            values = found[first - top : first - top + height, begin - start :]
+            yield Strip(rows, other, first, begin, values, columns is None)
 
 
-def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
-    if a.device.type == "cpu":
-        # OpenBLAS is the faster of the two on AMD's processors.
-        np.matmul(a.numpy(), b.numpy().T, out=out.numpy())
-    else:
-        torch.matmul(a, b.T, out=out)
+def hits(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns where a mask ``(r, c)`` is true; there should be few."""
+    if mask.device.type != "cpu":
+        found = mask.nonzero(as_tuple=True)
+        return found[0], found[1]
+    flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
+    rows = flat // mask.shape[1]
+    return rows, flat - rows * mask.shape[1]
 
 
 def exact_squared(a: Tensor, b: Tensor, i: Tensor, j: Tensor) -> Tensor:
