@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         help="samples=PATH reference=PATH [protocol=NAME] [extractor=NAME] "
         "[extractor.weights=FILE] [metrics=[a,b]] [per_class=[a,b]] [labels=FILE] [n=N] "
         "[teacher=PATH] [prompts=FILE] [lpips.weights=FILE] [clip.weights=FILE] [device=cpu] "
-        "[precision=float32] [compiled=false] [workers=2] [processes=1] [batch=32] [out=FOLDER] "
+        "[precision=float32] [compiled=false] [workers=2] [processes=1] [batch=N] [out=FOLDER] "
         "[store=PATH] [statistics=FILE to write], and settings of the metrics",
     )
 

@@ -53,7 +53,7 @@ class Settings:
     compiled: bool = False
     workers: int = 2
     processes: int = 1
-    batch: int = 32
+    batch: int | None = None
     statistics: str | None = None
     out: str | None = None
     store: str | None = None

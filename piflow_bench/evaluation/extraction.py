@@ -38,7 +38,7 @@ def extract(
     extractor: Extractor,
     cache: Path,
     n: int | None = None,
-    batch: int = 32,
+    batch: int = 4,
     report: Progress = _silent,
     processes: int = 1,
 ) -> Arrays:

@@ -10,10 +10,18 @@ import numpy as np
 
 from piflow_bench.evaluation.agreement import cosines, psnr, squared_errors
 from piflow_bench.evaluation.diversity import PairDistances
-from piflow_bench.evaluation.extraction import Arrays, Progress, in_shards, shard_folder
+from piflow_bench.evaluation.extraction import (
+    Arrays,
+    Progress,
+    extract,
+    in_shards,
+    shard_folder,
+)
+from piflow_bench.evaluation.extractors.extractor import FEATURES
 from piflow_bench.evaluation.images import Images
 
 if TYPE_CHECKING:
+    from piflow_bench.evaluation.extractors.clip import Clip
     from piflow_bench.evaluation.lpips import Lpips
 
 PIXELS = ("teacher_mse", "teacher_psnr")
@@ -57,6 +65,23 @@ def teacher_scores(
     if "teacher_cosine" in metrics:
         found["teacher_cosine"] = cosines(*features())
     return found
+
+
+def prompt_scores(
+    clip: Clip,
+    samples: Images,
+    prompts: Sequence[str],
+    scale: str,
+    cache: Path,
+    batch: int,
+    report: Progress,
+) -> np.ndarray:
+    """CLIP score ``(n,)`` of the first samples with their prompts, one a sample."""
+    from piflow_bench.evaluation.clip_score import clip_scores
+    from piflow_bench.evaluation.extractors.clip import image_extractor
+
+    found = extract(samples, image_extractor(clip), cache, len(prompts), batch, report)
+    return clip_scores(found[FEATURES], clip.embed_texts(prompts, batch), scale)
 
 
 def lpips_groups(

@@ -11,7 +11,6 @@ from importlib.resources import files
 from typing import Any
 
 from piflow_bench.errors import UserError, nearest
-from piflow_bench.evaluation.settings import AFFECT_NO_VALUE, make_settings
 
 PACKAGE = "piflow_experiments.scoring"
 IMAGES = "uint8 RGB; floats by floor(255 x + 1/2), alpha dropped, grey repeated"
@@ -43,6 +42,9 @@ class Protocol:
             reference: digest of the reference set.
             classes: how samples spread over classes, in words, where a metric looks at them.
         """
+        # `list` shows protocols' names and must not wait for numpy.
+        from piflow_bench.evaluation.settings import AFFECT_NO_VALUE, make_settings
+
         settings = dataclasses.asdict(make_settings(self.settings))
         return {
             "images": IMAGES,

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from piflow_bench.evaluation.extractors.extractor import (
     SPATIAL,
     Extractor,
     get_extractor,
+    usual_batch,
 )
 from piflow_bench.evaluation.features import MetricValue, evaluate_with_replicates
 from piflow_bench.evaluation.images import open_images
@@ -29,6 +30,10 @@ from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.protocols import Protocol, load_protocol, rules_hash
 from piflow_bench.evaluation.sources import Reference, Sources, open_sources
 from piflow_bench.evaluation.statistics import Statistics
+
+if TYPE_CHECKING:
+    from piflow_bench.evaluation.extractors.clip import Clip
+    from piflow_bench.evaluation.lpips import Lpips
 
 COLUMNS = [
     "metric", "group", "value", "ci_low", "ci_high", "n", "n_reference", "interval", "estimand",
@@ -61,7 +66,7 @@ def evaluate(
     compiled: bool = False,
     workers: int = 2,
     processes: int = 1,
-    batch: int = 32,
+    batch: int | None = None,
     cache: str | Path = "runs/store/features",
     report: Report = lambda what, done, total: None,
     **settings: Any,
@@ -90,7 +95,7 @@ def evaluate(
         compiled: whether ``torch.compile`` takes the network first.
         workers: threads that decode images.
         processes: how many extract features at once, on a GPU each where there are several.
-        batch: images at once in the network.
+        batch: images at once in the network; None for what suits the device.
         cache: folder of finished features; an interrupted call goes on from there.
         report: called with what is being done, images done and images in all.
         settings: settings of the metrics that override the protocol's.
@@ -129,7 +134,8 @@ def evaluate(
     network = get_extractor(rules.extractor, weights, device, rules.precision, compiled)
     _check_outputs(asked, network)
     _check_statistics(sources.reference, network)
-    cache = Path(cache)
+    lpips, clip = _further_networks(asked, lpips_weights, clip_weights, device)
+    cache, batch = Path(cache), batch or usual_batch(device)
 
     def features(what: str, images: Any, count: int | None = None) -> Arrays:
         return extract(images, network, cache, count, batch, partial(report, what), processes)
@@ -138,28 +144,44 @@ def evaluate(
     theirs = None
     if sources.reference is not None and sources.reference.images is not None:
         theirs = features("reference", sources.reference.images)
-    scores = _scores(
-        asked,
-        sources,
-        lambda: features("teacher", sources.teacher, sources.count)[FEATURES],
-        ours[FEATURES],
-        lpips_weights,
-        clip_weights,
-        rules.settings.get("clip_scale", "cosine"),
-        device,
-        cache,
-        batch,
-        report,
-    )
+    scores: dict[str, np.ndarray] = {}
+    if sources.teacher is not None and any(name.startswith("teacher_") for name in asked):
+        from piflow_bench.evaluation.per_sample import teacher_scores
+
+        scores |= teacher_scores(
+            asked,
+            sources.samples,
+            sources.teacher,
+            sources.count,
+            lambda: (
+                ours[FEATURES],
+                features("teacher", sources.teacher, sources.count)[FEATURES],
+            ),
+            lpips,
+            cache,
+            batch,
+            partial(report, "samples and teacher"),
+        )
+    if clip is not None:
+        from piflow_bench.evaluation.per_sample import prompt_scores
+
+        assert sources.prompts is not None
+        scores["clip_score"] = prompt_scores(
+            clip,
+            sources.samples,
+            sources.prompts,
+            rules.settings.get("clip_scale", "cosine"),
+            cache,
+            batch,
+            partial(report, "samples for CLIP"),
+        )
     groups = None
-    if "lpips_within" in asked:
-        from piflow_bench.evaluation.lpips import load
+    if lpips is not None and "lpips_within" in asked:
         from piflow_bench.evaluation.per_sample import lpips_groups
 
         assert sources.labels is not None
-        network_of_pairs = load(lpips_weights, device)
         told = partial(report, "pairs of samples")
-        groups = lpips_groups(sources.samples, sources.labels, network_of_pairs, cache, told)
+        groups = lpips_groups(sources.samples, sources.labels, lpips, cache, told)
     reference_spatial: Any = None if theirs is None else theirs.get(SPATIAL)
     statistics = sources.reference.statistics if sources.reference else None
     if statistics is not None and statistics.spatial is not None:
@@ -210,51 +232,20 @@ def _rows(
     return pd.DataFrame(rows, columns=COLUMNS).astype({"n_reference": "Int64"})
 
 
-def _scores(
-    asked: Sequence[str],
-    sources: Sources,
-    teacher_features: Callable[[], np.ndarray],
-    ours: np.ndarray,
-    lpips_weights: str | None,
-    clip_weights: str | None,
-    clip_scale: str,
-    device: str,
-    cache: Path,
-    batch: int,
-    report: Report,
-) -> dict[str, np.ndarray]:
-    """Per-sample scores of the asked metrics that are means of them."""
-    scores: dict[str, np.ndarray] = {}
-    if sources.teacher is not None and any(name.startswith("teacher_") for name in asked):
-        from piflow_bench.evaluation.per_sample import teacher_scores
+def _further_networks(
+    metrics: Sequence[str], lpips_weights: str | None, clip_weights: str | None, device: str
+) -> tuple[Lpips | None, Clip | None]:
+    """The networks that single metrics need, before any work: weights may be missing."""
+    lpips, clip = None, None
+    if {"teacher_lpips", "lpips_within"} & set(metrics):
+        from piflow_bench.evaluation.lpips import load
 
-        lpips = None
-        if "teacher_lpips" in asked:
-            from piflow_bench.evaluation.lpips import load
+        lpips = load(lpips_weights, device)
+    if "clip_score" in metrics:
+        from piflow_bench.evaluation.extractors.clip import open_model
 
-            lpips = load(lpips_weights, device)
-        scores |= teacher_scores(
-            asked,
-            sources.samples,
-            sources.teacher,
-            sources.count,
-            lambda: (ours, teacher_features()),
-            lpips,
-            cache,
-            batch,
-            partial(report, "samples and teacher"),
-        )
-    if "clip_score" in asked:
-        from piflow_bench.evaluation.clip_score import clip_scores
-        from piflow_bench.evaluation.extractors.clip import image_extractor, open_model
-
-        assert sources.prompts is not None
         clip = open_model(clip_weights, device, setting="clip.weights")
-        told = partial(report, "samples for CLIP")
-        images = extract(sources.samples, image_extractor(clip), cache, sources.count, batch, told)
-        texts = clip.embed_texts(sources.prompts, batch)
-        scores["clip_score"] = clip_scores(images[FEATURES], texts, clip_scale)
-    return scores
+    return lpips, clip
 
 
 def _by_class(
@@ -352,7 +343,7 @@ def reference_statistics(
     n: int | None = None,
     workers: int = 2,
     processes: int = 1,
-    batch: int = 32,
+    batch: int | None = None,
     cache: str | Path = "runs/store/features",
     report: Report = lambda what, done, total: None,
 ) -> Statistics:
@@ -363,7 +354,8 @@ def reference_statistics(
     network = get_extractor(extractor, weights, device)
     images = open_images(source, "samples", workers)
     told = partial(report, "samples")
-    found = extract(images, network, Path(cache), n, batch, told, processes)
+    size = batch or usual_batch(device)
+    found = extract(images, network, Path(cache), n, size, told, processes)
     spatial = Moments.from_features(found[SPATIAL]) if SPATIAL in found else None
     pooled = Moments.from_features(found[FEATURES])
     return Statistics(images.path, pooled, spatial, network.identity, pooled.n)

@@ -1,17 +1,19 @@
 """The verb evaluate and its Python API, on real pictures with a real network."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 import piflow_bench
 from piflow_bench.cli import main
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation import protocols, score
+from piflow_bench.evaluation import lpips, protocols, score
 from piflow_bench.evaluation.extractors.extractor import Extractor
 from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.statistics import Statistics, save_statistics
@@ -285,3 +287,88 @@ def test_the_digits_protocol_scores_a_runs_samples(tmp_path, monkeypatch):
     found = found.set_index("metric")
     assert found.value["precision"] > 0.8 and found.value["recall"] > 0.8
     assert found.ci_low["fd"] < found.value["fd"] < found.ci_high["fd"]
+
+
+@pytest.fixture(scope="module")
+def lpips_weights(tmp_path_factory):
+    """The whole network with random weights, under its authors' names."""
+    torch.manual_seed(0)
+    network = lpips.Network()
+    for layer in network.features:
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight)
+    state = {f"net.slice1.{k}": v for k, v in network.features.state_dict().items()}
+    state |= {f"lin{i}.model.1.weight": torch.rand_like(w) for i, w in enumerate(network.weights)}
+    path = tmp_path_factory.mktemp("lpips") / "whole.pth"
+    torch.save(state, path)
+    return str(path)
+
+
+class TestTeacher:
+    """Agreement with the teacher's images of the same noise, and LPIPS within classes."""
+
+    @staticmethod
+    def sets(n=24):
+        ours = np.random.default_rng(0).integers(0, 256, (n, 16, 16, 3), dtype=np.uint8)
+        theirs = ours.copy()
+        theirs[:, :8] = 255 - theirs[:, :8]
+        return ours, theirs
+
+    def test_every_agreement_is_the_mean_of_its_scores(self, lpips_weights, tmp_path):
+        ours, theirs = self.sets()
+        names = ["teacher_mse", "teacher_psnr", "teacher_lpips", "teacher_cosine"]
+        found = piflow_bench.evaluate(
+            ours, metrics=names, teacher=theirs, lpips_weights=lpips_weights,
+            cache=tmp_path, batch=5,
+        ).set_index("metric")  # fmt: skip
+        errors = ((ours / 255.0 - theirs / 255.0) ** 2).mean((1, 2, 3))
+        features = [score.get_extractor()(x)["features"] for x in (ours, theirs)]
+        cosine = (features[0] * features[1]).sum(1) / np.prod(
+            [np.linalg.norm(f, axis=1) for f in features], axis=0
+        )
+        network = lpips.load(lpips_weights)
+        expected = [
+            errors.mean(), (-10 * np.log10(errors)).mean(),
+            network.distances(ours, theirs).mean(), cosine.mean(),
+        ]  # fmt: skip
+        assert found.value.tolist() == pytest.approx(expected, rel=1e-6)
+        assert (found.ci_low < found.value).all() and (found.value < found.ci_high).all()
+        again = piflow_bench.evaluate(
+            ours, metrics=names, teacher=theirs, lpips_weights=lpips_weights, cache=tmp_path
+        )
+        assert again.value.tolist() == found.value.tolist(), "scores are kept"
+
+    def test_an_image_equal_to_the_teachers_has_no_finite_psnr(self, tmp_path):
+        ours, theirs = self.sets()
+        theirs[3] = ours[3]
+        found = piflow_bench.evaluate(
+            ours, metrics=["teacher_psnr", "teacher_mse"], teacher=theirs, cache=tmp_path
+        )
+        assert found.value[0] == np.inf and found.interval[0] == "none"
+        assert np.isfinite(found.value[1])
+
+    def test_lpips_within_classes(self, lpips_weights, tmp_path):
+        ours, _ = self.sets(12)
+        labels = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3])
+        found = piflow_bench.evaluate(
+            ours, metrics=["lpips_within"], labels=labels, lpips_weights=lpips_weights,
+            cache=tmp_path,
+        )  # fmt: skip
+        network = lpips.load(lpips_weights)
+        means = []
+        for name in range(3):
+            pairs = list(itertools.combinations(ours[labels == name], 2))
+            means.append(np.mean([network.distances(a[None], b[None])[0] for a, b in pairs]))
+        assert found.value[0] == pytest.approx(np.mean(means), rel=1e-5)
+        assert found.ci_low[0] < found.value[0]
+
+    def test_missing_weights_are_told_before_any_work(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("PIFLOW_BENCH_WEIGHTS", str(tmp_path / "none"))
+        given = dict(cache=tmp_path / "c", lpips_weights="no.pth", clip_weights="no.pt")
+        ours, theirs = self.sets()
+        for metric, words in (("teacher_lpips", "lpips.weights"), ("clip_score", "clip.weights")):
+            with pytest.raises(UserError, match=f"^{words}=no"):
+                piflow_bench.evaluate(
+                    ours, metrics=[metric], teacher=theirs, prompts=["a"] * 24, **given
+                )
+        assert not (tmp_path / "c").exists()

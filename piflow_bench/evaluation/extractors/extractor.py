@@ -91,6 +91,11 @@ def get_extractor(
     return replace(loaded, network=network, precision=precision, recipe=recipe)
 
 
+def usual_batch(device: str) -> int:
+    """Images at once: a CPU is faster where their activations stay in its cache."""
+    return 4 if torch.device(device).type == "cpu" else 64
+
+
 @contextmanager
 def _precision(device: str, precision: str) -> Iterator[None]:
     """Products in that precision, and what was set before afterwards."""
