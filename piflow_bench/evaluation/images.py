@@ -400,21 +400,48 @@ def _in_memory(source: Any, what: str) -> Images:
     if hasattr(source, "detach"):
         source = source.detach().cpu().numpy()
     if not isinstance(source, np.ndarray):
-        if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
-            raise UserError(f"{what}: {type(source).__name__} is no path, array, tensor or dataset")
-        items = [source[i] for i in range(len(source))]
-        items = [item[0] if isinstance(item, tuple | list) else item for item in items]
-        if not items:
-            raise UserError(f"{what}: no images in it")
-        items = [item.numpy() if hasattr(item, "numpy") else np.asarray(item) for item in items]
-        shapes = {item.shape for item in items}
-        if len(shapes) > 1:
-            raise UserError(f"{what}: images of several sizes: {sorted(shapes)[:2]}")
-        source = np.stack(items)
+        return _dataset(source, what)
     if source.dtype.kind == "f":
         source = to_uint8(source, what)
     array = np.ascontiguousarray(source)
     return _array(array, "memory", what, lambda: hashlib.sha256(array.tobytes()).hexdigest())
+
+
+def _dataset(source: Any, what: str) -> Images:
+    """Items of a dataset, one by one: it may be larger than the memory."""
+    if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+        raise UserError(f"{what}: {type(source).__name__} is no path, array, tensor or dataset")
+    if not len(source):
+        raise UserError(f"{what}: no images in it")
+
+    def item(index: int) -> np.ndarray:
+        found = source[index]
+        found = found[0] if isinstance(found, tuple | list) else found
+        image = found.numpy() if hasattr(found, "numpy") else np.asarray(found)
+        image = to_uint8(image, what) if image.dtype.kind == "f" else image
+        # One image is a stack of one; a third axis of an image without a fourth is its channels.
+        first, _, _ = _layout((1, *image.shape), image.dtype, what)
+        return _rgb(image[None], first)[0]
+
+    height, width, _ = item(0).shape
+
+    def read(start: int, stop: int) -> np.ndarray:
+        rows = [item(index) for index in range(start, stop)]
+        for row in rows:
+            if row.shape != (height, width, 3):
+                raise UserError(
+                    f"{what}: images of several sizes: {width}x{height} and "
+                    f"{row.shape[1]}x{row.shape[0]}"
+                )
+        return np.stack(rows)
+
+    def fingerprint() -> str:
+        whole = hashlib.sha256()
+        for index in range(len(source)):
+            whole.update(item(index).tobytes())
+        return whole.hexdigest()
+
+    return Images("memory", len(source), height, width, read, fingerprint)
 
 
 # ------------------------------------------------------------------ writing

@@ -6,6 +6,7 @@ door. A metric that has no ``compute`` is measured elsewhere, by a dataset or th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -60,7 +61,11 @@ def all_metrics() -> dict[str, Metric]:
     found: dict[str, tuple[Metric, str]] = {}
     plugins = registry.find("metric").values()
     for plugin in sorted(plugins, key=lambda each: (each.source != "piflow-bench", each.name)):
-        loaded = plugin.load()
+        try:
+            loaded = plugin.load()
+        except registry.PluginError as error:  # It must not break the others.
+            print(f"warning: {error}", file=sys.stderr)
+            continue
         metrics: Iterable[Metric] = (loaded,) if isinstance(loaded, Metric) else loaded
         for metric in metrics:
             if metric.name in found:

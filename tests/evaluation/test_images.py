@@ -184,3 +184,21 @@ class TestBadInput:
         np.save(handle, rows)
         (tmp_path / "x.npy").write_bytes(handle.getvalue()[:200])
         refused(tmp_path / "x.npy", "x.npy")
+
+
+def test_a_dataset_is_read_piece_by_piece(rows):
+    """Never as a whole: what a batch needs is all that is asked for."""
+    asked = []
+
+    class Items:
+        def __len__(self):
+            return len(rows)
+
+        def __getitem__(self, index):
+            asked.append(index)
+            return np.moveaxis(rows[index], -1, 0), "label"
+
+    images = open_images(Items())
+    assert asked == [0]
+    assert np.array_equal(images.read(1, 3), rows[1:3]) and asked == [0, 1, 2]
+    assert images.digest() == open_images(rows).digest()
