@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import piflow_bench  # First: it says how OpenBLAS is to be loaded.  # isort: skip
 import numpy as np
 
 OURS = ["fd", "kid_exact", "precision", "recall", "density", "coverage", "authpct", "vendi"]
@@ -47,7 +48,6 @@ def whole(rounds: int = 2) -> None:
     from torch_fidelity.metric_kid import kid_features_to_metric
     from torch_fidelity.metric_prc import prc_features_to_metric
 
-    import piflow_bench
     from piflow_bench.evaluation import reference
 
     x, y = features(10_000, 2048, 1, 0.05), features(10_000, 2048, 2, 0.0)
@@ -122,8 +122,6 @@ def frechet() -> None:
 
 def memory() -> None:
     """Peak memory of this process over the neighbour metrics."""
-    import piflow_bench
-
     x, y = features(50_000, 512, 1, 0.05), features(50_000, 512, 2, 0.0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = timed(lambda: piflow_bench.evaluate_features(x, y, NEIGHBOURS))

@@ -110,7 +110,9 @@ def test_a_metric_of_another_distribution_is_scored_like_our_own(installed, caps
 
 def test_two_metrics_of_one_name_are_an_error_that_names_both(installed):
     installed("others", PLUGIN.replace('"spread"', '"fd"'), "SPREAD")
-    with pytest.raises(UserError, match="two metrics are called 'fd': one from piflow-bench.*others"):
+    with pytest.raises(
+        UserError, match="two metrics are called 'fd': one from piflow-bench.*others"
+    ):
         all_metrics()
 
 
