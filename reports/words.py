@@ -27,12 +27,10 @@ METRICS = {
     "fd_infinity": Metric("FD∞", "FD extrapolated to infinitely many samples."),
     "sfd": Metric("sFD", "FD on spatial features, which see layout."),
     "kid": Metric("KID", "Squared maximum mean discrepancy, cubic kernel, over subsets."),
-    "kid_std": Metric("KID spread", "Standard deviation of KID over its subsets; not its error."),
     "kid_exact": Metric("KID, all pairs", "KID over all pairs rather than subsets."),
     "cmmd": Metric("CMMD", "Maximum mean discrepancy with a Gaussian kernel."),
     "mind": Metric("MIND", "Sliced distance between the two feature clouds."),
     "is": Metric("IS", "Inception score: confident and varied class predictions."),
-    "is_std": Metric("IS spread", "Standard deviation of IS over its splits; not its error."),
     "precision": Metric("Precision", "Share of the samples inside the reference's neighbourhoods."),
     "recall": Metric(
         "Recall", "Share of the reference inside the samples' neighbourhoods: diversity."

@@ -43,9 +43,7 @@
     const cell = row.cells[column];
     return kind === "name" ? cell.textContent.trim().toLowerCase() : parseFloat(cell.dataset.v);
   };
-  const names = new Intl.Collator("en", { numeric: true });  // Class 10 comes after class 9.
   const compare = (a, b) => {
-    if (typeof a === "string") return names.compare(a, b);
     const holes = [a, b].map((v) => typeof v === "number" && Number.isNaN(v));
     if (holes[0] || holes[1]) return null;
     return a < b ? -1 : a > b ? 1 : 0;
