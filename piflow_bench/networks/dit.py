@@ -13,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention, silu
+from torch.utils.checkpoint import checkpoint
 
 from piflow_bench.condition import Classes
 from piflow_bench.networks.embeddings import TimeEmbedding, second_time_embedding, sincos_2d
@@ -55,9 +57,9 @@ class _ClassEmbedder(nn.Module):
 class _Embedder(nn.Module):
     """Time plus class; the optional second time enters as the duration t - r."""
 
-    def __init__(self, dim: int, classes: int, time_scale: float) -> None:
+    def __init__(self, dim: int, classes: int, time_scale: float, time_offset: float) -> None:
         super().__init__()
-        self.timestep_embedder = TimeEmbedding(dim, time_scale=time_scale)
+        self.timestep_embedder = TimeEmbedding(dim, time_scale=time_scale, time_offset=time_offset)
         self.class_embedder = _ClassEmbedder(classes, dim)
         self.duration_embedder: TimeEmbedding | None = None
 
@@ -149,7 +151,11 @@ class DiT(nn.Module):
         classes: number of classes; label ``classes`` is the null class.
         time_scale: what t in [0, 1] is multiplied by before its sinusoids: 1 (smooth in t, as
             REPA/SiT teachers) or 1000 (as DiT teachers).
+        time_offset: what is added to it; 1 with a scale of -1 reverses time.
     """
+
+    checkpointing = False
+    """Whether a block's activations are recomputed in the backward pass instead of kept."""
 
     def __init__(
         self,
@@ -162,21 +168,27 @@ class DiT(nn.Module):
         patch: int = 2,
         classes: int = 1000,
         time_scale: float = 1.0,
+        time_offset: float = 0.0,
     ) -> None:
         super().__init__()
         width = height if width is None else width
         self.channels, self.dim, self.patch = channels, dim, patch
         self.height, self.width = height, width
         self.pos_embed = _PatchEmbed(channels, dim, patch)
-        self.emb = _Embedder(dim, classes, time_scale)
+        self.emb = _Embedder(dim, classes, time_scale, time_offset)
         blocks = [_Block(dim, heads) for _ in range(depth)]
         self.transformer_blocks = nn.ModuleList(blocks)
         self.proj_out_1 = nn.Linear(dim, 2 * dim)
         self.proj_out_2 = nn.Linear(dim, patch * patch * channels)
         self.readout: Readout = velocity_readout
-        positions = sincos_2d(dim, height // patch, width // patch)
-        self.register_buffer("positions", positions, persistent=False)
+        self.register_buffer("positions", torch.empty(0), persistent=False)
+        self.place_positions()
         self._initialise(blocks)
+
+    def place_positions(self) -> None:
+        """Make the fixed position table; no checkpoint holds it."""
+        rows, columns = self.height // self.patch, self.width // self.patch
+        self.positions = sincos_2d(self.dim, rows, columns)
 
     def _initialise(self, blocks: list[_Block]) -> None:
         for module in self.modules():
@@ -213,7 +225,10 @@ class DiT(nn.Module):
         embedding = self.emb(t, condition.labels, duration)
         h = self.pos_embed(x) + self.positions
         for block in self.transformer_blocks:
-            h = block(h, embedding)
+            if self.checkpointing and torch.is_grad_enabled():
+                h = checkpoint(block, h, embedding, use_reentrant=False)
+            else:
+                h = block(h, embedding)
         shift, scale = self.proj_out_1(silu(embedding))[:, None].chunk(2, dim=-1)
         return layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale) + shift, embedding
 

@@ -10,31 +10,38 @@ from torch import Tensor, nn
 
 
 def sinusoids(t: Tensor, channels: int) -> Tensor:
-    """Sinusoidal features of times ``(B,)``: ``(B, channels)``, cosines first, in float32.
+    """Sinusoidal features of times ``(B,)``: ``(B, channels)``, cosines first, at least float32.
 
     Angular frequencies run from 1 down to 1e-4, so the argument's unit decides the smoothness: with
     t in [0, 1] the features are smooth in t, with t in 0..1000 they oscillate.
     """
-    half = channels // 2
+    half, dtype = channels // 2, torch.promote_types(t.dtype, torch.float32)
     frequency = torch.exp(
-        -math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+        -math.log(10000) * torch.arange(half, dtype=dtype, device=t.device) / half
     )
-    angle = t.to(torch.float32)[:, None] * frequency
+    angle = t.to(dtype)[:, None] * frequency
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of time, then a two-layer perceptron; ``time_scale`` multiplies t in [0, 1]."""
+    """Sinusoids of ``time_offset + time_scale * t``, t in [0, 1], then a two-layer perceptron.
 
-    def __init__(self, dim: int, channels: int = 256, time_scale: float = 1.0) -> None:
+    Scale and offset are the checkpoint's units of time: (1, 0) where it was trained with t in
+    [0, 1], (1000, 0) for 0..1000, (-1, 1) where its time runs from noise to data.
+    """
+
+    def __init__(
+        self, dim: int, channels: int = 256, time_scale: float = 1.0, time_offset: float = 0.0
+    ) -> None:
         super().__init__()
-        self.channels, self.time_scale = channels, time_scale
+        self.channels, self.time_scale, self.time_offset = channels, time_scale, time_offset
         self.linear_1 = nn.Linear(channels, dim)
         self.linear_2 = nn.Linear(dim, dim)
 
     def forward(self, t: Tensor) -> Tensor:
         """Embed times ``(B,)`` in [0, 1]: ``(B, dim)``."""
-        h = sinusoids(t * self.time_scale, self.channels).to(self.linear_1.weight.dtype)
+        units = self.time_offset + t * self.time_scale
+        h = sinusoids(units, self.channels).to(self.linear_1.weight.dtype)
         return self.linear_2(nn.functional.silu(self.linear_1(h)))
 
 

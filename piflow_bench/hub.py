@@ -1,0 +1,95 @@
+"""Files named by a local path or by an address on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from piflow_bench.errors import UserError
+
+SCHEME = "hf://"
+_ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:/([^@]+?))?/?(?:@([\w./-]+))?")
+
+
+def is_address(source: str) -> bool:
+    """Whether ``source`` names something on the hub."""
+    return source.startswith(SCHEME)
+
+
+def local_path(source: str, what: str = "checkpoint") -> Path:
+    """The local file or folder of ``PATH`` or ``hf://owner/name[/path/inside][@revision]``.
+
+    An address whose path has a suffix is a file, any other a folder. Downloads are kept in the
+    hub's own cache; with ``HF_HUB_OFFLINE=1`` nothing but the cache is looked at.
+
+    Raises:
+        UserError: if there is no such file, or it cannot be had.
+    """
+    if not is_address(source):
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise UserError(f"{what}={source}: no such file or folder")
+        return path
+    match = _ADDRESS.fullmatch(source)
+    if match is None:
+        raise UserError(f"{what}={source}: an address is hf://owner/name[/path][@revision]")
+    repository, inside, revision = match.groups()
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    try:
+        if inside and Path(inside).suffix:
+            return Path(hf_hub_download(repository, inside, revision=revision))
+        wanted = [f"{inside}/*"] if inside else None
+        root = Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
+    except Exception as error:  # The hub's client and its transport raise errors of many kinds.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{what}={source}: not in the hub's cache and cannot be downloaded ({reason}); fetch "
+            "it where there is a network, and give its local path"
+        ) from error
+    folder = root / inside if inside else root
+    if not folder.is_dir():
+        raise UserError(f"{what}={source}: {repository} has no folder {inside}")
+    return folder
+
+
+def in_cache(source: str) -> Path | None:
+    """Where ``source`` lies without any download, or None."""
+    if not is_address(source):
+        path = Path(source).expanduser()
+        return path if path.exists() else None
+    match = _ADDRESS.fullmatch(source)
+    if match is None:
+        return None
+    repository, inside, revision = match.groups()
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+    if inside and Path(inside).suffix:
+        found = try_to_load_from_cache(repository, inside, revision=revision)
+        return Path(found) if isinstance(found, str) else None
+    try:
+        root = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+    except (OSError, ValueError):
+        return None
+    folder = root / inside if inside else root
+    return folder if folder.is_dir() else None
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, or of the names and contents of a folder's files."""
+    if path.is_file():
+        return _file_digest(str(path), path.stat().st_size, path.stat().st_mtime_ns)
+    whole = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        facts = file.stat()
+        part = _file_digest(str(file), facts.st_size, facts.st_mtime_ns)
+        whole.update(f"{file.relative_to(path)}\0{part}\n".encode())
+    return whole.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: str, size: int, changed: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
