@@ -139,13 +139,18 @@ def kid_subsets(
     return float(np.mean(values)), float(np.std(values))
 
 
+def row_lengths(features: np.ndarray) -> np.ndarray:
+    """Lengths ``(n, 1)`` of the rows of ``(n, d)``, float64; a row of zeros raises ValueError."""
+    x = np.asarray(features, dtype=np.float64)
+    lengths = np.sqrt(np.einsum("ij,ij->i", x, x))[:, None]
+    if not np.all(lengths > 0):
+        raise ValueError(f"row {int(np.argmin(lengths))} is all zeros and has no direction")
+    return lengths
+
+
 def unit_rows(features: np.ndarray) -> np.ndarray:
     """Rows scaled to length 1, float64; a row of zeros raises ValueError."""
-    x = np.asarray(features, dtype=np.float64)
-    norms = np.sqrt(np.einsum("ij,ij->i", x, x))[:, None]
-    if not np.all(norms > 0):
-        raise ValueError(f"row {int(np.argmin(norms))} is all zeros and has no direction")
-    return x * (1.0 / norms)
+    return np.asarray(features, dtype=np.float64) * (1.0 / row_lengths(features))
 
 
 def kid_exact(sums: PairSums, block: int | None = None) -> float:

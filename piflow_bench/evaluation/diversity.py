@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
-from piflow_bench.evaluation.distances import unit_rows
-from piflow_bench.evaluation.moments import split
+from piflow_bench.evaluation.distances import row_lengths, unit_rows
+from piflow_bench.evaluation.moments import gram, split
 
 
 def _effective_number(eigenvalues: np.ndarray) -> float:
@@ -24,10 +25,11 @@ def vendi_replicates(features: np.ndarray, blocks: np.ndarray) -> tuple[float, n
     spectrum; the smaller one is used. The Gram matrix loses a block by subtraction, the kernel by
     dropping rows and columns.
     """
-    z = unit_rows(features)
-    n, d = z.shape
+    n, d = features.shape
     sizes = np.bincount(blocks)
+    row_lengths(features)  # A row of zeros is refused by its place among all.
     if n <= d:
+        z = unit_rows(features)
         kernel = z @ z.T
         kept = [np.flatnonzero(blocks != b) for b in range(len(sizes))]
         left = [
@@ -36,13 +38,13 @@ def vendi_replicates(features: np.ndarray, blocks: np.ndarray) -> tuple[float, n
         ]
         whole = np.linalg.eigvalsh(kernel / n)
     else:
-        grams = np.stack([part.T @ part for part in split(z, blocks)])
-        gram = grams.sum(axis=0)
+        grams = [gram(part, unit_rows) for part in split(features, blocks)]
+        total = reduce(np.add, grams)
         left = [
-            np.linalg.eigvalsh((gram - g) / (n - s)) if n > s else np.zeros(0)
+            np.linalg.eigvalsh((total - g) / (n - s)) if n > s else np.zeros(0)
             for g, s in zip(grams, sizes, strict=True)
         ]
-        whole = np.linalg.eigvalsh(gram / n)
+        whole = np.linalg.eigvalsh(total / n)
     return _effective_number(whole), np.array([_effective_number(values) for values in left])
 
 

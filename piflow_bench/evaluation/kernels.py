@@ -15,8 +15,7 @@ Kernel = Callable[[Strip], Tensor]
 
 def cubic(strip: Strip) -> Tensor:
     """KID's kernel (x.y / d + 1)^3 (Binkowski et al. 2018)."""
-    inner = strip.products().div_(strip.rows.exact.shape[1]).add_(1.0)
-    return inner.mul_(inner.square())
+    return strip.products(1.0 / strip.rows.exact.shape[1]).add_(1.0).pow_(3)
 
 
 def distance(strip: Strip) -> Tensor:

@@ -6,13 +6,15 @@ sizes and the delete-block jackknife all read the features once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
 
 _ROWS = 16384
+_GRAM_ROWS = 4096
+"""Few, so that what is made of them stays out of main memory's way."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,16 @@ class Moments:
 def _direct(features: np.ndarray) -> Moments:
     x = np.asarray(features, dtype=np.float64)
     mean = np.full(len(x), 1.0 / len(x)) @ x  # A product uses all cores, unlike a mean.
-    centred = x - mean
-    return Moments(len(x), mean, centred.T @ centred)
+    return Moments(len(x), mean, gram(x, lambda part: part - mean))
+
+
+def gram(x: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """``z.T @ z`` ``(d, d)`` of ``z = of(x)``, rows made as they are needed."""
+    total = np.zeros((x.shape[1], x.shape[1]))
+    for i in range(0, len(x), _GRAM_ROWS):
+        part = of(x[i : i + _GRAM_ROWS])
+        total += part.T @ part
+    return total
 
 
 def split(features: np.ndarray, blocks: np.ndarray) -> list[np.ndarray]:

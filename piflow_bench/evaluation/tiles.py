@@ -69,10 +69,11 @@ class Points:
 
     exact: Tensor
     """As they are, float64."""
-    low: Tensor
-    """Centred and scaled, in the frame's dtype."""
+    right: Tensor
+    """``(n, d + 2)``: centred and scaled in the frame's dtype, then 1, then the squared length as
+    it enters lower bounds: the right factor of a strip."""
     norms: Tensor
-    """Squared lengths of ``low`` ``(n,)``, float64."""
+    """Squared lengths of the centred, scaled points ``(n,)``, float64."""
     offset: Tensor
     """``(n,)`` float64: an inner product is both points' offsets less half the strip's value."""
     frame: Frame
@@ -82,7 +83,8 @@ class Points:
     @classmethod
     def of(cls, x: Tensor, frame: Frame) -> Points:
         """Points ``x`` float64 ``(n, d)`` seen in ``frame``."""
-        low = torch.empty(x.shape, dtype=frame.dtype, device=x.device)
+        right = torch.ones((len(x), x.shape[1] + 2), dtype=frame.dtype, device=x.device)
+        low = right[:, :-2]
         norms = torch.empty(len(x), dtype=torch.float64, device=x.device)
         step = _rows_in_cache(x)
         for i in range(0, len(x), step):
@@ -90,12 +92,13 @@ class Points:
             norms[i : i + step] = low[i : i + step].double().square().sum(1)
         error = 4.0 * (np.sqrt(x.shape[1]) + 4.0) * torch.finfo(frame.dtype).eps
         centre = frame.centre
-        reduced = norms * (1.0 - error) / (2.0 * frame.scale**2)
-        offset = reduced + x @ centre - centre @ centre / 2
-        return cls(x, low, norms, offset, frame, error)
+        reduced = norms * (1.0 - error)
+        right[:, -1] = reduced
+        offset = reduced / (2.0 * frame.scale**2) + x @ centre - centre @ centre / 2
+        return cls(x, right, norms, offset, frame, error)
 
     def __len__(self) -> int:
-        return len(self.low)
+        return len(self.right)
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -109,12 +112,11 @@ class Points:
             raise ValueError(f"row {int(lengths.argmin())} is all zeros and has no direction")
         return lengths
 
-    def factor(self, left: bool) -> Tensor:
-        """``(n, d + 2)``: one matrix product of a left and a right one gives lower bounds."""
-        reduced, ones = self.norms * (1.0 - self.error), torch.ones_like(self.norms)
-        rows = -2.0 * self.low if left else self.low
-        ends = (reduced, ones) if left else (ones, reduced)
-        return torch.column_stack([rows, *(end.to(rows.dtype) for end in ends)])
+    def left(self) -> Tensor:
+        """``(n, d + 2)``: its product with a right factor gives lower bounds."""
+        left = self.right * -2.0
+        left[:, -2], left[:, -1] = self.right[:, -1], 1.0
+        return left
 
     def scaled(self, squared: Tensor) -> Tensor:
         """Squared distances of the original points as the frame's, rounded up."""
@@ -126,7 +128,7 @@ class Points:
         return replace(
             self,
             exact=self.exact[rows],
-            low=self.low[rows],
+            right=self.right[rows],
             norms=self.norms[rows],
             offset=self.offset[rows],
         )
@@ -155,12 +157,13 @@ class Strip:
         """The columns."""
         return slice(self.start, self.start + self.values.shape[1])
 
-    def products(self) -> Tensor:
-        """Inner products ``(r, c)`` of the original points; a diagonal is meaningless."""
-        rows, columns = self.rows.offset[self.row_slice], self.columns.offset[self.column_slice]
+    def products(self, scale: float = 1.0) -> Tensor:
+        """Inner products ``(r, c)`` of the original points, scaled; a diagonal is meaningless."""
+        rows = self.rows.offset[self.row_slice] * scale
+        columns = self.columns.offset[self.column_slice] * scale
         dtype = self.values.dtype
         out = rows.to(dtype)[:, None] + columns.to(dtype)[None, :]
-        return out.sub_(self.values, alpha=0.5 / self.rows.frame.scale**2)
+        return out.sub_(self.values, alpha=0.5 * scale / self.rows.frame.scale**2)
 
     def squared(self) -> Tensor:
         """Squared distances ``(r, c)``, without the lower bounds' allowance for rounding."""
@@ -180,7 +183,7 @@ def strips(
     core's cache. The buffer is reused: a strip lasts until the next one.
     """
     other = rows if columns is None else columns
-    left, right = rows.factor(left=True), other.factor(left=False)
+    left, right = rows.left(), other.right
     height = block or max(1, _STRIP // len(other))
     # A triangle wastes what its strips begin with, so its products are smaller.
     product = _PRODUCT if columns is None else 3 * _PRODUCT
