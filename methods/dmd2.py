@@ -261,8 +261,7 @@ class DMD2(Method):
         if c.regression_weight:
             buffer = context.modules["pairs"]
             assert isinstance(buffer, PairBuffer)
-            buffer.fill(batch, context, c.pair_steps)
-            states, paired = buffer.draw(condition, context)
+            states, paired = buffer.draw(batch, context, c.pair_steps)
             noise, end = states[:, 0], states[:, -1]
             one = torch.ones(len(noise)).to(noise)
             prediction = noise - context.networks["student"](noise, one, paired)

@@ -65,7 +65,7 @@ class KD(Method):
     """Knowledge distillation by endpoint regression (Luhman & Luhman, arXiv 2101.02388)."""
 
     Config = Config
-    facts = Facts(family="regression", needs_pairs=True, paper="arXiv:2101.02388", version=1)
+    facts = Facts(family="regression", needs_pairs=True, paper="arXiv:2101.02388", version=2)
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """The teacher's backbone and an empty buffer of pairs."""
@@ -83,10 +83,9 @@ class KD(Method):
         """Regress the mean velocity over a random segment of stored trajectories."""
         buffer = context.modules["pairs"]
         assert isinstance(buffer, PairBuffer)
-        buffer.fill(batch, context, self.config.pair_steps)
-        states, condition = buffer.draw(batch.condition, context)
+        states, condition = buffer.draw(batch, context, self.config.pair_steps)
         segment = context.random.integers("segment", buffer.nfe)
-        rows = torch.arange(len(states))
+        rows = torch.arange(len(states), device=states.device)
         start, end = states[rows, segment], states[rows, segment + 1]
         t = 1 - segment.to(start) / buffer.nfe
         target = (start - end) * buffer.nfe

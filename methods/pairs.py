@@ -15,49 +15,64 @@ class PairBuffer(nn.Module):
     """A buffer of teacher trajectories; a module, so that checkpoints hold it.
 
     ``states`` ``(pairs, nfe + 1, *sample)`` are the teacher's states at the ``nfe + 1`` times of
-    the uniform grid, noise first.
+    the uniform grid, noise first. Pairs solved in a step serve the steps after it, so that what is
+    drawn does not depend on how a batch is divided over processes and micro-batches.
     """
 
-    def __init__(self, pairs: int, nfe: int, shape: tuple[int, ...]) -> None:
+    def __init__(self, pairs: int, nfe: int, shape: tuple[int, ...], like: Condition) -> None:
         super().__init__()
         self.pairs, self.nfe = pairs, nfe
+        packed = like.pack()
         self.register_buffer("states", torch.zeros(pairs, nfe + 1, *shape))
-        self.register_buffer("packed", torch.empty(pairs, 0))
+        self.register_buffer("packed", torch.zeros(pairs, *packed.shape[1:], dtype=packed.dtype))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+        self._solved: list[tuple[Tensor, Tensor]] = []
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
-        # The packed condition's shape and type are known only after the first pairs.
-        self.packed = state_dict[prefix + "packed"].clone()
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+    def draw(self, batch: Batch, context: Context, steps: int) -> tuple[Tensor, Condition]:
+        """Random trajectories ``(B, nfe + 1, *sample)`` and their conditions.
 
-    def fill(self, batch: Batch, context: Context, steps: int) -> None:
-        """Solve one more batch of pairs with ``steps`` Heun steps, until the buffer is full."""
-        start = int(self.filled)
-        n = min(len(batch), self.pairs - start)
-        if n <= 0:
-            return
-        condition = batch.condition[torch.arange(n)]
-        x = context.random.normal("pair noise", batch.shape)[:n]
+        Until the buffer is full, every row of the batch is solved with ``steps`` Heun steps first;
+        in the first step those are what is drawn.
+        """
+        filled = int(self.filled)
+        own = None
+        if filled < self.pairs:
+            own = self._solve(batch, context, steps), batch.condition.pack()
+            self._solved.append(own)
+        if filled == 0:
+            assert own is not None
+            states, packed = own
+        else:
+            rows = context.random.integers("pair rows", filled)
+            states, packed = self.states[rows], self.packed[rows]
+        if context.last and self._solved:
+            self._keep(context)
+        return states, batch.condition.unpack(packed)
+
+    def _solve(self, batch: Batch, context: Context, steps: int) -> Tensor:
+        x = context.random.normal("pair noise", batch.shape)
         per_segment = max(round(steps / self.nfe), 1)
         times = flow.time_grid(self.nfe * per_segment)
         trajectory = [x]
         for i in range(self.nfe):
             part = times[i * per_segment : (i + 1) * per_segment + 1]
-            x = flow.heun(lambda x, t: context.teacher(x, t, condition), x, part)
+            x = flow.heun(lambda x, t: context.teacher(x, t, batch.condition), x, part)
             trajectory.append(x)
-        packed = condition.pack()
-        if start == 0:
-            self.packed = torch.zeros(self.pairs, *packed.shape[1:], dtype=packed.dtype)
-        self.states[start : start + n] = torch.stack(trajectory, 1)
-        self.packed[start : start + n] = packed
-        self.filled += n
+        return torch.stack(trajectory, 1)
 
-    def draw(self, like: Condition, context: Context) -> tuple[Tensor, Condition]:
-        """Random filled trajectories ``(B, nfe + 1, *sample)`` and their conditions."""
-        rows = context.random.integers("pair rows", int(self.filled))
-        return self.states[rows], like.unpack(self.packed[rows])
+    def _keep(self, context: Context) -> None:
+        """Take in what all processes solved in this step."""
+        states, packed = (
+            context.gather(torch.cat(parts)) for parts in zip(*self._solved, strict=True)
+        )
+        start = int(self.filled)
+        n = min(len(states), self.pairs - start)
+        self.states[start : start + n] = states[:n]
+        self.packed[start : start + n] = packed[:n]
+        self.filled += n
+        self._solved = []
 
 
 def buffer_for(pairs: int, spec: Spec) -> PairBuffer:
     """An empty buffer for the NFE that ``spec`` trains for."""
-    return PairBuffer(pairs, spec.train_nfe or 1, spec.shape)
+    return PairBuffer(pairs, spec.train_nfe or 1, spec.shape, spec.condition)

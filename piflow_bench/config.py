@@ -112,12 +112,24 @@ class TrainingConfig:
     """See piflow_bench.training.settings.TrainingSettings."""
 
     batch: int = 64
-    micro_batches: int = 1
     precision: str = "fp32"
     clip: float = 50.0
     warmup: int = 20
     ema: EMAConfig = field(default_factory=EMAConfig)
     threads: int = 1
+    optimizer: str = "adamw"
+    checkpointing: bool = False
+
+
+@dataclass
+class ScaleConfig:
+    """See piflow_bench.training.scale.Scale: changes no result beyond rounding."""
+
+    device: str = "cpu"
+    processes: int = 1
+    parallel: str = "ddp"
+    micro_batch: int | None = None
+    compile: bool = False
 
 
 @dataclass
@@ -133,6 +145,7 @@ class ExperimentConfig:
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
     nfes: list[int] = field(default_factory=lambda: [1, 4])
     train_seeds: list[int] = field(default_factory=lambda: [0])
     sample_seed: int = 0

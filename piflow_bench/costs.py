@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,8 @@ class Meter:
     rows: Counter[str] = field(default_factory=Counter)
     flops: float = 0.0
     unit: dict[str, float] = field(default_factory=dict)
+    eager: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """Inside it nothing runs compiled, whose operations could not be counted."""
     _pending: Counter[str] = field(default_factory=Counter)
     _paused: bool = False
 
@@ -39,21 +41,12 @@ class Meter:
             if key in self.unit:
                 loss.backward()
             else:
-                with FlopCounterMode(display=False) as counter:
+                with self.eager(), FlopCounterMode(display=False) as counter:
                     loss.backward()
                 self.unit[key] = float(counter.get_total_flops())
         finally:
             self._paused = False
         self.flops += self.unit[key]
-
-    def state(self) -> dict[str, Any]:
-        """Plain data for a checkpoint."""
-        return {"rows": dict(self.rows), "flops": self.flops, "unit": dict(self.unit)}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`."""
-        self.rows, self.flops = Counter(state["rows"]), state["flops"]
-        self.unit = dict(state["unit"])
 
 
 def _mode() -> str:
@@ -94,7 +87,7 @@ class Handle:
         if key in meter.unit:
             out = self.function(x, *args, **kwargs)
         else:
-            with FlopCounterMode(display=False) as counter:
+            with meter.eager(), FlopCounterMode(display=False) as counter:
                 out = self.function(x, *args, **kwargs)
             meter.unit[key] = counter.get_total_flops() / rows
         meter.rows[key] += rows

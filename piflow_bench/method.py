@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -61,6 +62,8 @@ class Spec:
     """Global batch."""
     fresh_network: Callable[[], nn.Module]
     """A randomly initialised backbone of the teacher's architecture."""
+    condition: Condition
+    """Some conditions, at least one: their kind."""
     device: str = "cpu"
     seed: int = 0
 
@@ -125,6 +128,12 @@ class Context:
     """The guided teacher of the experiment; ``.conditional`` is the unguided field."""
     networks: Mapping[str, Handle]
     modules: Mapping[str, nn.Module]
+    gather: Callable[[Tensor], Tensor] = lambda rows: rows
+    """Rows of every process, in the order of the global batch: all processes must call it."""
+    last: bool = True
+    """Whether this is the step's last micro-batch of this process."""
+    eager: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """Inside it nothing runs compiled: forward-mode derivatives need that."""
 
     def frozen(self, name: str) -> Callable[..., Any]:
         """The network ``name`` with gradient to its inputs but not to its parameters."""
@@ -152,7 +161,12 @@ class Context:
         """
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        with (
+            torch.no_grad(),
+            self.eager(),
+            sdpa_kernel(SDPBackend.MATH),
+            warnings.catch_warnings(),
+        ):
             # Of torch's own rules for forward mode, which it scripts at their first use.
             warnings.filterwarnings("ignore", "`torch.jit.script`", FutureWarning)
             value, derivative = torch.func.jvp(function, tuple(primals), tuple(tangents))[:2]

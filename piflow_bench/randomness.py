@@ -61,10 +61,17 @@ class TrainingRandom:
     """
 
     def __init__(
-        self, train_seed: int, step: int, first_row: int, rows: int, device: str = "cpu"
+        self,
+        train_seed: int,
+        step: int,
+        first_row: int,
+        rows: int,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.train_seed, self.step = train_seed, step
-        self.first_row, self.rows, self.device = first_row, rows, device
+        self.first_row, self.rows = first_row, rows
+        self.device, self.dtype = device, dtype
         self._used: set[str] = set()
 
     def _blocks(self, name: str) -> list[tuple[torch.Generator, slice]]:
@@ -83,14 +90,14 @@ class TrainingRandom:
         return blocks
 
     def normal(self, name: str, shape: Sequence[int] = ()) -> Tensor:
-        """Standard normal ``(B, *shape)`` float32."""
+        """Standard normal ``(B, *shape)``, drawn in float32."""
         parts = [torch.randn(BLOCK, *shape, generator=g)[rows] for g, rows in self._blocks(name)]
-        return torch.cat(parts).to(self.device)
+        return torch.cat(parts).to(self.device, self.dtype)
 
     def uniform(self, name: str, shape: Sequence[int] = ()) -> Tensor:
-        """Uniform in [0, 1) ``(B, *shape)`` float32."""
+        """Uniform in [0, 1) ``(B, *shape)``, drawn in float32."""
         parts = [torch.rand(BLOCK, *shape, generator=g)[rows] for g, rows in self._blocks(name)]
-        return torch.cat(parts).to(self.device)
+        return torch.cat(parts).to(self.device, self.dtype)
 
     def integers(self, name: str, high: int) -> Tensor:
         """Integers ``(B,)`` uniform in [0, high)."""

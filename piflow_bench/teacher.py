@@ -59,6 +59,15 @@ class Teacher:
         bound.field = field
         return bound
 
+    def to(self, device: str, dtype: torch.dtype = torch.float32) -> Self:
+        """A copy whose network (and field, where they are one) is on a device, in a dtype."""
+        moved = copy.copy(self)
+        first = next(self.network.parameters(), None)
+        if first is not None and (first.device != torch.device(device) or first.dtype != dtype):
+            moved.network = copy.deepcopy(self.network).to(device, dtype)
+            moved.field = moved.network if self.field is self.network else self.field
+        return moved
+
     def guided(self, guidance: Guidance) -> Self:
         """A copy with another guidance."""
         other = copy.copy(self)

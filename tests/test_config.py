@@ -70,7 +70,7 @@ def refused(tmp_path, capsys, monkeypatch):
         ("protocol.primary_quality=recal", ["protocol.primary_quality=recal", "'recall'"]),
         ("converged.solver=eulr", ["converged.solver=eulr", "'euler'"]),
         ("budget.unit=flops", ["budget.unit=flops", "tfe, images or seconds"]),
-        ("training.precision=fp8", ["training.precision=fp8", "fp32 or bf16"]),
+        ("training.precision=fp8", ["training.precision=fp8", "fp32, bf16 or fp64"]),
         # wrong types
         ("training.batch=abc", ["training.batch=abc", "Integer"]),
         ("training.batch=1.5", ["training.batch=1.5", "Integer"]),

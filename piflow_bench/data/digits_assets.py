@@ -17,8 +17,9 @@ from piflow_bench.data.digits import CLASSES, SHAPE, Classifier, Perceptron, ima
 from piflow_bench.method import Batch, Built, Context, Facts, Method, Optimizer, Spec, Update
 from piflow_bench.student import Student
 from piflow_bench.teacher import Teacher
-from piflow_bench.training.loop import TrainingData, train
+from piflow_bench.training.loop import train
 from piflow_bench.training.settings import Budget, EMASettings, TrainingSettings
+from piflow_bench.training.trainer import TensorRows, TrainingData
 
 Report = Callable[[float, str], None]
 
@@ -71,8 +72,8 @@ def make_teacher(out: Path, report: Report, steps: int = 8000, batch: int = 256)
     train(
         FlowMatching(FlowMatchingConfig()),
         Teacher(start, start),
-        TrainingData(x, Classes(y, CLASSES)),
-        Spec(SHAPE, None, batch, teacher_network),
+        TrainingData(TensorRows(x), Classes(y, CLASSES)),
+        Spec(SHAPE, None, batch, teacher_network, Classes(y, CLASSES)),
         settings,
         Budget("images", steps * batch, (1.0,)),
         train_seed=0,

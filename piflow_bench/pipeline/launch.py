@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import shutil
@@ -18,8 +17,9 @@ from typing import Any
 
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.graph import Stage
+from piflow_bench.pipeline.progress import PROGRESS, progress_writer
 from piflow_bench.pipeline.stages import Runtime
-from piflow_bench.pipeline.store import PROGRESS, Store, environment_error
+from piflow_bench.pipeline.store import Store, environment_error
 
 DEATHS_FORGIVEN = 1
 """How often a stage is tried again after its worker died without a word."""
@@ -66,17 +66,8 @@ def execute(store: Store, stage: Stage, runtime: Runtime) -> tuple[str, str, str
                 shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True, exist_ok=True)
             inputs = {n: [store.path(s) for s in stages] for n, stages in stage.inputs.items()}
-            started, last = time.time(), 0.0
-
-            def report(share: float, text: str) -> None:
-                nonlocal last
-                if time.time() - last > 0.5:
-                    last = time.time()
-                    temporary = work / (PROGRESS + ".tmp")
-                    temporary.write_text(json.dumps([share, text]))
-                    os.replace(temporary, work / PROGRESS)
-
-            STAGES[stage.kind](stage.config, inputs, work, runtime, report)
+            started = time.time()
+            STAGES[stage.kind](stage.config, inputs, work, runtime, progress_writer(work))
             (work / (PROGRESS + ".tmp")).unlink(missing_ok=True)
             store.commit(stage, _provenance(started))
         return "done", "", ""

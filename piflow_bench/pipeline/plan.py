@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from piflow_bench import flow, registry
@@ -15,6 +16,7 @@ from piflow_bench.errors import UserError, nearest
 from piflow_bench.method import Facts, Method
 from piflow_bench.pipeline.graph import Stage, closure
 from piflow_bench.pipeline.stages import Runtime, load_dataset
+from piflow_bench.training.scale import Scale, division
 from piflow_bench.training.settings import Budget, TrainingSettings
 
 QUESTIONS = ("imitation", "data", "truth")
@@ -75,7 +77,10 @@ class Plan:
 
 def runtime_of(config: ExperimentConfig) -> Runtime:
     """What the configuration says about this call and machine."""
-    return Runtime(config.plugins, config.checkpoint, config.sample_batch, config.save_seconds)
+    scale = build_dataclass(Scale, to_plain(config.scale), "scale")
+    return Runtime(
+        config.plugins, config.checkpoint, config.sample_batch, config.save_seconds, scale
+    )
 
 
 def _variants(config: ExperimentConfig) -> list[Variant]:
@@ -186,6 +191,28 @@ def _check_protocol(config: ExperimentConfig) -> None:
         raise UserError(f"converged.solver={solver}: {nearest(solver, list(flow.SOLVERS))}")
 
 
+def _check_machine(config: ExperimentConfig, scale: Scale) -> None:
+    """Refuse a layout of training that this machine cannot run."""
+    try:
+        division(config.training.batch, scale.processes, scale.micro_batch)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if config.training.optimizer == "adamw8bit" and not find_spec("bitsandbytes"):
+        raise UserError(
+            "training.optimizer=adamw8bit: needs bitsandbytes: pip install bitsandbytes, or set "
+            "training.optimizer=adamw"
+        )
+    if scale.device.startswith("cuda"):
+        import torch
+
+        found = torch.cuda.device_count()
+        if found < scale.processes:
+            raise UserError(
+                f"scale.device={scale.device}: {scale.processes} needed, {found} GPUs found; set "
+                "scale.processes, or scale.device=cpu"
+            )
+
+
 def _hash(content: Any) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -199,6 +226,7 @@ class _Planner:
         build_dataclass(TrainingSettings, to_plain(config.training), "training")
         self.config, self.protocol = config, config.protocol
         self.runtime = runtime_of(config)
+        _check_machine(config, self.runtime.scale)
         try:
             self.dataset = load_dataset(to_plain(config.dataset), self.runtime)
         except (TypeError, ValueError) as error:

@@ -21,9 +21,13 @@ from piflow_bench import registry
 from piflow_bench.config import build_dataclass
 from piflow_bench.data.dataset import Dataset
 from piflow_bench.method import Method, Spec
+from piflow_bench.pipeline.processes import in_processes
 from piflow_bench.teacher import Teacher
-from piflow_bench.training.loop import TrainingData, train
+from piflow_bench.training.distributed import world
+from piflow_bench.training.loop import train
+from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import Budget, TrainingSettings
+from piflow_bench.training.trainer import TensorRows, TrainingData
 
 if TYPE_CHECKING:
     from piflow_bench.evaluation.uncertainty import Interval
@@ -42,6 +46,7 @@ class Runtime:
     checkpoint: str | None = None
     sample_batch: int = 250
     save_seconds: float = 20.0
+    scale: Scale = Scale()
 
     @property
     def folders(self) -> list[str]:
@@ -84,7 +89,7 @@ def _spec(
             torch.manual_seed(seed)
             return dataset.fresh_network()
 
-    return Spec(dataset.shape, train_nfe, batch, fresh, seed=seed)
+    return Spec(dataset.shape, train_nfe, batch, fresh, dataset.train_condition, seed=seed)
 
 
 def _training(config: Mapping[str, Any]) -> TrainingSettings:
@@ -140,13 +145,16 @@ def distill(
     config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
 ) -> None:
     """Train one variant with one seed; leaves the weights at every budget checkpoint."""
+    if runtime.scale.processes > world()[1]:
+        in_processes(config, inputs, folder, runtime)
+        return
     dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))
     settings = _training(config)
     seed = config["train_seed"]
     train(
         load_method(config, runtime),
         dataset.teacher(),
-        TrainingData(dataset.train, dataset.train_condition),
+        TrainingData(TensorRows(dataset.train), dataset.train_condition),
         _spec(config, dataset, settings.batch, config["train_nfe"], seed),
         settings,
         build_dataclass(Budget, config["budget"], "budget"),
@@ -154,6 +162,7 @@ def distill(
         folder,
         report,
         save_seconds=runtime.save_seconds,
+        scale=runtime.scale,
     )
 
 

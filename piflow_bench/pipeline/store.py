@@ -20,9 +20,9 @@ from filelock import FileLock
 
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.graph import Stage
+from piflow_bench.pipeline.progress import PROGRESS
 
 META = "artifact.json"
-PROGRESS = "progress.json"
 ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 

@@ -1,15 +1,21 @@
-"""Gradient synchronisation over processes.
+"""Several processes that train one student: who they are, and what they tell each other.
 
-Gradients are averaged by an explicit all-reduce after the backward pass instead of a wrapper's
-hooks: forward-mode derivatives call the inner module and would bypass such hooks silently.
+With replicated weights gradients are averaged by an explicit all-reduce after the backward pass,
+not by a wrapper's hooks: forward-mode derivatives, and networks that are called in parts, bypass
+such hooks silently. At the batches of distillation the exchange is a small share of a step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
+
+BUCKET = 32 * 2**20
+"""Values averaged at once: 128 MiB of float32."""
 
 
 def world() -> tuple[int, int]:
@@ -20,19 +26,100 @@ def world() -> tuple[int, int]:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Average the gradients over all processes, in one flat message."""
+    """Average the gradients over all processes; a parameter without one counts as zero."""
     _, size = world()
     if size == 1:
         return
-    parameters = [p for p in parameters if p.requires_grad]
+    bucket: list[nn.Parameter] = []
+    held = 0
+    for p in parameters:
+        if bucket and (held + p.numel() > BUCKET or p.dtype != bucket[0].dtype):
+            _average(bucket, size)
+            bucket, held = [], 0
+        bucket.append(p)
+        held += p.numel()
+    if bucket:
+        _average(bucket, size)
+
+
+def _average(parameters: list[nn.Parameter], size: int) -> None:
     for p in parameters:
         if p.grad is None:
             p.grad = torch.zeros_like(p)
-    flat = torch.cat([p.grad.reshape(-1) for p in parameters if p.grad is not None])
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.reshape(-1) for g in gradients])
     distributed.all_reduce(flat)
     flat /= size
-    offset = 0
-    for p in parameters:
-        assert p.grad is not None
-        p.grad.copy_(flat[offset : offset + p.numel()].view_as(p))
-        offset += p.numel()
+    parts = flat.split([g.numel() for g in gradients])
+    torch._foreach_copy_(
+        gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)]
+    )
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """Rows ``(n, ...)`` of every process, in the order of the global batch."""
+    _, size = world()
+    if size == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(size)]
+    distributed.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
+
+
+def summed(values: Tensor) -> Tensor:
+    """The sum of ``values`` over all processes."""
+    if world()[1] > 1:
+        distributed.all_reduce(values)
+    return values
+
+
+def summed_counts(counts: Mapping[str, int]) -> Counter[str]:
+    """Counts by name, summed over all processes; each may know other names."""
+    size = world()[1]
+    if size == 1:
+        return Counter(counts)
+    parts: list[Any] = [None] * size
+    distributed.all_gather_object(parts, dict(counts))
+    return sum((Counter(part) for part in parts), Counter())
+
+
+def wait_for_all() -> None:
+    """Return once every process is here."""
+    if world()[1] > 1:
+        distributed.barrier()
+
+
+# ------------------------------------------------------------------ sharded weights
+
+
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """The repeated blocks that make up most of a network: those of its longest module list."""
+    lists = [m for m in network.modules() if isinstance(m, nn.ModuleList)]
+    longest = max(lists, key=lambda m: sum(p.numel() for p in m.parameters()), default=None)
+    return list(longest) if longest is not None else []
+
+
+def shard(network: nn.Module, device: str) -> None:
+    """Divide a network's weights over all processes (FSDP2), block by block.
+
+    Its blocks and itself must be called as modules for their weights to be there.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(torch.device(device).type, (world()[1],))
+    for block in blocks_of(network):
+        fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+
+
+def local(x: Tensor) -> Tensor:
+    """This process's part of a sharded tensor; any other tensor as it is."""
+    to_local = getattr(x, "to_local", None)
+    return x if to_local is None else to_local()
+
+
+def full(x: Tensor) -> Tensor:
+    """A sharded tensor as a whole (a collective call); any other tensor as it is."""
+    full_tensor = getattr(x, "full_tensor", None)
+    return x if full_tensor is None else full_tensor()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from piflow_bench.training.distributed import local
 from piflow_bench.training.settings import EMASettings
 
 
 class EMA:
-    """Average of one module's parameters, in float32; buffers are copied, not averaged."""
+    """Average of one module's parameters, sharded as they are; buffers are copied, not averaged."""
 
     def __init__(self, module: nn.Module, settings: EMASettings) -> None:
         self.module, self.settings = module, settings
@@ -30,20 +31,10 @@ class EMA:
         parameters = dict(self.module.named_parameters())
         names = [k for k in self.average if k in parameters]
         torch._foreach_lerp_(
-            [self.average[k] for k in names], [parameters[k].detach() for k in names], 1 - beta
+            [local(self.average[k]) for k in names],
+            [local(parameters[k].detach()) for k in names],
+            1 - beta,
         )
         for k, buffer in self.module.named_buffers():
             if k in self.average:
                 self.average[k].copy_(buffer)
-
-    def state(self) -> dict[str, Tensor | int]:
-        """Plain data for a checkpoint."""
-        return {"updates": self.updates, **{f"average/{k}": v for k, v in self.average.items()}}
-
-    def load(self, state: dict[str, Tensor | int]) -> None:
-        """The inverse of :meth:`state`."""
-        self.updates = int(state["updates"])
-        for k in self.average:
-            value = state[f"average/{k}"]
-            assert isinstance(value, Tensor)
-            self.average[k] = value

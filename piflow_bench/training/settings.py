@@ -23,20 +23,21 @@ class TrainingSettings:
     """How the loop trains. ``threads`` is here because the bits of a result depend on it."""
 
     batch: int = 64  # global batch, samples
-    micro_batches: int = 1  # gradient accumulation inside one process
-    precision: str = "fp32"  # fp32 | bf16 (autocast with fp32 masters)
+    precision: str = "fp32"  # fp32 | bf16 (autocast with fp32 masters) | fp64
     clip: float = 50.0  # gradient norm; 0 is off
     warmup: int = 20  # steps of linear learning-rate warm-up
     ema: EMASettings = field(default_factory=EMASettings)
     threads: int = 1
+    optimizer: str = "adamw"  # adamw | adamw8bit (moments in 8 bits; needs bitsandbytes)
+    checkpointing: bool = False  # recompute blocks in the backward pass; its cost is counted
 
     def __post_init__(self) -> None:
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"training.precision={self.precision}: must be fp32 or bf16")
-        if self.batch < 1 or self.micro_batches < 1 or self.batch % self.micro_batches:
-            raise ValueError(
-                f"training.batch={self.batch}: must be a positive multiple of micro_batches"
-            )
+        if self.precision not in ("fp32", "bf16", "fp64"):
+            raise ValueError(f"training.precision={self.precision}: must be fp32, bf16 or fp64")
+        if self.optimizer not in ("adamw", "adamw8bit"):
+            raise ValueError(f"training.optimizer={self.optimizer}: must be adamw or adamw8bit")
+        if self.batch < 1:
+            raise ValueError(f"training.batch={self.batch}: must be at least 1")
         if self.threads < 1:
             raise ValueError(f"training.threads={self.threads}: must be at least 1")
 

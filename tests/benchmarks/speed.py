@@ -15,8 +15,8 @@ from piflow_methods.piflow.policies import GMPolicy
 from piflow_bench import flow
 from piflow_bench.api import Spec
 from piflow_bench.data import digits
-from piflow_bench.training.loop import TrainingData, _Trainer
 from piflow_bench.training.settings import Budget, TrainingSettings
+from piflow_bench.training.trainer import TensorRows, Trainer, TrainingData
 
 BATCH, STEPS, ROUNDS = 64, 40, 7
 
@@ -33,10 +33,10 @@ def loop_overhead() -> None:
     teacher = dataset.teacher()
     # With every row at r = t MeanFlow is plain regression of the teacher's velocity.
     method = MeanFlow(MeanFlowConfig(instant_share=1.0, power=0.0))
-    data = TrainingData(dataset.train, dataset.train_condition)
-    spec = Spec(dataset.shape, None, BATCH, dataset.fresh_network)
+    data = TrainingData(TensorRows(dataset.train), dataset.train_condition)
+    spec = Spec(dataset.shape, None, BATCH, dataset.fresh_network, dataset.train_condition)
     settings = TrainingSettings(batch=BATCH, warmup=0)
-    trainer = _Trainer(method, teacher, data, spec, settings, Budget("images", 1e9), 0)
+    trainer = Trainer(method, teacher, data, spec, settings, Budget("images", 1e9), 0)
 
     network = dataset.fresh_network()
     network.load_state_dict(teacher.network.state_dict())

@@ -156,7 +156,7 @@ def test_gradient_comes_from_the_policy_not_from_the_rollout():
     torch.manual_seed(0)
     teacher = Teacher(velocity, MLP(dim=16, depth=1), closed_form=True)
     method = PiFlow(Config(components=3, substeps=16, logstd_inner=8))
-    built = method.build(teacher, Spec((2,), 2, 32, lambda: MLP(dim=16, depth=1)))
+    built = method.build(teacher, Spec((2,), 2, 32, lambda: MLP(dim=16, depth=1), Unconditional(1)))
     network = built.modules["student"]
     batch = Batch(torch.randn(32, 2), Unconditional(32), (2,))
     context = Context(

@@ -243,7 +243,7 @@ class TestExperimentKeys:
             "budget.amount=61",
             "budget.checkpoints=[0.4,1.0]",
             "training.batch=32",
-            "training.micro_batches=2",
+            "training.checkpointing=true",
             "training.precision=bf16",
             "training.clip=1",
             "training.warmup=3",

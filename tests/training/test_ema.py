@@ -39,10 +39,3 @@ def test_fixed_decay():
     ema.update()
     ema.update()
     assert ema.average["weight"].item() == pytest.approx(0.19)
-
-
-def test_state_returns():
-    ema = follow(EMASettings(), [0.3, 0.7])
-    other = EMA(nn.Linear(1, 1, bias=False), EMASettings())
-    other.load(ema.state())
-    assert other.updates == 2 and torch.equal(other.average["weight"], ema.average["weight"])

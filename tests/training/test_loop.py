@@ -12,10 +12,12 @@ from piflow_methods.piflow.method import PiFlow
 from safetensors.torch import load_file
 from torch import multiprocessing
 
-from piflow_bench.api import Classes, Guidance, Spec, Teacher
+from piflow_bench.api import Classes, Guidance, SampleRandom, Spec, Teacher
 from piflow_bench.networks.dit import DiT
-from piflow_bench.training import loop
+from piflow_bench.training import loop, state
+from piflow_bench.training.scale import Scale, division
 from piflow_bench.training.settings import Budget, TrainingSettings
+from piflow_bench.training.trainer import TensorRows, Trainer, TrainingData
 
 METHODS = {
     "piflow": (PiFlow, {"components": 3, "substeps": 8, "logstd_inner": 8, "lr": 1e-3}),
@@ -40,6 +42,9 @@ METHODS = {
     "kd": (KD, {"lr": 1e-3, "pairs": 24, "pair_steps": 2}),
 }
 
+RESUMED = ["piflow", "dmd2", "kd"]
+FLOAT64 = TrainingSettings(batch=8, warmup=2, precision="fp64")
+
 
 def network():
     return DiT(channels=1, height=4, dim=16, depth=1, heads=2, classes=3)
@@ -55,8 +60,10 @@ def parts(name, train_nfe=2):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(50, 1, 4, 4, generator=generator)
     labels = torch.randint(3, (50,), generator=generator)
-    data = loop.TrainingData(x, Classes(labels, 3))
-    spec = Spec((1, 4, 4), None if name.startswith("meanflow") else train_nfe, 8, network)
+    data = TrainingData(TensorRows(x), Classes(labels, 3))
+    spec = Spec(
+        (1, 4, 4), None if name.startswith("meanflow") else train_nfe, 8, network, data.condition
+    )
     return cls(cls.Config(**settings)), teacher, data, spec
 
 
@@ -87,7 +94,7 @@ def test_resumed_training_equals_undisturbed_training_to_the_last_bit(name, tmp_
     _, whole = run(name, tmp_path / "whole")
     folder = tmp_path / "parts"
     folder.mkdir()
-    original = loop._Trainer.run_step
+    original = Trainer.run_step
     for stop in (3, 6):
 
         def dying(trainer, stop=stop):
@@ -95,58 +102,163 @@ def test_resumed_training_equals_undisturbed_training_to_the_last_bit(name, tmp_
                 raise Killed
             return original(trainer)
 
-        monkeypatch.setattr(loop._Trainer, "run_step", dying)
+        monkeypatch.setattr(Trainer, "run_step", dying)
         with pytest.raises(Killed):
             run(name, folder, save_seconds=0.0)
-    monkeypatch.setattr(loop._Trainer, "run_step", original)
+    monkeypatch.setattr(Trainer, "run_step", original)
     rows, resumed = run(name, folder)
     for a, b in zip(whole, resumed, strict=True):
         equal(a, b)
     assert rows[-1]["step"] == 8
     logged = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert logged == sorted(set(logged)), "every step is logged once"
-    assert not (folder / loop.STATE_FILE).exists()
+    assert not list(folder.glob("state*"))
 
 
-@pytest.mark.parametrize("name", ["piflow", "piflow-free", "meanflow", "meanflow-scratch", "dmd2"])
+@pytest.mark.parametrize("name", list(METHODS))
 def test_micro_batches_change_nothing_but_rounding(name, tmp_path):
-    _, one = run(name, tmp_path / "one", steps=4)
-    _, four = run(
-        name,
-        tmp_path / "four",
-        steps=4,
-        settings=TrainingSettings(batch=8, warmup=2, micro_batches=4),
-    )
-    equal(one[-1], four[-1], tolerance=2e-3)
+    rows, one = run(name, tmp_path / "one", 5, FLOAT64)
+    again, four = run(name, tmp_path / "four", 5, FLOAT64, scale=Scale(micro_batch=3))
+    equal(one[-1], four[-1], tolerance=1e-9)
+    assert again[-1]["rows"] == rows[-1]["rows"]
 
 
-def _process(rank, world, name, folder, port):
+@pytest.mark.parametrize(
+    "batch, processes, micro, expected",
+    [(8, 1, None, (1, 8)), (8, 2, 3, (2, 2)), (4096, 8, 200, (4, 128)), (7, 1, 2, (7, 1))],
+)
+def test_a_global_batch_is_divided_evenly(batch, processes, micro, expected):
+    parts, rows = division(batch, processes, micro)
+    assert (parts, rows) == expected and parts * rows * processes == batch
+    with pytest.raises(ValueError, match="multiple of 3 processes"):
+        division(8, 3, None)
+
+
+def _process(rank, world, folder, port, parallel):
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
     )
-    run(name, Path(folder) / f"rank{rank}", steps=4)
+    for name in METHODS:
+        run(name, Path(folder) / name, 5, FLOAT64, scale=Scale(parallel=parallel))
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("name", ["meanflow", "piflow", "dmd2"])
-def test_two_processes_equal_one(name, tmp_path):
+def in_two_processes(function, *arguments):
     import socket
 
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    _, one = run(name, tmp_path / "one", steps=4)
-    multiprocessing.spawn(_process, (2, name, str(tmp_path), port), nprocs=2)
-    ranks = [load_file(tmp_path / f"rank{r}" / "checkpoint_1.safetensors") for r in range(2)]
-    equal(ranks[0], ranks[1])
-    equal(one[-1], ranks[0], tolerance=2e-3)
+    folder, *rest = arguments
+    multiprocessing.spawn(function, (2, str(folder), port, *rest), nprocs=2)
+
+
+@pytest.fixture(scope="module", params=["ddp", "fsdp"])
+def two_processes(request, tmp_path_factory):
+    """What two processes made of every method."""
+    folder = tmp_path_factory.mktemp(request.param)
+    in_two_processes(_process, folder, request.param)
+    return folder
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_two_processes_equal_one(name, two_processes, tmp_path):
+    """Weights, costs and samples, after 5 steps in float64."""
+    rows, one = run(name, tmp_path, 5, FLOAT64)
+    folder = two_processes / name
+    again = json.loads((folder / "checkpoints.json").read_text())
+    two = load_file(folder / "checkpoint_1.safetensors")
+    equal(one[-1], two, tolerance=1e-9)
+    for key in ("step", "images", "tfe", "rows", "params", "ema_updates"):
+        assert again[-1][key] == pytest.approx(rows[-1][key]), key
+    logs = [(f / "log.jsonl").read_text().splitlines() for f in (tmp_path, folder)]
+    for a, b in zip(*[[json.loads(line) for line in log] for log in logs], strict=True):
+        loss = "loss" if "loss" in a else "fake_loss"
+        assert a[loss] == pytest.approx(b[loss], rel=1e-9)
+    samples = [_samples(name, weights) for weights in (one[-1], two)]
+    assert (samples[0] - samples[1]).abs().max() < 1e-9
+
+
+@torch.no_grad()
+def _samples(name, weights):
+    method, teacher, data, spec = parts(name)
+    built = method.build(teacher, spec)
+    network = built.modules["student"].double()
+    network.load_state_dict(weights)
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(6, 1, 4, 4, dtype=torch.float64, generator=generator)
+    random = SampleRandom(0, range(6))
+    return built.student.bind(network).sample(noise, data.condition[torch.arange(6)], 2, random)
+
+
+def _stopped(rank, world, folder, port):
+    """Two processes that go on from a state, or begin, and write one after three steps."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
+    )
+    for place in sorted(Path(folder).iterdir()):
+        name, parallel, _ = place.name.split("+")
+        budget = Budget("images", 6 * 8, (0.5, 1.0))
+        trainer = Trainer(*parts(name), FLOAT64, budget, 3, Scale(parallel=parallel))
+        state.load(trainer, place)
+        for _ in range(3):
+            trainer.run_step()
+        state.save(trainer, place)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """States of two processes after three steps, some of which one process began."""
+    folder = tmp_path_factory.mktemp("stopped")
+    for name in RESUMED:
+        for parallel in ("ddp", "fsdp"):
+            (folder / f"{name}+{parallel}+two").mkdir()
+            (folder / f"{name}+{parallel}+one").mkdir()
+            trainer = Trainer(*parts(name), FLOAT64, Budget("images", 48, (0.5, 1.0)), 3)
+            state.save(trainer, folder / f"{name}+{parallel}+one")
+    in_two_processes(_stopped, folder)
+    return folder
+
+
+@pytest.mark.parametrize("began", ["two", "one"])
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_state_serves_another_number_of_processes(name, parallel, began, stopped, tmp_path):
+    """From two processes to one, and from one to two and back."""
+    undisturbed, whole = run(name, tmp_path, 6, FLOAT64)
+    rows, resumed = _go_on(name, stopped / f"{name}+{parallel}+{began}")
+    assert rows[-1]["step"] == 6 and rows[-1]["images"] == 48
+    equal(whole[-1], resumed, tolerance=1e-9)
+    assert rows[-1]["rows"] == undisturbed[-1]["rows"]
+    assert rows[-1]["flops"] == pytest.approx(undisturbed[-1]["flops"])
+
+
+def _go_on(name, folder):
+    method, teacher, data, spec = parts(name)
+    budget = Budget("images", 6 * 8, (0.5, 1.0))
+    rows = loop.train(method, teacher, data, spec, FLOAT64, budget, 3, folder)
+    return rows, load_file(folder / "checkpoint_1.safetensors")
+
+
+def test_a_state_killed_between_its_two_renames_is_still_there(tmp_path):
+    method, teacher, data, spec = parts("piflow")
+    budget = Budget("images", 48, (1.0,))
+    trainer = Trainer(method, teacher, data, spec, FLOAT64, budget, 3)
+    trainer.run_step()
+    state.save(trainer, tmp_path)
+    (tmp_path / "state").rename(tmp_path / "state.old")
+    other = Trainer(*parts("piflow"), FLOAT64, budget, 3)
+    assert state.load(other, tmp_path) and other.step == 1
+    assert not state.load(Trainer(*parts("piflow"), FLOAT64, budget, 3), tmp_path / "nowhere")
 
 
 def test_budget_in_teacher_forwards_is_what_the_networks_did(tmp_path):
     method, teacher, data, spec = parts("kd", train_nfe=1)
     settings = TrainingSettings(batch=8, warmup=2)
-    trainer = loop._Trainer(method, teacher, data, spec, settings, Budget("tfe", 100, (1.0,)), 0)
+    trainer = Trainer(method, teacher, data, spec, settings, Budget("tfe", 100, (1.0,)), 0)
     trainer.run_step()
     # 2 Heun steps are 3 evaluations, doubled by guidance; the student's forward and backward.
     rows = trainer.meter.rows
@@ -163,7 +275,7 @@ def test_budget_in_teacher_forwards_is_what_the_networks_did(tmp_path):
 def test_jvp_is_measured(tmp_path):
     method, teacher, data, spec = parts("meanflow")
     settings = TrainingSettings(batch=8)
-    trainer = loop._Trainer(method, teacher, data, spec, settings, Budget("tfe", 100, (1.0,)), 0)
+    trainer = Trainer(method, teacher, data, spec, settings, Budget("tfe", 100, (1.0,)), 0)
     trainer.run_step()
     assert trainer.meter.rows["student/jvp"] > 0
     assert trainer.meter.unit["student/jvp"] > 1.5 * trainer.meter.unit["student/grad"]
@@ -180,7 +292,7 @@ def test_checkpoints_lie_on_the_budget(tmp_path):
 
 def test_divergence_is_an_error_not_a_result(tmp_path):
     method, teacher, data, spec = parts("meanflow")
-    data = loop.TrainingData(data.x0 * float("nan"), data.condition)
+    data = TrainingData(TensorRows(data.rows.x0 * float("nan")), data.condition)
     with pytest.raises(loop.Diverged, match="diverged"):
         loop.train(
             method,

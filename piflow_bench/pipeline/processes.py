@@ -1,0 +1,133 @@
+"""Training stages in several processes: started by torchrun, each runs the same stage.
+
+``torchrun ... -m piflow_bench.pipeline.processes JOB`` is what every process is; JOB is a folder
+with the stage's inputs. The first process reports and writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from piflow_bench.pipeline.stages import Runtime
+
+JOB, ERROR = "job.json", "error.txt"
+
+
+class ProcessFailed(RuntimeError):
+    """One of a stage's processes failed."""
+
+
+def in_processes(
+    config: Mapping[str, Any], inputs: Mapping[str, list[Path]], folder: Path, runtime: Runtime
+) -> None:
+    """Run the training stage in ``runtime.scale.processes`` processes of one machine.
+
+    Raises:
+        ProcessFailed: with the first error of any of them.
+    """
+    job = {
+        "config": dict(config),
+        "inputs": {name: [str(p) for p in paths] for name, paths in inputs.items()},
+        "runtime": asdict(runtime),
+        "owner": os.getpid(),
+    }
+    (folder / JOB).write_text(json.dumps(job))
+    (folder / ERROR).unlink(missing_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={runtime.scale.processes}",
+        "--log-dir",
+        str(folder / "processes"),
+        "--redirects=3",
+        "-m",
+        "piflow_bench.pipeline.processes",
+        str(folder),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(config["training"]["threads"])}
+    agent = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        code = agent.wait()
+    except BaseException:
+        agent.send_signal(signal.SIGTERM)
+        agent.wait()
+        raise
+    if code:
+        told = folder / ERROR
+        words = told.read_text() if told.is_file() else _last_words(folder / "processes")
+        raise ProcessFailed(words.strip() or f"torchrun ended with exit code {code}")
+    (folder / JOB).unlink()
+    import shutil
+
+    shutil.rmtree(folder / "processes", ignore_errors=True)
+
+
+def _last_words(logs: Path) -> str:
+    for path in sorted(logs.rglob("stderr.log")):
+        lines = path.read_text(errors="replace").strip().splitlines()
+        if lines:
+            return lines[-1]
+    return ""
+
+
+def _end_with(owner: int) -> None:
+    """Leave as soon as the process that asked for the work is gone."""
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(owner, 0)
+            except ProcessLookupError:
+                os._exit(1)
+            time.sleep(0.5)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(folder: Path) -> None:
+    """One of the processes."""
+    import torch
+    from torch import distributed
+
+    from piflow_bench.pipeline.progress import progress_writer
+    from piflow_bench.pipeline.stages import Runtime, distill
+    from piflow_bench.training.scale import Scale
+
+    job = json.loads((folder / JOB).read_text())
+    _end_with(job["owner"])
+    settings = job["runtime"]
+    runtime = Runtime(**{**settings, "scale": Scale(**settings["scale"])})
+    cuda = runtime.scale.device == "cuda"
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if cuda else "gloo")
+    inputs = {name: [Path(p) for p in paths] for name, paths in job["inputs"].items()}
+    try:
+        distill(job["config"], inputs, folder, runtime, progress_writer(folder))
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        text = f"{type(error).__name__}: {lines[0] if lines else ''}\n"
+        (folder / ERROR).write_text(text + traceback.format_exc())
+        # The others may wait for this one in a collective call: end without waiting for them.
+        os._exit(1)
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,300 @@
+"""One training run: its networks, optimizers and averages, and one step of it.
+
+It owns backward passes, clipping, precision, gradient accumulation, averages and learning rates; a
+method only yields updates. With several processes each holds the same trainer for its own rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from piflow_bench.condition import Condition
+from piflow_bench.costs import Handle, Meter, count_all_flops
+from piflow_bench.errors import UserError
+from piflow_bench.method import Batch, Built, Context, Method, Optimizer, Spec, Update
+from piflow_bench.randomness import TrainingRandom
+from piflow_bench.teacher import Teacher
+from piflow_bench.training.distributed import (
+    average_gradients,
+    blocks_of,
+    full,
+    gather_rows,
+    shard,
+    summed,
+    summed_counts,
+    world,
+)
+from piflow_bench.training.ema import EMA
+from piflow_bench.training.scale import Scale, division
+from piflow_bench.training.settings import Budget, TrainingSettings, learning_rate_scale
+
+
+class Rows(Protocol):
+    """Training samples that are read as they are needed."""
+
+    def __len__(self) -> int: ...
+    def take(self, rows: Tensor, random: TrainingRandom) -> Tensor:
+        """Samples x0 ``(B, *shape)`` of the given rows ``(B,)``; draws come from ``random``."""
+        ...
+
+
+@dataclass(frozen=True)
+class TensorRows:
+    """Training samples ``(n, *shape)`` in memory."""
+
+    x0: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x0)
+
+    def take(self, rows: Tensor, random: TrainingRandom) -> Tensor:
+        """The rows."""
+        return self.x0[rows]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What batches are drawn from: samples and conditions of the training set."""
+
+    rows: Rows
+    condition: Condition
+
+
+@torch.no_grad()
+def teacher_forward_flops(teacher: Teacher, shape: tuple[int, ...], condition: Condition) -> float:
+    """FLOPs of one forward pass of the teacher's network for one sample."""
+    like = next(teacher.network.parameters())
+    x, rows = like.new_zeros((1, *shape)), condition[torch.arange(1)].to(like.device)
+    with count_all_flops() as counter:
+        teacher.network(x, x.new_full((1,), 0.5), rows)
+    return float(counter.get_total_flops())
+
+
+def counted_teacher(teacher: Teacher, meter: Meter, unit_flops: float) -> Teacher:
+    """The teacher with its evaluations booked; a closed form costs one network forward a row."""
+    fixed = unit_flops if teacher.closed_form else None
+    return teacher.bind(Handle("teacher", teacher.field, meter, flops_per_row=fixed))
+
+
+def _eager() -> AbstractContextManager[Any]:
+    return torch.compiler.set_stance("force_eager")
+
+
+class Trainer:
+    """The state of one training run, and its step."""
+
+    def __init__(
+        self,
+        method: Method,
+        teacher: Teacher,
+        data: TrainingData,
+        spec: Spec,
+        settings: TrainingSettings,
+        budget: Budget,
+        train_seed: int,
+        scale: Scale | None = None,
+    ) -> None:
+        self.method, self.settings, self.budget = method, settings, budget
+        self.data, self.spec, self.train_seed = data, spec, train_seed
+        self.scale = scale or Scale()
+        self.rank, self.world = world()
+        self.parts, self.part_rows = division(settings.batch, self.world, self.scale.micro_batch)
+        self.device = self._device()
+        self.dtype = torch.float64 if settings.precision == "fp64" else torch.float32
+        self.eager: Callable[[], AbstractContextManager[Any]] = (
+            _eager if self.scale.compile else nullcontext
+        )
+        self.meter = Meter(eager=self.eager)
+        teacher = teacher.to(self.device, self.dtype)
+        unit = teacher_forward_flops(teacher, spec.shape, data.condition)
+        self.tfe_flops = unit * settings.batch
+        torch.manual_seed(train_seed)
+        self.built: Built = method.build(teacher, spec)
+        self.modules = dict(self.built.modules)
+        self._lay_out(teacher.network)
+        self.teacher = counted_teacher(teacher, self.meter, unit)
+        self.networks = {name: Handle(name, m, self.meter) for name, m in self.modules.items()}
+        self.optimizers = {n: self._optimizer(o) for n, o in self.built.optimizers.items()}
+        self.trained = {
+            n: [p for m in o.modules for p in self.modules[m].parameters() if p.requires_grad]
+            for n, o in self.built.optimizers.items()
+        }
+        self.ema = {name: EMA(self.modules[name], settings.ema) for name in self.built.ema}
+        self.step = 0
+        self.images = 0
+        self.seconds = 0.0
+        self.flops = 0.0
+        """Of all processes."""
+        self.reached: list[dict[str, Any]] = []
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Count seconds from now on, after those already spent."""
+        self._since = time.perf_counter() - self.seconds
+
+    def _device(self) -> str:
+        if self.scale.device == "cuda" and self.world > 1:
+            return f"cuda:{self.rank % torch.cuda.device_count()}"
+        return self.scale.device
+
+    def _lay_out(self, teacher: nn.Module) -> None:
+        """Place the networks: device, precision, recomputation, compilation, sharding."""
+        for module in self.modules.values():
+            module.to(self.device, self.dtype)
+            if self.settings.checkpointing:
+                for part in module.modules():
+                    if hasattr(part, "checkpointing"):
+                        part.checkpointing = True
+        if self.scale.compile:
+            for module in (*self.modules.values(), teacher):
+                for block in blocks_of(module):
+                    block.compile()
+        if self.scale.parallel == "fsdp" and self.world > 1:
+            for module in self.modules.values():
+                if any(True for _ in module.parameters()):
+                    shard(module, self.device)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether weights are divided over processes."""
+        return self.scale.parallel == "fsdp" and self.world > 1
+
+    def _optimizer(self, o: Optimizer) -> torch.optim.Optimizer:
+        parameters = [p for m in o.modules for p in self.modules[m].parameters() if p.requires_grad]
+        options: dict[str, Any] = {"lr": o.lr, "betas": o.betas, "weight_decay": o.weight_decay}
+        if self.settings.optimizer == "adamw8bit":
+            try:
+                from bitsandbytes.optim import AdamW8bit
+            except ImportError as error:
+                raise UserError(
+                    "training.optimizer=adamw8bit: needs bitsandbytes: pip install bitsandbytes"
+                ) from error
+            return AdamW8bit(parameters, **options)
+        return torch.optim.AdamW(parameters, fused=True, **options)
+
+    # ------------------------------------------------------------------ budget
+
+    @property
+    def tfe(self) -> float:
+        """Teacher-forward equivalents spent, by all processes."""
+        return self.flops / self.tfe_flops
+
+    @property
+    def progress(self) -> float:
+        """Spent share of the budget: the same number in every process."""
+        spent = {"tfe": self.tfe, "images": float(self.images), "seconds": self.seconds}
+        return spent[self.budget.unit] / self.budget.amount
+
+    def _agree(self) -> None:
+        """Take the sum of all processes' FLOPs, and the first one's clock."""
+        seconds = time.perf_counter() - self._since
+        mine = [self.meter.flops, seconds if self.rank == 0 else 0.0]
+        self.flops, self.seconds = summed(torch.tensor(mine, dtype=torch.float64)).tolist()
+
+    # ------------------------------------------------------------------ one step
+
+    def micro_batches(self) -> Iterator[tuple[Batch, Context]]:
+        """This process's rows of the step, in parts, each with its context."""
+        needs_data = self.method.facts_for().needs_data
+        for part in range(self.parts):
+            first = (self.rank * self.parts + part) * self.part_rows
+            random = TrainingRandom(
+                self.train_seed, self.step, first, self.part_rows, self.device, self.dtype
+            )
+            index = random.integers("data rows", len(self.data.rows)).cpu()
+            x0 = None
+            if needs_data:
+                x0 = self.data.rows.take(index, random).to(self.device, self.dtype)
+            condition = self.data.condition[index].to(self.device)
+            context = Context(
+                self.step,
+                self.progress,
+                random,
+                self.teacher,
+                self.networks,
+                self.modules,
+                gather_rows,
+                part == self.parts - 1,
+                self.eager,
+            )
+            yield Batch(x0, condition, self.spec.shape), context
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.settings.precision == "bf16":
+            return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def run_step(self) -> dict[str, Any]:
+        """One training step; returns its scalars."""
+        progress = self.progress
+        streams = [self.method.training_step(b, c) for b, c in self.micro_batches()]
+        scalars: dict[str, Any] = {}
+        while True:
+            updates: list[Update] = []
+            for stream in streams:
+                with self._autocast():
+                    update = next(stream, None)
+                if update is None:
+                    break
+                self.meter.backward(update.loss / len(streams), update.optimizer)
+                updates.append(update)
+            if len(updates) < len(streams):
+                break
+            update = updates[0]
+            scalars.update(update.scalars)
+            if update.step:
+                scalars.update(self._optimizer_step(update.optimizer, progress))
+        self.step += 1
+        self.images += self.settings.batch
+        self._agree()
+        return scalars
+
+    def _optimizer_step(self, name: str, progress: float) -> dict[str, Any]:
+        optimizer, parameters = self.optimizers[name], self.trained[name]
+        declared = self.built.optimizers[name]
+        if not self.sharded:  # Sharded gradients are averaged as they are divided.
+            average_gradients(parameters)
+        norm = nn.utils.clip_grad_norm_(
+            parameters, self.settings.clip or float("inf"), foreach=True
+        )
+        scale = learning_rate_scale(self.step, progress, self.settings.warmup, declared.schedule)
+        for group in optimizer.param_groups:
+            group["lr"] = declared.lr * scale
+        optimizer.step()
+        # Other networks' gradients may have been touched by a loss that passed through them.
+        for module in self.modules.values():
+            module.zero_grad(set_to_none=True)
+        for trained in declared.modules:
+            if trained in self.ema and self.step >= self.settings.warmup:
+                self.ema[trained].update()
+        label = "" if name == "student" else f"{name}_"
+        return {f"{label}grad_norm": full(norm), f"{label}lr": declared.lr * scale}
+
+    # ------------------------------------------------------------------ what is kept
+
+    def weights(self) -> dict[str, Tensor]:
+        """The student's weights to be evaluated, whole: the average, where one is kept.
+
+        Where weights are sharded, all processes must call it.
+        """
+        if "student" in self.ema and self.ema["student"].updates:
+            state = self.ema["student"].average
+        else:
+            state = self.modules["student"].state_dict()
+        return {k: full(v).detach().clone().contiguous().cpu() for k, v in state.items()}
+
+    def parameter_count(self) -> int:
+        """Parameters of the student."""
+        return sum(p.numel() for p in self.modules["student"].parameters())
+
+    def rows_counted(self) -> Counter[str]:
+        """Rows by role and mode, of all processes; all must call it."""
+        return summed_counts(self.meter.rows)
