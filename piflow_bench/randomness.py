@@ -67,11 +67,11 @@ class TrainingRandom:
         first_row: int,
         rows: int,
         device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.train_seed, self.step = train_seed, step
         self.first_row, self.rows = first_row, rows
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype = device, dtype or torch.get_default_dtype()
         self._used: set[str] = set()
 
     def _blocks(self, name: str) -> list[tuple[torch.Generator, slice]]:

@@ -37,7 +37,7 @@ class TrainingSettings:
         if self.optimizer not in ("adamw", "adamw8bit"):
             raise ValueError(f"training.optimizer={self.optimizer}: must be adamw or adamw8bit")
         if self.batch < 1:
-            raise ValueError(f"training.batch={self.batch}: must be at least 1")
+            raise ValueError(f"training.batch={self.batch}: must be positive")
         if self.threads < 1:
             raise ValueError(f"training.threads={self.threads}: must be at least 1")
 
