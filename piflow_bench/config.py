@@ -24,6 +24,11 @@ PATH_KEYS = (
     "reference",
     "out",
     "extractor.weights",
+    "student.checkpoint",
+    "dataset.settings.latents",
+    "dataset.settings.reference",
+    "dataset.settings.autoencoder",
+    "dataset.settings.weights",
 )
 """Keys whose values are taken literally, before hydra's grammar: any character may occur."""
 
@@ -52,6 +57,13 @@ class DatasetConfig:
 
 
 @dataclass
+class StudentConfig:
+    """Weights that are scored without training."""
+
+    checkpoint: str | None = None  # path, or hf://owner/name/folder; needs one trained variant
+
+
+@dataclass
 class ConvergedConfig:
     """How the teacher is solved to convergence."""
 
@@ -70,6 +82,7 @@ class ProtocolConfig:
     data_samples: int = 1400  # of the samples, those compared with held-out data
     reference_samples: int = 20000
     reference_seed: int = 1_000_003
+    precision: str = "fp32"  # of sampling: fp32 | bf16 (autocast)
     questions: list[str] = field(default_factory=lambda: ["imitation", "data"])
     extractors: list[str] = field(default_factory=lambda: ["classifier", "pixels"])
     metrics: list[str] = field(default_factory=list)
@@ -150,6 +163,7 @@ class ExperimentConfig:
     train_seeds: list[int] = field(default_factory=lambda: [0])
     sample_seed: int = 0
     variants: dict[str, VariantConfig] = field(default_factory=dict)
+    student: StudentConfig = field(default_factory=StudentConfig)
     only: list[str] | None = None
     add: list[str] = field(default_factory=list)  # methods entered with their default settings
     aa: bool = False  # enter the first trained variant twice, under two names
@@ -161,6 +175,8 @@ class ExperimentConfig:
     runs: str = "runs"
     plugins: str | None = None
     checkpoint: str | None = None  # another teacher checkpoint for the dataset
+    smoke: dict[str, Any] = field(default_factory=dict)  # settings by key under profile=smoke
+    is_smoke: bool = False
 
 
 # ------------------------------------------------------------------ composing
@@ -261,6 +277,11 @@ def compose(arguments: Sequence[str]) -> list[ExperimentConfig]:
         for combination in itertools.product(*choices):
             try:
                 composed = hydra_compose("config", overrides=list(combination))
+                if composed.is_smoke:
+                    given = {o.partition("=")[0].lstrip("+") for o in combination} | set(paths)
+                    for key, value in composed.smoke.items():
+                        if key not in given:
+                            OmegaConf.update(composed, key, value, force_add=bool(OPEN.match(key)))
                 container = OmegaConf.to_object(composed)
             except (HydraException, OmegaConfBaseException) as error:
                 raise UserError(_explain(error, combination, loader)) from error
@@ -274,15 +295,27 @@ def compose(arguments: Sequence[str]) -> list[ExperimentConfig]:
                 parts = container.parts
                 break
             for key, value in paths.items():
-                if not hasattr(container, key):
-                    raise UserError(f"{key}=: not a setting of this verb")
-                setattr(container, key, value)
+                _set_path(container, key, value)
             _refuse_unknown(container)
             experiments.append(_checked(container))
     if parts:
         rest = [a for a in arguments if a.partition("=")[0] != "experiment"]
         return [c for part in parts for c in compose([f"experiment={part}", *rest])]
     return _apart(experiments, [" ".join(values) for values in itertools.product(*swept)])
+
+
+def _set_path(container: ExperimentConfig, key: str, value: str) -> None:
+    """Set a path-valued key, which hydra never saw."""
+    place: Any = container
+    *parents, last = key.split(".")
+    for parent in parents:
+        place = getattr(place, parent, None) if not isinstance(place, dict) else place.get(parent)
+    if isinstance(place, dict):
+        place[last] = value
+    elif hasattr(place, last):
+        setattr(place, last, value)
+    else:
+        raise UserError(f"{key}=: not a setting of this verb")
 
 
 OPEN = re.compile(

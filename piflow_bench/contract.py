@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from piflow_bench import sampling
+from piflow_bench.data.dataset import TensorRows
 from piflow_bench.errors import nearest
 from piflow_bench.method import Built, Facts, Method, Spec, Update
 from piflow_bench.randomness import SampleRandom
@@ -25,7 +26,7 @@ from piflow_bench.teacher import Teacher
 from piflow_bench.training import state
 from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import Budget, TrainingSettings
-from piflow_bench.training.trainer import TensorRows, Trainer, TrainingData
+from piflow_bench.training.trainer import Trainer, TrainingData
 
 NFES = (1, 2, 4)
 BATCH, STEPS, SEED = 8, 6, 3

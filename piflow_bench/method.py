@@ -135,21 +135,30 @@ class Context:
     eager: Callable[[], AbstractContextManager[Any]] = nullcontext
     """Inside it nothing runs compiled: forward-mode derivatives need that."""
 
+    held: list[nn.Parameter] = field(default_factory=list)
+    """Parameters without gradient until the update's backward pass is over."""
+
     def frozen(self, name: str) -> Callable[..., Any]:
-        """The network ``name`` with gradient to its inputs but not to its parameters."""
+        """The network ``name`` with gradient to its inputs but not to its parameters.
+
+        Its parameters stay so until the backward pass is over: activations may be recomputed there.
+        """
         handle, module = self.networks[name], self.modules[name]
 
         def call(*args: Any, **kwargs: Any) -> Any:
             wanted = [p for p in module.parameters() if p.requires_grad]
             for p in wanted:
                 p.requires_grad_(False)
-            try:
-                return handle(*args, **kwargs)
-            finally:
-                for p in wanted:
-                    p.requires_grad_(True)
+            self.held.extend(wanted)
+            return handle(*args, **kwargs)
 
         return call
+
+    def thaw(self) -> None:
+        """Let frozen parameters take gradients again."""
+        for p in self.held:
+            p.requires_grad_(True)
+        self.held.clear()
 
     def jvp(
         self, function: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor]

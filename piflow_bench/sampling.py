@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,24 @@ from piflow_bench.teacher import Teacher, solve
 AUDIT_SAMPLES = 4
 AUDIT_TOLERANCE = 0.02
 """Share of matrix-product FLOPs outside the counted network that is still taken as arithmetic."""
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Where samples are computed, and in which precision."""
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    """fp32 | bf16 (autocast)."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which networks are called."""
+        if self.precision == "bf16":
+            return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+CPU = Arithmetic()
 
 
 class DishonestNFE(RuntimeError):
@@ -45,19 +64,21 @@ def _run(
     nfe: int,
     sample_seed: int,
     settings: Mapping[str, Any],
+    arithmetic: Arithmetic,
 ) -> tuple[Tensor, Meter]:
     meter = Meter()
-    random = SampleRandom(sample_seed, indices)
+    random = SampleRandom(sample_seed, indices, arithmetic.device)
     noise = random.noise(dataset.shape)
-    condition = dataset.conditions(sample_seed, indices)
+    condition = dataset.conditions(sample_seed, indices).to(arithmetic.device)
     bound = student.bind(Handle("student", network, meter))
-    x = bound.sample(noise, condition, nfe, random, **settings)
+    with arithmetic.autocast():
+        x = bound.sample(noise, condition, nfe, random, **settings)
     if not isinstance(x, Tensor) or x.shape != noise.shape:
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"sample() returned {shape} for noise of shape {tuple(noise.shape)}")
     if not torch.isfinite(x).all():
         raise ValueError("sample() returned values that are not finite")
-    return x.float(), meter
+    return x.float().cpu(), meter
 
 
 def _check(meter: Meter, samples: int, nfe: int, all_flops: float | None = None) -> None:
@@ -73,7 +94,12 @@ def _check(meter: Meter, samples: int, nfe: int, all_flops: float | None = None)
 
 
 def audit(
-    student: Student, network: Any, dataset: Dataset, nfe: int, settings: Mapping[str, Any]
+    student: Student,
+    network: Any,
+    dataset: Dataset,
+    nfe: int,
+    settings: Mapping[str, Any],
+    arithmetic: Arithmetic = CPU,
 ) -> None:
     """Sample a few with all FLOPs counted, through the handle or not.
 
@@ -81,7 +107,9 @@ def audit(
         DishonestNFE: if evaluations are hidden, or their number is wrong.
     """
     with count_all_flops() as counter:
-        _, meter = _run(student, network, dataset, range(AUDIT_SAMPLES), nfe, 0, settings)
+        _, meter = _run(
+            student, network, dataset, range(AUDIT_SAMPLES), nfe, 0, settings, arithmetic
+        )
     _check(meter, AUDIT_SAMPLES, nfe, float(counter.get_total_flops()))
 
 
@@ -95,6 +123,7 @@ def sample(
     batch: int,
     settings: Mapping[str, Any] | None = None,
     report: Callable[[float, str], None] = lambda share, text: None,
+    arithmetic: Arithmetic = CPU,
 ) -> Samples:
     """Samples of the given indices, independent of ``batch``; evaluations are checked.
 
@@ -104,12 +133,12 @@ def sample(
     settings = settings or {}
     if isinstance(network, nn.Module):
         network.eval()
-    audit(student, network, dataset, nfe, settings)
+    audit(student, network, dataset, nfe, settings, arithmetic)
     parts, flops = [], 0.0
     started = time.perf_counter()
     for low in range(indices.start, indices.stop, batch):
         part = range(low, min(low + batch, indices.stop))
-        x, meter = _run(student, network, dataset, part, nfe, sample_seed, settings)
+        x, meter = _run(student, network, dataset, part, nfe, sample_seed, settings, arithmetic)
         _check(meter, len(part), nfe)
         parts.append(x)
         flops += meter.flops
@@ -129,13 +158,15 @@ def converged(
     steps: int,
     batch: int,
     report: Callable[[float, str], None] = lambda share, text: None,
+    arithmetic: Arithmetic = CPU,
 ) -> Tensor:
     """Samples of the guided teacher solved to convergence, ``(n, *shape)`` float32."""
     parts = []
     for low in range(indices.start, indices.stop, batch):
         part = range(low, min(low + batch, indices.stop))
-        condition: Condition = dataset.conditions(sample_seed, part)
-        noise = SampleRandom(sample_seed, part).noise(dataset.shape)
-        parts.append(solve(teacher, noise, condition, steps, solver))
+        condition: Condition = dataset.conditions(sample_seed, part).to(arithmetic.device)
+        noise = SampleRandom(sample_seed, part, arithmetic.device).noise(dataset.shape)
+        with arithmetic.autocast():
+            parts.append(solve(teacher, noise, condition, steps, solver).float().cpu())
         report((part.stop - indices.start) / len(indices), f"{part.stop - indices.start} samples")
     return torch.cat(parts)

@@ -4,13 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from piflow_bench.condition import Condition
+from piflow_bench.randomness import TrainingRandom
 from piflow_bench.teacher import Teacher
+
+
+class Rows(Protocol):
+    """Training samples that are read as they are needed."""
+
+    def __len__(self) -> int: ...
+    def take(self, rows: Tensor, random: TrainingRandom | None) -> Tensor:
+        """Samples x0 ``(B, *shape)`` of the given rows ``(B,)``.
+
+        Draws that belong to reading (a mirrored view, a latent's own noise) come from ``random``;
+        without it the plain view and the mean.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TensorRows:
+    """Training samples ``(n, *shape)`` in memory."""
+
+    x0: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x0)
+
+    def take(self, rows: Tensor, random: TrainingRandom | None = None) -> Tensor:
+        """The rows."""
+        return self.x0[rows]
 
 
 @dataclass(frozen=True)
@@ -28,8 +57,7 @@ class Dataset:
 
     ``train`` and ``test`` are float32 ``(n, *shape)``; images lie in [-1, 1]. ``conditions(seed,
     indices)`` gives the conditions of samples by index alone. ``extractors`` map samples to
-    float64 features ``(n, d)``; the first is the primary one. ``logits`` (optional) come from a
-    network that gives no features, for class accuracy.
+    features ``(n, d)``, or to several outputs by name (see ``outputs``).
     """
 
     name: str
@@ -46,9 +74,32 @@ class Dataset:
     extractors: Mapping[str, Callable[[Tensor], np.ndarray]]
     digest: str
     """sha256 of the data, or of the definition of a closed-form distribution."""
+    identity: Mapping[str, Any] | None = None
+    """Settings that determine results, where others are paths; None: all settings do."""
+    rows: Rows | None = None
+    """Training samples that are read as they are needed; None: ``train``."""
+    outputs: tuple[str, ...] = ("features",)
+    """What every extractor gives: features, and perhaps logits and spatial features."""
+    decode: Callable[[Tensor], np.ndarray] | None = None
+    """Samples as images ``(n, h, w, 3)`` uint8, where samples are latents."""
+    reference: Callable[[str], dict[str, np.ndarray]] | None = None
+    """Outputs and moments of the real reference under an extractor, where it is a file."""
+    chunk: int = 2000
+    """Samples that extractors are given at once."""
     judge: Callable[[Tensor], np.ndarray] | None = None
     """Class logits ``(n, classes)`` from a network independent of every extractor."""
     modes: Modes | None = None
     draw: Callable[[int, int], Tensor] | None = None
     """Fresh exact samples ``draw(seed, n)``, for closed-form distributions."""
     notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def training_rows(self) -> Rows:
+        """Where training batches come from."""
+        return self.rows or TensorRows(self.train)
+
+    def memorised(self, n: int) -> Tensor:
+        """``n`` training samples, evenly spread over the training set (all, if there are fewer)."""
+        rows = self.training_rows
+        index = torch.linspace(0, len(rows) - 1, min(n, len(rows))).round().long()
+        return rows.take(index, None)

@@ -13,6 +13,7 @@ from piflow_bench.evaluation.metrics import Metric, Scored
 from piflow_bench.evaluation.mmd import PairSums, u_statistic
 from piflow_bench.evaluation.moments import Moments, block_moments, merge_all
 from piflow_bench.evaluation.polynomial import cubic_sums, prefers_moments
+from piflow_bench.evaluation.reference import factored
 from piflow_bench.evaluation.uncertainty import mean_with_replicates
 
 
@@ -36,7 +37,7 @@ def _sfd(inputs: Inputs) -> Scored:
     assert inputs.extras.spatial is not None and known is not None
     moments = known if isinstance(known, Moments) else Moments.from_features(known)
     parts = block_moments(inputs.extras.spatial, inputs.blocks)
-    return _frechet("sfd", parts, distances.FrechetReference(moments))
+    return _frechet("sfd", parts, factored(moments))
 
 
 def _fd_infinity(inputs: Inputs) -> Scored:

@@ -31,6 +31,24 @@ _KEPT = 32
 _FACTS: OrderedDict[tuple, object] = OrderedDict()
 
 
+def factored(moments: Moments) -> FrechetReference:
+    """Moments with their covariance factored, kept as the other facts are."""
+    whole = hashlib.sha256(str(moments.n).encode())
+    for part in (moments.mean, moments.scatter):
+        whole.update(np.ascontiguousarray(part).data)
+    key = (whole.hexdigest(), "frechet", None)
+    if key not in _FACTS:
+        _keep(key, FrechetReference(moments))
+    _FACTS.move_to_end(key)
+    return cast(FrechetReference, _FACTS[key])
+
+
+def _keep(key: tuple, value: object) -> None:
+    _FACTS[key] = value
+    while len(_FACTS) > _KEPT:
+        _FACTS.popitem(last=False)
+
+
 class Reference:
     """Reference features ``(m, d)`` float64 and the facts derived from them.
 
@@ -55,14 +73,12 @@ class Reference:
         return cast(T, _FACTS[key])
 
     def _keep(self, name: str, setting: object, value: object) -> None:
-        _FACTS[(self._digest, name, setting)] = value
-        while len(_FACTS) > _KEPT:
-            _FACTS.popitem(last=False)
+        _keep((self._digest, name, setting), value)
 
     def frechet(self) -> FrechetReference:
         """Moments with their covariance factored."""
         if self._moments is not None:
-            return FrechetReference(self._moments)
+            return factored(self._moments)
         return self._fact(
             "frechet", None, lambda: FrechetReference(Moments.from_features(self.features))
         )

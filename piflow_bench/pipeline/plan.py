@@ -7,12 +7,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from piflow_bench import flow, registry
 from piflow_bench.config import ExperimentConfig, VariantConfig, build_dataclass, to_plain
 from piflow_bench.data.dataset import Dataset
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.hub import digest, local_path
 from piflow_bench.method import Facts, Method
 from piflow_bench.pipeline.graph import Stage, closure
 from piflow_bench.pipeline.stages import Runtime, load_dataset
@@ -79,7 +81,14 @@ def runtime_of(config: ExperimentConfig) -> Runtime:
     """What the configuration says about this call and machine."""
     scale = build_dataclass(Scale, to_plain(config.scale), "scale")
     return Runtime(
-        config.plugins, config.checkpoint, config.sample_batch, config.save_seconds, scale
+        config.plugins,
+        config.checkpoint,
+        config.sample_batch,
+        config.save_seconds,
+        scale,
+        str(Path(config.runs) / "inputs"),
+        config.student.checkpoint,
+        dict(config.dataset.settings),
     )
 
 
@@ -147,7 +156,7 @@ def _variants(config: ExperimentConfig) -> list[Variant]:
     return variants
 
 
-def _check_protocol(config: ExperimentConfig) -> None:
+def _check_protocol(config: ExperimentConfig, outputs: tuple[str, ...]) -> None:
     """Refuse names and settings that the metric stages would fail on."""
     from piflow_bench.evaluation.metrics import all_metrics
     from piflow_bench.evaluation.settings import make_settings
@@ -162,11 +171,12 @@ def _check_protocol(config: ExperimentConfig) -> None:
                 raise UserError(
                     f"protocol.{key}={name}: no such metric; {nearest(name, list(all_metrics()))}"
                 )
-            beyond = set(all_metrics()[name].needs) - {"generated", "reference"}
+            given = {"generated", "reference", "labels", *outputs}
+            beyond = set(all_metrics()[name].needs) - given
             if beyond:
                 raise UserError(
-                    f"protocol.{key}={name}: needs {' and '.join(sorted(beyond))}; a run scores "
-                    "features alone"
+                    f"protocol.{key}={name}: needs {' and '.join(sorted(beyond))}, which this "
+                    "dataset's extractors do not give"
                 )
     for key in ("primary_quality", "primary_diversity"):
         if getattr(p, key) not in p.metrics:
@@ -237,12 +247,14 @@ class _Planner:
                     f"protocol.extractors={name}: {self.dataset.name} has "
                     f"{', '.join(self.dataset.extractors)}"
                 )
-        digest = "" if config.dataset.fit_backbone else self.dataset.teacher().digest
+        weights = "" if config.dataset.fit_backbone else self.dataset.teacher().digest
         self.dataset_key = {
             "name": config.dataset.name,
-            "settings": dict(config.dataset.settings),
+            "settings": dict(
+                config.dataset.settings if self.dataset.identity is None else self.dataset.identity
+            ),
             "digest": self.dataset.digest,
-            "teacher": digest,
+            "teacher": weights,
         }
         self.teacher_inputs: dict[str, tuple[Stage, ...]] = {}
         if config.dataset.fit_backbone:
@@ -250,7 +262,7 @@ class _Planner:
                 "teacher", {"dataset": self.dataset_key}, {}, "common start of all students"
             )
             self.teacher_inputs = {"teacher": (stage,)}
-        _check_protocol(config)
+        _check_protocol(config, self.dataset.outputs)
         self.judged = self.dataset.judge is not None
         protocol = to_plain(self.protocol)
         others = {
@@ -275,6 +287,7 @@ class _Planner:
                     "seed": seed,
                     "start": low,
                     "stop": high,
+                    "precision": self.protocol.precision,
                 },
                 self.teacher_inputs,
                 f"{label} [{low}:{high}]",
@@ -287,6 +300,11 @@ class _Planner:
         """A split of the data, or fresh exact samples."""
         content = {"dataset": self.dataset_key, "split": split, "seed": seed, "n": n}
         return Stage("draw", content, {}, f"{split} samples")
+
+    def real_reference(self) -> Stage:
+        """Features and moments of a reference that is given as a file."""
+        content = {"dataset": self.dataset_key, "extractors": list(self.protocol.extractors)}
+        return Stage("real_reference", content, {}, "features of the real reference", weight=20)
 
     def features(self, samples: tuple[Stage, ...], label: str) -> Stage:
         """Features of samples."""
@@ -339,6 +357,8 @@ class _Planner:
                     "converged teacher, reference",
                 )
                 found[question] = tuple(self.features((s,), s.label) for s in shards)
+            elif question == "data" and self.dataset.reference is not None:
+                found[question] = (self.real_reference(),)
             elif question == "data":
                 found[question] = (self.features((self.real("test"),), "held-out data"),)
             elif question == "truth":
@@ -374,6 +394,35 @@ class _Planner:
 
     # -------------------------------------------------------------- variants
 
+    def published_cells(
+        self,
+        variant: Variant,
+        references: Mapping[str, tuple[Stage, ...]],
+        paired: tuple[Stage, ...],
+    ) -> list[Cell]:
+        """The cells of a variant whose weights are given instead of trained."""
+        nfe = variant.nfes[0] if not variant.facts.elastic else None
+        source = self.config.student.checkpoint
+        assert source is not None
+        content = {
+            "method": variant.config.method,
+            "version": variant.facts.version,
+            "settings": variant.settings,
+            "dataset": self.dataset_key,
+            "train_nfe": nfe,
+            "train_seed": 0,
+            "weights": digest(local_path(source, "student.checkpoint")),
+        }
+        about = {"variant": variant.name, "train_seed": None, "train_nfe": nfe}
+        stage = Stage(
+            "published", content, self.teacher_inputs, f"{variant.name}: published weights", about
+        )
+        base = {k: content[k] for k in ("method", "version", "settings", "dataset")}
+        return [
+            self._cell(variant, base, references, paired, n, None, stage, None)
+            for n in variant.nfes
+        ]
+
     def variant_cells(
         self,
         variant: Variant,
@@ -383,6 +432,8 @@ class _Planner:
         """The cells of one variant."""
         cells = []
         facts = variant.facts
+        if facts.trains and self.config.student.checkpoint:
+            return self.published_cells(variant, references, paired)
         base = {
             "method": variant.config.method,
             "version": facts.version,
@@ -442,6 +493,7 @@ class _Planner:
             "sampling": dict(variant.config.sampling),
             "sample_seed": self.config.sample_seed,
             "n": n,
+            "precision": p.precision,
         }
         inputs = dict(self.teacher_inputs)
         about: dict[str, Any] = {"variant": variant.name, "train_seed": seed}
@@ -513,7 +565,9 @@ class _Planner:
             )
         ]
         if "data" in p.questions:
-            train = (self.features((self.real("train"),), "training data"),)
+            given = self.dataset.reference is not None
+            memorised = self.real("train", n=p.data_samples if given else 0)
+            train = (self.features((memorised,), "training data"),)
             test = references["data"]
             cells.append(
                 Cell(
@@ -521,6 +575,7 @@ class _Planner:
                     self.evaluate(train, references, True, "memoriser", accuracy="train"),
                 )
             )
+            # A reference that is a file has no samples to divide anew.
             real = tuple(
                 Stage(
                     "partition",
@@ -537,9 +592,10 @@ class _Planner:
                     {"real": train + test},
                     "real against real",
                 )
-                for extractor in p.extractors
+                for extractor in (() if given else p.extractors)
             )
-            cells.append(Cell(columns("real-vs-real", None), real))
+            if real:
+                cells.append(Cell(columns("real-vs-real", None), real))
         if "truth" in p.questions:
             fresh = self.real("exact", p.reference_seed + 1, p.samples)
             exact = (self.features((fresh,), "more exact samples"),)

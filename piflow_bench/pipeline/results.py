@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from piflow_bench.config import to_plain
 from piflow_bench.pipeline.graph import Stage
@@ -166,6 +167,8 @@ def _reference_text(stage: Stage, plan: Plan) -> str:
         )
     if question == "truth":
         return f"{config.protocol.reference_samples} exact samples"
+    if plan.dataset and plan.dataset.reference is not None:
+        return "the protocol's reference file of real images"
     return f"{len(plan.dataset.test) if plan.dataset else '?'} held-out real samples"
 
 
@@ -198,7 +201,9 @@ def grids(plan: Plan, store: Store) -> dict[str, np.ndarray]:
 
     def add(key: str, stage: Stage, about: Mapping[str, Any]) -> None:
         x = np.load(store.path(stage) / "samples.npy", allow_pickle=False)[:count]
-        if not points:
+        if dataset.decode is not None:
+            x = dataset.decode(torch.from_numpy(x))
+        elif not points:
             x = ((x.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1)
         arrays[key] = x
         rows.append({"key": key, **about})

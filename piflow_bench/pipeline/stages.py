@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from piflow_bench import registry
 from piflow_bench.config import build_dataclass
 from piflow_bench.data.dataset import Dataset
+from piflow_bench.evaluation.moments import Moments
+from piflow_bench.hub import local_path
 from piflow_bench.method import Method, Spec
 from piflow_bench.pipeline.processes import in_processes
 from piflow_bench.teacher import Teacher
@@ -27,7 +29,7 @@ from piflow_bench.training.distributed import world
 from piflow_bench.training.loop import train
 from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import Budget, TrainingSettings
-from piflow_bench.training.trainer import TensorRows, TrainingData
+from piflow_bench.training.trainer import TrainingData
 
 if TYPE_CHECKING:
     from piflow_bench.evaluation.uncertainty import Interval
@@ -47,6 +49,12 @@ class Runtime:
     sample_batch: int = 250
     save_seconds: float = 20.0
     scale: Scale = Scale()
+    inputs: str = "runs/inputs"
+    """Folder of what profiles generate."""
+    student: str | None = None
+    """A published student's weights."""
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    """The dataset's settings with their paths, which are in no stage's configuration."""
 
     @property
     def folders(self) -> list[str]:
@@ -58,9 +66,11 @@ def load_dataset(
     config: Mapping[str, Any], runtime: Runtime, backbone: Path | None = None
 ) -> Dataset:
     """The dataset of a stage; ``backbone`` holds the fitted start of closed-form teachers."""
-    settings = dict(config["settings"])
+    settings = dict(runtime.dataset or config["settings"])
     if runtime.checkpoint:
         settings["checkpoint"] = runtime.checkpoint
+    if settings.get("generated"):
+        settings["generated"] = runtime.inputs
     if backbone is not None:
         settings["backbone"] = str(backbone / "network.safetensors")
     return _cached_dataset(config["name"], json.dumps(settings, sort_keys=True))
@@ -115,8 +125,9 @@ def converged(
     from piflow_bench import sampling
 
     dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))
+    where = sampling.Arithmetic(runtime.scale.device, config.get("precision", "fp32"))
     x = sampling.converged(
-        dataset.teacher(),
+        dataset.teacher().to(where.device),
         dataset,
         range(config["start"], config["stop"]),
         config["seed"],
@@ -124,6 +135,7 @@ def converged(
         config["steps"],
         runtime.sample_batch,
         report,
+        where,
     )
     np.save(folder / "samples.npy", x.numpy())
 
@@ -136,6 +148,8 @@ def draw(
     if config["split"] == "exact":
         assert dataset.draw is not None
         x = dataset.draw(config["seed"], config["n"])
+    elif config["split"] == "train" and config["n"]:
+        x = dataset.memorised(config["n"])
     else:
         x = getattr(dataset, config["split"])
     np.save(folder / "samples.npy", x.numpy())
@@ -154,7 +168,7 @@ def distill(
     train(
         load_method(config, runtime),
         dataset.teacher(),
-        TrainingData(TensorRows(dataset.train), dataset.train_condition),
+        TrainingData(dataset.training_rows, dataset.train_condition),
         _spec(config, dataset, settings.batch, config["train_nfe"], seed),
         settings,
         build_dataclass(Budget, config["budget"], "budget"),
@@ -166,6 +180,36 @@ def distill(
     )
 
 
+def published(
+    config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
+) -> None:
+    """A published student's weights, in the place of a training run's last checkpoint."""
+    from piflow_bench.networks.pretrained import dit_state, load_into, read_weights
+
+    source = runtime.student or ""
+    dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))
+    built = load_method(config, runtime).build(
+        dataset.teacher(), _spec(config, dataset, 1, config["train_nfe"], 0)
+    )
+    network: Any = built.modules["student"]
+    state = dit_state(read_weights(local_path(source))[0], f"student.checkpoint={source}")
+    load_into(network, {k: v.float() for k, v in state.items()}, f"student.checkpoint={source}")
+    save_file(network.state_dict(), folder / "checkpoint_0.safetensors")
+    row = {
+        "fraction": 1.0,
+        "step": 0,
+        "tfe": float("nan"),
+        "images": 0,
+        "seconds": 0.0,
+        "flops": 0.0,
+        "rows": {},
+        "params": sum(p.numel() for p in network.parameters()),
+        "ema_updates": 0,
+    }
+    (folder / "checkpoints.json").write_text(json.dumps([row]))
+    (folder / "log.jsonl").write_text("")
+
+
 def sample(
     config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
 ) -> None:
@@ -173,14 +217,16 @@ def sample(
     from piflow_bench import sampling
 
     dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))
-    teacher: Teacher = dataset.teacher()
+    where = sampling.Arithmetic(runtime.scale.device, config.get("precision", "fp32"))
+    teacher: Teacher = dataset.teacher().to(where.device)
     seed = config.get("train_seed") or 0
     spec = _spec(config, dataset, 1, config.get("train_nfe"), seed)
     built = load_method(config, runtime).build(teacher, spec)
     network: Any = built.modules["student"]
     if "distill" in inputs:
-        weights = inputs["distill"][0] / f"checkpoint_{config['checkpoint']}.safetensors"
+        weights = inputs["distill"][0] / f"checkpoint_{config['checkpoint'] or 0}.safetensors"
         network.load_state_dict(load_file(weights))
+        network = network.to(where.device)
     elif teacher.closed_form:
         network = teacher.field
     drawn = sampling.sample(
@@ -193,6 +239,7 @@ def sample(
         runtime.sample_batch,
         config["sampling"],
         report,
+        where,
     )
     np.save(folder / "samples.npy", drawn.x.numpy())
     facts = {
@@ -209,14 +256,36 @@ def features(
     """Features of samples under every extractor, and the judge's logits."""
     dataset = load_dataset(config["dataset"], runtime)
     x = torch.from_numpy(_samples(inputs["samples"]))
-    arrays: dict[str, Any] = {}
-    batch = 2000
+    parts: dict[str, list[np.ndarray]] = {}
     functions = {name: dataset.extractors[name] for name in config["extractors"]}
     if config["judge"]:
         assert dataset.judge is not None
         functions["judge"] = dataset.judge
     for name, function in functions.items():
-        arrays[name] = np.concatenate([function(x[i : i + batch]) for i in range(0, len(x), batch)])
+        for i in range(0, len(x), dataset.chunk):
+            found = function(x[i : i + dataset.chunk])
+            outputs = found if isinstance(found, dict) else {"features": found}
+            for output, values in outputs.items():
+                parts.setdefault(_array_name(name, output), []).append(values)
+            report(min(1.0, (i + dataset.chunk) / len(x)), f"{name}: {i + len(values)} samples")
+    np.savez(folder / "features.npz", **{k: np.concatenate(v) for k, v in parts.items()})
+
+
+def _array_name(extractor: str, output: str) -> str:
+    return extractor if output == "features" else f"{extractor}/{output}"
+
+
+def real_reference(
+    config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
+) -> None:
+    """Features and moments of real images that are given as a file."""
+    dataset = load_dataset(config["dataset"], runtime)
+    assert dataset.reference is not None
+    arrays: dict[str, np.ndarray] = {}
+    for name in config["extractors"]:
+        report(0.0, f"{name}: the reference's images")
+        for output, values in dataset.reference(name).items():
+            arrays[_array_name(name, output)] = values
     np.savez(folder / "features.npz", **arrays)
 
 
@@ -225,11 +294,28 @@ def _samples(folders: list[Path]) -> np.ndarray:
 
 
 def _features(folders: list[Path], name: str) -> np.ndarray:
+    found = _output(folders, name)
+    assert found is not None
+    return found
+
+
+def _output(folders: list[Path], name: str) -> np.ndarray | None:
+    """Rows of one output of all folders; None where it was not written."""
     parts = []
     for folder in folders:
         with np.load(folder / "features.npz", allow_pickle=False) as arrays:
+            if name not in arrays:
+                return None
             parts.append(arrays[name])
     return np.concatenate(parts)
+
+
+def _moments_of(folders: list[Path], name: str) -> Moments | None:
+    """Moments that a reference's file states, where it does."""
+    count, mean, scatter = (_output(folders, f"{name}/{k}") for k in ("count", "mean", "scatter"))
+    if count is None or mean is None or scatter is None:
+        return None
+    return Moments(int(count[0]), mean, scatter)
 
 
 def metrics(
@@ -237,18 +323,48 @@ def metrics(
 ) -> None:
     """Metrics of generated against reference features, with delete-block replicates."""
     from piflow_bench.evaluation.features import evaluate_with_replicates
+    from piflow_bench.evaluation.inputs import Extras
 
-    n = config["n"]
-    generated = _features(inputs["generated"], config["extractor"])[:n]
-    reference = _features(inputs["reference"], config["extractor"])
-    report(0.0, f"{config['question']} metrics on {config['extractor']}")
-    values = evaluate_with_replicates(generated, reference, config["metrics"], **config["settings"])
+    n, name = config["n"], config["extractor"]
+    generated = _features(inputs["generated"], name)[:n]
+    reference = _output(inputs["reference"], name)
+    logits = _output(inputs["generated"], f"{name}/logits")
+    spatial = _output(inputs["generated"], f"{name}/spatial")
+    reference_spatial: Any = _output(inputs["reference"], f"{name}/spatial")
+    if reference_spatial is None:
+        reference_spatial = _moments_of(inputs["reference"], f"{name}/spatial")
+    extras = Extras(
+        None if logits is None else logits[:n],
+        _labels(config, n, runtime),
+        None if spatial is None else spatial[:n],
+        reference_spatial,
+    )
+    report(0.0, f"{config['question']} metrics on {name}")
+    values = evaluate_with_replicates(
+        generated,
+        reference,
+        config["metrics"],
+        reference_moments=_moments_of(inputs["reference"], name),
+        extras=extras,
+        **config["settings"],
+    )
     rows = [_row(v.metric, v.interval, v.n, v.replicates) for v in values]
     if config["accuracy"]:
         rows.append(_accuracy(config, inputs, n, runtime))
     if config["modes"]:
         rows += _modes(config, generated, runtime)
     (folder / "metrics.json").write_text(json.dumps(rows))
+
+
+def _labels(config: Mapping[str, Any], n: int, runtime: Runtime) -> np.ndarray | None:
+    """Classes of generated samples by index, where a metric looks at them."""
+    from piflow_bench.evaluation.metrics import all_metrics
+
+    if not any("labels" in all_metrics()[m].needs for m in config["metrics"]):
+        return None
+    dataset = load_dataset(config["dataset"], runtime)
+    packed = dataset.conditions(config["sample_seed"], range(n)).pack()
+    return packed.numpy() if packed.ndim == 1 else None
 
 
 def _row(metric: str, interval: Interval, n: int, replicates: Sequence[float]) -> dict[str, Any]:
@@ -347,8 +463,10 @@ STAGES: dict[str, Callable[..., None]] = {
     "converged": converged,
     "draw": draw,
     "distill": distill,
+    "published": published,
     "sample": sample,
     "features": features,
+    "real_reference": real_reference,
     "metrics": metrics,
     "partition": partition,
     "agreement": agreement,

@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from piflow_bench.condition import Condition
 from piflow_bench.costs import Handle, Meter, count_all_flops
+from piflow_bench.data.dataset import Rows
 from piflow_bench.errors import UserError
 from piflow_bench.method import Batch, Built, Context, Method, Optimizer, Spec, Update
 from piflow_bench.randomness import TrainingRandom
@@ -35,29 +36,6 @@ from piflow_bench.training.distributed import (
 from piflow_bench.training.ema import EMA
 from piflow_bench.training.scale import Scale, division
 from piflow_bench.training.settings import Budget, TrainingSettings, learning_rate_scale
-
-
-class Rows(Protocol):
-    """Training samples that are read as they are needed."""
-
-    def __len__(self) -> int: ...
-    def take(self, rows: Tensor, random: TrainingRandom) -> Tensor:
-        """Samples x0 ``(B, *shape)`` of the given rows ``(B,)``; draws come from ``random``."""
-        ...
-
-
-@dataclass(frozen=True)
-class TensorRows:
-    """Training samples ``(n, *shape)`` in memory."""
-
-    x0: Tensor
-
-    def __len__(self) -> int:
-        return len(self.x0)
-
-    def take(self, rows: Tensor, random: TrainingRandom) -> Tensor:
-        """The rows."""
-        return self.x0[rows]
 
 
 @dataclass(frozen=True)
@@ -235,16 +213,17 @@ class Trainer:
     def run_step(self) -> dict[str, Any]:
         """One training step; returns its scalars."""
         progress = self.progress
-        streams = [self.method.training_step(b, c) for b, c in self.micro_batches()]
+        streams = [(self.method.training_step(b, c), c) for b, c in self.micro_batches()]
         scalars: dict[str, Any] = {}
         while True:
             updates: list[Update] = []
-            for stream in streams:
+            for stream, context in streams:
                 with self._autocast():
                     update = next(stream, None)
                 if update is None:
                     break
                 self.meter.backward(update.loss / len(streams), update.optimizer)
+                context.thaw()
                 updates.append(update)
             if len(updates) < len(streams):
                 break

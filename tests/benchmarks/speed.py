@@ -15,8 +15,9 @@ from piflow_methods.piflow.policies import GMPolicy
 from piflow_bench import flow
 from piflow_bench.api import Spec
 from piflow_bench.data import digits
+from piflow_bench.data.dataset import TensorRows
 from piflow_bench.training.settings import Budget, TrainingSettings
-from piflow_bench.training.trainer import TensorRows, Trainer, TrainingData
+from piflow_bench.training.trainer import Trainer, TrainingData
 
 BATCH, STEPS, ROUNDS = 64, 40, 7
 

@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from torch import multiprocessing
 
 from piflow_bench.api import Classes, Guidance, SampleRandom, Spec, Teacher
+from piflow_bench.data.dataset import TensorRows
 from piflow_bench.networks.dit import DiT
 from piflow_bench.training import loop, state
 from piflow_bench.training.scale import Scale, division
 from piflow_bench.training.settings import Budget, TrainingSettings
-from piflow_bench.training.trainer import TensorRows, Trainer, TrainingData
+from piflow_bench.training.trainer import Trainer, TrainingData
 
 METHODS = {
     "piflow": (PiFlow, {"components": 3, "substeps": 8, "logstd_inner": 8, "lr": 1e-3}),

@@ -1,0 +1,213 @@
+"""Class-conditional images as latents of an autoencoder: ImageNet 256, or any set prepared alike.
+
+Latents come from ``piflow_bench prepare imagenet``; the teacher is a DiT checkpoint; samples are
+decoded before anyone looks at them. The reference of the data question is a file: ADM's
+``VIRTUAL_imagenet256_labeled.npz``, statistics, or images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from piflow_bench.condition import Classes
+from piflow_bench.data.dataset import Dataset
+from piflow_bench.data.latents import Latents
+from piflow_bench.errors import UserError, nearest
+from piflow_bench.hub import digest, local_path
+from piflow_bench.networks.autoencoder import Autoencoder
+from piflow_bench.networks.dit import DiT
+from piflow_bench.networks.pretrained import architecture, dit_state, load_dit, read_weights
+from piflow_bench.randomness import SampleRandom, TrainingRandom
+from piflow_bench.teacher import Guidance, Teacher
+
+EXTRACTOR = "inception"
+CHUNK = 256
+"""Samples decoded and looked at between two words of progress."""
+DEFAULTS: dict[str, Any] = {
+    "latents": None,  # folder made by `prepare imagenet`
+    "reference": None,  # npz of statistics and images, or a folder of images
+    "checkpoint": "hf://Lakonik/pi-Flow-ImageNet/teachers/repa_imagenet.pth",
+    "units": 1.0,  # the teacher's time at noise
+    "reverse": False,  # whether its time runs from noise to data
+    "heads": None,  # of the teacher, where its file does not say
+    "guidance": 3.2,
+    "guidance_low": 0.0,  # guidance holds for t in [low, high]
+    "guidance_high": 0.7,
+    "autoencoder": "hf://stabilityai/sd-vae-ft-ema",
+    "autoencoder_dtype": "float32",
+    "uint8": "adm",  # how pixels become integers: adm | round
+    "weights": None,  # of Inception, where they are not in the cache folder
+    "generated": None,  # folder for generated inputs, in place of all the paths above
+}
+
+
+@dataclass(frozen=True)
+class LatentRows:
+    """Training latents, read as they are needed: a random view, and the encoder's own noise."""
+
+    latents: Latents
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def take(self, rows: Tensor, random: TrainingRandom | None) -> Tensor:
+        """Latents ``(B, C, h, w)`` of the given rows."""
+        if random is None:
+            return self.latents.take(rows, None, None)
+        view = random.integers("data view", 2).cpu()
+        noise = random.normal("data noise", self.latents.shape).float().cpu()
+        return self.latents.take(rows, view, noise)
+
+
+def conditions(classes: int) -> Callable[[int, Sequence[int]], Classes]:
+    """Labels by sample index: random integers, not balanced (METHODS: the paper's protocol)."""
+
+    def labels(sample_seed: int, indices: Sequence[int]) -> Classes:
+        return Classes(SampleRandom(sample_seed, indices).integers(classes), classes)
+
+    return labels
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def missing(settings: dict[str, Any]) -> dict[str, str]:
+    """Settings that name what is not given: key -> the command or setting that mends it."""
+    options = {**DEFAULTS, **settings}
+    if options["generated"]:
+        return {}
+    lacking = {}
+    if not options["latents"]:
+        lacking["dataset.settings.latents"] = (
+            "python -m piflow_bench prepare imagenet source=IMAGENET_FOLDER out=LATENTS, then "
+            "dataset.settings.latents=LATENTS"
+        )
+    if not options["reference"]:
+        lacking["dataset.settings.reference"] = (
+            "dataset.settings.reference=VIRTUAL_imagenet256_labeled.npz (ADM's evaluation suite)"
+        )
+    return lacking
+
+
+def load(settings: dict[str, Any]) -> Dataset:
+    """The dataset; settings: see ``DEFAULTS``."""
+    for key in settings:
+        if key not in DEFAULTS:
+            raise UserError(f"dataset.settings.{key}: unknown; {nearest(key, list(DEFAULTS))}")
+    if settings.get("generated"):
+        from piflow_bench.data.generated import generate
+
+        settings = {**settings, **generate(Path(settings["generated"]))}
+    o = {**DEFAULTS, **settings}
+    for key, command in missing({**o, "generated": None}).items():
+        raise UserError(f"{key}: not given; {command}")
+    latents = Latents(Path(o["latents"]))
+    guidance = Guidance(float(o["guidance"]), float(o["guidance_low"]), float(o["guidance_high"]))
+    source = str(o["checkpoint"])
+    path = local_path(source, "teacher")
+    reference = local_path(str(o["reference"]), "reference")
+    vae = local_path(str(o["autoencoder"]), "autoencoder")
+
+    @cache
+    def teacher() -> Teacher:
+        network, of = load_dit(
+            source, float(o["units"]), bool(o["reverse"]), latents.shape[1], o["heads"]
+        )
+        if network.channels != latents.shape[0] or network.height != latents.shape[1]:
+            raise UserError(
+                f"checkpoint {source}: for latents of {network.channels}x{network.height}x"
+                f"{network.height}, but these are {'x'.join(map(str, latents.shape))}"
+            )
+        return Teacher(network, network, guidance, digest=of)
+
+    def fresh_network() -> DiT:
+        tensors, facts = read_weights(path)
+        a = architecture(dit_state(tensors), facts, latents.shape[1], o["heads"], source)
+        return DiT(
+            a.channels, a.height, None, a.dim, a.depth, a.heads, a.patch, a.classes,
+            float(o["units"]),
+        )  # fmt: skip
+
+    @cache
+    def autoencoder() -> Autoencoder:
+        return Autoencoder.load(str(vae), _device(), str(o["autoencoder_dtype"]))
+
+    def decode(x: Tensor) -> np.ndarray:
+        return autoencoder().to_uint8(autoencoder().decode(x), str(o["uint8"]))
+
+    @cache
+    def network() -> Any:
+        from piflow_bench.evaluation.extractors.extractor import get_extractor
+
+        return get_extractor(EXTRACTOR, o["weights"], _device())
+
+    def outputs(images: np.ndarray) -> dict[str, np.ndarray]:
+        from piflow_bench.evaluation.extractors.extractor import usual_batch
+
+        batch = usual_batch(_device())
+        parts = [network()(images[i : i + batch]) for i in range(0, len(images), batch)]
+        return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+    return Dataset(
+        name="imagenet",
+        kind="images",
+        shape=latents.shape,
+        train=torch.empty(0, *latents.shape),
+        train_condition=Classes(latents.labels, latents.classes),
+        test=torch.empty(0, *latents.shape),
+        test_condition=Classes(latents.labels[:0], latents.classes),
+        conditions=conditions(latents.classes),
+        teacher=teacher,
+        fresh_network=fresh_network,
+        extractors={EXTRACTOR: lambda x: outputs(decode(x))},
+        digest=latents.digest,
+        identity={
+            **{k: o[k] for k in ("units", "reverse", "heads", "uint8", "autoencoder_dtype")},
+            "guidance": [guidance.scale, guidance.low, guidance.high],
+            "autoencoder": digest(vae),
+            "reference": digest(reference),
+            "extractor": _extractor_digest(o["weights"]),
+        },
+        rows=LatentRows(latents),
+        outputs=("features", "logits", "spatial"),
+        decode=decode,
+        reference=lambda name: real_outputs(reference, outputs),
+        chunk=CHUNK,
+        notes={"guidance": guidance.scale},
+    )
+
+
+def _extractor_digest(weights: str | None) -> str:
+    from piflow_bench.evaluation.extractors.extractor import find_weights
+    from piflow_bench.evaluation.extractors.inception import FILE, URL
+
+    return digest(find_weights("inception", weights, FILE, URL, "6726825d"))
+
+
+def real_outputs(
+    path: Path, outputs: Callable[[np.ndarray], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Outputs of a reference's images, and the moments that its file states of a larger set."""
+    from piflow_bench.evaluation.sources import open_reference
+
+    opened = open_reference(path, workers=2)
+    found: dict[str, np.ndarray] = {}
+    if opened.images is not None:
+        parts = [outputs(images) for images in opened.images.batches(CHUNK)]
+        found = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+    statistics = opened.statistics
+    if statistics is not None:
+        for name, moments in (("", statistics.pooled), ("spatial/", statistics.spatial)):
+            if moments is not None:
+                found[f"{name}count"] = np.array([moments.n])
+                found[f"{name}mean"], found[f"{name}scatter"] = moments.mean, moments.scatter
+    return found

@@ -1,0 +1,125 @@
+"""The autoencoder between images and latents: diffusers' AutoencoderKL behind four functions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from piflow_bench.errors import UserError, nearest
+from piflow_bench.hub import digest, local_path
+
+UINT8 = {
+    "adm": lambda x: (x + 1) * 127.5,  # Truncated, as ADM's and DiT's sampling scripts do.
+    "round": lambda x: x * 127.5 + 128,  # To the nearest, as the official pi-Flow evaluation does.
+}
+"""How pixels x in [-1, 1] become integers; what is above is clamped to 0..255 and truncated."""
+
+
+def to_uint8(images: Tensor, rule: str) -> np.ndarray:
+    """Images ``(B, 3, H, W)`` in about [-1, 1] as ``(B, H, W, 3)`` uint8, by a rule of UINT8."""
+    if rule not in UINT8:
+        raise UserError(f"uint8={rule}: no such rule; {nearest(rule, list(UINT8))}")
+    pixels = UINT8[rule](images.float()).clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """A frozen AutoencoderKL; latents are ``(z - shift) * scaling``, as a diffusion network's.
+
+    ``channels`` of a latent, ``factor`` pixels a side of a latent's element.
+    """
+
+    model: Any
+    channels: int
+    factor: int
+    scaling: float
+    shift: float
+    digest: str
+    """sha256 of its folder."""
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+    @classmethod
+    def load(
+        cls, source: str, device: str = "cpu", dtype: str = "float32", tiled: bool = False
+    ) -> Self:
+        """From a folder that diffusers' ``save_pretrained`` wrote, or an ``hf://`` address.
+
+        Args:
+            source: see ``hub.local_path``.
+            device: cpu, cuda or cuda:1.
+            dtype: float32, float16 or bfloat16: of its weights and arithmetic.
+            tiled: whether large images are decoded in overlapping tiles, to save memory.
+
+        Raises:
+            UserError: if it is no AutoencoderKL in safetensors.
+        """
+        if dtype not in ("float32", "float16", "bfloat16"):
+            raise UserError(f"autoencoder dtype={dtype}: must be float32, float16 or bfloat16")
+        folder = local_path(str(source), "autoencoder")
+        config = _config(folder, source)
+        kind = getattr(torch, dtype)
+        from diffusers import AutoencoderKL
+
+        try:
+            model = AutoencoderKL.from_pretrained(
+                folder, torch_dtype=kind, use_safetensors=True, local_files_only=True
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+            words = " ".join(str(error).split())[:200]
+            raise UserError(f"autoencoder={source}: {words}") from error
+        if tiled:
+            model.enable_tiling()
+        model = model.to(device).eval().requires_grad_(False)
+        return cls(
+            model,
+            int(config["latent_channels"]),
+            2 ** (len(config["block_out_channels"]) - 1),
+            float(config.get("scaling_factor") or 1.0),
+            float(config.get("shift_factor") or 0.0),
+            digest(folder),
+            device,
+            kind,
+        )
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation ``(B, C, h, w)`` float32 of images in [-1, 1]."""
+        posterior = self.model.encode(images.to(self.device, self.dtype)).latent_dist
+        mean = (posterior.mean.float() - self.shift) * self.scaling
+        return mean, posterior.std.float() * self.scaling
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, batch: int = 16) -> Tensor:
+        """Images ``(B, 3, H, W)`` float32 on the CPU, about [-1, 1], ``batch`` at once."""
+        parts = []
+        for part in latents.split(batch):
+            z = part.to(self.device).float() / self.scaling + self.shift
+            parts.append(self.model.decode(z.to(self.dtype)).sample.float().cpu())
+        return torch.cat(parts)
+
+    def to_uint8(self, images: Tensor, rule: str) -> np.ndarray:
+        """See :func:`to_uint8`."""
+        return to_uint8(images, rule)
+
+
+def _config(folder: Path, source: str) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"autoencoder={source}: no config.json of diffusers in {folder}")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"autoencoder={source}: {path} is not JSON ({error})") from error
+    if config.get("_class_name") != "AutoencoderKL":
+        raise UserError(
+            f"autoencoder={source}: a {config.get('_class_name')}, not an AutoencoderKL"
+        )
+    return config
