@@ -68,9 +68,19 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("name", help="name of the method: letters, digits and _")
     new.add_argument("settings", nargs="*", help="out=FOLDER (default: the current folder)")
 
-    prepare = verb("prepare", "remake the weights that are shipped for a dataset")
-    prepare.add_argument("dataset", choices=["digits"])
-    prepare.add_argument("settings", nargs="*", help="out=FOLDER")
+    prepare = verb("prepare", "make what a dataset is read from: latents, or shipped weights")
+    prepare.add_argument("dataset", choices=["digits", "imagenet"])
+    prepare.add_argument(
+        "settings",
+        nargs="*",
+        help="digits: out=FOLDER. imagenet: source=FOLDER_TAR_OR_PARQUET out=FOLDER "
+        "[autoencoder=PATH] [size=256] [kind=mean-std | sample] [flip=true] [dtype=float16] "
+        "[classes=1000] [shard=10000] [batch=32] [device=cuda] [processes=1] "
+        "[skip_corrupt=false] [seed=0]",
+    )
+
+    doctor = verb("doctor", "what this machine lacks for an experiment, and what that would cost")
+    doctor.add_argument("settings", nargs="*", help=SETTINGS)
     return parser
 
 
@@ -209,10 +219,23 @@ def _new(options: argparse.Namespace) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> int:
+    if options.dataset == "imagenet":
+        from piflow_bench.preparing import prepare_imagenet
+
+        print(prepare_imagenet(options.settings))
+        return OK
     from piflow_bench.pipeline.runner import prepare_digits
 
     prepare_digits(_only_out(options.settings))
     return OK
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from piflow_bench.config import compose
+    from piflow_bench.doctor import print_findings
+
+    whole = [print_findings(config) for config in compose(options.settings)]
+    return OK if all(whole) else CHECK_FAILED
 
 
 _VERBS = {
@@ -225,4 +248,5 @@ _VERBS = {
     "check": _check,
     "new": _new,
     "prepare": _prepare,
+    "doctor": _doctor,
 }

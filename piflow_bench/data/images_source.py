@@ -77,7 +77,7 @@ def _check(source: ImageSource, classes: int, path: Path) -> None:
         lacking = sorted(set(known) - set(source.classes))
         unknown = sorted(set(source.classes) - set(known))
         if lacking or unknown:
-            words = [f"{len(lacking)} classes are missing, first {lacking[0]}"] if lacking else []
+            words = [f"{len(lacking)} classes are missing, first {x}" for x in lacking[:1]]
             words += [f"{unknown[0]} is none of ImageNet-1k's"] if unknown else []
             raise UserError(f"source={path}: {'; '.join(words)}")
     if len(source.classes) != classes:

@@ -1,0 +1,109 @@
+"""The verb ``prepare imagenet``: settings in, progress out."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from piflow_bench.config import build_dataclass, split_paths
+from piflow_bench.data.prepare_imagenet import Preparation, prepare
+from piflow_bench.errors import UserError, nearest
+
+PATHS = ("source", "out", "autoencoder")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Machine:
+    """Settings that change no result."""
+
+    batch: int = 32
+    device: str | None = None
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.processes < 1:
+            raise ValueError("batch and processes must be at least 1")
+        if self.device is not None and self.device.partition(":")[0] not in ("cpu", "cuda"):
+            raise ValueError(f"device={self.device}: must be cpu or cuda")
+
+
+def prepare_imagenet(arguments: Sequence[str]) -> Path:
+    """Make latents from ``key=value`` arguments; returns their folder.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    import yaml
+
+    overrides, paths = split_paths(arguments, PATHS)
+    groups = {
+        group: [f.name for f in dataclasses.fields(group)] for group in (Preparation, _Machine)
+    }
+    known = [*PATHS, *(name for names in groups.values() for name in names)]
+    given: dict[Any, dict[str, Any]] = {group: {} for group in groups}
+    for override in overrides:
+        key, _, text = override.partition("=")
+        group = next((g for g, names in groups.items() if key in names), None)
+        if group is None:
+            raise UserError(f"{key}: no such setting; {nearest(key, known)}")
+        given[group][key] = yaml.safe_load(text)
+    for key in ("source", "out"):
+        if key not in paths:
+            raise UserError(f"prepare imagenet: needs {key}=PATH")
+    settings, machine = (build_dataclass(g, v, "prepare") for g, v in given.items())
+    with _Progress() as report:
+        return prepare(
+            **paths,
+            **dataclasses.asdict(machine),
+            **dataclasses.asdict(settings),
+            report=report,
+        )
+
+
+class _Progress:
+    """A bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self.console = Console()
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[words]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("images", total=None, words="")
+        self.started = self.told = time.time()
+        self.first: int | None = None
+
+    def __enter__(self) -> Any:
+        self.bar.start()
+        return self.report
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def report(self, done: int, total: int, words: str) -> None:
+        """``done`` of ``total`` images are encoded."""
+        now = time.time()
+        if self.first is None:
+            self.first, self.started = done, now
+        rate = (done - self.first) / max(now - self.started, 1e-9)
+        self.bar.update(
+            self.task, completed=done, total=total, words=f"{rate:.0f} images/s {words}"
+        )
+        if not self.console.is_terminal and now - self.told > 10:
+            self.told = now
+            left = (total - done) / rate / 60 if rate else float("inf")
+            text = f"{done} of {total} images, {rate:.0f} images/s, {left:.0f} min left"
+            self.console.print(text, highlight=False)
