@@ -1,8 +1,9 @@
 """Network-free policies: a velocity at any later (x, t) from one network output.
 
 A policy is made from u-space outputs at a source state ``(x_src, t_src)`` and is then integrated
-for many cheap substeps. All arithmetic is float32. Shapes: ``x`` ``(B, C, *spatial)``, network
-outputs ``(B, K, C, *spatial)``, flow times ``(B,)``. Source: arXiv 2510.14974, sections 3 and 4.
+for many cheap substeps. Arithmetic is float32, or float64 where the states are. Shapes: ``x``
+``(B, C, *spatial)``, network outputs ``(B, K, C, *spatial)``, flow times ``(B,)``. Source:
+arXiv 2510.14974, sections 3 and 4.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import torch
+from piflow_methods.piflow import fused
 from torch import Tensor
 
 from piflow_bench.api import flow
@@ -22,6 +24,11 @@ TRAINING_EPS = 1e-6
 """Clamp of alpha, sigma and the posterior's denominator while training (official default)."""
 SAMPLING_EPS = 1e-4
 """The same while sampling, and in every DX policy (official test settings)."""
+
+
+def working(x: Tensor) -> Tensor:
+    """A tensor in the precision of policies: at least float32."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def substep_counts(raw_from: Tensor, raw_to: Tensor, substeps: int) -> Tensor:
@@ -43,14 +50,20 @@ def rollout(
     (:func:`substep_counts`) and rests when it is done.
     """
     counts = substep_counts(raw_from, raw_to, substeps)
-    t = flow.warp(raw_from, shift)
-    for i in range(int(counts.max())):
-        share = ((i + 1) / counts).clamp(max=1)
-        t_next = flow.warp(raw_from + (raw_to - raw_from) * share, shift)
+    times = substep_times(counts, raw_from, raw_to, int(counts.max()), shift)
+    for t, t_next in zip(times[:-1], times[1:], strict=True):
         # A finished sample has t_next == t: its step is zero.
         x = x + flow.expand(t_next - t, x) * velocity(x, t)
-        t = t_next
     return x
+
+
+def substep_times(
+    counts: Tensor, raw_from: Tensor, raw_to: Tensor, steps: int, shift: float
+) -> Tensor:
+    """Flow times ``(steps + 1, B)`` of all substeps; a sample that is done stays at its last."""
+    index = torch.arange(steps + 1, device=counts.device)
+    share = (index[:, None] / counts.to(raw_from.dtype)).clamp(max=1)
+    return flow.warp(raw_from + (raw_to - raw_from) * share, shift)
 
 
 @dataclass(frozen=True)
@@ -79,19 +92,19 @@ class GMPolicy:
     @cached_property
     def _constants(self) -> tuple[Tensor, ...]:
         """What does not change along a rollout: x0-space mixture and source statistics."""
-        src = self.x_src.float()
-        t_src = flow.expand(self.t_src.float(), src)
+        src = working(self.x_src)
+        t_src = flow.expand(self.t_src.to(src.dtype), src)
         sigma, alpha = t_src.clamp(min=self.eps), (1 - t_src).clamp(min=self.eps)
-        means = src[:, None] - t_src[:, None] * self.means.float()
+        means = src[:, None] - t_src[:, None] * working(self.means)
         half_squares = means.square().sum(2, keepdim=True) / 2
-        variance = (2 * self.logstds.float()).exp()[:, 0] * t_src**2
+        variance = (2 * working(self.logstds)).exp()[:, 0] * t_src**2
         return means, half_squares, variance, alpha * src / sigma**2, (alpha / sigma) ** 2
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """Velocity ``(B, C, *spatial)`` at states ``x`` and flow times ``t`` ``(B,)``."""
-        dtype, x = x.dtype, x.float()
+        dtype, x = x.dtype, working(x)
         means, half_squares, variance, nu_src, zeta_src = self._constants
-        t = flow.expand(t.float(), x)
+        t = flow.expand(t.to(x.dtype), x)
         sigma, alpha = t.clamp(min=self.eps), (1 - t).clamp(min=self.eps)
         nu = alpha * x / sigma**2 - nu_src
         zeta = (alpha / sigma) ** 2 - zeta_src
@@ -99,13 +112,27 @@ class GMPolicy:
         # a'_k = a_k + sum_C mu_k (nu - zeta mu_k / 2) / d
         product = (means * nu[:, None]).sum(2, keepdim=True)
         gain = (product - zeta[:, None] * half_squares) / denominator[:, None]
-        weights = (self.logweights.float() + gain).softmax(1)
+        weights = (working(self.logweights) + gain).softmax(1)
         # The weights sum to one, so x0 = sum_k w_k (s^2 nu + mu_k) / d needs one pass over K.
         x0 = (variance * nu + (weights * means).sum(1)) / denominator
         return ((x - x0) / sigma).to(dtype)
 
-    def rollout(self, x: Tensor, raw_from: Tensor, raw_to: Tensor, substeps: int = 128) -> Tensor:
-        """The state at raw time ``raw_to``, from ``x`` at ``raw_from`` (both ``(B,)``)."""
+    def rollout(
+        self,
+        x: Tensor,
+        raw_from: Tensor,
+        raw_to: Tensor,
+        substeps: int = 128,
+        use_fused: bool | None = None,
+    ) -> Tensor:
+        """The state at raw time ``raw_to``, from ``x`` at ``raw_from`` (both ``(B,)``).
+
+        One Triton kernel does it where it can (``use_fused`` None), or one of the two ways is
+        forced.
+        """
+        if fused.available(self, x) if use_fused is None else use_fused:
+            counts = substep_counts(raw_from, raw_to, substeps)
+            return fused.rollout(self, x, raw_from, raw_to, substeps, counts)
         return rollout(self.velocity, x, raw_from, raw_to, substeps, self.shift)
 
     def with_temperature(self, temperature: float) -> Self:
@@ -167,34 +194,56 @@ class DXPolicy:
     mode: str = "grid"
     eps: float = SAMPLING_EPS
 
-    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        """Velocity ``(B, C, *spatial)`` at states ``x`` and flow times ``t`` ``(B,)``."""
-        dtype = x.dtype
-        src, t = self.x_src.float(), t.float()
-        output, t_src = self.output.float(), flow.expand(self.t_src.float(), src)[:, None]
+    @cached_property
+    def _estimates(self) -> Tensor:
+        """Data estimates, or the polynomial's coefficients, ``(B, N, C, *spatial)``."""
+        src, output = working(self.x_src), working(self.output)
+        t_src = flow.expand(self.t_src.to(src.dtype), src)[:, None]
         estimates = src[:, None] - t_src * output
         if self.mode == "coefficients":
             estimates = torch.cat([estimates[:, :1], output[:, 1:]], dim=1)
-        raw_src = flow.unwarp(self.t_src.float(), self.shift)
+        return estimates
+
+    def _shares(self, t: Tensor) -> Tensor:
+        """Weights ``(..., B, N)`` of the estimates at flow times ``(..., B)``."""
+        n = self.output.shape[1]
+        raw_src = flow.unwarp(self.t_src.to(t.dtype), self.shift)
         elapsed = raw_src - flow.unwarp(t, self.shift)
-        n = estimates.shape[1]
         if self.mode in ("polynomial", "coefficients"):
-            weights = elapsed[:, None] ** torch.arange(n, device=t.device)
-        elif n == 1:
-            weights = torch.ones_like(elapsed)[:, None]
-        else:
-            segment = torch.minimum(torch.as_tensor(self.segment, device=t.device), raw_src)
-            place = (1 - elapsed / segment.clamp(min=self.eps)).clamp(0, 1) * (n - 1)
-            nodes = torch.arange(n, device=t.device)
-            weights = (1 - (place[:, None] - nodes).abs()).clamp(min=0)
-        weights = weights.reshape(weights.shape + (1,) * (estimates.ndim - 2))
-        x0 = (weights * estimates).sum(1)
-        sigma = flow.expand(t, x.float()).clamp(min=self.eps)
-        return ((x.float() - x0) / sigma).to(dtype)
+            return elapsed[..., None] ** torch.arange(n, device=t.device)
+        if n == 1:
+            return torch.ones_like(elapsed)[..., None]
+        segment = torch.minimum(
+            torch.as_tensor(self.segment, device=t.device, dtype=t.dtype), raw_src
+        )
+        place = (1 - elapsed / segment.clamp(min=self.eps)).clamp(0, 1) * (n - 1)
+        nodes = torch.arange(n, device=t.device)
+        return (1 - (place[..., None] - nodes).abs()).clamp(min=0)
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """Velocity ``(B, C, *spatial)`` at states ``x`` and flow times ``t`` ``(B,)``."""
+        dtype, x = x.dtype, working(x)
+        t = t.to(x.dtype)
+        x0 = torch.einsum("bn,bn...->b...", self._shares(t), self._estimates.to(x.dtype))
+        return ((x - x0) / flow.expand(t, x).clamp(min=self.eps)).to(dtype)
 
     def rollout(self, x: Tensor, raw_from: Tensor, raw_to: Tensor, substeps: int = 128) -> Tensor:
-        """The state at raw time ``raw_to``, from ``x`` at ``raw_from`` (both ``(B,)``)."""
-        return rollout(self.velocity, x, raw_from, raw_to, substeps, self.shift)
+        """The state at raw time ``raw_to``, from ``x`` at ``raw_from`` (both ``(B,)``).
+
+        Every Euler step is affine in the state and the estimates, ``x + r (x - sum_n w_n e_n)``
+        with r = dt / t, so all of them together are one sum: ``A x + sum_n W_n e_n``.
+        """
+        counts = substep_counts(raw_from, raw_to, substeps)
+        steps = max(substeps, 1)
+        times = substep_times(counts, raw_from.double(), raw_to.double(), steps, self.shift)
+        ratio = times.diff(dim=0) / times[:-1].clamp(min=self.eps)
+        growth = (1 + ratio).flip(0).cumprod(0).flip(0)  # Over this step and those after it.
+        after = torch.cat([growth[1:], torch.ones_like(growth[:1])])
+        weights = -((ratio * after)[..., None] * self._shares(times[:-1])).sum(0)
+        dtype, x = x.dtype, working(x)
+        estimates = self._estimates
+        moved = torch.einsum("bn,bn...->b...", weights.to(estimates.dtype), estimates)
+        return (flow.expand(growth[0].to(x.dtype), x) * x + moved).to(dtype)
 
     def with_temperature(self, temperature: float) -> Self:
         """DX policies have no temperature."""
