@@ -6,6 +6,10 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from piflow_bench.config import ExperimentConfig
 
 OK, BUG, USER_ERROR, FAILED_CELLS, CHECK_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -80,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     doctor = verb("doctor", "what this machine lacks for an experiment, and what that would cost")
-    doctor.add_argument("settings", nargs="*", help=SETTINGS)
+    doctor.add_argument(
+        "settings", nargs="*", help=f"{SETTINGS}; price=X for the cost at X per GPU-hour"
+    )
     return parser
 
 
@@ -110,6 +116,8 @@ def _run(options: argparse.Namespace) -> int:
 
     code = OK
     configs = compose(options.settings)
+    if not options.plan:
+        _refuse_gaps(configs)
     for config in configs if len(configs) > 1 else []:
         make_plan(config)  # A mistake in any of them is refused before the first runs.
     for config in configs:
@@ -119,6 +127,22 @@ def _run(options: argparse.Namespace) -> int:
             command = "python -m piflow_bench run " + " ".join(options.settings)
             code = max(code, FAILED_CELLS if run_experiment(config, command.strip()) else OK)
     return code
+
+
+def _refuse_gaps(configs: Sequence[ExperimentConfig]) -> None:
+    """UserError with the doctor's table if this machine cannot run one of the experiments."""
+    from piflow_bench.doctor import gaps, print_table
+    from piflow_bench.errors import UserError
+
+    for config in configs:
+        lacking = gaps(config)
+        if lacking:
+            print_table(config.name, lacking)
+            words = ", ".join(f.what for f in lacking)
+            raise UserError(
+                f"{config.name}: this machine lacks {words}; see the table above, `piflow_bench "
+                "doctor`, or try profile=smoke"
+            )
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -233,8 +257,15 @@ def _prepare(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from piflow_bench.config import compose
     from piflow_bench.doctor import print_findings
+    from piflow_bench.errors import UserError
 
-    whole = [print_findings(config) for config in compose(options.settings)]
+    prices = [s for s in options.settings if s.startswith("price=")]
+    settings = [s for s in options.settings if s not in prices]
+    try:
+        price = float(prices[-1].removeprefix("price=")) if prices else None
+    except ValueError as error:
+        raise UserError(f"{prices[-1]}: must be a number, per GPU-hour") from error
+    whole = [print_findings(config, price) for config in compose(settings)]
     return OK if all(whole) else CHECK_FAILED
 
 

@@ -20,8 +20,11 @@ from torch import Tensor
 from piflow_bench.condition import Classes
 from piflow_bench.data.dataset import Dataset
 from piflow_bench.data.latents import Latents
+from piflow_bench.doctor import Requirement
 from piflow_bench.errors import UserError, nearest
-from piflow_bench.hub import digest, local_path
+from piflow_bench.evaluation.extractors.extractor import cache_folder, find_weights
+from piflow_bench.evaluation.extractors.inception import FILE, URL
+from piflow_bench.hub import SCHEME, digest, is_address, local_path
 from piflow_bench.networks.autoencoder import Autoencoder
 from piflow_bench.networks.dit import DiT
 from piflow_bench.networks.pretrained import architecture, dit_state, load_dit, read_weights
@@ -80,22 +83,42 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def missing(settings: dict[str, Any]) -> dict[str, str]:
-    """Settings that name what is not given: key -> the command or setting that mends it."""
-    options = {**DEFAULTS, **settings}
-    if options["generated"]:
-        return {}
-    lacking = {}
-    if not options["latents"]:
-        lacking["dataset.settings.latents"] = (
-            "python -m piflow_bench prepare imagenet source=IMAGENET_FOLDER out=LATENTS, then "
-            "dataset.settings.latents=LATENTS"
-        )
-    if not options["reference"]:
-        lacking["dataset.settings.reference"] = (
-            "dataset.settings.reference=VIRTUAL_imagenet256_labeled.npz (ADM's evaluation suite)"
-        )
-    return lacking
+def requirements(settings: dict[str, Any]) -> list[Requirement]:
+    """The files that the dataset is read from, for `doctor`."""
+    o = {**DEFAULTS, **settings}
+    if o["generated"]:
+        return []
+    weights = o["weights"] or str(cache_folder() / FILE)
+    return [
+        Requirement(
+            "dataset.settings.latents",
+            o["latents"],
+            "python -m piflow_bench prepare imagenet source=IMAGENET out=LATENTS, then "
+            "dataset.settings.latents=LATENTS",
+        ),
+        Requirement(
+            "dataset.settings.reference",
+            o["reference"],
+            "dataset.settings.reference=VIRTUAL_imagenet256_labeled.npz, of ADM's suite",
+        ),
+        Requirement("teacher", o["checkpoint"], f"{_download(o['checkpoint'])} checkpoint=FILE"),
+        Requirement(
+            "autoencoder",
+            o["autoencoder"],
+            f"{_download(o['autoencoder'])} dataset.settings.autoencoder=FOLDER",
+        ),
+        Requirement(
+            "Inception's weights", weights, f"put {FILE} there, or dataset.settings.weights=FILE"
+        ),
+    ]
+
+
+def _download(source: str) -> str:
+    """The command that fetches an address where there is a network."""
+    if not is_address(source):
+        return ""
+    owner, name, *inside = source.removeprefix(SCHEME).partition("@")[0].split("/")
+    return f"hf download {owner}/{name} {'/'.join(inside)}".strip() + ", then"
 
 
 def load(settings: dict[str, Any]) -> Dataset:
@@ -108,8 +131,9 @@ def load(settings: dict[str, Any]) -> Dataset:
 
         settings = {**settings, **generate(Path(settings["generated"]))}
     o = {**DEFAULTS, **settings}
-    for key, command in missing({**o, "generated": None}).items():
-        raise UserError(f"{key}: not given; {command}")
+    for r in requirements({**o, "generated": None}):
+        if r.source is None:
+            raise UserError(f"{r.name}: not given; {r.mend}")
     latents = Latents(Path(o["latents"]))
     guidance = Guidance(float(o["guidance"]), float(o["guidance_low"]), float(o["guidance_high"]))
     source = str(o["checkpoint"])
@@ -187,9 +211,6 @@ def load(settings: dict[str, Any]) -> Dataset:
 
 
 def _extractor_digest(weights: str | None) -> str:
-    from piflow_bench.evaluation.extractors.extractor import find_weights
-    from piflow_bench.evaluation.extractors.inception import FILE, URL
-
     return digest(find_weights("inception", weights, FILE, URL, "6726825d"))
 
 

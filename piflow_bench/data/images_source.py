@@ -82,8 +82,8 @@ def _check(source: ImageSource, classes: int, path: Path) -> None:
             raise UserError(f"source={path}: {'; '.join(words)}")
     if len(source.classes) != classes:
         raise UserError(
-            f"source={path}: {len(source.classes)} classes, {classes} expected; complete it, or set "
-            f"classes={len(source.classes)}"
+            f"source={path}: {len(source.classes)} classes, {classes} expected; complete it, or "
+            f"set classes={len(source.classes)}"
         )
 
 

@@ -116,7 +116,8 @@ def _variants(config: ExperimentConfig) -> list[Variant]:
         if "ema" in overrides:
             merged["ema"] = {**training["ema"], **overrides["ema"]}
         build_dataclass(TrainingSettings, merged, f"variants.{name}.training")
-        budget = {**to_plain(config.budget), **entry.budget}
+        # One unit for all: a variant of another batch gets the same compute.
+        budget = {**to_plain(config.budget), **entry.budget, "batch": config.training.batch}
         build_dataclass(Budget, budget, f"variants.{name}.budget")
         nfes = [n for n in config.nfes if entry.nfes is None or n in entry.nfes]
         for nfe in nfes:
@@ -145,6 +146,12 @@ def _variants(config: ExperimentConfig) -> list[Variant]:
         raise UserError(
             f"nfes={config.nfes}: no chosen variant is entered there; "
             + "; ".join(f"{name}: {entry.nfes}" for name, entry in chosen.items())
+        )
+    trained = [v.name for v in variants if v.facts.trains]
+    if config.student.checkpoint and len(trained) != 1:
+        raise UserError(
+            "student.checkpoint: needs the one variant whose weights it holds, not "
+            f"{', '.join(trained) or 'none'}; name it (and the teacher's rows) with only=[NAME,...]"
         )
     if config.aa:
         first = next((v for v in variants if v.facts.trains), None)

@@ -49,6 +49,7 @@ class Budget:
     unit: str = "tfe"  # tfe | images | seconds
     amount: float = 5000.0
     checkpoints: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)  # fractions, ending with 1
+    batch: int | None = None  # of the teacher forward that is the unit; None: the variant's own
 
     def __post_init__(self) -> None:
         if self.unit not in ("tfe", "images", "seconds"):

@@ -93,7 +93,7 @@ class Trainer:
         self.meter = Meter(eager=self.eager)
         teacher = teacher.to(self.device, self.dtype)
         unit = teacher_forward_flops(teacher, spec.shape, data.condition)
-        self.tfe_flops = unit * settings.batch
+        self.tfe_flops = unit * (budget.batch or settings.batch)
         torch.manual_seed(train_seed)
         self.built: Built = method.build(teacher, spec)
         self.modules = dict(self.built.modules)

@@ -1,0 +1,84 @@
+"""What the doctor finds, and that a run refuses what it finds missing."""
+
+import subprocess
+import sys
+
+import pytest
+
+from piflow_bench import doctor
+from piflow_bench.config import compose
+
+
+def call(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "piflow_bench", *arguments],
+        capture_output=True, text=True, cwd=folder, timeout=120,
+        env={**__import__("os").environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", ["imagenet_1nfe", "imagenet_2nfe"])
+def test_without_gpu_and_data_a_run_is_refused_with_the_table_and_writes_nothing(
+    experiment, tmp_path
+):
+    result = call(tmp_path, "run", f"experiment={experiment}")
+    assert result.returncode == 2 and not list(tmp_path.iterdir())
+    for words in ("GPU", "prepare imagenet", "VIRTUAL_imagenet256_labeled.npz", "hf download"):
+        assert words in result.stdout, words
+    assert result.stderr.count("\n") == 1 and "profile=smoke" in result.stderr
+
+
+def test_the_verb_exits_4_with_a_gap_and_0_without(tmp_path):
+    assert call(tmp_path, "doctor").returncode == 0
+    result = call(tmp_path, "doctor", "experiment=imagenet_2nfe", "price=2")
+    assert result.returncode == 4
+    assert "training piflow-gm32" in result.stdout and "GPU-hours" in result.stdout
+    bad = call(tmp_path, "doctor", "price=cheap")
+    assert bad.returncode == 2 and "must be a number" in bad.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def by_name(config):
+    return {f.what: f for f in doctor.findings(config)}
+
+
+def test_what_is_there_is_found(tmp_path):
+    (tmp_path / "ref.npz").write_bytes(b"x")
+    (config,) = compose(
+        [
+            "experiment=imagenet_1nfe_repa",
+            "scale.device=cpu",
+            "training.optimizer=adamw",
+            f"dataset.settings.reference={tmp_path / 'ref.npz'}",
+            f"dataset.settings.latents={tmp_path / 'nowhere'}",
+        ]
+    )
+    found = by_name(config)
+    assert found["GPU"].state == found["dataset.settings.reference"].state == doctor.OK
+    assert "no such file" in found["dataset.settings.latents"].detail
+    assert "package bitsandbytes" not in found
+
+
+def test_a_full_disk_is_a_gap(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: SimpleNamespace(free=1e6))
+    (config,) = compose([f"runs={tmp_path / 'runs'}"])
+    assert by_name(config)["disk"].state == doctor.GAP
+
+
+def test_estimates_follow_the_published_network():
+    (config,) = compose(["experiment=imagenet_1nfe_repa"])
+    network = doctor.network_of(config)
+    assert network.parameters == pytest.approx(675e6, rel=0.01)  # DiT-XL/2, as published
+    assert network.flops / 2 == pytest.approx(118.6e9, rel=0.02)  # its 118.6 Gflops count a product
+    hours = doctor.hours(config, network, 4e14)
+    trained = [v for k, v in hours.items() if k.startswith("training")]
+    assert len(trained) == 6 and max(trained) / min(trained) < 1.01, "one budget for all"
+    (_, entry, facts) = next(v for v in doctor._chosen(config) if v[0] == "piflow-gm32")
+    replicated = doctor.memory(config, network, entry, facts)
+    config.scale.parallel = "fsdp"
+    assert doctor.memory(config, network, entry, facts) < replicated
+    config.training.checkpointing = False
+    more = doctor.network_of(config)
+    assert more.activations > 5 * network.activations
