@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from piflow_bench.api import (
@@ -35,16 +36,38 @@ class Config:
             raise ValueError(f"solver={self.solver}: must be one of {', '.join(flow.SOLVERS)}")
 
 
-def plan(solver: str, evaluations: int) -> tuple[int, dict[str, Any]]:
+def spent(
+    solver: str, steps: int, options: dict[str, Any], guidance: Guidance, shift: float
+) -> int:
+    """Evaluations per sample of ``solver``: guided times cost two, times outside guidance one."""
+    count = 0
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal count
+        inside = guidance.on and guidance.low <= float(t) <= guidance.high
+        count += 2 if inside else 1
+        return torch.zeros_like(x)
+
+    flow.SOLVERS[solver](velocity, torch.zeros(1, 1), flow.time_grid(steps, shift), **options)
+    return count
+
+
+def plan(
+    solver: str, evaluations: int, guidance: Guidance | None = None, shift: float = 1.0
+) -> tuple[int, dict[str, Any]]:
     """Steps and options with which ``solver`` spends exactly ``evaluations``.
 
-    Heun spends two a step and one on the last; an even number starts with an Euler step.
+    Heun spends two a step and one on the last, so an even number starts with an Euler step.
+
+    Raises:
+        ValueError: if no number of steps does: guidance on a part of time makes gaps.
     """
-    if solver != "heun":
-        return evaluations, {}
-    if evaluations % 2:
-        return (evaluations + 1) // 2, {}
-    return evaluations // 2 + 1, {"euler_first": True}
+    ways: list[dict[str, Any]] = [{}] + ([{"euler_first": True}] if solver == "heun" else [])
+    for steps in range(1, evaluations + 1):
+        for options in ways:
+            if spent(solver, steps, options, guidance or Guidance(), shift) == evaluations:
+                return steps, options
+    raise ValueError(f"no number of {solver} steps spends exactly {evaluations} evaluations")
 
 
 @dataclass
@@ -63,8 +86,7 @@ class TeacherStudent(Student):
         if "guidance" in settings:
             guidance = replace(guidance, scale=float(settings["guidance"]))
         teacher = self.teacher.bind(self.network).guided(guidance)
-        evaluations = nfe // 2 if guidance.on else nfe
-        steps, options = plan(self.config.solver, evaluations)
+        steps, options = plan(self.config.solver, nfe, guidance, self.config.shift)
         times = flow.time_grid(steps, self.config.shift)
         solver = flow.SOLVERS[self.config.solver]
         return solver(lambda x, t: teacher(x, t, condition), noise, times, **options)

@@ -1,0 +1,30 @@
+"""Few-step teachers spend exactly the evaluations they are asked for."""
+
+import pytest
+from piflow_methods.teacher import plan, spent
+
+from piflow_bench.api import Guidance, flow
+
+WHOLE, PART = Guidance(2.0), Guidance(2.0, 0.0, 0.7)
+
+
+@pytest.mark.parametrize("solver", list(flow.SOLVERS))
+@pytest.mark.parametrize("guidance", [Guidance(), WHOLE])
+@pytest.mark.parametrize("nfe", [2, 4, 6, 8])
+def test_a_plan_spends_what_was_asked(solver, guidance, nfe):
+    steps, options = plan(solver, nfe, guidance)
+    assert spent(solver, steps, options, guidance, 1.0) == nfe
+
+
+def test_guidance_on_a_part_of_time_costs_two_only_there():
+    # Euler's 4 steps evaluate at 1, .75, .5 and .25: the last two are guided.
+    assert spent("euler", 4, {}, PART, 1.0) == 6
+    assert plan("euler", 6, PART) == (4, {})
+    # One step is at t = 1, outside guidance; two steps cost three: nothing costs two.
+    with pytest.raises(ValueError, match="exactly 2 evaluations"):
+        plan("euler", 2, PART)
+
+
+def test_heun_takes_an_euler_step_first_for_even_numbers():
+    assert plan("heun", 7) == (4, {})
+    assert plan("heun", 4) == (3, {"euler_first": True})

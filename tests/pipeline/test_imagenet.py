@@ -1,0 +1,158 @@
+"""ImageNet's experiments end to end under the smoke profile: prepare, teacher, methods, page."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from piflow_bench.data.generated import generate
+from piflow_bench.data.imagenet import load
+from piflow_bench.networks.pretrained import load_dit
+
+STUDENTS = {"piflow-gm32", "piflow-gm8", "piflow-dx20", "meanflow", "dmd2", "kd"}
+
+
+def run(folder, *settings):
+    command = [sys.executable, "-m", "piflow_bench", "run", "profile=smoke", *settings]
+    started = time.time()
+    result = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=590)
+    assert result.returncode == 0, result.stdout + result.stderr
+    print(f"{' '.join(settings)}: {time.time() - started:.0f} s")
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One evaluation, all methods, both teachers."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    run(folder, "experiment=imagenet_1nfe")
+    return folder
+
+
+def results(folder, name):
+    return pd.read_parquet(folder / "runs" / name / "results.parquet")
+
+
+def test_every_method_is_trained_and_scored_by_adms_protocol(folder):
+    table = results(folder, "imagenet_1nfe_repa")
+    assert (table.status == "ok").all()
+    students = table[(table.role == "student") & (table.budget_fraction == 1)]
+    assert set(students.variant) == STUDENTS
+    assert set(table[table.role == "teacher"].variant) == {"teacher-euler"}
+    for question in ("data", "imitation"):
+        rows = students[(students.question == question) & (students.variant == "dmd2")]
+        assert set(rows.metric) >= {"fd", "sfd", "is", "precision", "recall", "vendi"}
+    rules = json.loads(table.rules.iloc[0])["settings"]
+    assert rules["neighbour_precision"] == "float16" and rules["is_shuffle"] is False
+    spent = students.groupby("variant").train_tfe.first()
+    assert spent.min() >= 60 and spent.max() < 60 * 1.5, "one budget for all"
+    other = results(folder, "imagenet_1nfe_fm")
+    assert set(other.protocol).isdisjoint(table.protocol), "another teacher, another ranking"
+
+
+def test_the_page_shows_decoded_pictures_and_published_numbers(folder):
+    page = (folder / "runs" / "imagenet_1nfe_repa" / "report.html").read_text()
+    for words in ("Published numbers", "α-Flow-XL/2+", "2.85", "arXiv 2510.14974"):
+        assert words in page, words
+    (grids,) = (folder / "runs" / "imagenet_1nfe_repa").glob("*.npz")
+    with np.load(grids, allow_pickle=False) as arrays:
+        assert arrays["teacher"].shape[1:] == (64, 64, 3) and arrays["teacher"].dtype == np.uint8
+
+
+def test_a_second_call_finds_everything_done(folder):
+    result = run(folder, "experiment=imagenet_1nfe")
+    assert result.stdout.count("0 stages computed") == 2
+
+
+def test_two_evaluations(folder):
+    run(folder, "experiment=imagenet_2nfe", "only=[piflow-gm32,meanflow]")
+    table = results(folder, "imagenet_2nfe")
+    assert (table.status == "ok").all() and set(table.nfe.dropna()) == {2, 8}
+
+
+def test_published_weights_are_scored_without_training(folder, tmp_path):
+    from piflow_methods.piflow.heads import attach_gm_head
+
+    inputs = generate(folder / "runs" / "inputs")
+    network, _ = load_dit(inputs["checkpoint"], height=8, heads=4)
+    attach_gm_head(network, 32)
+    weights = tmp_path / "gm [k=32], 1 step"  # A path that hydra's grammar would choke on.
+    weights.mkdir()
+    state = {k: v.contiguous() for k, v in network.state_dict().items()}
+    save_file(state, weights / "diffusion_pytorch_model.safetensors")
+    (weights / "config.json").write_text("{}")
+    run(
+        folder,
+        "experiment=imagenet_1nfe_repa",
+        "only=[teacher-euler,piflow-gm32]",
+        f"student.checkpoint={weights}",
+        "name=published",
+    )
+    table = results(folder, "published")
+    rows = table[table.variant == "piflow-gm32"]
+    assert (rows.status == "ok").all() and rows.train_seed.isna().all()
+    assert rows.train_steps.max() == 0 and (rows.budget_fraction == 1).all()
+
+
+def refused(folder, *settings):
+    result = subprocess.run(
+        [sys.executable, "-m", "piflow_bench", "run", "experiment=imagenet_1nfe_repa",
+         "profile=smoke", *settings],
+        capture_output=True, text=True, cwd=folder, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+    return result.stderr
+
+
+def test_published_weights_need_their_variant(folder, tmp_path):
+    weights = tmp_path / "x.safetensors"
+    save_file({"a": torch.zeros(1)}, weights)
+    assert "only=[NAME" in refused(folder, f"student.checkpoint={weights}")
+
+
+@torch.no_grad()
+def test_samples_are_decoded_before_they_are_looked_at(folder):
+    dataset = load({"generated": str(folder / "runs" / "inputs")})
+    x = dataset.memorised(6)
+    images = dataset.decode(x)
+    assert images.shape == (6, 64, 64, 3) and images.dtype == np.uint8
+    outputs = dataset.extractors["inception"](x)
+    assert outputs["features"].shape == (6, 2048) and outputs["spatial"].shape == (6, 2023)
+    real = dataset.reference("inception")
+    assert real["features"].shape[1] == 2048 and real["spatial/mean"].shape == (2023,)
+
+
+def test_labels_are_random_integers_by_sample_index(folder):
+    dataset = load({"generated": str(folder / "runs" / "inputs")})
+    whole = dataset.conditions(3, range(400)).labels
+    assert torch.equal(whole[[5, 399]], dataset.conditions(3, [5, 399]).labels)
+    assert not torch.equal(whole, dataset.conditions(4, range(400)).labels)
+    counts = whole.bincount(minlength=10)
+    assert counts.min() > 15 and counts.max() < 70 and counts.max() != counts.min()
+
+
+def test_training_rows_are_drawn_anew_at_every_reading(folder):
+    from piflow_bench.api import TrainingRandom
+
+    dataset = load({"generated": str(folder / "runs" / "inputs")})
+    rows = torch.tensor([0, 7, 7, 19])
+    draws = [dataset.rows.take(rows, TrainingRandom(0, step, 0, 4)) for step in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    whole = dataset.rows.take(rows, TrainingRandom(0, 5, 0, 4))
+    part = dataset.rows.take(rows[2:], TrainingRandom(0, 5, 2, 2))
+    assert torch.equal(whole[2:], part), "independent of how a batch is divided"
+
+
+def test_settings_are_checked():
+    from piflow_bench.errors import UserError
+
+    with pytest.raises(UserError, match="did you mean"):
+        load({"latent": "x"})
+    with pytest.raises(UserError, match="prepare imagenet"):
+        load({})
