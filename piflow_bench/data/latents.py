@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,28 +112,3 @@ class Latents:
             return found
         mean, std = found.chunk(2, dim=1)
         return mean if noise is None else mean + std * noise
-
-
-@contextmanager
-def prefetched(
-    read: Callable[[int], Any], depth: int = 2, start: int = 0
-) -> Iterator[Callable[[int], Any]]:
-    """``read(step)`` for consecutive steps, up to ``depth`` of them made ahead in a thread.
-
-    An error of ``read`` is raised where its step is asked for.
-    """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-    waiting: dict[int, Future[Any]] = {}
-
-    def get(step: int) -> Any:
-        for ahead in range(step, step + depth + 1):
-            if ahead not in waiting:
-                waiting[ahead] = pool.submit(read, ahead)
-        for old in [s for s in waiting if s < step]:
-            waiting.pop(old).cancel()
-        return waiting.pop(step).result()
-
-    try:
-        yield get
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -99,9 +99,25 @@ class Interrupted(KeyboardInterrupt):
     """The run was interrupted; finished artifacts and training states are kept."""
 
 
-def _worker(connection: Connection, root: str, runtime: Runtime, threads: int, parent: int) -> None:
+def visible_gpus(slot: int, processes: int, named: str | None) -> str:
+    """The GPUs of the ``slot``-th worker: ``processes`` of them, of those ``named`` to this run.
+
+    ``named`` is CUDA_VISIBLE_DEVICES; None: all, by number.
+    """
+    mine = range(slot * processes, (slot + 1) * processes)
+    names = named.split(",") if named else [str(i) for i in range(mine.stop)]
+    return ",".join(names[i] for i in mine if i < len(names))
+
+
+def _worker(
+    connection: Connection, root: str, runtime: Runtime, threads: int, parent: int, slot: int
+) -> None:
     """A worker process: makes the stages it is sent, until it is told to stop."""
     import signal
+
+    if runtime.scale.device == "cuda":  # Before torch looks for GPUs.
+        named = os.environ.get("CUDA_VISIBLE_DEVICES")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpus(slot, runtime.scale.processes, named)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides.
 
@@ -129,12 +145,12 @@ def _worker(connection: Connection, root: str, runtime: Runtime, threads: int, p
 class _Worker:
     """One worker process and the stage it is making."""
 
-    def __init__(self, root: Path, runtime: Runtime, threads: int) -> None:
+    def __init__(self, root: Path, runtime: Runtime, threads: int, slot: int) -> None:
         context = multiprocessing.get_context("spawn")
+        self.slot = slot
         self.connection, child = context.Pipe()
-        self.process = context.Process(
-            target=_worker, args=(child, str(root), runtime, threads, os.getpid()), daemon=True
-        )
+        arguments = (child, str(root), runtime, threads, os.getpid(), slot)
+        self.process = context.Process(target=_worker, args=arguments, daemon=True)
         self.process.start()
         child.close()
         self.stage: Stage | None = None
@@ -244,7 +260,8 @@ def run_local(
         while schedule.waiting or schedule.running:
             ready = schedule.ready()
             while len(pool) < min(workers, len(ready) + len(schedule.running)):
-                pool.append(_Worker(store.root, runtime, threads))
+                slot = min(set(range(workers)) - {w.slot for w in pool})
+                pool.append(_Worker(store.root, runtime, threads, slot))
             idle = [w for w in pool if w.stage is None]
             for worker, following in zip(idle, ready, strict=False):
                 try:

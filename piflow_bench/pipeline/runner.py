@@ -272,7 +272,11 @@ def print_plan(config: ExperimentConfig) -> None:
 
 
 def worker_count(config: ExperimentConfig) -> int:
-    """Worker processes of the local launcher."""
+    """Worker processes of the local launcher: as many as cores or GPUs serve at once."""
+    if config.launcher.workers is None and config.scale.device == "cuda":
+        import torch
+
+        return max(torch.cuda.device_count() // config.scale.processes, 1)
     return config.launcher.workers or max((os.cpu_count() or 1) // config.training.threads, 1)
 
 

@@ -110,6 +110,7 @@ def train(
             if trainer.seconds - saved > save_seconds:
                 state.save(trainer, folder)
                 saved = trainer.seconds
+    trainer.reader.close()
     if writes:
         _write(finished, json.dumps(trainer.reached, indent=1))
     wait_for_all()

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from piflow_bench.condition import Condition
 from piflow_bench.costs import Handle, Meter, count_all_flops
-from piflow_bench.data.dataset import Rows
+from piflow_bench.data.dataset import Rows, TensorRows
+from piflow_bench.data.readahead import ReadAhead
 from piflow_bench.errors import UserError
 from piflow_bench.method import Batch, Built, Context, Method, Optimizer, Spec, Update
 from piflow_bench.randomness import TrainingRandom
@@ -106,6 +107,8 @@ class Trainer:
             for n, o in self.built.optimizers.items()
         }
         self.ema = {name: EMA(self.modules[name], settings.ema) for name in self.built.ema}
+        # What lies on a disk is read while the step before it is computed.
+        self.reader = ReadAhead(self._read, 0 if isinstance(data.rows, TensorRows) else 2)
         self.step = 0
         self.images = 0
         self.seconds = 0.0
@@ -181,17 +184,14 @@ class Trainer:
 
     def micro_batches(self) -> Iterator[tuple[Batch, Context]]:
         """This process's rows of the step, in parts, each with its context."""
-        needs_data = self.method.facts_for().needs_data
-        for part in range(self.parts):
+        for part, (index, x0) in enumerate(self.reader.get(self.step)):
+            if x0 is not None:
+                x0 = x0.to(self.device, self.dtype, non_blocking=True)
+            condition = self.data.condition[index].to(self.device)
             first = (self.rank * self.parts + part) * self.part_rows
             random = TrainingRandom(
                 self.train_seed, self.step, first, self.part_rows, self.device, self.dtype
             )
-            index = random.integers("data rows", len(self.data.rows)).cpu()
-            x0 = None
-            if needs_data:
-                x0 = self.data.rows.take(index, random).to(self.device, self.dtype)
-            condition = self.data.condition[index].to(self.device)
             context = Context(
                 self.step,
                 self.progress,
@@ -204,6 +204,21 @@ class Trainer:
                 self.eager,
             )
             yield Batch(x0, condition, self.spec.shape), context
+
+    def _read(self, step: int) -> list[tuple[Tensor, Tensor | None]]:
+        """This process's training rows of a step, in parts, and their samples on the CPU."""
+        needs_data = self.method.facts_for().needs_data
+        found = []
+        for part in range(self.parts):
+            first = (self.rank * self.parts + part) * self.part_rows
+            # A generator of the reader's own: its draws are keyed by their names.
+            random = TrainingRandom(self.train_seed, step, first, self.part_rows)
+            index = random.integers("data rows", len(self.data.rows))
+            x0 = self.data.rows.take(index, random) if needs_data else None
+            if x0 is not None and self.device.startswith("cuda"):
+                x0 = x0.pin_memory()
+            found.append((index, x0))
+        return found
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.settings.precision == "bf16":

@@ -15,8 +15,9 @@ import torch
 
 from piflow_bench.data import generated
 from piflow_bench.data.images_source import centre_crop, decode, open_source
-from piflow_bench.data.latents import Latents, prefetched
+from piflow_bench.data.latents import Latents
 from piflow_bench.data.prepare_imagenet import prepare
+from piflow_bench.data.readahead import ReadAhead
 from piflow_bench.errors import UserError
 from piflow_bench.networks.autoencoder import Autoencoder, to_uint8
 
@@ -294,10 +295,12 @@ def test_reading_ahead_keeps_order_and_raises_where_asked():
             raise ValueError("row 5")
         return 10 * step
 
-    with prefetched(read, depth=2) as get:
-        assert [get(step) for step in range(4)] == [0, 10, 20, 30]
-        assert seen[0] == 0
-        assert get(4) == 40
-        with pytest.raises(ValueError, match="row 5"):
-            get(5)
-    assert seen == sorted(seen)
+    reader = ReadAhead(read, depth=2)
+    assert [reader.get(step) for step in range(4)] == [0, 10, 20, 30]
+    assert reader.get(4) == 40
+    with pytest.raises(ValueError, match="row 5"):
+        reader.get(5)
+    assert reader.get(9) == 90, "steps may be passed over"
+    reader.close()
+    assert seen == sorted(seen) and seen[0] == 0
+    assert ReadAhead(lambda step: -step, depth=0).get(3) == -3

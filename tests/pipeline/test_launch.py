@@ -216,3 +216,11 @@ def test_scheduling_is_by_inputs_and_weight(tmp_path):
     assert not schedule.waiting
     assert schedule.outcome.failures[child.key].root is light
     assert os.path.isdir(tmp_path / "artifacts")
+
+
+def test_workers_share_out_the_gpus():
+    from piflow_bench.pipeline.launch import visible_gpus
+
+    assert [visible_gpus(slot, 2, None) for slot in range(3)] == ["0,1", "2,3", "4,5"]
+    assert [visible_gpus(slot, 1, "GPU-a,GPU-b") for slot in range(2)] == ["GPU-a", "GPU-b"]
+    assert visible_gpus(0, 8, "3,5") == "3,5"

@@ -1,6 +1,7 @@
 """The loop: resume to the last bit, budget, accumulation, measured costs, several processes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -310,3 +311,50 @@ def test_divergence_is_an_error_not_a_result(tmp_path):
 def test_bf16_keeps_fp32_masters(tmp_path):
     _, weights = run("piflow", tmp_path, settings=TrainingSettings(batch=8, precision="bf16"))
     assert all(v.dtype == torch.float32 for v in weights[-1].values() if v.is_floating_point())
+
+
+class SlowRows:
+    """Rows on a disk, of which every reading is noted."""
+
+    def __init__(self, x0):
+        self.x0, self.read = x0, []
+
+    def __len__(self):
+        return len(self.x0)
+
+    def take(self, rows, random):
+        self.read.append(rows.tolist())
+        return self.x0[rows]
+
+
+def test_rows_on_a_disk_are_read_ahead_and_train_the_same(tmp_path):
+    _, plain = run("piflow", tmp_path / "plain", 4, FLOAT64)
+    method, teacher, data, spec = parts("piflow")
+    rows = SlowRows(data.rows.x0)
+    (tmp_path / "read").mkdir()
+    loop.train(
+        method, teacher, TrainingData(rows, data.condition), spec, FLOAT64,
+        Budget("images", 32, (1.0,)), 3, tmp_path / "read",
+    )  # fmt: skip
+    equal(plain[-1], load_file(tmp_path / "read" / "checkpoint_0.safetensors"))
+    assert len(rows.read) > 4, "steps after the last were read already"
+
+
+def test_recomputed_activations_change_nothing_but_their_counted_cost(tmp_path):
+    """For every method: networks that are frozen for a while, too."""
+    from dataclasses import replace
+
+    for name in METHODS:
+        rows, kept = run(name, tmp_path / name, 3, FLOAT64)
+        again, made = run(name, tmp_path / f"{name}-2", 3, replace(FLOAT64, checkpointing=True))
+        equal(kept[-1], made[-1], tolerance=1e-12)
+        assert again[-1]["tfe"] > 1.01 * rows[-1]["tfe"], name
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("name", ["piflow", "meanflow"])
+def test_compiled_blocks_train_the_same(name, tmp_path):
+    rows, plain = run(name, tmp_path / "plain", 3)
+    again, compiled = run(name, tmp_path / "compiled", 3, scale=Scale(compile=True))
+    equal(plain[-1], compiled[-1], tolerance=2e-3)
+    assert again[-1]["tfe"] == pytest.approx(rows[-1]["tfe"]), "counted as it would run uncompiled"
