@@ -61,6 +61,14 @@ def test_example_settings_compose(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_imagenets_commands_compose(tmp_path):
+    for line in block_with("experiment=imagenet_1nfe"):
+        command = line.partition("  #")[0].strip().replace(" run ", " show ")
+        done = run(command, tmp_path)
+        assert done.returncode == 0, (command, done.stderr)
+    assert not list(tmp_path.iterdir())
+
+
 def block_with(words):
     return next(t for k, t in BLOCKS if k == "bash" and words in t).strip().splitlines()
 
