@@ -98,8 +98,24 @@ class ProtocolConfig:
 class LauncherConfig:
     """Where stages run."""
 
-    name: str = "local"  # local | debug
-    workers: int | None = None  # None: cores / threads
+    name: str = "local"  # local | debug | slurm
+    workers: int | None = None  # local; None: cores / threads
+    minutes: int = 240  # slurm, from here on: of a job
+    cpus: int = 1
+    memory_gb: float = 8.0
+    gpus: int = 0
+    nodes: int = 1
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)  # further sbatch options
+    setup: list[str] = field(default_factory=list)  # shell lines before the command
+    array: int = 64  # jobs of one array that run at once
+    retries: int = 2  # of jobs that end without a word
+    poll_seconds: float = 5.0
+    stages: dict[str, Any] = field(default_factory=dict)  # resources by kind of stage
+    variants: dict[str, Any] = field(default_factory=dict)  # resources by variant
 
 
 @dataclass
@@ -470,8 +486,8 @@ def _checked(config: ExperimentConfig) -> ExperimentConfig:
     for key, (value, least) in limits.items():
         if value is not None and value < least:
             raise UserError(f"{key}={value}: must be at least {least}")
-    if config.launcher.name not in ("local", "debug"):
-        raise UserError(f"launcher.name={config.launcher.name}: must be local or debug")
+    if config.launcher.name not in ("local", "debug", "slurm"):
+        raise UserError(f"launcher.name={config.launcher.name}: must be local, debug or slurm")
     for key in ("samples", "curve_samples", "data_samples", "reference_samples"):
         if getattr(config.protocol, key) < 20:
             raise UserError(f"protocol.{key}={getattr(config.protocol, key)}: must be at least 20")

@@ -88,16 +88,7 @@ def run_experiment(config: ExperimentConfig, command: str) -> int:
     stages = plan.stages
     display = _Display(stages, store, console)
     with display.progress:
-        outcome = run(
-            stages,
-            store,
-            runtime_of(config),
-            config.launcher.name,
-            worker_count(config),
-            config.training.threads,
-            display.notice,
-            display.tick,
-        )
+        outcome = _launch(config, stages, store, display)
     try:
         page = _collect(plan, store, outcome, folder, command, started)
     except OSError as error:
@@ -119,6 +110,27 @@ def run_experiment(config: ExperimentConfig, command: str) -> int:
             _print_failure(console, failure.stage, failure.reason)
     print(page)
     return len(outcome.failures)
+
+
+def _launch(
+    config: ExperimentConfig, stages: list[Stage], store: Store, display: _Display
+) -> Outcome:
+    runtime, threads = runtime_of(config), config.training.threads
+    if config.launcher.name == "slurm":
+        from piflow_bench.pipeline.slurm import cluster_of, run_slurm
+
+        cluster = cluster_of(config.launcher)
+        return run_slurm(stages, store, runtime, cluster, threads, display.notice, display.tick)
+    return run(
+        stages,
+        store,
+        runtime,
+        config.launcher.name,
+        worker_count(config),
+        threads,
+        display.notice,
+        display.tick,
+    )
 
 
 def _collect(

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from piflow_bench.method import Method, Spec
 from piflow_bench.teacher import Teacher
-from piflow_bench.training import state
+from piflow_bench.training import interruption, state
 from piflow_bench.training.distributed import summed, wait_for_all
 from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import Budget, TrainingSettings
@@ -107,9 +107,12 @@ def train(
                 if writes:
                     save_file(weights, folder / f"checkpoint_{i}.safetensors")
                 trainer.reached.append(_costs(trainer, budget.checkpoints[i]))
-            if trainer.seconds - saved > save_seconds:
+            stop = interruption.asked()
+            if stop or trainer.seconds - saved > save_seconds:
                 state.save(trainer, folder)
                 saved = trainer.seconds
+            if stop:
+                raise interruption.Stopped
     trainer.reader.close()
     if writes:
         _write(finished, json.dumps(trainer.reached, indent=1))
