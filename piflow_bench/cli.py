@@ -29,11 +29,17 @@ def _parser() -> argparse.ArgumentParser:
 
     run = verb("run", "run an experiment; only what is missing is computed")
     run.add_argument("--plan", action="store_true", help="print the stages; compute nothing")
+    run.add_argument(
+        "--detach", action="store_true", help="with launcher=slurm: submit the jobs and return"
+    )
     run.add_argument("settings", nargs="*", help=SETTINGS)
 
     status = verb("status", "what is done, running and missing of an experiment")
     status.add_argument("--watch", action="store_true", help="refresh until all is done")
     status.add_argument("settings", nargs="*", help=SETTINGS)
+
+    cancel = verb("cancel", "cancel the Slurm jobs of an experiment, and no others")
+    cancel.add_argument("settings", nargs="*", help=SETTINGS)
 
     show = verb("show", "print the composed configuration")
     show.add_argument("settings", nargs="*", help=SETTINGS)
@@ -80,7 +86,8 @@ def _parser() -> argparse.ArgumentParser:
         help="digits: out=FOLDER. imagenet: source=FOLDER_TAR_OR_PARQUET out=FOLDER "
         "[autoencoder=PATH] [size=256] [kind=mean-std | sample] [flip=true] [dtype=float16] "
         "[classes=1000] [shard=10000] [batch=32] [device=cuda] [processes=1] "
-        "[skip_corrupt=false] [seed=0]",
+        "[skip_corrupt=false] [partial=false] [seed=0] [reference=FILE.npz protocol=NAME: also the "
+        "cropped images' statistics]",
     )
 
     doctor = verb("doctor", "what this machine lacks for an experiment, and what that would cost")
@@ -125,7 +132,8 @@ def _run(options: argparse.Namespace) -> int:
             print_plan(config)
         else:
             command = "python -m piflow_bench run " + " ".join(options.settings)
-            code = max(code, FAILED_CELLS if run_experiment(config, command.strip()) else OK)
+            failed = run_experiment(config, command.strip(), options.detach)
+            code = max(code, FAILED_CELLS if failed else OK)
     return code
 
 
@@ -151,6 +159,15 @@ def _status(options: argparse.Namespace) -> int:
 
     for config in compose(options.settings):
         print_status(config, watch=options.watch)
+    return OK
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    from piflow_bench.config import compose
+    from piflow_bench.pipeline.runner import cancel_jobs
+
+    for config in compose(options.settings):
+        cancel_jobs(config)
     return OK
 
 
@@ -244,9 +261,16 @@ def _new(options: argparse.Namespace) -> int:
 
 def _prepare(options: argparse.Namespace) -> int:
     if options.dataset == "imagenet":
+        import json
+
         from piflow_bench.preparing import prepare_imagenet
 
-        print(prepare_imagenet(options.settings))
+        key = "reference="  # A path: quoted, it is taken as it is written.
+        settings = [
+            key + json.dumps(s.removeprefix(key)) if s.startswith(key) else s
+            for s in options.settings
+        ]
+        print(prepare_imagenet(settings))
         return OK
     from piflow_bench.pipeline.runner import prepare_digits
 
@@ -272,6 +296,7 @@ def _doctor(options: argparse.Namespace) -> int:
 _VERBS = {
     "run": _run,
     "status": _status,
+    "cancel": _cancel,
     "show": _show,
     "report": _report,
     "evaluate": _evaluate,

@@ -70,7 +70,11 @@ class Autoencoder:
 
         try:
             model = AutoencoderKL.from_pretrained(
-                folder, torch_dtype=kind, use_safetensors=True, local_files_only=True
+                folder,
+                torch_dtype=kind,
+                use_safetensors=True,
+                local_files_only=True,
+                low_cpu_mem_usage=False,  # True wants a package more.
             )
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             words = " ".join(str(error).split())[:200]

@@ -78,8 +78,13 @@ class _Display:
         self.progress.update(self.all, completed=self.finished + running)
 
 
-def run_experiment(config: ExperimentConfig, command: str) -> int:
-    """Run one experiment; returns the number of failed cells. The report's path is printed last."""
+def run_experiment(config: ExperimentConfig, command: str, detach: bool = False) -> int:
+    """Run one experiment; returns the number of failed cells. The report's path is printed last.
+
+    With ``detach`` Slurm's jobs are submitted and left alone: the same command collects them.
+    """
+    if detach and config.launcher.name != "slurm":
+        raise UserError("--detach: needs launcher=slurm")
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     console = Console()
     plan = make_plan(config)
@@ -88,7 +93,10 @@ def run_experiment(config: ExperimentConfig, command: str) -> int:
     stages = plan.stages
     display = _Display(stages, store, console)
     with display.progress:
-        outcome = _launch(config, stages, store, display)
+        outcome = _launch(config, stages, store, display, detach)
+    if detach and len(outcome.done) + len(outcome.failures) < len(stages):
+        console.print("submitted; the same command without --detach collects", highlight=False)
+        return 0
     try:
         page = _collect(plan, store, outcome, folder, command, started)
     except OSError as error:
@@ -113,14 +121,16 @@ def run_experiment(config: ExperimentConfig, command: str) -> int:
 
 
 def _launch(
-    config: ExperimentConfig, stages: list[Stage], store: Store, display: _Display
+    config: ExperimentConfig, stages: list[Stage], store: Store, display: _Display, detach: bool
 ) -> Outcome:
     runtime, threads = runtime_of(config), config.training.threads
     if config.launcher.name == "slurm":
         from piflow_bench.pipeline.slurm import cluster_of, run_slurm
 
         cluster = cluster_of(config.launcher)
-        return run_slurm(stages, store, runtime, cluster, threads, display.notice, display.tick)
+        return run_slurm(
+            stages, store, runtime, cluster, threads, display.notice, display.tick, detach
+        )
     return run(
         stages,
         store,
@@ -320,6 +330,7 @@ def print_status(config: ExperimentConfig, watch: bool) -> None:
     store = store_of(config)
     while True:
         statuses = [status_of(store, s) for s in plan.stages]
+        jobs = _job_lines(plan, store)
         out = Table(title=f"{config.name}: status")
         states = ("done", "running", "stopped", "missing")
         out.add_column("stage")
@@ -332,9 +343,40 @@ def print_status(config: ExperimentConfig, watch: bool) -> None:
             if s.state in ("running", "stopped"):
                 line = f"{s.state} {s.share:4.0%} {s.stage.label}: {s.text}"
                 console.print(line, highlight=False)
+        for line in jobs:
+            console.print(line, highlight=False, soft_wrap=True)
         if not watch or all(s.state == "done" for s in statuses):
             return
         time.sleep(2)
+
+
+def _job_lines(plan: Plan, store: Store) -> list[str]:
+    """What Slurm says of the unfinished stages that were submitted to it."""
+    from piflow_bench.pipeline.slurm import outcome_of, queue, record_of
+
+    records = [(s, record_of(store, s)) for s in plan.stages if not store.has(s)]
+    submitted = [(s, r) for s, r in records if r is not None]
+    alive = (queue() or {}) if submitted else {}
+    lines = []
+    for stage, record in submitted:
+        job = alive.get(record["job"])
+        told = outcome_of(store, stage)
+        state = job.state.lower() if job else "gone"
+        words = f"job {record['job']} {state}"
+        words += f" on {job.node}" if job and job.node else ""
+        words += f", attempt {record['attempts']}" if record["attempts"] > 1 else ""
+        if told and told["status"] != "waiting":
+            words += f": {told['reason']}"
+        lines.append(f"{words} {stage.label} ({record['log']})")
+    return lines
+
+
+def cancel_jobs(config: ExperimentConfig) -> None:
+    """Cancel what Slurm runs, or will run, of an experiment."""
+    from piflow_bench.pipeline.slurm import cancel
+
+    jobs = cancel(make_plan(config).stages, store_of(config))
+    print(f"{len(jobs)} jobs cancelled" + (f": {' '.join(jobs)}" if jobs else ""))
 
 
 def prepare_digits(out: str | None) -> None:

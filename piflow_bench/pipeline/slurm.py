@@ -136,7 +136,8 @@ def _outcome_path(store: Store, stage: Stage) -> Path:
     return store.root / "slurm" / f"{stage.name}.outcome.json"
 
 
-def _outcome_of(store: Store, stage: Stage) -> dict[str, str] | None:
+def outcome_of(store: Store, stage: Stage) -> dict[str, str] | None:
+    """What a job wrote that made no artifact: waiting or failed, and why."""
     try:
         return json.loads(_outcome_path(store, stage).read_text())
     except (OSError, ValueError):
@@ -332,7 +333,7 @@ class _Round:
             elif (job := alive.get(self.jobs[key])) is not None and job.alive:
                 self.silent_since.pop(key, None)
                 continue
-            elif outcome := _outcome_of(store, stage):
+            elif outcome := outcome_of(store, stage):
                 settled.append((stage, outcome["status"], outcome))
             else:
                 since = self.silent_since.setdefault(key, time.time())

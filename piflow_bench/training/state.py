@@ -6,6 +6,7 @@ and the other way round; everything else is in a JSON file beside them.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -23,6 +24,8 @@ from piflow_bench.training.trainer import Trainer
 STATE = "state"
 FACTS = "facts.json"
 MOMENTS = "optimizers"
+FULL = 1 << 20
+"""Free bytes below which a failure to write is the disk's."""
 
 
 def _tensors(trainer: Trainer) -> dict[str, Any]:
@@ -71,6 +74,7 @@ def _steps(trainer: Trainer) -> dict[str, list[int]]:
 def save(trainer: Trainer, folder: Path) -> None:
     """Write the state to ``folder / "state"``, all or nothing. All processes must call it."""
     import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
 
     rank, size = world()
     target, fresh, old = (folder / f"{STATE}{end}" for end in ("", ".tmp", ".old"))
@@ -79,9 +83,17 @@ def save(trainer: Trainer, folder: Path) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
     wait_for_all()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Of a single process, and of torch's own deprecations.
-        dcp.save(_tensors(trainer), checkpoint_id=str(fresh / "tensors"), no_dist=size == 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of a single process, of torch's own deprecations.
+            dcp.save(_tensors(trainer), checkpoint_id=str(fresh / "tensors"), no_dist=size == 1)
+    except CheckpointException as error:
+        full = shutil.disk_usage(folder).free < FULL
+        if rank == 0:  # The state before stays; its successor's pieces only take its room.
+            shutil.rmtree(fresh, ignore_errors=True)
+        if full:  # Writers hide the error's number.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise next(iter(error.failures.values()))[0] from error
     if rank == 0:
         facts = {
             "step": trainer.step,

@@ -1,13 +1,11 @@
-"""The fused rollout in Triton's interpreter against the PyTorch rollout in float64."""
+"""The fused rollout in Triton's interpreter (see conftest.py) against PyTorch's in float64."""
 
-import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
-os.environ["TRITON_INTERPRET"] = "1"  # Before the kernels are first imported.
 pytest.importorskip("triton")
 
 from piflow_methods.piflow import fused
