@@ -335,7 +335,8 @@ def _set_path(container: ExperimentConfig, key: str, value: str) -> None:
 
 
 OPEN = re.compile(
-    r"(variants\.[^.=]+\.(settings|sampling|training|budget)|(protocol|dataset)\.settings)\."
+    r"(variants\.[^.=]+\.(settings|sampling|training|budget)|(protocol|dataset)\.settings|"
+    r"launcher\.(stages|variants|extra))\."
 )
 """Settings that plugins declare: any may be given, whether a file names it or not."""
 

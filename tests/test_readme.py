@@ -61,8 +61,9 @@ def test_example_settings_compose(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_imagenets_commands_compose(tmp_path):
-    for line in block_with("experiment=imagenet_1nfe"):
+@pytest.mark.parametrize("words", ["experiment=imagenet_1nfe profile", "launcher=slurm"])
+def test_imagenets_and_the_clusters_commands_compose(words, tmp_path):
+    for line in block_with(words):
         command = line.partition("  #")[0].strip().replace(" run ", " show ")
         done = run(command, tmp_path)
         assert done.returncode == 0, (command, done.stderr)
