@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from piflow_bench.config import build_dataclass, split_paths
 from piflow_bench.data.prepare_imagenet import Preparation, prepare
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.progress_bar import bars
 
 PATHS = ("source", "out", "autoencoder")
 
@@ -71,17 +71,7 @@ class _Progress:
 
     def __init__(self) -> None:
         self.console = Console()
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[words]}"),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
+        self.bar = bars(self.console)
         self.task = self.bar.add_task("images", total=None, words="")
         self.started = self.told = time.time()
         self.first: int | None = None

@@ -24,13 +24,12 @@ def _weights(logits):
 
 
 @triton.jit
-def forward(
-    u, logweights, x_src, x, out, path, table, counts, facts,
-    K, C, P, S, eps,
-    KB: tl.constexpr, CB: tl.constexpr, PB: tl.constexpr, KEEP: tl.constexpr,
+def _load(
+    u, logweights, x_src, facts, K, C, P,
+    KB: tl.constexpr, CB: tl.constexpr, PB: tl.constexpr,
 ):  # fmt: skip
-    """States after the rollout into ``out``; states before each substep into ``path`` if KEEP."""
-    b = tl.program_id(1)
+    """A program's places and masks, and the mixture over x0 of its pixels, in registers."""
+    b = tl.program_id(1).to(tl.int64)  # Paths of large batches pass 2^31 values.
     k = tl.arange(0, KB)
     c = tl.arange(0, CB)
     p = tl.program_id(0) * PB + tl.arange(0, PB)
@@ -50,6 +49,26 @@ def forward(
     half_squares = tl.sum(means * means, axis=1) / 2
     a = tl.load(logweights + mixture, mask=inside, other=float("-inf")).to(tl.float32)
     a = tl.where((p < P)[None, :], a, 0.0)  # Pixels beyond the image: any finite weights.
+    return (
+        states, here, mixture, inside, every, whole,
+        t_src, nu_scale, variance, source, means, half_squares, a,
+    )  # fmt: skip
+
+
+@triton.jit
+def forward(
+    u, logweights, x_src, x, out, path, table, counts, facts,
+    K, C, P, S, eps,
+    KB: tl.constexpr, CB: tl.constexpr, PB: tl.constexpr, KEEP: tl.constexpr,
+):  # fmt: skip
+    """States after the rollout into ``out``; states before each substep into ``path`` if KEEP."""
+    b = tl.program_id(1).to(tl.int64)  # Paths of large batches pass 2^31 values.
+    c = tl.arange(0, CB)
+    p = tl.program_id(0) * PB + tl.arange(0, PB)
+    (
+        states, here, mixture, inside, every, whole,
+        t_src, nu_scale, variance, source, means, half_squares, a,
+    ) = _load(u, logweights, x_src, facts, K, C, P, KB, CB, PB)  # fmt: skip
     state = tl.load(x + states, mask=here, other=0.0).to(tl.float32)
     for i in range(tl.load(counts + b)):
         row = table + (b * S + i) * 3
@@ -76,26 +95,13 @@ def backward(
 
     ``grad_variance`` (B, blocks) holds each program's part, to be summed without atomics.
     """
-    b = tl.program_id(1)
-    k = tl.arange(0, KB)
+    b = tl.program_id(1).to(tl.int64)  # Paths of large batches pass 2^31 values.
     c = tl.arange(0, CB)
     p = tl.program_id(0) * PB + tl.arange(0, PB)
-    states = (b * C + c)[:, None] * P + p[None, :]
-    here = (c < C)[:, None] & (p < P)[None, :]
-    mixture = (b * K + k)[:, None] * P + p[None, :]
-    inside = (k < K)[:, None] & (p < P)[None, :]
-    every = ((b * K + k)[:, None, None] * C + c[None, :, None]) * P + p[None, None, :]
-    whole = inside[:, None, :] & here[None, :, :]
-
-    t_src = tl.load(facts + 3 * b)
-    nu_scale = tl.load(facts + 3 * b + 1)
-    variance = tl.load(facts + 3 * b + 2)
-    source = tl.load(x_src + states, mask=here, other=0.0).to(tl.float32)
-    means = tl.load(u + every, mask=whole, other=0.0).to(tl.float32)
-    means = tl.where(whole, source[None, :, :] - t_src * means, 0.0)
-    half_squares = tl.sum(means * means, axis=1) / 2
-    a = tl.load(logweights + mixture, mask=inside, other=float("-inf")).to(tl.float32)
-    a = tl.where((p < P)[None, :], a, 0.0)
+    (
+        states, here, mixture, inside, every, whole,
+        t_src, nu_scale, variance, source, means, half_squares, a,
+    ) = _load(u, logweights, x_src, facts, K, C, P, KB, CB, PB)  # fmt: skip
     grad = tl.load(grad_out + states, mask=here, other=0.0).to(tl.float32)
     grad_means = tl.zeros((KB, CB, PB), tl.float32)
     grad_a = tl.zeros((KB, PB), tl.float32)

@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from piflow_bench.config import ExperimentConfig
@@ -21,6 +20,7 @@ from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Outcome, run
 from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
 from piflow_bench.pipeline.store import Store, environment_error
+from piflow_bench.progress_bar import bars
 
 UP_TO_DATE = ".up_to_date"
 """File in a run's folder: the fingerprint of what its results and its page were made from."""
@@ -37,17 +37,7 @@ class _Display:
 
     def __init__(self, stages: list[Stage], store: Store, console: Console) -> None:
         self.store, self.console = store, console
-        self.progress = Progress(
-            TextColumn("{task.description}", table_column=None),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[words]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self.progress = bars(console)
         total = sum(s.weight for s in stages)
         self.all = self.progress.add_task(f"{len(stages)} stages", total=total, words="")
         self.tasks: dict[str, tuple[Stage, Any]] = {}

@@ -21,26 +21,11 @@ def golden():
 def inception_weights(tmp_path_factory):
     """A random Inception as torch-fidelity stores it."""
     import torch
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    from piflow_bench.data.generated import inception
 
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
-    torch.manual_seed(0)
-
-    class Fresh(FeatureExtractorInceptionV3):
-        def load_state_dict(self, state):
-            return None
-
-    empty = path.with_name("empty.pth")
-    torch.save({}, empty)
-    network = Fresh("fresh", ["2048"], str(empty))
-    for name, value in network.state_dict().items():
-        if value.ndim == 4:  # So that what tells images apart survives to the last layer.
-            torch.nn.init.kaiming_normal_(value)
-        elif name.endswith("running_var"):
-            value.uniform_(0.8, 1.2)
-        elif name.endswith("bn.weight"):
-            value.uniform_(0.9, 1.1)
-        elif value.is_floating_point():
-            value.normal_(0, 0.1)
-    torch.save(network.state_dict(), path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        inception(path)
     return path

@@ -1,5 +1,6 @@
 """The fused rollout in Triton's interpreter (see conftest.py) against PyTorch's in float64."""
 
+import os
 import subprocess
 import sys
 
@@ -156,6 +157,39 @@ def test_policies_need_no_triton():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "fine", result.stderr
+
+
+COMPILE = """
+import warnings; warnings.simplefilter("ignore")
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from piflow_methods.piflow import kernels
+
+floats = "x_src x out path table facts grad_out grad_u grad_logweights grad_x grad_variance".split()
+types = {"u": "*bf16", "logweights": "*bf16", "counts": "*i32", "eps": "fp32"}
+types |= {name: "*fp32" for name in floats} | {name: "i32" for name in "KCPS"}
+fixed = {"KB": 32, "CB": 4, "PB": 32, "KEEP": True}
+for kernel in (kernels.forward, kernels.backward):
+    names = kernel.arg_names
+    signature = {n: "constexpr" if n in fixed else types[n] for n in names}
+    values = {(i,): fixed[n] for i, n in enumerate(names) if n in fixed}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=values)
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32))
+    assert len(made.asm["cubin"]) > 1000
+    print(kernel.__name__, "fits")
+"""
+
+
+def test_both_kernels_compile_for_an_h100():
+    """The machine code itself, which needs no GPU to be made."""
+    result = subprocess.run(
+        [sys.executable, "-c", COMPILE], capture_output=True, text=True,
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+    )  # fmt: skip
+    if "GPUTarget" in result.stderr or "ptxas" in result.stderr:
+        pytest.skip(f"this Triton brings no compiler for NVIDIA: {result.stderr[-200:]}")
+    assert result.stdout.split("\n")[:2] == ["forward fits", "backward fits"], result.stderr
 
 
 # ------------------------------------------------------------------ the paths in PyTorch

@@ -72,8 +72,6 @@ def test_both_units_of_time_give_one_velocity(official, tmp_path):
     """The same function of t, trained with t in [0, 1] and with t in 0..1000."""
     state, (x, _, c), _ = official
     torch.save(state, tmp_path / "thousand.pth")
-    # cos(1000 t f) = cos(t (1000 f)): a first layer that reads only the slowest waves of the one
-    # is told apart by the units alone.
     t = torch.tensor([0.0, 0.3, 1.0])
     as_thousand = velocity(tmp_path / "thousand.pth", (x, t, c), units=1000)
     as_one = velocity(tmp_path / "thousand.pth", (x, 1000 * t, c), units=1)
