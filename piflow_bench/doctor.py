@@ -176,7 +176,7 @@ def network_of(config: ExperimentConfig) -> Network | None:
     The published XL/2 where the teacher's own file is not at hand; None for other datasets, which
     are small.
     """
-    if config.dataset.name != "imagenet":
+    if config.dataset.name != "imagenet" or config.dataset.settings.get("generated"):
         return None
     import torch
     from torch.utils.flop_counter import FlopCounterMode

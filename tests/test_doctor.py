@@ -82,3 +82,11 @@ def test_estimates_follow_the_published_network():
     config.training.checkpointing = False
     more = doctor.network_of(config)
     assert more.activations > 5 * network.activations
+
+
+def test_the_smoke_profile_asks_for_little(monkeypatch):
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: SimpleNamespace(free=2e9))
+    for config in compose(["experiment=imagenet_1nfe", "profile=smoke"]):
+        assert doctor.gaps(config) == [] and doctor.network_of(config) is None
