@@ -121,7 +121,7 @@ def test_an_interrupt_keeps_the_state(tmp_path):
         text=True,
     )
     work = tmp_path / "store" / "work"
-    assert wait_until(lambda: list(work.glob("distill-*/state.pt")), 120)
+    assert wait_until(lambda: list(work.glob("distill-*/state/facts.json")), 120)
     family = children(process.pid)
     process.send_signal(signal.SIGINT)
     error = process.communicate(timeout=60)[1]
@@ -129,5 +129,5 @@ def test_an_interrupt_keeps_the_state(tmp_path):
     assert error.count("\n") == 1
     assert "kept" in error
     assert wait_until(lambda: not any(alive(p) for p in family), 30)
-    assert list(work.glob("distill-*/state.pt"))
+    assert list(work.glob("distill-*/state/facts.json"))
     assert Store(tmp_path / "store").broken() == []
