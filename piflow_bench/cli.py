@@ -261,16 +261,9 @@ def _new(options: argparse.Namespace) -> int:
 
 def _prepare(options: argparse.Namespace) -> int:
     if options.dataset == "imagenet":
-        import json
-
         from piflow_bench.preparing import prepare_imagenet
 
-        key = "reference="  # A path: quoted, it is taken as it is written.
-        settings = [
-            key + json.dumps(s.removeprefix(key)) if s.startswith(key) else s
-            for s in options.settings
-        ]
-        print(prepare_imagenet(settings))
+        print(prepare_imagenet(options.settings))
         return OK
     from piflow_bench.pipeline.runner import prepare_digits
 

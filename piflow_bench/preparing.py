@@ -15,7 +15,7 @@ from piflow_bench.data.prepare_imagenet import Preparation, prepare
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.progress_bar import bars
 
-PATHS = ("source", "out", "autoencoder")
+PATHS = ("source", "out", "autoencoder", "reference")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,8 @@ def prepare_imagenet(arguments: Sequence[str]) -> Path:
     for key in ("source", "out"):
         if key not in paths:
             raise UserError(f"prepare imagenet: needs {key}=PATH")
+    if "reference" in paths:
+        given[Preparation]["reference"] = paths.pop("reference")
     settings, machine = (build_dataclass(g, v, "prepare") for g, v in given.items())
     with _Progress() as report:
         return prepare(

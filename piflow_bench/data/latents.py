@@ -22,6 +22,8 @@ from piflow_bench.errors import UserError
 
 FACTS, FORMAT = "latents.json", 1
 KINDS = ("mean-std", "sample")
+DECIDING = ("kind", "dtype", "shape", "flip", "size", "crop", "classes", "scaling", "shift")
+"""Facts that the digest is of, beside the shards' contents."""
 
 
 def shard_names(index: int) -> tuple[str, str]:
@@ -31,9 +33,8 @@ def shard_names(index: int) -> tuple[str, str]:
 
 def content_digest(facts: dict[str, Any]) -> str:
     """sha256 over everything that decides the latents: of the shards, and what they mean."""
-    parts = {
-        k: facts[k] for k in ("kind", "dtype", "shape", "flip", "classes", "shards", "scaling")
-    }
+    parts = {k: facts[k] for k in DECIDING if k in facts}
+    parts["shards"] = [{k: shard[k] for k in ("rows", "sha256")} for shard in facts["shards"]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -60,27 +61,41 @@ class Latents:
             )  # fmt: skip
             raise UserError(f"latents={folder}: {state}")
         self.folder = folder
-        self.facts: dict[str, Any] = json.loads(path.read_text())
-        if self.facts.get("format") != FORMAT:
-            raise UserError(f"latents={folder}: of another format; prepare them anew")
+        self.facts: dict[str, Any] = _facts(path)
         self.shape: tuple[int, ...] = tuple(self.facts["shape"])
         self.classes = int(self.facts["classes"])
         self.digest: str = self.facts["digest"]
-        self._arrays = []
-        labels = []
+        self.views = 2 if self.facts["flip"] else 1
+        self._arrays, labels = [], []
         for i, shard in enumerate(self.facts["shards"]):
-            names = shard_names(i)
-            try:
-                rows = np.load(folder / names[0], mmap_mode="r", allow_pickle=False)
-                labels.append(np.load(folder / names[1], allow_pickle=False))
-            except (OSError, ValueError) as error:
-                raise UserError(f"latents={folder}: {names[0]} cannot be read ({error})") from error
-            if len(rows) != shard["rows"] or len(labels[-1]) != shard["rows"]:
-                raise UserError(f"latents={folder}: {names[0]} is cut short; prepare it anew")
+            rows, of_rows = self._shard(i, shard["rows"])
             self._arrays.append(rows)
+            labels.append(of_rows)
         self.labels = torch.from_numpy(np.concatenate(labels))
         self._ends = np.cumsum([len(a) for a in self._arrays])
-        self.views = self._arrays[0].shape[1]
+
+    def _shard(self, index: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Latents, mapped into memory, and labels of a shard that must have ``count`` rows."""
+        names = shard_names(index)
+        try:
+            # Not every numpy maps an array without rows (all its images were skipped).
+            mode: Any = "r" if count else None
+            rows = np.load(self.folder / names[0], mmap_mode=mode, allow_pickle=False)
+            labels = np.load(self.folder / names[1], allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(
+                f"latents={self.folder}: {names[0]} cannot be read ({error}); prepare it anew"
+            ) from error
+        if len(rows) != count or len(labels) != count:
+            raise UserError(f"latents={self.folder}: {names[0]} is cut short; prepare it anew")
+        numbers = 2 if self.facts["kind"] == "mean-std" else 1
+        expected = (self.views, numbers * self.shape[0], *self.shape[1:])
+        if rows.shape[1:] != expected or str(rows.dtype) != self.facts["dtype"]:
+            raise UserError(
+                f"latents={self.folder}: {names[0]} has rows of {rows.shape[1:]} {rows.dtype}, "
+                f"{FACTS} says {expected} {self.facts['dtype']}; prepare it anew"
+            )
+        return rows, labels
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -94,11 +109,16 @@ class Latents:
                 the image.
             noise: standard normal ``(B, C, h, w)``: mean + std * noise; None for the mean. Stored
                 samples are as they are.
+
+        Raises:
+            IndexError: for a row that is not there; negative ones do not count from the end.
         """
-        index = rows.numpy()
+        index = rows.cpu().numpy()
+        if len(index) and not 0 <= index.min() <= index.max() < len(self):
+            raise IndexError(f"rows {index.min()} to {index.max()} of {len(self)} latents")
         sides = np.zeros(len(index), np.int64)
         if view is not None and self.views > 1:
-            sides = view.numpy()
+            sides = view.cpu().numpy()
         out = np.empty((len(index), *self._arrays[0].shape[2:]), self._arrays[0].dtype)
         shard = np.searchsorted(self._ends, index, side="right")
         for s in np.unique(shard):
@@ -112,3 +132,14 @@ class Latents:
             return found
         mean, std = found.chunk(2, dim=1)
         return mean if noise is None else mean + std * noise
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """The content of a folder's ``latents.json``."""
+    try:
+        facts = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); prepare the latents anew") from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise UserError(f"latents={path.parent}: of another format; prepare them anew")
+    return facts

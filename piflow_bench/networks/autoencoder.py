@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import Tensor
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.hub import digest, local_path
 
+WEIGHTS = "diffusion_pytorch_model"
+PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 UINT8 = {
     "adm": lambda x: (x + 1) * 127.5,  # Truncated, as ADM's and DiT's sampling scripts do.
     "round": lambda x: x * 127.5 + 128,  # To the nearest, as the official pi-Flow evaluation does.
@@ -42,7 +45,7 @@ class Autoencoder:
     scaling: float
     shift: float
     digest: str
-    """sha256 of its folder."""
+    """sha256 of its weights' file."""
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
 
@@ -64,7 +67,8 @@ class Autoencoder:
         if dtype not in ("float32", "float16", "bfloat16"):
             raise UserError(f"autoencoder dtype={dtype}: must be float32, float16 or bfloat16")
         folder = local_path(str(source), "autoencoder")
-        config = _config(folder, source)
+        _check_config(folder, source)
+        weights = _weights(folder, source)
         kind = getattr(torch, dtype)
         from diffusers import AutoencoderKL
 
@@ -81,14 +85,15 @@ class Autoencoder:
             raise UserError(f"autoencoder={source}: {words}") from error
         if tiled:
             model.enable_tiling()
+        config = model.config  # With what the file leaves out.
         model = model.to(device).eval().requires_grad_(False)
         return cls(
             model,
-            int(config["latent_channels"]),
-            2 ** (len(config["block_out_channels"]) - 1),
-            float(config.get("scaling_factor") or 1.0),
-            float(config.get("shift_factor") or 0.0),
-            digest(folder),
+            int(config.latent_channels),
+            2 ** (len(config.block_out_channels) - 1),
+            float(config.scaling_factor or 1.0),
+            float(getattr(config, "shift_factor", None) or 0.0),
+            weights,
             device,
             kind,
         )
@@ -114,7 +119,7 @@ class Autoencoder:
         return to_uint8(images, rule)
 
 
-def _config(folder: Path, source: str) -> dict[str, Any]:
+def _check_config(folder: Path, source: str) -> None:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"autoencoder={source}: no config.json of diffusers in {folder}")
@@ -122,8 +127,26 @@ def _config(folder: Path, source: str) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"autoencoder={source}: {path} is not JSON ({error})") from error
-    if config.get("_class_name") != "AutoencoderKL":
+    kind = config.get("_class_name") if isinstance(config, dict) else None
+    if kind != "AutoencoderKL":
+        raise UserError(f"autoencoder={source}: a {kind}, not an AutoencoderKL")
+
+
+def _weights(folder: Path, source: str) -> str:
+    """sha256 of the weights, whatever else lies in the folder.
+
+    Raises:
+        UserError: if there are none that are read without unpickling.
+    """
+    if (folder / f"{WEIGHTS}.safetensors").is_file():
+        return digest(folder / f"{WEIGHTS}.safetensors")
+    shards = sorted(folder.glob(f"{WEIGHTS}-*-of-*.safetensors"))
+    if shards:
+        return hashlib.sha256("".join(digest(shard) for shard in shards).encode()).hexdigest()
+    pickled = next((p for kind in PICKLED for p in sorted(folder.glob(f"*{kind}"))), None)
+    if pickled is not None:
         raise UserError(
-            f"autoencoder={source}: a {config.get('_class_name')}, not an AutoencoderKL"
+            f"autoencoder={source}: {pickled.name} is a pickle, which is not read; where you "
+            f"trust it: AutoencoderKL.from_pretrained({str(folder)!r}).save_pretrained(FOLDER)"
         )
-    return config
+    raise UserError(f"autoencoder={source}: no {WEIGHTS}.safetensors in {folder}")
