@@ -354,6 +354,7 @@ class Suite:
                     except (TypeError, ValueError) as error:
                         raise Failure(f"scalars['{key}'] is not a number: {error}") from error
                 loss.backward()
+                context.thaw()
                 names.append(name)
                 steps = steps or update.step
         require(bool(names), "training_step() yielded no update")

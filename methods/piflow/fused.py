@@ -95,6 +95,8 @@ class _Rollout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph: it would be silently zero.
+            raise RuntimeError("the fused rollout has no second derivative; use use_fused=False")
         from piflow_methods.piflow import kernels
 
         means, logweights, x_src, path, table, counts, facts = ctx.saved_tensors

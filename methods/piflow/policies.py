@@ -92,13 +92,14 @@ class GMPolicy:
     @cached_property
     def _constants(self) -> tuple[Tensor, ...]:
         """What does not change along a rollout: x0-space mixture and source statistics."""
-        src = working(self.x_src)
-        t_src = flow.expand(self.t_src.to(src.dtype), src)
-        sigma, alpha = t_src.clamp(min=self.eps), (1 - t_src).clamp(min=self.eps)
-        means = src[:, None] - t_src[:, None] * working(self.means)
-        half_squares = means.square().sum(2, keepdim=True) / 2
-        variance = (2 * working(self.logstds)).exp()[:, 0] * t_src**2
-        return means, half_squares, variance, alpha * src / sigma**2, (alpha / sigma) ** 2
+        with torch.enable_grad():  # A first use under no_grad must not cut later ones' gradients.
+            src = working(self.x_src)
+            t_src = flow.expand(self.t_src.to(src.dtype), src)
+            sigma, alpha = t_src.clamp(min=self.eps), (1 - t_src).clamp(min=self.eps)
+            means = src[:, None] - t_src[:, None] * working(self.means)
+            half_squares = means.square().sum(2, keepdim=True) / 2
+            variance = (2 * working(self.logstds)).exp()[:, 0] * t_src**2
+            return means, half_squares, variance, alpha * src / sigma**2, (alpha / sigma) ** 2
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """Velocity ``(B, C, *spatial)`` at states ``x`` and flow times ``t`` ``(B,)``."""
@@ -197,12 +198,22 @@ class DXPolicy:
     @cached_property
     def _estimates(self) -> Tensor:
         """Data estimates, or the polynomial's coefficients, ``(B, N, C, *spatial)``."""
-        src, output = working(self.x_src), working(self.output)
-        t_src = flow.expand(self.t_src.to(src.dtype), src)[:, None]
-        estimates = src[:, None] - t_src * output
-        if self.mode == "coefficients":
-            estimates = torch.cat([estimates[:, :1], output[:, 1:]], dim=1)
-        return estimates
+        with torch.enable_grad():  # A first use under no_grad must not cut later ones' gradients.
+            src, output = working(self.x_src), working(self.output)
+            t_src = flow.expand(self.t_src.to(src.dtype), src)[:, None]
+            estimates = src[:, None] - t_src * output
+            if self.mode == "coefficients":
+                estimates = torch.cat([estimates[:, :1], output[:, 1:]], dim=1)
+            return estimates
+
+    def _weighted(self, weights: Tensor) -> Tensor:
+        """Sum of the estimates ``(B, C, *spatial)`` by weights ``(B, N)``.
+
+        No matrix product: autocast would make it bfloat16, and GPUs may make it TF32.
+        """
+        estimates = self._estimates
+        weights = weights.to(estimates.dtype)
+        return (weights.reshape(weights.shape + (1,) * (estimates.ndim - 2)) * estimates).sum(1)
 
     def _shares(self, t: Tensor) -> Tensor:
         """Weights ``(..., B, N)`` of the estimates at flow times ``(..., B)``."""
@@ -224,7 +235,7 @@ class DXPolicy:
         """Velocity ``(B, C, *spatial)`` at states ``x`` and flow times ``t`` ``(B,)``."""
         dtype, x = x.dtype, working(x)
         t = t.to(x.dtype)
-        x0 = torch.einsum("bn,bn...->b...", self._shares(t), self._estimates.to(x.dtype))
+        x0 = self._weighted(self._shares(t)).to(x.dtype)
         return ((x - x0) / flow.expand(t, x).clamp(min=self.eps)).to(dtype)
 
     def rollout(self, x: Tensor, raw_from: Tensor, raw_to: Tensor, substeps: int = 128) -> Tensor:
@@ -241,9 +252,7 @@ class DXPolicy:
         after = torch.cat([growth[1:], torch.ones_like(growth[:1])])
         weights = -((ratio * after)[..., None] * self._shares(times[:-1])).sum(0)
         dtype, x = x.dtype, working(x)
-        estimates = self._estimates
-        moved = torch.einsum("bn,bn...->b...", weights.to(estimates.dtype), estimates)
-        return (flow.expand(growth[0].to(x.dtype), x) * x + moved).to(dtype)
+        return (flow.expand(growth[0].to(x.dtype), x) * x + self._weighted(weights)).to(dtype)
 
     def with_temperature(self, temperature: float) -> Self:
         """DX policies have no temperature."""

@@ -221,3 +221,11 @@ def test_dx_rollouts_in_one_sum_are_the_substeps_one_by_one(mode, n):
         one = made.rollout(x, raw_from, raw_to, 40)
         steps = rollout(made.velocity, x, raw_from, raw_to, 40, shift)
         assert (one - steps).abs().max() < 1e-10
+
+
+def test_a_second_derivative_is_refused():
+    made, x, raw_from, raw_to = policy(4, 2)
+    made, found = leaves(made)
+    end = made.rollout(x, raw_from, raw_to, 4, use_fused=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(end.sum(), found["means"], create_graph=True)
