@@ -109,8 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted; finished artifacts and training states are kept", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        words = f"; {error}" if str(error) else ""
+        print(f"interrupted; finished artifacts and states are kept{words}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         return OK
@@ -155,10 +156,10 @@ def _refuse_gaps(configs: Sequence[ExperimentConfig]) -> None:
 
 def _status(options: argparse.Namespace) -> int:
     from piflow_bench.config import compose
-    from piflow_bench.pipeline.runner import print_status
+    from piflow_bench.pipeline.runner import show_status
 
     for config in compose(options.settings):
-        print_status(config, watch=options.watch)
+        show_status(config, watch=options.watch)
     return OK
 
 

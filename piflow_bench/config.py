@@ -69,7 +69,6 @@ class ConvergedConfig:
 
     solver: str = "unipc"
     steps: int = 16
-    shards: int = 4
 
 
 @dataclass
@@ -99,6 +98,7 @@ class LauncherConfig:
     """Where stages run."""
 
     name: str = "local"  # local | debug | slurm
+    retries: int = 2  # of stages that end without a word: killed, out of memory, a node lost
     workers: int | None = None  # local; None: cores / threads
     minutes: int = 240  # slurm, from here on: of a job
     cpus: int = 1
@@ -111,8 +111,11 @@ class LauncherConfig:
     constraint: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)  # further sbatch options
     setup: list[str] = field(default_factory=list)  # shell lines before the command
+    python: str | None = None  # the command that is Python on a node; None: this one
+    srun: list[str] = field(default_factory=list)  # further arguments of srun
+    pack: int = 1  # stages that one job makes, one after the other
     array: int = 64  # jobs of one array that run at once
-    retries: int = 2  # of jobs that end without a word
+    grace_seconds: int = 120  # before its time limit a job is told to keep what it has
     poll_seconds: float = 5.0
     stages: dict[str, Any] = field(default_factory=dict)  # resources by kind of stage
     variants: dict[str, Any] = field(default_factory=dict)  # resources by variant
@@ -186,7 +189,8 @@ class ExperimentConfig:
     parts: list[str] = field(default_factory=list)  # experiments that this one consists of
     references: list[Any] = field(default_factory=list)  # published numbers, never ranked
     sample_batch: int = 250  # samples drawn at once; changes no result beyond rounding
-    save_seconds: float = 20.0  # between two states of a training run
+    shard: int = 5000  # samples of one stage: larger sets are drawn and described in pieces
+    save_seconds: float = 20.0  # between two states of a stage in progress
     store: str | None = None
     runs: str = "runs"
     plugins: str | None = None
@@ -476,8 +480,9 @@ def _checked(config: ExperimentConfig) -> ExperimentConfig:
         raise UserError("only=[]: name at least one variant, or leave it out")
     limits = {
         "launcher.workers": (config.launcher.workers, 1),
+        "launcher.retries": (config.launcher.retries, 0),
         "converged.steps": (config.converged.steps, 1),
-        "converged.shards": (config.converged.shards, 1),
+        "shard": (config.shard, 1),
         "sample_batch": (config.sample_batch, 1),
         "sample_seed": (config.sample_seed, 0),
         "protocol.reference_seed": (config.protocol.reference_seed, 0),

@@ -68,6 +68,9 @@ def _gpus(config: ExperimentConfig) -> Iterator[Finding]:
     if not scale.device.startswith("cuda"):
         yield Finding("GPU", OK, f"not needed: scale.device={scale.device}")
         return
+    if config.launcher.name == "slurm":
+        yield Finding("GPU", NOTE, "the cluster's: jobs ask for launcher.gpus a node")
+        return
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

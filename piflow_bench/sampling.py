@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from piflow_bench.condition import Condition
 from piflow_bench.costs import Handle, Meter, count_all_flops
 from piflow_bench.data.dataset import Dataset
+from piflow_bench.parts import Parts
 from piflow_bench.randomness import SampleRandom
 from piflow_bench.student import Student
 from piflow_bench.teacher import Teacher, solve
@@ -124,8 +125,11 @@ def sample(
     settings: Mapping[str, Any] | None = None,
     report: Callable[[float, str], None] = lambda share, text: None,
     arithmetic: Arithmetic = CPU,
+    parts: Parts | None = None,
 ) -> Samples:
     """Samples of the given indices, independent of ``batch``; evaluations are checked.
+
+    Goes on after the rows that ``parts`` holds.
 
     Raises:
         DishonestNFE: if the student does not use exactly ``nfe`` evaluations per sample.
@@ -134,18 +138,18 @@ def sample(
     if isinstance(network, nn.Module):
         network.eval()
     audit(student, network, dataset, nfe, settings, arithmetic)
-    parts, flops = [], 0.0
-    started = time.perf_counter()
-    for low in range(indices.start, indices.stop, batch):
+    parts = parts or Parts()
+    for low in range(indices.start + parts.rows, indices.stop, batch):
         part = range(low, min(low + batch, indices.stop))
+        started = time.perf_counter()
         x, meter = _run(student, network, dataset, part, nfe, sample_seed, settings, arithmetic)
         _check(meter, len(part), nfe)
-        parts.append(x)
-        flops += meter.flops
-        report((part.stop - indices.start) / len(indices), f"{part.stop - indices.start} samples")
-    seconds = time.perf_counter() - started
-    n = len(indices)
-    return Samples(torch.cat(parts), float(nfe), flops / n, seconds / n)
+        seconds = time.perf_counter() - started
+        parts.add(len(part), x=x.numpy(), flops=[meter.flops], seconds=[seconds])
+        report(parts.rows / len(indices), f"{parts.rows} samples")
+    found, n = parts.arrays(), len(indices)
+    x = torch.from_numpy(found["x"])
+    return Samples(x, float(nfe), *(float(found[k].sum()) / n for k in ("flops", "seconds")))
 
 
 @torch.no_grad()
@@ -159,14 +163,19 @@ def converged(
     batch: int,
     report: Callable[[float, str], None] = lambda share, text: None,
     arithmetic: Arithmetic = CPU,
+    parts: Parts | None = None,
 ) -> Tensor:
-    """Samples of the guided teacher solved to convergence, ``(n, *shape)`` float32."""
-    parts = []
-    for low in range(indices.start, indices.stop, batch):
+    """Samples of the guided teacher solved to convergence, ``(n, *shape)`` float32.
+
+    Goes on after the rows that ``parts`` holds.
+    """
+    parts = parts or Parts()
+    for low in range(indices.start + parts.rows, indices.stop, batch):
         part = range(low, min(low + batch, indices.stop))
         condition: Condition = dataset.conditions(sample_seed, part).to(arithmetic.device)
         noise = SampleRandom(sample_seed, part, arithmetic.device).noise(dataset.shape)
         with arithmetic.autocast():
-            parts.append(solve(teacher, noise, condition, steps, solver).float().cpu())
-        report((part.stop - indices.start) / len(indices), f"{part.stop - indices.start} samples")
-    return torch.cat(parts)
+            x = solve(teacher, noise, condition, steps, solver).float().cpu()
+        parts.add(len(part), x=x.numpy())
+        report(parts.rows / len(indices), f"{parts.rows} samples")
+    return torch.from_numpy(parts.arrays()["x"])

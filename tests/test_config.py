@@ -93,7 +93,7 @@ def refused(tmp_path, capsys, monkeypatch):
         ("launcher.workers=0", ["launcher.workers=0", "at least 1"]),
         ("launcher.name=cloud", ["launcher.name=cloud", "local"]),
         ("converged.steps=0", ["converged.steps=0", "at least 1"]),
-        ("converged.shards=0", ["converged.shards=0", "at least 1"]),
+        ("shard=0", ["shard=0", "at least 1"]),
         ("sample_batch=0", ["sample_batch=0", "at least 1"]),
         ("training.batch=-4", ["training.batch=-4", "positive"]),
         ("training.threads=0", ["training.threads=0", "at least 1"]),

@@ -17,12 +17,10 @@ from typing import Any
 
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.progress import PROGRESS, progress_writer
+from piflow_bench.pipeline.history import STARTS, begin
+from piflow_bench.pipeline.progress import progress_writer
 from piflow_bench.pipeline.stages import Runtime
 from piflow_bench.pipeline.store import Store, environment_error
-
-DEATHS_FORGIVEN = 1
-"""How often a stage is tried again after its worker died without a word."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,13 @@ Notice = Callable[[str, Stage, str], None]
 """Told of every event: (start | done | cached | failed, stage, words)."""
 
 
-def execute(store: Store, stage: Stage, runtime: Runtime) -> tuple[str, str, str]:
+def execute(
+    store: Store, stage: Stage, runtime: Runtime, before: Callable[[], None] = lambda: None
+) -> tuple[str, str, str]:
     """Make one artifact unless it exists: ("done" | "failed" | "environment", reason, traceback).
 
-    Holds the artifact's lock; whoever waits for it finds the work done.
+    Holds the artifact's lock; whoever waits for it finds the work done. ``before`` is called where
+    there is work to do.
     """
     from piflow_bench.pipeline.stages import RESUMABLE, STAGES
 
@@ -62,13 +63,14 @@ def execute(store: Store, stage: Stage, runtime: Runtime) -> tuple[str, str, str
             if store.has(stage):
                 return "done", "", ""
             work = store.work(stage)
-            if stage.kind not in RESUMABLE:
-                shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True, exist_ok=True)
+            begin(work)
+            if stage.kind not in RESUMABLE:
+                _clear(work, STARTS)
             inputs = {n: [store.path(s) for s in stages] for n, stages in stage.inputs.items()}
             started = time.time()
+            before()
             STAGES[stage.kind](stage.config, inputs, work, runtime, progress_writer(work))
-            (work / (PROGRESS + ".tmp")).unlink(missing_ok=True)
             store.commit(stage, _provenance(started))
         return "done", "", ""
     except Exception as error:
@@ -82,6 +84,15 @@ def execute(store: Store, stage: Stage, runtime: Runtime) -> tuple[str, str, str
         words = str(error).strip().splitlines()
         text = f"{type(error).__name__}: {words[0] if words else ''}"
         return "failed", text, traceback.format_exc()
+
+
+def _clear(folder: Path, kept: str) -> None:
+    """Remove all that a folder holds but one file."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != kept:
+            path.unlink(missing_ok=True)
 
 
 def _provenance(started: float) -> dict[str, Any]:
@@ -170,9 +181,11 @@ class _Worker:
 class _Schedule:
     """Which stages are ready, and what failed."""
 
-    def __init__(self, stages: Iterable[Stage], store: Store, notice: Notice) -> None:
+    def __init__(
+        self, stages: Iterable[Stage], store: Store, notice: Notice, retries: int = 0
+    ) -> None:
         self.stages = list(stages)
-        self.store, self.notice = store, notice
+        self.store, self.notice, self.retries = store, notice, retries
         self.outcome = Outcome()
         self.waiting: dict[str, Stage] = {}
         self.running: set[str] = set()
@@ -214,11 +227,13 @@ class _Schedule:
         """A worker died while it made a stage: try again, or give up."""
         self.running.discard(stage.key)
         self.deaths[stage.key] = self.deaths.get(stage.key, 0) + 1
-        if self.deaths[stage.key] <= DEATHS_FORGIVEN:
+        if self.deaths[stage.key] <= self.retries:
             self.waiting[stage.key] = stage
             return
         signal = f"signal {-exit_code}" if exit_code and exit_code < 0 else f"exit {exit_code}"
-        self._fail(Failure(stage, f"the worker process died twice ({signal}); out of memory?"))
+        times = self.deaths[stage.key]
+        words = f"the worker process died {times} times ({signal}); out of memory?"
+        self._fail(Failure(stage, words))
 
     def _fail(self, failure: Failure) -> None:
         self.outcome.failures[failure.stage.key] = failure
@@ -251,10 +266,14 @@ def run_local(
     workers: int,
     threads: int,
     tick: Callable[[], None] = lambda: None,
+    retries: int = 2,
 ) -> Outcome:
-    """Independent stages in parallel in ``workers`` processes of ``threads`` threads each."""
+    """Independent stages in parallel in ``workers`` processes of ``threads`` threads each.
+
+    A stage whose worker died without a word is tried again, ``retries`` times.
+    """
     started = time.perf_counter()
-    schedule = _Schedule(stages, store, notice)
+    schedule = _Schedule(stages, store, notice, retries)
     pool: list[_Worker] = []
     try:
         while schedule.waiting or schedule.running:
@@ -305,6 +324,7 @@ def run(
     threads: int,
     notice: Notice = lambda event, stage, words: None,
     tick: Callable[[], None] = lambda: None,
+    retries: int = 2,
 ) -> Outcome:
     """Run stages on a launcher: ``local`` or ``debug``."""
     if launcher == "debug":
@@ -312,4 +332,4 @@ def run(
 
         torch.set_num_threads(threads)
         return run_debug(stages, store, runtime, notice)
-    return run_local(stages, store, runtime, notice, workers, threads, tick)
+    return run_local(stages, store, runtime, notice, workers, threads, tick, retries)

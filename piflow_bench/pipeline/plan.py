@@ -50,7 +50,7 @@ class Cell:
 
     columns: dict[str, Any]
     results: tuple[Stage, ...]
-    sample: Stage | None = None
+    samples: tuple[Stage, ...] = ()
     distill: Stage | None = None
     checkpoint: int | None = None
 
@@ -62,7 +62,8 @@ class Plan:
     config: ExperimentConfig
     variants: list[Variant]
     cells: list[Cell] = field(default_factory=list)
-    grid: Stage | None = None
+    grid: tuple[Stage, ...] = ()
+    """The converged teacher's samples from the noise that all students share."""
     protocol_hash: str = ""
     rules: dict[str, Any] = field(default_factory=dict)
     """What the hash stands for."""
@@ -72,9 +73,7 @@ class Plan:
     def stages(self) -> list[Stage]:
         """All stages, inputs first."""
         targets = [s for c in self.cells for s in c.results]
-        if self.grid is not None:
-            targets.append(self.grid)
-        return closure(targets)
+        return closure([*targets, *self.grid])
 
 
 def runtime_of(config: ExperimentConfig) -> Runtime:
@@ -243,7 +242,8 @@ class _Planner:
         build_dataclass(TrainingSettings, to_plain(config.training), "training")
         self.config, self.protocol = config, config.protocol
         self.runtime = runtime_of(config)
-        _check_machine(config, self.runtime.scale)
+        if config.launcher.name != "slurm":  # Trainings run elsewhere; the launcher checks theirs.
+            _check_machine(config, self.runtime.scale)
         try:
             self.dataset = load_dataset(to_plain(config.dataset), self.runtime)
         except (TypeError, ValueError) as error:
@@ -281,9 +281,13 @@ class _Planner:
 
     # -------------------------------------------------------------- samples and features
 
-    def converged(self, n: int, seed: int, shards: int, label: str) -> tuple[Stage, ...]:
+    def shards(self, n: int) -> list[tuple[int, int, str]]:
+        """First and last index of every shard of ``n`` samples, with words where several."""
+        edges = [(low, min(low + self.config.shard, n)) for low in range(0, n, self.config.shard)]
+        return [(low, high, f" [{low}:{high}]" if len(edges) > 1 else "") for low, high in edges]
+
+    def converged(self, n: int, seed: int, label: str) -> tuple[Stage, ...]:
         """Shards of converged teacher samples."""
-        edges = [round(i * n / shards) for i in range(shards + 1)]
         return tuple(
             Stage(
                 "converged",
@@ -297,10 +301,10 @@ class _Planner:
                     "precision": self.protocol.precision,
                 },
                 self.teacher_inputs,
-                f"{label} [{low}:{high}]",
+                f"{label}{words}",
                 weight=(high - low) / 200,
             )
-            for low, high in zip(edges[:-1], edges[1:], strict=True)
+            for low, high, words in self.shards(n)
         )
 
     def real(self, split: str, seed: int = 0, n: int = 0) -> Stage:
@@ -313,14 +317,17 @@ class _Planner:
         content = {"dataset": self.dataset_key, "extractors": list(self.protocol.extractors)}
         return Stage("real_reference", content, {}, "features of the real reference", weight=20)
 
-    def features(self, samples: tuple[Stage, ...], label: str) -> Stage:
-        """Features of samples."""
+    def features(self, samples: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        """Features of every shard of samples."""
         content = {
             "dataset": self.dataset_key,
             "extractors": list(self.protocol.extractors),
             "judge": self.judged,
         }
-        return Stage("features", content, {"samples": samples}, f"features of {label}")
+        return tuple(
+            Stage("features", content, {"samples": (s,)}, f"features of {s.label}", s.about)
+            for s in samples
+        )
 
     def metrics(
         self,
@@ -357,20 +364,16 @@ class _Planner:
         found: dict[str, tuple[Stage, ...]] = {}
         for question in p.questions:
             if question == "imitation":
-                shards = self.converged(
-                    p.reference_samples,
-                    p.reference_seed,
-                    self.config.converged.shards,
-                    "converged teacher, reference",
-                )
-                found[question] = tuple(self.features((s,), s.label) for s in shards)
+                label = "converged teacher, reference"
+                shards = self.converged(p.reference_samples, p.reference_seed, label)
+                found[question] = self.features(shards)
             elif question == "data" and self.dataset.reference is not None:
                 found[question] = (self.real_reference(),)
             elif question == "data":
-                found[question] = (self.features((self.real("test"),), "held-out data"),)
+                found[question] = self.features((self.real("test"),))
             elif question == "truth":
                 fresh = self.real("exact", p.reference_seed, p.reference_samples)
-                found[question] = (self.features((fresh,), "fresh exact samples"),)
+                found[question] = self.features((fresh,))
         return found
 
     def evaluate(
@@ -499,7 +502,6 @@ class _Planner:
             "nfe": nfe,
             "sampling": dict(variant.config.sampling),
             "sample_seed": self.config.sample_seed,
-            "n": n,
             "precision": p.precision,
         }
         inputs = dict(self.teacher_inputs)
@@ -513,15 +515,25 @@ class _Planner:
             }
             inputs["distill"] = (distill,)
             label += f", seed {seed}, {fractions[checkpoint or 0]:.0%} of the budget"
-        stage = Stage("sample", content, inputs, f"samples of {label}", about, weight=3)
-        generated = (self.features((stage,), label),)
+        samples = tuple(
+            Stage(
+                "sample",
+                {**content, "start": low, "stop": high},
+                inputs,
+                f"samples of {label}{words}",
+                about,
+                weight=3,
+            )
+            for low, high, words in self.shards(n)
+        )
+        generated = self.features(samples)
         results = list(self.evaluate(generated, references, final, label))
         if final and p.agreement and not facts.stochastic_at(nfe):
             results.append(
                 Stage(
                     "agreement",
                     {"metric": p.agreement},
-                    {"samples": (stage,), "converged": paired},
+                    {"samples": samples, "converged": paired},
                     f"agreement with the teacher of {label}",
                 )
             )
@@ -538,7 +550,7 @@ class _Planner:
             "guidance": scale,
             "sampler": _sampler_text(variant),
         }
-        return Cell(columns, tuple(results), stage, distill, checkpoint)
+        return Cell(columns, tuple(results), samples, distill, checkpoint)
 
     # -------------------------------------------------------------- controls
 
@@ -563,7 +575,7 @@ class _Planner:
                 "sampler": f"{self.config.converged.solver}, {steps} steps" if nfe else "",
             }
 
-        generated = (self.features(paired, "converged teacher, resampled"),)
+        generated = self.features(paired)
         label = "teacher-converged"
         cells = [
             Cell(
@@ -574,7 +586,7 @@ class _Planner:
         if "data" in p.questions:
             given = self.dataset.reference is not None
             memorised = self.real("train", n=p.data_samples if given else 0)
-            train = (self.features((memorised,), "training data"),)
+            train = self.features((memorised,))
             test = references["data"]
             cells.append(
                 Cell(
@@ -605,7 +617,7 @@ class _Planner:
                 cells.append(Cell(columns("real-vs-real", None), real))
         if "truth" in p.questions:
             fresh = self.real("exact", p.reference_seed + 1, p.samples)
-            exact = (self.features((fresh,), "more exact samples"),)
+            exact = self.features((fresh,))
             cells.append(
                 Cell(
                     columns("real-vs-real", None),
@@ -638,10 +650,10 @@ def make_plan(config: ExperimentConfig) -> Plan:
     )
     references = planner.references()
     paired = planner.converged(
-        config.protocol.samples, config.sample_seed, 2, "converged teacher, same noise"
+        config.protocol.samples, config.sample_seed, "converged teacher, same noise"
     )
     for variant in variants:
         plan.cells += planner.variant_cells(variant, references, paired)
     plan.cells += planner.controls(references, paired)
-    plan.grid = paired[0]
+    plan.grid = paired
     return plan

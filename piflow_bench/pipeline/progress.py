@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 PROGRESS = "progress.json"
@@ -13,16 +14,41 @@ EVERY = 0.5
 """Seconds between two words."""
 
 
+@dataclass(frozen=True)
+class Progress:
+    """The last word of a stage."""
+
+    share: float
+    """Of the work that is done, 0 to 1."""
+    text: str
+    left: float | None
+    """Seconds until it ends, by the pace of this attempt; None before that is known."""
+
+
 def progress_writer(folder: Path) -> Callable[[float, str], None]:
     """``report(share, text)`` for a stage that works in ``folder``."""
     last = 0.0
+    first: tuple[float, float] | None = None
 
     def report(share: float, text: str) -> None:
-        nonlocal last
-        if time.time() - last > EVERY:
-            last = time.time()
+        nonlocal last, first
+        now = time.time()
+        first = first or (now, share)
+        if now - last > EVERY:
+            last = now
+            began, done = first
+            pace = (share - done) / (now - began) if now > began else 0.0
+            left = round((1 - share) / pace, 1) if pace > 0 else None
             temporary = folder / (PROGRESS + ".tmp")
-            temporary.write_text(json.dumps([share, text]))
+            temporary.write_text(json.dumps([share, text, left]))
             os.replace(temporary, folder / PROGRESS)
 
     return report
+
+
+def read_progress(folder: Path) -> Progress | None:
+    """The last word of the stage that works in ``folder``."""
+    try:
+        return Progress(*json.loads((folder / PROGRESS).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None

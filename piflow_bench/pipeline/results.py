@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,11 @@ def _costs(cell: Cell, store: Store) -> dict[str, Any]:
             "train_rows": json.dumps(row["rows"], sort_keys=True),
             "params": row["params"],
         }
-    if cell.sample is not None and store.has(cell.sample):
-        facts = json.loads((store.path(cell.sample) / "facts.json").read_text())
-        columns |= {k: facts[k] for k in ("flops_per_sample", "sample_seconds")}
+    if cell.samples and all(store.has(s) for s in cell.samples):
+        shards = [json.loads((store.path(s) / "facts.json").read_text()) for s in cell.samples]
+        n = sum(s["n"] for s in shards)
+        for name in ("flops_per_sample", "sample_seconds"):
+            columns[name] = sum(s[name] * s["n"] for s in shards) / n
     return columns
 
 
@@ -199,8 +201,12 @@ def grids(plan: Plan, store: Store) -> dict[str, np.ndarray]:
     points = dataset.kind == "points"
     count = POINTS_SHOWN if points else GRID_COLUMNS
 
-    def add(key: str, stage: Stage, about: Mapping[str, Any]) -> None:
-        x = np.load(store.path(stage) / "samples.npy", allow_pickle=False)[:count]
+    def add(key: str, shards: Sequence[Stage], about: Mapping[str, Any]) -> None:
+        x = np.zeros((0, *dataset.shape), np.float32)
+        for stage in shards:
+            if len(x) < count:
+                more = np.load(store.path(stage) / "samples.npy", allow_pickle=False)
+                x = np.concatenate([x, more[: count - len(x)]])
         if dataset.decode is not None:
             x = dataset.decode(torch.from_numpy(x))
         elif not points:
@@ -208,16 +214,16 @@ def grids(plan: Plan, store: Store) -> dict[str, np.ndarray]:
         arrays[key] = x
         rows.append({"key": key, **about})
 
-    if plan.grid is not None and store.has(plan.grid):
+    if plan.grid and all(store.has(s) for s in plan.grid):
         about = {"variant": "teacher-converged", "nfe": None, "train_seed": None, "role": "control"}
         add("teacher", plan.grid, about)
     first_seed = plan.config.train_seeds[0]
     for i, cell in enumerate(plan.cells):
         c = cell.columns
         shown = c["budget_fraction"] == 1.0 and c["train_seed"] in (None, first_seed)
-        if cell.sample is not None and shown and store.has(cell.sample):
+        if cell.samples and shown and all(store.has(s) for s in cell.samples):
             about = {k: c[k] for k in ("variant", "nfe", "train_seed", "role")}
-            add(f"cell_{i}", cell.sample, about)
+            add(f"cell_{i}", cell.samples, about)
     count = max((len(a) for a in arrays.values()), default=0)
     labels = dataset.conditions(plan.config.sample_seed, range(count)).pack().numpy()
     return {

@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,10 @@ class _Display:
         """Refresh shares from the running stages' progress files."""
         running = 0.0
         for stage, task in self.tasks.values():
-            share, words = self.store.progress(stage) or (0.0, "")
-            running += share * stage.weight
-            self.progress.update(task, completed=share, words=words)
+            word = self.store.progress(stage)
+            if word is not None:
+                running += word.share * stage.weight
+                self.progress.update(task, completed=word.share, words=word.text)
         self.progress.update(self.all, completed=self.finished + running)
 
 
@@ -82,18 +84,13 @@ def run_experiment(config: ExperimentConfig, command: str, detach: bool = False)
     _prepare_folders(folder, store, config)
     stages = plan.stages
     display = _Display(stages, store, console)
-    with display.progress:
+    with display.progress, _machine():
         outcome = _launch(config, stages, store, display, detach)
     if detach and len(outcome.done) + len(outcome.failures) < len(stages):
         console.print("submitted; the same command without --detach collects", highlight=False)
         return 0
-    try:
+    with _machine():
         page = _collect(plan, store, outcome, folder, command, started)
-    except OSError as error:
-        reason = environment_error(error)
-        if reason:
-            raise UserError(reason) from error
-        raise
     import pandas as pd
 
     print_results(console, pd.read_parquet(folder / "results.parquet"), plan)
@@ -110,14 +107,28 @@ def run_experiment(config: ExperimentConfig, command: str, detach: bool = False)
     return len(outcome.failures)
 
 
+@contextlib.contextmanager
+def _machine() -> Iterator[None]:
+    """A disk that is full or cannot be written, as a UserError."""
+    try:
+        yield
+    except OSError as error:
+        reason = environment_error(error)
+        if reason:
+            raise UserError(reason) from error
+        raise
+
+
 def _launch(
     config: ExperimentConfig, stages: list[Stage], store: Store, display: _Display, detach: bool
 ) -> Outcome:
     runtime, threads = runtime_of(config), config.training.threads
     if config.launcher.name == "slurm":
-        from piflow_bench.pipeline.slurm import cluster_of, run_slurm
+        from piflow_bench.pipeline.slurm.rounds import run_slurm
+        from piflow_bench.pipeline.slurm.settings import cluster_of
 
-        cluster = cluster_of(config.launcher)
+        on_gpus = runtime.scale.device.startswith("cuda")
+        cluster = cluster_of(config.launcher, runtime.scale.processes, on_gpus)
         return run_slurm(
             stages, store, runtime, cluster, threads, display.notice, display.tick, detach
         )
@@ -130,6 +141,7 @@ def _launch(
         threads,
         display.notice,
         display.tick,
+        config.launcher.retries,
     )
 
 
@@ -311,59 +323,16 @@ def teacher_forward_seconds(plan: Plan, repeats: int = 10) -> float:
     return min(times)  # Other work on the machine only adds.
 
 
-def print_status(config: ExperimentConfig, watch: bool) -> None:
-    """Counts of stages by state, and the ones that are running or stopped."""
-    from piflow_bench.pipeline.status import status_of, summary
+def show_status(config: ExperimentConfig, watch: bool) -> None:
+    """What the stages of an experiment are doing."""
+    from piflow_bench.pipeline.status import print_status
 
-    console = Console()
-    plan = make_plan(config)
-    store = store_of(config)
-    while True:
-        statuses = [status_of(store, s) for s in plan.stages]
-        jobs = _job_lines(plan, store)
-        out = Table(title=f"{config.name}: status")
-        states = ("done", "running", "stopped", "missing")
-        out.add_column("stage")
-        for state in states:
-            out.add_column(state, justify="right")
-        for kind, counts in summary(statuses).items():
-            out.add_row(kind, *[str(counts[s]) for s in states])
-        console.print(out)
-        for s in statuses:
-            if s.state in ("running", "stopped"):
-                line = f"{s.state} {s.share:4.0%} {s.stage.label}: {s.text}"
-                console.print(line, highlight=False)
-        for line in jobs:
-            console.print(line, highlight=False, soft_wrap=True)
-        if not watch or all(s.state == "done" for s in statuses):
-            return
-        time.sleep(2)
-
-
-def _job_lines(plan: Plan, store: Store) -> list[str]:
-    """What Slurm says of the unfinished stages that were submitted to it."""
-    from piflow_bench.pipeline.slurm import outcome_of, queue, record_of
-
-    records = [(s, record_of(store, s)) for s in plan.stages if not store.has(s)]
-    submitted = [(s, r) for s, r in records if r is not None]
-    alive = (queue() or {}) if submitted else {}
-    lines = []
-    for stage, record in submitted:
-        job = alive.get(record["job"])
-        told = outcome_of(store, stage)
-        state = job.state.lower() if job else "gone"
-        words = f"job {record['job']} {state}"
-        words += f" on {job.node}" if job and job.node else ""
-        words += f", attempt {record['attempts']}" if record["attempts"] > 1 else ""
-        if told and told["status"] != "waiting":
-            words += f": {told['reason']}"
-        lines.append(f"{words} {stage.label} ({record['log']})")
-    return lines
+    print_status(config.name, store_of(config), make_plan(config).stages, watch)
 
 
 def cancel_jobs(config: ExperimentConfig) -> None:
     """Cancel what Slurm runs, or will run, of an experiment."""
-    from piflow_bench.pipeline.slurm import cancel
+    from piflow_bench.pipeline.slurm.rounds import cancel
 
     jobs = cancel(make_plan(config).stages, store_of(config))
     print(f"{len(jobs)} jobs cancelled" + (f": {' '.join(jobs)}" if jobs else ""))

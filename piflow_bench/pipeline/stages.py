@@ -7,6 +7,7 @@ determine results (plugin folders, batch sizes, paths).
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -23,6 +24,7 @@ from piflow_bench.data.dataset import Dataset
 from piflow_bench.evaluation.moments import Moments
 from piflow_bench.hub import local_path
 from piflow_bench.method import Method, Spec
+from piflow_bench.parts import Parts
 from piflow_bench.pipeline.processes import in_processes
 from piflow_bench.teacher import Teacher
 from piflow_bench.training.distributed import world
@@ -136,8 +138,10 @@ def converged(
         runtime.sample_batch,
         report,
         where,
+        parts := Parts(folder / "parts", runtime.save_seconds),
     )
     np.save(folder / "samples.npy", x.numpy())
+    parts.forget()
 
 
 def draw(
@@ -213,7 +217,7 @@ def published(
 def sample(
     config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
 ) -> None:
-    """Samples of one checkpoint at one NFE."""
+    """Samples of one checkpoint at one NFE, of a range of indices."""
     from piflow_bench import sampling
 
     dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))
@@ -233,17 +237,20 @@ def sample(
         built.student,
         network,
         dataset,
-        range(config["n"]),
+        range(config["start"], config["stop"]),
         config["nfe"],
         config["sample_seed"],
         runtime.sample_batch,
         config["sampling"],
         report,
         where,
+        parts := Parts(folder / "parts", runtime.save_seconds),
     )
     np.save(folder / "samples.npy", drawn.x.numpy())
+    parts.forget()
     facts = {
         "nfe": drawn.nfe,
+        "n": len(drawn.x),
         "flops_per_sample": drawn.flops_per_sample,
         "sample_seconds": drawn.seconds_per_sample,
     }
@@ -256,19 +263,21 @@ def features(
     """Features of samples under every extractor, and the judge's logits."""
     dataset = load_dataset(config["dataset"], runtime)
     x = torch.from_numpy(_samples(inputs["samples"]))
-    parts: dict[str, list[np.ndarray]] = {}
     functions = {name: dataset.extractors[name] for name in config["extractors"]}
     if config["judge"]:
         assert dataset.judge is not None
         functions["judge"] = dataset.judge
+    arrays: dict[str, np.ndarray] = {}
     for name, function in functions.items():
-        for i in range(0, len(x), dataset.chunk):
-            found = function(x[i : i + dataset.chunk])
-            outputs = found if isinstance(found, dict) else {"features": found}
-            for output, values in outputs.items():
-                parts.setdefault(_array_name(name, output), []).append(values)
-            report(min(1.0, (i + dataset.chunk) / len(x)), f"{name}: {i + len(values)} samples")
-    np.savez(folder / "features.npz", **{k: np.concatenate(v) for k, v in parts.items()})
+        parts = Parts(folder / "parts" / name, runtime.save_seconds)
+        for i in range(parts.rows, len(x), dataset.chunk):
+            batch = x[i : i + dataset.chunk]
+            found = function(batch)
+            parts.add(len(batch), **(found if isinstance(found, dict) else {"features": found}))
+            report(parts.rows / len(x), f"{name}: {parts.rows} samples")
+        arrays |= {_array_name(name, output): v for output, v in parts.arrays().items()}
+    np.savez(folder / "features.npz", **arrays)
+    shutil.rmtree(folder / "parts")
 
 
 def _array_name(extractor: str, output: str) -> str:
@@ -477,5 +486,5 @@ MODE_FIELDS = {
     "mode_mass": "mass",
     "mode_tv": "variation",
 }
-RESUMABLE = {"distill"}
+RESUMABLE = {"distill", "sample", "converged", "features"}
 """Kinds that go on from what their work folder holds; the others start afresh."""

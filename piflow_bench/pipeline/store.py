@@ -11,16 +11,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock
 
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.progress import PROGRESS
+from piflow_bench.pipeline.history import STARTS, starts_of
+from piflow_bench.pipeline.progress import PROGRESS, Progress, read_progress
 
 META = "artifact.json"
 ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -110,33 +110,41 @@ class Store:
         """What was recorded with a finished artifact."""
         return json.loads((self.path(stage) / META).read_text())
 
-    def progress(self, stage: Stage) -> tuple[float, str] | None:
-        """Share done and words, of a stage in progress."""
-        try:
-            share, text = json.loads((self.work(stage) / PROGRESS).read_text())
-            return float(share), str(text)
-        except (OSError, ValueError):
-            return None
+    def progress(self, stage: Stage) -> Progress | None:
+        """The last word of a stage in progress."""
+        return read_progress(self.work(stage))
 
-    @contextmanager
-    def lock(self, stage: Stage) -> Iterator[None]:
+    def lock(self, stage: Stage) -> BaseFileLock:
         """Exclusive right to make the artifact; waits for another process that makes it."""
-        with FileLock(self.root / "locks" / f"{stage.name}.lock"):
-            yield
+        return self.guard(stage.name)
+
+    def guard(self, name: str, timeout: float = -1) -> BaseFileLock:
+        """A kernel lock, which dies with its owner; shared by all who may write to the store."""
+        shared = self.root.stat().st_mode & 0o020
+        mode = 0o664 if shared else 0o644
+        return FileLock(self.root / "locks" / f"{name}.lock", timeout, mode=mode)
+
+    def begun(self, stage: Stage) -> bool:
+        """Whether somebody has worked on the artifact."""
+        return self.work(stage).is_dir()
 
     def commit(self, stage: Stage, meta: dict[str, Any]) -> None:
         """Turn the work folder into the artifact, atomically, with its files' digests."""
         work, final = self.work(stage), self.path(stage)
-        (work / PROGRESS).unlink(missing_ok=True)
+        starts = starts_of(work)
+        for name in (PROGRESS, PROGRESS + ".tmp", STARTS):
+            (work / name).unlink(missing_ok=True)
         files = {
             str(p.relative_to(work)): file_digest(p) for p in sorted(work.rglob("*")) if p.is_file()
         }
         content = {
             "stage": stage.kind,
+            "label": stage.label,
             "key": stage.key,
             "config": dict(stage.config),
             "inputs": {n: [s.name for s in stages] for n, stages in stage.inputs.items()},
             "files": files,
+            "starts": [asdict(s) for s in starts],
             **meta,
         }
         (work / META).write_text(json.dumps(content, indent=1))

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from piflow_bench import interruption
 from piflow_bench.method import Method, Spec
 from piflow_bench.teacher import Teacher
-from piflow_bench.training import interruption, state
+from piflow_bench.training import state
 from piflow_bench.training.distributed import summed, wait_for_all
 from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import Budget, TrainingSettings
@@ -107,7 +108,7 @@ def train(
                 if writes:
                     save_file(weights, folder / f"checkpoint_{i}.safetensors")
                 trainer.reached.append(_costs(trainer, budget.checkpoints[i]))
-            stop = interruption.asked()
+            stop = trainer.is_asked_to_stop
             if stop or trainer.seconds - saved > save_seconds:
                 state.save(trainer, folder)
                 saved = trainer.seconds

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from piflow_bench import interruption
 from piflow_bench.condition import Condition
 from piflow_bench.costs import Handle, Meter, count_all_flops
 from piflow_bench.data.dataset import Rows, TensorRows
@@ -113,6 +114,7 @@ class Trainer:
         self.images = 0
         self.seconds = 0.0
         self.flops = 0.0
+        self.is_asked_to_stop = False
         """Of all processes."""
         self.reached: list[dict[str, Any]] = []
         self.start_clock()
@@ -175,10 +177,11 @@ class Trainer:
         return spent[self.budget.unit] / self.budget.amount
 
     def _agree(self) -> None:
-        """Take the sum of all processes' FLOPs, and the first one's clock."""
+        """Take all processes' FLOPs together, the first one's clock, and any one's wish to stop."""
         seconds = time.perf_counter() - self._since
-        mine = [self.meter.flops, seconds if self.rank == 0 else 0.0]
-        self.flops, self.seconds = summed(torch.tensor(mine, dtype=torch.float64)).tolist()
+        mine = [self.meter.flops, seconds if self.rank == 0 else 0.0, float(interruption.asked())]
+        self.flops, self.seconds, stop = summed(torch.tensor(mine, dtype=torch.float64)).tolist()
+        self.is_asked_to_stop = stop > 0
 
     # ------------------------------------------------------------------ one step
 

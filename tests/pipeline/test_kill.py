@@ -119,6 +119,8 @@ def test_an_interrupt_keeps_the_state(tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # What runs in a shell's background ignores interrupts, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     work = tmp_path / "store" / "work"
     assert wait_until(lambda: list(work.glob("distill-*/state/facts.json")), 120)

@@ -1,4 +1,6 @@
-"""A real Slurm of one node in a folder, without systemd or accounting: for tests, as root.
+"""A real Slurm in a folder, without systemd or accounting: for tests, as root.
+
+It has two nodes, a slurmd each on this one machine.
 
 Nothing outside the folder is touched, so it runs beside another Slurm.
 """
@@ -11,25 +13,26 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
+NODES = ("one", "two")
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue")
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
-SlurmdPort={daemon}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/munge.sock
 CredType=cred/munge
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/log/slurmctld.log
-SlurmdLogFile={folder}/log/slurmd.log
+SlurmdLogFile={folder}/log/slurmd-%n.log
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -47,8 +50,9 @@ JobRequeue=1
 KillWait=5
 MinJobAge=600
 EnforcePartLimits=ALL
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=64000 State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=2 RealMemory=64000
+NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=2 RealMemory=64000
+PartitionName=main Nodes=one,two Default=YES MaxTime=INFINITE State=UP
 """
 
 
@@ -64,10 +68,14 @@ def _in_sbin(program: str) -> bool:
     return Path("/usr/sbin", program).exists()
 
 
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:  # All open at once, or one might come twice.
+        found = []
+        for _ in range(count):
+            s = stack.enter_context(socket.socket())
+            s.bind(("127.0.0.1", 0))
+            found.append(s.getsockname()[1])
+        return found
 
 
 class Cluster:
@@ -75,14 +83,15 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("munge", "state", "spool", "log"):
+        for name in ("munge", "state", "log", *(f"spool-{node}" for node in NODES)):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "munge").chmod(0o711)
-        self.host = socket.gethostname().partition(".")[0]
+        host = socket.gethostname().partition(".")[0]
+        controller, first, second = _free_ports(3)
         self.configuration = folder / "slurm.conf"
         self.configuration.write_text(
             CONFIGURATION.format(
-                host=self.host, folder=folder, controller=_free_port(), daemon=_free_port()
+                host=host, folder=folder, controller=controller, first=first, second=second
             )
         )
         self.environment = {
@@ -92,7 +101,7 @@ class Cluster:
         }
 
     def start(self) -> None:
-        """Start munge and both daemons, and wait until the node is idle."""
+        """Start munge and the daemons, and wait until the nodes are idle."""
         key = self.folder / "munge" / "key"
         key.write_bytes(os.urandom(1024))
         key.chmod(0o400)
@@ -102,7 +111,8 @@ class Cluster:
             f"--pid-file={place}/pid", f"--log-file={place}/log", f"--seed-file={place}/seed",
         )  # fmt: skip
         self.start_controller("-c", "-i")
-        self.call("slurmd", "-f", str(self.configuration))
+        for node in NODES:
+            self.call("slurmd", "-N", node, "-f", str(self.configuration))
         self.wait_for("idle")
 
     def start_controller(self, *options: str) -> None:
@@ -110,13 +120,17 @@ class Cluster:
         self.call("slurmctld", *options, "-f", str(self.configuration))
 
     def wait_for(self, state: str, seconds: float = 20.0) -> None:
-        """Until sinfo says so of the node."""
+        """Until sinfo says so of all nodes."""
         deadline = time.time() + seconds
-        while self.call("sinfo", "-h", "-o", "%T", check=False).strip() != state:
+        while set(self.call("sinfo", "-h", "-N", "-o", "%T", check=False).split()) != {state}:
             if time.time() > deadline:
                 log = (self.folder / "log" / "slurmctld.log").read_text()[-2000:]
-                raise TimeoutError(f"the node is not {state}\n{log}")
+                raise TimeoutError(f"the nodes are not {state}\n{log}")
             time.sleep(0.1)
+
+    def set_nodes(self, state: str) -> None:
+        """down, drain or resume."""
+        self.call("scontrol", "update", f"NodeName={','.join(NODES)}", f"State={state}", "Reason=t")
 
     def call(self, *command: str, check: bool = True) -> str:
         """A program's standard output."""
@@ -133,7 +147,8 @@ class Cluster:
         """Cancel all jobs and stop the daemons."""
         self.call("scancel", "--user=root", "--signal=KILL", "--full", check=False)
         self.call("scancel", "--user=root", check=False)
-        for name in ("slurmd.pid", "slurmctld.pid", "munge/pid"):
+        daemons = [f"slurmd-{node}.pid" for node in NODES]
+        for name in (*daemons, "slurmctld.pid", "munge/pid"):
             self._kill(self.folder / name)
 
     def _kill(self, path: Path) -> None:

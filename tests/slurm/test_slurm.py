@@ -1,0 +1,436 @@
+"""Runs by Slurm jobs on a real cluster: equal to local ones, whatever happens to them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from piflow_bench.config import compose
+from piflow_bench.pipeline.history import starts_of
+from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.pipeline.results import COST_AND_PROVENANCE
+from piflow_bench.pipeline.runner import store_of
+from piflow_bench.pipeline.store import Store
+
+SMALL = [
+    "experiment=digits",
+    "profile=smoke",
+    "only=[kd]",
+    "nfes=[1]",
+    "protocol.questions=[imitation]",
+    "protocol.agreement=null",
+    "protocol.extractors=[pixels]",
+    "budget={unit: images, amount: 6400, checkpoints: [1.0]}",
+    "variants.kd.settings.pairs=64",
+    "sample_batch=10",
+    "save_seconds=0.3",
+]
+"""A training of 400 steps, some seconds, and six batches of samples."""
+SLURM = [
+    "launcher=slurm",
+    "launcher.poll_seconds=0.3",
+    "launcher.memory_gb=2",
+    "launcher.minutes=20",
+    "launcher.pack=20",
+]
+SLOW = """
+import time
+from piflow_bench.parts import Parts
+
+add = Parts.add
+
+
+def slowly(self, rows, **arrays):
+    time.sleep(0.5)
+    with open({log!r}, "a") as file:
+        file.write(f"{{self.folder}} {{rows}}\\n")
+    add(self, rows, **arrays)
+
+
+Parts.add = slowly
+"""
+"""Python's own hook in a job: every batch of samples or features takes its time and is noted."""
+
+
+def command(verb, *settings):
+    return [sys.executable, "-m", "piflow_bench", verb, *settings]
+
+
+def call(cluster, folder, *settings, verb="run", expect=0):
+    done = subprocess.run(
+        command(verb, *SMALL, *settings), cwd=folder, env=cluster.environment,
+        capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def start(cluster, folder, *settings):
+    return subprocess.Popen(
+        command("run", *SMALL, *SLURM, *settings), cwd=folder, env=cluster.environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def until(condition, seconds=120.0):
+    deadline = time.time() + seconds
+    while not (found := condition()):
+        assert time.time() < deadline, "waited in vain"
+        time.sleep(0.1)
+    return found
+
+
+def training_state(folder):
+    return next(folder.glob("runs/store/work/distill-*/state/facts.json"), None)
+
+
+def parts_of(folder, kind):
+    return next(folder.glob(f"runs/store/work/{kind}-*/parts/**/*.npz"), None)
+
+
+def job_of(folder, kind="distill"):
+    """The id of the one job of a kind."""
+    records = [p for p in folder.glob(f"runs/store/slurm/{kind}-*.json") if "outc" not in p.name]
+    (job,) = {json.loads(record.read_text())["job"] for record in records}
+    return job
+
+
+def state_of(cluster, job):
+    return cluster.call("squeue", "-h", "-j", job, "--states=all", "-o", "%T", check=False).strip()
+
+
+def go_on_now(cluster, job):
+    """Slurm holds a requeued job for two minutes."""
+    until(lambda: state_of(cluster, job) == "PENDING")
+    cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+
+def results(folder):
+    table = pd.read_parquet(folder / "runs" / "digits" / "results.parquet")
+    return table.drop(columns=[c for c in COST_AND_PROVENANCE if c in table])
+
+
+def same(a, b):
+    pd.testing.assert_frame_equal(results(a), results(b), check_exact=True)
+
+
+def verified(folder):
+    assert Store(folder / "runs" / "store").broken() == []
+
+
+def meta_of(folder, kind):
+    """Records of the artifacts of a kind."""
+    found = folder.glob(f"runs/store/artifacts/{kind}-*/artifact.json")
+    return [json.loads(p.read_text()) for p in found]
+
+
+@pytest.fixture(scope="module")
+def local(cluster, tmp_path_factory):
+    """The small experiment by the local launcher, as it ends undisturbed."""
+    folder = tmp_path_factory.mktemp("local")
+    call(cluster, folder)
+    return folder
+
+
+@pytest.fixture
+def begun(local, tmp_path, monkeypatch):
+    """``begun("sample")``: a folder where all is done but that kind of kd's stages and the rest."""
+
+    def make(kind="distill"):
+        shutil.copytree(local / "runs" / "store", tmp_path / "runs" / "store")
+        monkeypatch.chdir(tmp_path)
+        (config,) = compose(SMALL)
+        lost = set()
+        for stage in make_plan(config).stages:  # Inputs first.
+            of_kd = stage.about.get("variant") == "kd" and stage.kind == kind
+            if of_kd or lost & {p.key for p in stage.parents()}:
+                lost.add(stage.key)
+                shutil.rmtree(store_of(config).path(stage))
+        assert lost
+        return tmp_path
+
+    return make
+
+
+def test_results_by_jobs_equal_local_ones_to_the_last_bit(cluster, local, tmp_path):
+    out = call(cluster, tmp_path, *SLURM, "launcher.pack=1")
+    assert "0 failed" in out
+    same(tmp_path, local)
+    verified(tmp_path)
+    scripts = list((tmp_path / "runs" / "store" / "slurm" / "jobs").glob("*_submission.sh"))
+    assert len(scripts) <= 8, "one array a level and kind, not one job a stage"
+    assert any("--array=0-" in s.read_text() for s in scripts)
+    assert any("--dependency=afterany:" in s.read_text() for s in scripts)
+    again = call(cluster, tmp_path, *SLURM)
+    assert "0 stages computed" in again
+
+
+def test_a_job_killed_without_a_word_is_noticed_and_tried_again(cluster, local, begun):
+    folder = begun()
+    run = start(cluster, folder)
+    until(lambda: training_state(folder))
+    job = job_of(folder)
+    os.kill(starts_of(training_state(folder).parent.parent)[-1].pid, signal.SIGKILL)
+    assert run.wait(timeout=200) == 0
+    assert job_of(folder) != job, "another job"
+    same(folder, local)
+    verified(folder)
+    starts = meta_of(folder, "distill")[0]["starts"]
+    assert [s["job"] for s in starts] == [job, job_of(folder)]
+    assert 0 <= starts[1]["lost"] < 5, "no more than was done since the last state"
+
+
+@pytest.mark.parametrize("kind", ["distill", "sample", "features"])
+def test_preempted_work_is_kept_and_goes_on_under_its_id(cluster, local, begun, kind):
+    folder, settings = begun(kind), []
+    if kind != "distill":
+        (folder / "hook").mkdir()
+        log = folder / "batches.txt"
+        (folder / "hook" / "sitecustomize.py").write_text(SLOW.format(log=str(log)))
+        settings = [f"launcher.setup=['export PYTHONPATH={folder / 'hook'}']", "sample_batch=10"]
+    run = start(cluster, folder, *settings)
+    until(lambda: training_state(folder) if kind == "distill" else log.exists())
+    job = job_of(folder, kind)
+    cluster.call("scancel", "--signal=USR2", job)
+    until(lambda: state_of(cluster, job) == "PENDING")
+    if kind == "distill":
+        assert json.loads(training_state(folder).read_text())["step"] > 0
+    else:
+        assert parts_of(folder, kind)
+    go_on_now(cluster, job)
+    assert run.wait(timeout=200) == 0
+    assert job_of(folder, kind) == job, "the same job went on"
+    same(folder, local)
+    verified(folder)
+    (starts,) = [m["starts"] for m in meta_of(folder, kind) if len(m["starts"]) > 1]
+    assert [s["job"] for s in starts] == [job, job]
+    if kind == "sample":
+        assert len([n for n in log.read_text().split("\n") if "sample-" in n]) == 6, "none twice"
+
+
+def test_a_time_limit_puts_the_job_back(cluster, local, begun):
+    folder = begun()
+    # Slurm tells a job of its end up to a minute early: this one at once.
+    run = start(cluster, folder, "launcher.minutes=1", "launcher.grace_seconds=45")
+    until(
+        lambda: (
+            (training_state(folder) or job_of(folder))
+            if list(folder.glob("runs/store/slurm/distill-*.json"))
+            else None
+        )
+    )
+    job = job_of(folder)
+    until(lambda: "Reason=BeginTime" in cluster.call("scontrol", "show", "job", job))
+    assert "Requeue=1 Restarts=1" in cluster.call("scontrol", "show", "job", job)
+    cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=20", "StartTime=now")
+    assert run.wait(timeout=200) == 0
+    same(folder, local)
+
+
+def test_the_submitter_may_die_and_come_again(cluster, local, begun):
+    folder = begun()
+    run = start(cluster, folder)
+    until(lambda: training_state(folder))
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    job = job_of(folder)
+    status = call(cluster, folder, *SLURM, verb="status")
+    (line,) = [text for text in status.splitlines() if text.startswith("running")]
+    assert f"job {job}; on " in line and "kd for 1 NFE, seed 0: training; step" in line
+    assert f"{job}_0_log.err" in line
+    call(cluster, folder, *SLURM)
+    assert job_of(folder) == job, "it attached to the running job"
+    same(folder, local)
+
+
+def test_two_runs_at_once_do_each_stage_once(cluster, local, tmp_path):
+    runs = [start(cluster, tmp_path) for _ in range(2)]
+    assert [run.wait(timeout=300) for run in runs] == [0, 0]
+    for record in tmp_path.glob("runs/store/slurm/*.json"):
+        assert json.loads(record.read_text()).get("attempts", 1) == 1
+    assert all(len(m["starts"]) == 1 for m in meta_of(tmp_path, "*"))
+    same(tmp_path, local)
+    verified(tmp_path)
+
+
+def test_a_cell_that_fails_is_not_retried_and_tells_why(cluster, begun):
+    folder = begun()
+    settings = [*SLURM, "variants.kd.settings.lr=1e30", "training.clip=0"]
+    out = call(cluster, folder, *settings, expect=3)
+    assert "diverged" in out
+    job = job_of(folder)
+    status = call(cluster, folder, *settings, verb="status")
+    assert "diverged" in status and f"job {job}" in status
+    record = json.loads(next(folder.glob("runs/store/slurm/distill-*[0-9a-f].json")).read_text())
+    assert record["attempts"] == 1
+
+
+def test_scancel_by_hand_is_told_and_undone_by_the_same_command(cluster, local, begun):
+    folder = begun()
+    run = start(cluster, folder)
+    until(lambda: training_state(folder))
+    before = json.loads(training_state(folder).read_text())["step"]
+    job = job_of(folder)
+    cluster.call("scancel", job)
+    assert run.wait(timeout=100) == 3
+    assert json.loads(training_state(folder).read_text())["step"] >= before, "it wrote its state"
+    table = pd.read_parquet(folder / "runs" / "digits" / "results.parquet")
+    assert table[table.status == "failed"].reason.str.contains(f"job {job} was cancelled").all()
+    assert "stopped" in call(cluster, folder, *SLURM, verb="status")
+    call(cluster, folder, *SLURM)
+    same(folder, local)
+    verified(folder)
+
+
+def test_cancel_stops_what_the_run_owns_and_nothing_else(cluster, begun):
+    folder = begun()
+    other = cluster.call("sbatch", "--parsable", "--wrap=sleep 100").strip()
+    call(cluster, folder, "--detach", *SLURM)
+    out = call(cluster, folder, *SLURM, verb="cancel")
+    assert "jobs cancelled" in out and other not in out.split()
+    until(lambda: cluster.call("squeue", "-h", "-o", "%i").split() == [other])
+    cluster.call("scancel", other)
+
+
+def test_a_restarted_controller_loses_nothing(cluster, local, begun):
+    folder = begun()
+    run = start(cluster, folder)
+    until(lambda: training_state(folder))
+    cluster.stop_controller()
+    time.sleep(2)
+    cluster.start_controller()
+    assert run.wait(timeout=300) == 0
+    same(folder, local)
+    assert len(meta_of(folder, "distill")[0]["starts"]) == 1
+
+
+@pytest.mark.parametrize("state", ["down", "drain"])
+def test_nodes_that_go_and_come_again(cluster, local, begun, state):
+    folder = begun()
+    run = start(cluster, folder)
+    until(lambda: training_state(folder))
+    job = job_of(folder)
+    cluster.set_nodes(state)
+    if state == "down":
+        until(lambda: state_of(cluster, job) == "PENDING")
+        # The job's last process ends its step; a node that runs a job still is not given it anew.
+        until(lambda: f"slurmstepd: [{job}." not in cluster.call("ps", "-ef"))
+    else:
+        until(lambda: not training_state(folder))
+    cluster.set_nodes("resume")
+    if state == "down":
+        go_on_now(cluster, job)
+    assert run.wait(timeout=300) == 0
+    same(folder, local)
+    verified(folder)
+    starts = meta_of(folder, "distill")[0]["starts"]
+    assert len(starts) == (2 if state == "down" else 1)
+
+
+def test_a_store_that_becomes_read_only(cluster, local, begun):
+    folder = begun()
+    place = folder / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(place)]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mount is not permitted here: {done.stderr.strip()}")
+    try:
+        shutil.move(folder / "runs" / "store", place / "store")
+        settings = [f"store={place / 'store'}"]
+        run = subprocess.Popen(
+            command("run", *SMALL, *SLURM, *settings), cwd=folder, env=cluster.environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        until(lambda: next(place.glob("store/work/distill-*/state/facts.json"), None))
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        _, error = run.communicate(timeout=100)
+        assert run.returncode == 2 and "Read-only file system" in error, error
+        assert error.strip().splitlines()[-1].startswith("error:")
+        subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
+        assert Store(place / "store").broken() == []
+        call(cluster, folder, *SLURM, *settings)
+        same(folder, local)
+        assert Store(place / "store").broken() == []
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_training_over_nodes_is_preempted_and_goes_on(cluster, local, begun):
+    folder = begun()
+    settings = ["scale.processes=2", "launcher.nodes=2", "launcher.cpus=1"]
+    settings += ["launcher.setup=['export MASTER_ADDR=127.0.0.1']"]
+    run = start(cluster, folder, *settings)
+    until(lambda: training_state(folder))
+    job = job_of(folder)
+    shown = cluster.call("scontrol", "show", "job", job)
+    assert "NumNodes=2" in shown and "NumTasks=4" in shown
+    cluster.call("scancel", "--signal=USR2", job)
+    go_on_now(cluster, job)
+    assert run.wait(timeout=300) == 0
+    mine, alone = (results(f)[lambda t: t.variant == "kd"] for f in (folder, local))
+    assert (mine.train_steps.to_numpy() == alone.train_steps.to_numpy()).all()
+    assert mine.value.to_numpy() == pytest.approx(alone.value.to_numpy(), rel=0.05)
+    (starts,) = [m["starts"] for m in meta_of(folder, "distill")]
+    assert len(starts) == 2
+
+
+def test_an_error_in_any_process_is_the_cells_reason(cluster, begun):
+    folder = begun()
+    (folder / "plugins").mkdir()
+    (folder / "plugins" / "raises.py").write_text(RAISES)
+    settings = [*SLURM, "scale.processes=2", "variants.kd.method=raises"]
+    settings += [f"plugins={folder / 'plugins'}", "launcher.setup=['export MASTER_ADDR=127.0.0.1']"]
+    out = call(cluster, folder, *settings, expect=3)
+    assert "ValueError: process 1 cannot" in out
+
+
+RAISES = """
+import torch
+from piflow_methods.kd import KD
+
+
+class Raises(KD):
+    "One of its processes fails."
+
+    def training_step(self, batch, context):
+        if torch.distributed.get_rank() == 1 and context.step == 5:
+            raise ValueError("process 1 cannot")
+        yield from super().training_step(batch, context)
+"""
+
+
+def test_python_on_a_node_may_be_another_command(cluster, local, begun):
+    folder = begun("sample")
+    python = f"env IN_CONTAINER=yes {sys.executable}"
+    setup = "launcher.setup=['echo prepared > prepared.txt']"
+    call(cluster, folder, *SLURM, f"launcher.python={python!r}", setup)
+    same(folder, local)
+    script = next(folder.glob("runs/store/slurm/jobs/*_submission.sh")).read_text()
+    assert "IN_CONTAINER=yes" in script and (folder / "prepared.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "setting, words",
+    [
+        ("launcher.cpus=0", "must be positive"),
+        ("launcher.stages={training: {gpus: 1}}", "no such stage"),
+        ("launcher.stages={distill: {gpu: 1}}", "did you mean"),
+        ("launcher.partition=nowhere", "sbatch refused"),
+        ("launcher.cpus=4000", "sbatch refused"),
+        ("scale.processes=3", "16"),
+    ],
+)
+def test_what_the_cluster_cannot_give_is_one_line(cluster, begun, setting, words):
+    done = subprocess.run(
+        command("run", *SMALL, *SLURM, setting), cwd=begun(), env=cluster.environment,
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 2 and words in done.stderr, done.stdout + done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error:")
