@@ -44,6 +44,20 @@ def _parser() -> argparse.ArgumentParser:
     show = verb("show", "print the composed configuration")
     show.add_argument("settings", nargs="*", help=SETTINGS)
 
+    store = verb("store", "what a store holds and who uses it; whether it is whole; what can go")
+    parts = store.add_subparsers(dest="what", metavar="ls | verify | gc", required=True)
+    places = "store=PATH, runs=PATH"
+    ls = parts.add_parser("ls", help="sizes by kind and by run")
+    ls.add_argument(
+        "--verbose", action="store_true", help="every artifact, what it is, who uses it"
+    )
+    ls.add_argument("settings", nargs="*", help=places)
+    whole = parts.add_parser("verify", help="recompute all digests; exit code 4 if one differs")
+    whole.add_argument("settings", nargs="*", help=places)
+    gc = parts.add_parser("gc", help="what no run uses")
+    gc.add_argument("--delete", action="store_true", help="remove it; otherwise it is only named")
+    gc.add_argument("settings", nargs="*", help=f"{places}, days=7: what is younger stays")
+
     report = verb("report", "make the HTML report and the exports of finished runs")
     report.add_argument(
         "runs", nargs="+", metavar="RUN", help="folders of runs or scores, or out=PATH"
@@ -97,11 +111,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _flags_first(arguments: Sequence[str]) -> list[str]:
+    """Flags among the settings before all of them: argparse would not take those after."""
+    first = next((i for i, a in enumerate(arguments) if "=" in a), len(arguments))
+    flags = [a for a in arguments[first:] if a.startswith("-") and "=" not in a]
+    rest = [a for a in arguments[first:] if a not in flags]
+    return [*arguments[:first], *flags, *rest]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code (0, 1 bug, 2 user, 3 failed cells, 4 check, 130)."""
     from piflow_bench.errors import UserError
 
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_flags_first(sys.argv[1:] if arguments is None else arguments))
     # PyTorch warns of its own use of torch.jit at import; users can do nothing about it.
     warnings.filterwarnings("ignore", message=".*torch.jit.*", category=FutureWarning)
     try:
@@ -169,6 +191,18 @@ def _cancel(options: argparse.Namespace) -> int:
 
     for config in compose(options.settings):
         cancel_jobs(config)
+    return OK
+
+
+def _store(options: argparse.Namespace) -> int:
+    from piflow_bench import storing
+
+    if options.what == "verify":
+        return OK if storing.verify(options.settings) else CHECK_FAILED
+    if options.what == "gc":
+        storing.collect_garbage(options.settings, options.delete)
+    else:
+        storing.print_store(options.settings, options.verbose)
     return OK
 
 
@@ -291,6 +325,7 @@ _VERBS = {
     "run": _run,
     "status": _status,
     "cancel": _cancel,
+    "store": _store,
     "show": _show,
     "report": _report,
     "evaluate": _evaluate,

@@ -301,7 +301,9 @@ def compose(arguments: Sequence[str]) -> list[ExperimentConfig]:
                     given = {o.partition("=")[0].lstrip("+") for o in combination} | set(paths)
                     for key, value in composed.smoke.items():
                         if key not in given:
-                            OmegaConf.update(composed, key, value, force_add=bool(OPEN.match(key)))
+                            OmegaConf.update(
+                                composed, key, value, force_add=bool(OPEN.match(f"{key}="))
+                            )
                 container = OmegaConf.to_object(composed)
             except (HydraException, OmegaConfBaseException) as error:
                 raise UserError(_explain(error, combination, loader)) from error
@@ -340,7 +342,7 @@ def _set_path(container: ExperimentConfig, key: str, value: str) -> None:
 
 OPEN = re.compile(
     r"(variants\.[^.=]+\.(settings|sampling|training|budget)|(protocol|dataset)\.settings|"
-    r"launcher\.(stages|variants|extra))\."
+    r"launcher\.(stages|variants|extra))[.=]"
 )
 """Settings that plugins declare: any may be given, whether a file names it or not."""
 

@@ -33,6 +33,13 @@ class TestParsing:
         assert end.value.code == 2
         assert "usage" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("place", [1, 2, 3])
+    def test_flags_stand_anywhere(self, place, capsys):
+        arguments = ["run", *TINY[:2]]
+        arguments.insert(place, "--plan")
+        assert main(arguments) == 0
+        assert "stages to do" in capsys.readouterr().out
+
     def test_list_of_something_else(self, capsys):
         assert main(["list", "method"]) == 2
         assert "'methods'" in capsys.readouterr().err

@@ -1,7 +1,8 @@
 """The 1,797 real 8x8 digits that scikit-learn ships, with a trained teacher and feature network.
 
 A fixed stratified fifth is held out as the reference of the data question. Pixels 0..16 are scaled
-to [-1, 1]. The weights in ``assets/`` are remade by ``python -m piflow_bench prepare digits``.
+to [-1, 1]. The files in ``assets/``, the digits among them (reading them from scikit-learn takes
+seconds of imports), are remade by ``python -m piflow_bench prepare digits``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from piflow_bench.teacher import Guidance, Teacher
 ASSETS = Path(__file__).parent / "assets"
 SHAPE = (1, 8, 8)
 CLASSES = 10
-HELD_OUT = 0.2
 GUIDANCE = 1.5
 
 
@@ -74,16 +74,9 @@ def teacher_network(dim: int = 64, depth: int = 3) -> DiT:
 
 def images() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Training images and labels, held-out ones; images ``(n, 1, 8, 8)`` in [-1, 1]."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    x = torch.from_numpy(digits.images).float()[:, None] / 8 - 1
-    y = torch.from_numpy(digits.target).long()
-    train, test = train_test_split(
-        np.arange(len(x)), test_size=HELD_OUT, random_state=0, stratify=digits.target
-    )
-    return x[train], y[train], x[test], y[test]
+    found = load_file(ASSETS / "digits.safetensors")
+    train, test = (found[k].float()[:, None] / 8 - 1 for k in ("train", "test"))
+    return train, found["train_labels"].long(), test, found["test_labels"].long()
 
 
 def conditions(sample_seed: int, indices: Sequence[int]) -> Classes:

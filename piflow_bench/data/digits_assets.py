@@ -22,6 +22,7 @@ from piflow_bench.training.loop import train
 from piflow_bench.training.settings import Budget, EMASettings, TrainingSettings
 from piflow_bench.training.trainer import TrainingData
 
+HELD_OUT = 0.2
 Report = Callable[[float, str], None]
 
 
@@ -57,6 +58,22 @@ class FlowMatching(Method):
         u = context.networks["student"](flow.interpolate(batch.x0, noise, t), t, condition)
         loss = (u - (noise - batch.x0)).square().mean()
         yield Update("student", loss, scalars={"loss": loss.detach()})
+
+
+def make_digits(out: Path) -> None:
+    """Write ``digits.safetensors``: scikit-learn's digits, divided."""
+    import numpy as np
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    rows = np.arange(len(digits.images))
+    parts = train_test_split(rows, test_size=HELD_OUT, random_state=0, stratify=digits.target)
+    tensors = {}
+    for name, part in zip(("train", "test"), parts, strict=True):
+        tensors[name] = torch.from_numpy(digits.images[part].astype(np.uint8))
+        tensors[f"{name}_labels"] = torch.from_numpy(digits.target[part].astype(np.uint8))
+    save_file(tensors, out / "digits.safetensors")
 
 
 def make_teacher(out: Path, report: Report, steps: int = 8000, batch: int = 256) -> None:
@@ -109,8 +126,9 @@ def make_classifier(
 
 
 def make_assets(out: Path, report: Report = lambda share, text: None) -> dict[str, float]:
-    """Remake all three files in ``out``; returns the classifiers' held-out accuracies."""
+    """Remake all files in ``out``; returns the classifiers' held-out accuracies."""
     out.mkdir(parents=True, exist_ok=True)
+    make_digits(out)
     torch.set_num_threads(2)
     accuracy = {}
     for name, kind in (("classifier", Classifier), ("judge", Perceptron)):

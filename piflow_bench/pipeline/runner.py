@@ -21,6 +21,7 @@ from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Outcome, run
 from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
 from piflow_bench.pipeline.store import Store, environment_error
+from piflow_bench.pipeline.uses import record_use
 from piflow_bench.progress_bar import bars
 
 UP_TO_DATE = ".up_to_date"
@@ -85,6 +86,7 @@ def run_experiment(config: ExperimentConfig, command: str, detach: bool = False)
     stages = plan.stages
     display = _Display(stages, store, console)
     with display.progress, _machine():
+        record_use(store, folder, stages)
         outcome = _launch(config, stages, store, display, detach)
     if detach and len(outcome.done) + len(outcome.failures) < len(stages):
         console.print("submitted; the same command without --detach collects", highlight=False)

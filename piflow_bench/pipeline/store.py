@@ -156,15 +156,28 @@ class Store:
             shutil.rmtree(final)
         os.rename(work, final)
 
+    def names(self) -> list[str]:
+        """Names of all artifacts."""
+        return sorted(p.name for p in (self.root / "artifacts").iterdir() if p.is_dir())
+
+    def harm(self, name: str) -> str | None:
+        """How an artifact differs from what was recorded, or None."""
+        folder = self.root / "artifacts" / name
+        try:
+            files = json.loads((folder / META).read_text())["files"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return f"{META} cannot be read"
+        there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {META}
+        for file in sorted(there ^ set(files)):
+            return f"{file} is missing" if file in files else f"{file} was added"
+        for file, digest in files.items():
+            try:
+                if file_digest(folder / file) != digest:
+                    return f"{file} was changed"
+            except OSError as error:
+                return f"{file} cannot be read ({error.strerror})"
+        return None
+
     def broken(self) -> list[str]:
         """Names of artifacts whose files are not what was recorded."""
-        bad = []
-        for folder in sorted((self.root / "artifacts").glob("*")):
-            try:
-                files = json.loads((folder / META).read_text())["files"]
-                good = all(file_digest(folder / name) == d for name, d in files.items())
-            except (OSError, ValueError, KeyError):
-                good = False
-            if not good:
-                bad.append(folder.name)
-        return bad
+        return [name for name in self.names() if self.harm(name)]

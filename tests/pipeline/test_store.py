@@ -7,12 +7,15 @@ import sys
 
 import pytest
 import torch
+from filelock import Timeout
 from safetensors.torch import load_file, save_file
 
 from piflow_bench.config import compose
 from piflow_bench.data.digits import ASSETS
 from piflow_bench.pipeline.graph import Stage, closure
+from piflow_bench.pipeline.history import begin
 from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.pipeline.progress import Progress, progress_writer
 from piflow_bench.pipeline.status import is_locked, status_of
 from piflow_bench.pipeline.store import META, Store
 
@@ -74,10 +77,12 @@ class TestCommit:
     def test_progress_is_no_part_of_an_artifact(self, store):
         stage = Stage("draw", CONFIG)
         fill(store, stage)
-        (store.work(stage) / "progress.json").write_text('[0.5, "half"]')
-        assert store.progress(stage) == (0.5, "half")
+        begin(store.work(stage))
+        progress_writer(store.work(stage))(0.5, "half")
+        assert store.progress(stage) == Progress(0.5, "half", None)
         store.commit(stage, {})
-        assert not (store.path(stage) / "progress.json").exists()
+        assert {p.name for p in store.path(stage).iterdir()} == {"one.txt", "deep", META}
+        assert len(store.meta(stage)["starts"]) == 1
 
 
 class TestBroken:
@@ -291,3 +296,33 @@ class TestExperimentKeys:
         keys, protocol = identity(f"checkpoint={other}")
         assert keys != base[0]
         assert protocol != base[1]
+
+
+def test_locks_of_a_shared_store_are_everyones(tmp_path):
+    for mode, expected in ((0o755, 0o644), (0o2775, 0o664)):
+        store = Store(tmp_path / oct(mode))
+        store.prepare()
+        store.root.chmod(mode)
+        with store.guard("x"):
+            assert (store.root / "locks" / "x.lock").stat().st_mode & 0o777 == expected
+
+
+def test_a_lock_is_given_back_when_its_owner_is_killed(store):
+    code = (
+        "import sys, time; from pathlib import Path; from piflow_bench.pipeline.store import Store;"
+        "lock = Store(Path(sys.argv[1])).guard('x'); lock.acquire(); print('has', flush=True);"
+        "time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(store.root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout.readline() == "has\n"
+        with pytest.raises(Timeout), store.guard("x", timeout=0):
+            pass
+        # An old clock must not make the lock look abandoned, nor a new one held.
+        os.utime(store.root / "locks" / "x.lock", (0, 0))
+        with pytest.raises(Timeout), store.guard("x", timeout=0):
+            pass
+        owner.kill()
+        owner.wait()
+    with store.guard("x", timeout=5):
+        pass

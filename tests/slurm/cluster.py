@@ -129,8 +129,10 @@ class Cluster:
             time.sleep(0.1)
 
     def set_nodes(self, state: str) -> None:
-        """down, drain or resume."""
-        self.call("scontrol", "update", f"NodeName={','.join(NODES)}", f"State={state}", "Reason=t")
+        """down, drain or resume; a node that came back by itself may refuse to resume."""
+        for node in NODES:
+            change = ("scontrol", "update", f"NodeName={node}", f"State={state}", "Reason=test")
+            self.call(*change, check=state != "resume")
 
     def call(self, *command: str, check: bool = True) -> str:
         """A program's standard output."""

@@ -1,0 +1,221 @@
+"""The verb store: what it holds and who uses it, whether it is whole, and what can go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import Timeout
+from rich.console import Console
+from rich.table import Table
+
+from piflow_bench.config import split_paths
+from piflow_bench.errors import UserError
+from piflow_bench.pipeline.store import META, Store
+from piflow_bench.pipeline.uses import DAY, Use, uses
+from piflow_bench.progress_bar import bars
+
+DAYS = 7.0
+"""What is younger is kept, used or not: a run may be about to need it."""
+TRASH = "trash"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A folder of the store: an artifact, or work that was not finished."""
+
+    path: Path
+    bytes: int
+    changed: float
+    used_by: tuple[Path, ...]
+    """Runs."""
+
+    @property
+    def kind(self) -> str:
+        """Of the stage."""
+        return self.path.name.rpartition("-")[0]
+
+
+def open_store(settings: Sequence[str]) -> tuple[Store, dict[str, str]]:
+    """The store that ``store=`` or ``runs=`` name, and the other settings.
+
+    Raises:
+        UserError: if there is none.
+    """
+    others, paths = split_paths(settings, ("store", "runs"))
+    runs = paths.get("runs", "runs")
+    root = paths.get("store") or os.environ.get("PIFLOW_BENCH_STORE") or Path(runs) / "store"
+    store = Store(Path(root).absolute())
+    if not (store.root / "artifacts").is_dir():
+        raise UserError(f"store={root}: no store is there; name it with store=PATH")
+    return store, dict(o.split("=", 1) for o in others)
+
+
+def size_text(size: float) -> str:
+    """Words for a number of bytes."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # Somebody else's work may end while we look.
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def entries(store: Store, part: str, known: Sequence[Use]) -> Iterator[Entry]:
+    """The folders of one part, artifacts or work."""
+    for folder in sorted((store.root / part).iterdir()):
+        if folder.is_dir():
+            runs = tuple(u.run for u in known if folder.name in u.artifacts)
+            yield Entry(folder, _size(folder), folder.stat().st_mtime, runs)
+
+
+# ------------------------------------------------------------------ ls
+
+
+def print_store(settings: Sequence[str], verbose: bool) -> None:
+    """Sizes by kind and by run; with ``verbose`` every artifact, what it is and who uses it."""
+    store, others = open_store(settings)
+    _refuse(others)
+    known, console = uses(store), Console()
+    artifacts = list(entries(store, "artifacts", known))
+    work = list(entries(store, "work", known))
+    kinds = Table(title=f"{store.root}: {size_text(sum(e.bytes for e in artifacts + work))}")
+    for name in ("kind", "artifacts", "size", "used by no run", "unfinished"):
+        kinds.add_column(name, justify="left" if name == "kind" else "right")
+    for kind in sorted({e.kind for e in artifacts + work}):
+        of_kind = [e for e in artifacts if e.kind == kind]
+        unused = [e for e in of_kind if not e.used_by]
+        begun = [e for e in work if e.kind == kind]
+        kinds.add_row(kind, str(len(of_kind)), *(_sum(part) for part in (of_kind, unused, begun)))
+    console.print(kinds)
+    runs = Table(title="runs")
+    for name in ("run", "artifacts", "size", "of it shared"):
+        runs.add_column(name, justify="left" if name == "run" else "right", overflow="fold")
+    for use in known:
+        mine = [e for e in artifacts if use.run in e.used_by]
+        shared = [e for e in mine if len(e.used_by) > 1]
+        name = str(use.run) + ("" if use.is_there else " (its results are gone)")
+        runs.add_row(name, f"{len(mine)} of {len(use.artifacts)}", _sum(mine), _sum(shared))
+    console.print(runs)
+    for entry in sorted(artifacts, key=lambda e: -e.bytes) if verbose else []:
+        text = f"{size_text(entry.bytes):>8}  {entry.path.name}  {_label(entry.path)}"
+        names = ", ".join(r.name for r in entry.used_by) or "no run"
+        console.print(f"{text}; {names}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _sum(part: Sequence[Entry]) -> str:
+    return size_text(sum(e.bytes for e in part)) if part else ""
+
+
+def _label(folder: Path) -> str:
+    import json
+
+    try:
+        return str(json.loads((folder / META).read_text()).get("label", ""))
+    except (OSError, ValueError):
+        return "without its record"
+
+
+# ------------------------------------------------------------------ verify
+
+
+def verify(settings: Sequence[str]) -> bool:
+    """Recompute all digests and name what differs; whether all is whole."""
+    store, others = open_store(settings)
+    _refuse(others)
+    console = Console()
+    names = store.names()
+    with bars(console) as progress:
+        task = progress.add_task("artifacts", total=len(names), words="")
+        broken = {}
+        for name in names:
+            words = store.harm(name)
+            if words:
+                broken[name] = words
+            progress.update(task, advance=1)
+    for name, words in broken.items():
+        text = f"broken {store.root / 'artifacts' / name}: {words}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    whole = f"{len(names)} artifacts, {len(broken)} broken"
+    advice = "; remove these folders, and the commands that made them make them anew"
+    console.print(whole + (advice if broken else ""), highlight=False)
+    return not broken
+
+
+# ------------------------------------------------------------------ gc
+
+
+def collect_garbage(settings: Sequence[str], delete: bool) -> None:
+    """Name, or remove, what no run uses: artifacts, unfinished work, records of jobs."""
+    store, others = open_store(settings)
+    try:
+        days = float(others.pop("days", DAYS))
+    except ValueError as error:
+        raise UserError("days=: must be a number") from error
+    _refuse(others, "days=")
+    console = Console()
+    known = uses(store)
+    alive = [u for u in known if u.counts(days)]
+    before = time.time() - days * DAY
+    gone = 0
+    for entry in [*entries(store, "artifacts", alive), *entries(store, "work", alive)]:
+        if entry.used_by or entry.changed > before:
+            continue
+        if not delete or _remove(store, entry.path, days):
+            gone += entry.bytes
+            words = "removed" if delete else "would remove"
+            text = f"{words} {size_text(entry.bytes):>8}  {entry.path.relative_to(store.root)}"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+    for use in known:
+        if use not in alive:
+            console.print(f"its results are gone: {use.run}", highlight=False, soft_wrap=True)
+    if delete:
+        _forget(store, alive)
+    end = f"{size_text(gone)} freed" if delete else f"{size_text(gone)} would be freed by --delete"
+    console.print(f"{end}; what is younger than {days:g} days stays", highlight=False)
+
+
+def _remove(store: Store, folder: Path, days: float) -> bool:
+    """Remove a folder, at once or not at all; not where somebody wants its artifact by now."""
+    try:
+        with store.guard(folder.name, timeout=0):
+            if any(folder.name in u.artifacts for u in uses(store) if u.counts(days)):
+                return False
+            trash = store.root / TRASH
+            trash.mkdir(exist_ok=True)
+            os.rename(folder, trash / f"{folder.parent.name}-{folder.name}")
+    except Timeout:
+        return False
+    shutil.rmtree(trash)
+    return True
+
+
+def _forget(store: Store, alive: Sequence[Use]) -> None:
+    """Remove records of runs that are gone, and of the jobs of stages that nobody uses."""
+    for use in uses(store):
+        if use.record not in {u.record for u in alive} and not use.is_there:
+            use.record.unlink(missing_ok=True)
+    names = set(store.names()) | {p.name for p in (store.root / "work").iterdir()}
+    for use in alive:
+        names |= use.artifacts
+    for path in (store.root / "slurm").glob("*.json"):
+        if path.name.partition(".")[0] not in names:
+            path.unlink(missing_ok=True)
+
+
+def _refuse(others: dict[str, str], known: str = "") -> None:
+    for key in others:
+        words = f"store=PATH, runs=PATH{', ' + known + 'N' if known else ''}"
+        raise UserError(f"{key}=: no such setting here; this verb takes {words}")

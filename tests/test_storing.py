@@ -1,0 +1,116 @@
+"""The verb store: sizes and uses, digests recomputed, and what no run uses is removed."""
+
+import json
+import os
+import time
+
+import pytest
+
+from piflow_bench.cli import main
+from piflow_bench.pipeline.graph import Stage
+from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.uses import record_use, uses
+
+OLD = time.time() - 30 * 86400
+
+
+def fill(store, stage, size=1000):
+    work = store.work(stage)
+    work.mkdir(parents=True)
+    (work / "samples.npy").write_bytes(b"x" * size)
+
+
+def made(store, n, size=1000):
+    stage = Stage("draw", {"n": n}, label=f"draw {n}")
+    fill(store, stage, size)
+    store.commit(stage, {})
+    os.utime(store.path(stage), (OLD, OLD))
+    return stage
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Three artifacts: two of a run that exists, the second shared, the third of one that went."""
+    store = Store(tmp_path / "store")
+    store.prepare()
+    stages = [made(store, n, size=1000 * n) for n in (1, 2, 3)]
+    for name, part in (("here", stages[:2]), ("too", stages[1:2]), ("gone", stages[1:])):
+        if name != "gone":
+            (tmp_path / name).mkdir()
+        record_use(store, tmp_path / name, part)
+    (record,) = [u.record for u in uses(store) if u.run.name == "gone"]
+    record.write_text(json.dumps({**json.loads(record.read_text()), "began": OLD}))
+    store.stages = stages
+    return store
+
+
+def call(store, *arguments, code=0):
+    assert main(["store", *arguments, f"store={store.root}"]) == code
+
+
+def test_ls_tells_sizes_and_users(store, capsys):
+    call(store, "ls")
+    out = capsys.readouterr().out
+    assert "1 of 1" in out and "KB" in out and "gone)" in out
+    call(store, "ls", "--verbose")
+    lines = capsys.readouterr().out.splitlines()
+    third = store.stages[2].name
+    (line,) = [text for text in lines if third in text]
+    assert "draw 3" in line and line.endswith("gone")
+    assert [n for text in lines for n in (1, 2, 3) if f"  draw {n};" in text] == [3, 2, 1]
+
+
+def test_verify_names_what_differs(store, capsys):
+    call(store, "verify")
+    assert "3 artifacts, 0 broken" in capsys.readouterr().out
+    first, second, third = (store.path(s) for s in store.stages)
+    (first / "samples.npy").write_bytes(b"y" * 1000)
+    (second / "more.txt").touch()
+    (third / "samples.npy").unlink()
+    call(store, "verify", code=4)
+    out = " ".join(capsys.readouterr().out.split())
+    for folder, words in (
+        (first, "samples.npy was changed"),
+        (second, "more.txt was added"),
+        (third, "samples.npy is missing"),
+    ):
+        assert f"{folder.name}: {words}" in out
+
+
+def test_gc_removes_what_no_run_uses_and_only_when_told(store, capsys):
+    begun = Stage("distill", {"n": 9})
+    fill(store, begun)
+    os.utime(store.work(begun), (OLD, OLD))
+    call(store, "gc")
+    out = capsys.readouterr().out
+    assert out.count("would remove") == 2 and "by --delete" in out
+    assert store.has(store.stages[2]) and store.begun(begun)
+    call(store, "gc", "--delete")
+    assert [store.has(s) for s in store.stages] == [True, True, False]
+    assert not store.begun(begun)
+    assert {u.run.name for u in uses(store)} == {"here", "too"}
+    assert not (store.root / "trash").exists()
+    call(store, "verify")
+
+
+def test_gc_leaves_what_is_young_or_being_made(store, tmp_path):
+    young = Stage("draw", {"n": 7})
+    fill(store, young)
+    store.commit(young, {})
+    busy = Stage("distill", {"n": 8})
+    fill(store, busy)
+    os.utime(store.work(busy), (OLD, OLD))
+    with store.lock(busy):
+        call(store, "gc", "--delete")
+    assert store.has(young) and store.begun(busy)
+    call(store, "gc", "--delete", "days=0")
+    assert not store.has(young) and not store.begun(busy)
+
+
+def test_mistakes_are_one_line(tmp_path, store, capsys):
+    assert main(["store", "ls", f"store={tmp_path / 'nothing'}"]) == 2
+    assert "no store is there" in capsys.readouterr().err
+    call(store, "ls", "kind=draw", code=2)
+    assert "kind=: no such setting here" in capsys.readouterr().err
+    call(store, "gc", "days=soon", code=2)
+    assert "must be a number" in capsys.readouterr().err
