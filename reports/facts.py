@@ -53,13 +53,14 @@ def _most(column: pd.Series) -> str:
 
 def alerts(run: inputs.Run, summary: pd.DataFrame) -> list[dict[str, str]]:
     """What went wrong, or weakens the numbers: first what failed, then warnings."""
-    found = []
+    found: list[tuple[str, ...]] = []
     told = set()
     for failure in run.info.get("failures") or []:
         names = [str(failure.get(key) or "") for key in ("variant", "stage")]
         reason = str(failure.get("reason") or "no reason recorded")
         told.add(reason)
-        found.append(("failed", " · ".join(n for n in names if n), reason))
+        log = "\n".join(map(str, failure.get("log") or []))
+        found.append(("failed", " · ".join(n for n in names if n), reason, log))
     failed = frames.with_series(run.results)
     failed = failed[failed["status"] != "ok"]
     for key, rows in failed.groupby(["series", "reason"], sort=True):
@@ -76,7 +77,9 @@ def alerts(run: inputs.Run, summary: pd.DataFrame) -> list[dict[str, str]]:
     found += [("warning", "Protocols differ", t) for t in frames.protocol_clashes(run.results)]
     if any(commit.endswith("dirty") for commit in run.results["git_commit"].unique()):
         found.append(("warning", "", "the code had uncommitted changes"))
-    return [dict(zip(("kind", "where", "text"), row, strict=True)) for row in found]
+    return [
+        dict(zip(("kind", "where", "text", "log"), (*row, "")[:4], strict=True)) for row in found
+    ]
 
 
 def glossary(summary: pd.DataFrame) -> list[dict[str, str]]:

@@ -71,7 +71,9 @@ def test_imagenets_and_the_clusters_commands_compose(words, tmp_path):
 
 
 def block_with(words):
-    return next(t for k, t in BLOCKS if k == "bash" and words in t).strip().splitlines()
+    blocks = [t for k, t in BLOCKS if k == "bash" and words in t]
+    assert blocks
+    return [line for block in blocks for line in block.strip().splitlines()]
 
 
 def test_samples_are_scored_as_it_says(tmp_path):

@@ -33,6 +33,8 @@ COST_AND_PROVENANCE = (
 """Columns that may differ between two runs of the same experiment."""
 GRID_COLUMNS = 20
 POINTS_SHOWN = 2000
+LOG_LINES = 5
+"""Last lines of a failed stage's log that the report shows."""
 
 
 def write_atomically(path: Path, write: Any) -> None:
@@ -335,6 +337,7 @@ def run_facts(
                 "stage": f.stage.label,
                 "variant": f.stage.about.get("variant", ""),
                 "reason": f.reason,
+                "log": f.traceback.strip().splitlines()[-LOG_LINES:],
             }
             for f in roots.values()
         ],

@@ -337,7 +337,8 @@ def cancel_jobs(config: ExperimentConfig) -> None:
     from piflow_bench.pipeline.slurm.rounds import cancel
 
     jobs = cancel(make_plan(config).stages, store_of(config))
-    print(f"{len(jobs)} jobs cancelled" + (f": {' '.join(jobs)}" if jobs else ""))
+    arrays = sorted({job.partition("_")[0] for job in jobs}, key=int)
+    print(f"{len(jobs)} jobs cancelled" + (f", of {' '.join(arrays)}" if jobs else ""))
 
 
 def prepare_digits(out: str | None) -> None:

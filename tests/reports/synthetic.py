@@ -180,7 +180,8 @@ def info(students=tuple(STUDENTS)):
             for name in students
         ],
         "failures": [{"stage": "distill", "variant": HOSTILE,
-                      "reason": "loss is not finite at step 812 <b>"}],
+                      "reason": "loss is not finite at step 812 <b>",
+                      "log": ["Traceback <i>", "slurmstepd: the last word"]}],
         "warnings": ["dmd2: the source changed under the same version 1"],
         "references": [{"method": "pi-Flow (GM-DiT)", "nfe": 1, "metric": "FID", "value": 2.85,
                         "source": "arXiv:2510.14974, table 2", "note": "ImageNet 256, 50k"}],

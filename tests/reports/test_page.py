@@ -113,6 +113,7 @@ def test_every_section_is_there(five_seeds):
     for text in (
         "clear lead", "Distance to the ceiling", "From scratch", "Controls (not ranked)",
         "Published numbers", "Kendall", "held-out teacher samples", "loss is not finite at step",
+        "slurmstepd: the last word",
         "5f3c1e9a77d0", "python -m piflow_bench run experiment=digits", "at this n",
     ):  # fmt: skip
         assert text in parsed.words, text

@@ -300,6 +300,36 @@ def test_cancel_stops_what_the_run_owns_and_nothing_else(cluster, begun):
     cluster.call("scancel", other)
 
 
+def test_a_thousand_cells_go_out_in_a_few_calls(cluster, tmp_path):
+    """Held, so that none runs: 1,280 cells of 2,700 stages."""
+    settings = [
+        "experiment=digits",
+        "nfes=[1,4]",
+        f"train_seeds={list(range(20))}".replace(" ", ""),
+    ]
+    settings += ["launcher=slurm", "launcher.extra.hold=true"]
+
+    def told(verb, *flags):
+        done = subprocess.run(
+            command(verb, *flags, *settings), cwd=tmp_path, env=cluster.environment,
+            capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "submitted" in told("run", "--detach")
+    calls = list(tmp_path.glob("runs/store/slurm/jobs/*_submission.sh"))
+    assert 5 < len(calls) <= 24
+    records = list(tmp_path.glob("runs/store/slurm/*.json"))
+    assert len(records) > 2000
+    status = told("status")
+    assert "waits: JobHeldUser" in status and "missing" not in status
+    told("run", "--detach")
+    assert len(list(tmp_path.glob("runs/store/slurm/jobs/*_submission.sh"))) == len(calls)
+    assert "jobs cancelled, of" in told("cancel")
+    until(lambda: not cluster.call("squeue", "-h", "-o", "%i"))
+
+
 def test_a_restarted_controller_loses_nothing(cluster, local, begun):
     folder = begun()
     run = start(cluster, folder)

@@ -20,7 +20,14 @@ from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Failure, Interrupted, Notice, Outcome
 from piflow_bench.pipeline.slurm import queue
 from piflow_bench.pipeline.slurm.job import Task
-from piflow_bench.pipeline.slurm.records import FOLDER, logs, outcome_of, record_of, write_record
+from piflow_bench.pipeline.slurm.records import (
+    FOLDER,
+    last_lines,
+    logs,
+    outcome_of,
+    record_of,
+    write_record,
+)
 from piflow_bench.pipeline.slurm.settings import Cluster, Resources
 from piflow_bench.pipeline.stages import Runtime
 from piflow_bench.pipeline.store import Store
@@ -229,7 +236,8 @@ def run_slurm(
                         deaths[stage.key] = deaths.get(stage.key, 0) + 1
                         if deaths[stage.key] > cluster.retries:
                             words = f"{facts['reason']}, {deaths[stage.key]} times"
-                            final[stage.key] = Failure(stage, words)
+                            log = (record_of(store, stage) or {}).get("log", "")
+                            final[stage.key] = Failure(stage, words, "\n".join(last_lines(log)))
                             outcome.failures[stage.key] = final[stage.key]
                             notice("failed", stage, words)
                 tick()

@@ -29,7 +29,7 @@ class Resources:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    extra: tuple[tuple[str, str], ...] = ()
+    extra: tuple[tuple[str, str | bool], ...] = ()
     """Further options of sbatch."""
     setup: tuple[str, ...] = ()
     """Shell lines before the command."""
@@ -74,8 +74,10 @@ class Cluster:
         return self.processes if stage.kind == "distill" else 1
 
 
-def _options(given: Any) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((str(k), str(v)) for k, v in dict(given).items()))
+def _options(given: Any) -> tuple[tuple[str, str | bool], ...]:
+    """Options by name; one without a value is given as true."""
+    kept = {str(k): v if v is True else str(v) for k, v in dict(given).items() if v is not False}
+    return tuple(sorted(kept.items()))
 
 
 def _check(settings: dict[str, Any], where: str) -> None:
