@@ -60,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
 
     report = verb("report", "make the HTML report and the exports of finished runs")
     report.add_argument(
+        "--diff",
+        action="store_true",
+        help="of two runs, OLD NEW: what changed beyond noise; exit code 4 if something is worse",
+    )
+    report.add_argument(
         "runs", nargs="+", metavar="RUN", help="folders of runs or scores, or out=PATH"
     )
 
@@ -235,6 +240,12 @@ def _report(options: argparse.Namespace) -> int:
         folders.append(folder)
     if not folders:
         raise UserError("report: needs at least one folder of a run or of scores")
+    if options.diff:
+        if len(folders) != 2 or out is not None:
+            raise UserError("report --diff: takes the folders of two runs, OLD NEW")
+        from piflow_reports.changes import print_changes
+
+        return OK if print_changes(*folders) else CHECK_FAILED
     scored = [folder for folder in folders if (folder / "scores.parquet").is_file()]
     if scored:
         if len(scored) < len(folders):

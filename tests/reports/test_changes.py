@@ -1,0 +1,116 @@
+"""`report --diff`: what changed beyond noise, and the exit code that says so."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from piflow_bench.cli import main
+from piflow_bench.errors import UserError
+from tests.reports import synthetic
+
+
+@pytest.fixture
+def two(tmp_path):
+    """The same run twice, and a way to change the second."""
+    folders = [synthetic.write(tmp_path / name, seeds=5) for name in ("old", "new")]
+
+    def alter(change):
+        path = folders[1] / "results.parquet"
+        table = pd.read_parquet(path)
+        change(table)
+        table.to_parquet(path, index=False)
+
+    return *folders, alter
+
+
+def diff(old, new):
+    return main(["report", "--diff", str(old), str(new)])
+
+
+def scale(name, metric, factor):
+    def change(table):
+        rows = (table.variant == name) & (table.metric == metric) & (table.nfe == 1)
+        for column in ("value", "ci_low", "ci_high"):
+            table.loc[rows, column] *= factor
+        table.loc[rows, "replicates"] = table.loc[rows, "replicates"].map(lambda r: r * factor)
+
+    return change
+
+
+def test_a_run_and_itself_are_equal(two, capsys):
+    old, new, _ = two
+    assert diff(old, new) == 0
+    out = capsys.readouterr().out
+    assert "worse" not in out and "better" not in out and out.strip().endswith("equal")
+
+
+@pytest.mark.parametrize(
+    "metric, factor, verdict, code",
+    [("fd", 1.2, "worse", 4), ("fd", 0.8, "better", 0), ("recall", 0.9, "worse", 4)],
+)
+def test_what_changed_is_named_with_its_direction(two, capsys, metric, factor, verdict, code):
+    old, new, alter = two
+    alter(scale("dmd2", metric, factor))
+    assert diff(old, new) == code
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [text for text in lines if f" {verdict} " in text and "│" in text]
+    assert "dmd2" in line
+    assert any(text.startswith(f"1 {verdict}") for text in lines)
+
+
+def test_a_cell_without_a_value_any_more_is_lost(two, capsys):
+    old, new, alter = two
+
+    def fail(table):
+        rows = (table.variant == "meanflow") & (table.nfe == 4)
+        table.loc[rows, "status"] = "failed"
+        table.loc[rows, "value"] = np.nan
+
+    alter(fail)
+    assert diff(old, new) == 4
+    assert "lost" in capsys.readouterr().out
+
+
+def test_other_rules_are_refused_and_named(two, capsys):
+    for folder, samples in zip(two[:2], (1000, 2000), strict=True):
+        path = folder / "results.parquet"
+        rules = json.dumps({"samples": samples, "k": 3})
+        pd.read_parquet(path).assign(protocol=f"p{samples}", rules=rules).to_parquet(path)
+    assert diff(*two[:2]) == 2
+    error = capsys.readouterr().err
+    assert "other rules" in error and "samples: 1000 and 2000" in error and "k:" not in error
+
+
+def test_two_trainings_of_the_same_are_seldom_told_apart():
+    """Under the null: seeds trained again with other noise, 5 of them; any false alarm counts."""
+    from piflow_reports import inputs
+    from piflow_reports.changes import changes
+
+    random = np.random.default_rng(0)
+    alarms, runs = 0, 60
+    for _ in range(runs):
+        sides = []
+        for name in ("old", "new"):
+            table = synthetic.results(seeds=5, students=("dmd2", "piflow-gm8"), nfes=(1,))
+            student = table.role == "student"
+            noise = 1 + 0.05 * random.standard_normal(int(student.sum()))
+            table.loc[student, "value"] *= noise
+            sides.append(inputs.Run(name, inputs.normalise(table), pd.DataFrame(), None, {}))
+        alarms += any(c.verdict in ("better", "worse", "differs") for c in changes(*sides))
+    assert alarms / runs <= 0.12  # 5 % and its own sampling error, two standard errors.
+
+
+def test_words_for_wrong_use(two, capsys, tmp_path):
+    old, new, _ = two
+    assert main(["report", "--diff", str(old)]) == 2
+    assert "OLD NEW" in capsys.readouterr().err
+    with pytest.raises(UserError, match="share no cell"):
+        from piflow_reports import inputs
+        from piflow_reports.changes import changes
+
+        run = inputs.read(old)
+        none = inputs.Run("none", run.results[run.results.variant == "x"], run.curves, None, {})
+        empty = run.results.assign(variant="another")
+        changes(run, inputs.Run("other", empty, none.curves, None, run.info))
