@@ -78,7 +78,7 @@ def section(run: inputs.Run, prefix: str) -> Section:
     )
     pairs, pair_note = verdicts.comparisons(results, primary)
     ranked = tables.rankings(summary, nfes, order, primary, verdicts.ties(pairs))
-    groups = figure_groups(run, summary, nfes, looks, order, primary, prefix)
+    groups = figure_groups(run, summary, nfes, looks, order, primary, pairs, prefix)
     grids = pictures.sheets(run.grid, looks, order)
     context = {
         "title": str(info.get("title") or run.name),
@@ -128,6 +128,7 @@ def figure_groups(
     looks: dict[str, styles.Style],
     order: list[str],
     primary: frames.Primary,
+    pairs: pd.DataFrame,
     prefix: str,
 ) -> list[dict[str, Any]]:
     """The figures under their headings; a heading without figures is left out."""
@@ -140,6 +141,11 @@ def figure_groups(
             "Quality against diversity",
             "The two primary metrics together: a method can buy one with the other.",
             figures.trade_off(summary, nfes, looks, primary, prefix),
+        ),
+        (
+            "Paired differences",
+            "Students against each other on the same noise, in the primary metrics.",
+            figures.differences(pairs, order, primary, prefix),
         ),
         (
             "Metrics against NFE",

@@ -90,6 +90,64 @@
     }
   }));
 
+  all(".published-switch").forEach((box) => box.addEventListener("change", () => {
+    box.closest(".tools").nextElementSibling.hidden = !box.checked;
+  }));
+
+  // One sample of a sheet, enlarged in every row: they share its noise.
+  all("dialog.enlarged").forEach((dialog) => {
+    let sheet = null;
+    let shown = 0;
+    const enlarge = (table, column) => {
+      const count = Number(table.dataset.count);
+      const labels = JSON.parse(table.dataset.labels);
+      sheet = table;
+      shown = (column + count) % count;
+      const index = JSON.parse(table.dataset.index)[shown];
+      const label = new Set(labels).size > 1 ? `, label ${labels[shown]}` : "";
+      dialog.querySelector(".which").textContent = `Sample ${index}${label}`;
+      dialog.querySelector(".tiles").replaceChildren(...all("tbody tr", table).map((row) => {
+        const image = row.querySelector("img");
+        const width = (image.naturalWidth - (count - 1)) / count;
+        const height = image.naturalHeight;
+        const name = [...row.querySelector("th").childNodes]
+          .map((node) => node.textContent.trim()).join(" ");
+        const canvas = document.createElement("canvas");
+        canvas.width = width;
+        canvas.height = height;
+        canvas.setAttribute("role", "img");
+        canvas.setAttribute("aria-label", `Sample ${index} of ${name}`);
+        const from = [shown * (width + 1), 0, width, height];
+        canvas.getContext("2d").drawImage(image, ...from, 0, 0, width, height);
+        const caption = document.createElement("figcaption");
+        caption.textContent = name;
+        caption.title = name;
+        const figure = document.createElement("figure");
+        figure.append(canvas, caption);
+        return figure;
+      }));
+      if (!dialog.open) dialog.showModal();
+    };
+    all("button.strip", dialog.parentElement).forEach((button) => {
+      button.addEventListener("click", (event) => {
+        const table = button.closest("table");
+        const box = button.querySelector("img").getBoundingClientRect();
+        // A key press has no place: the first sample.
+        const share = event.detail ? (event.clientX - box.left) / box.width : 0;
+        const inside = Math.min(Math.max(share, 0), 0.999);
+        enlarge(table, Math.floor(inside * Number(table.dataset.count)));
+      });
+    });
+    all("[data-step]", dialog).forEach((button) => button.addEventListener("click", () => {
+      enlarge(sheet, shown + Number(button.dataset.step));
+    }));
+    dialog.querySelector(".close").addEventListener("click", () => dialog.close());
+    dialog.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (step) enlarge(sheet, shown + step);
+    });
+  });
+
   // What is folded is printed as well.
   let opened = [];
   window.addEventListener("beforeprint", () => {

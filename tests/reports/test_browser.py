@@ -37,7 +37,7 @@ def test_no_error_and_no_request(opened):
 def test_every_figure_has_marks(opened):
     counts = opened.execute_script(
         "return [...document.querySelectorAll('.plot')].map(p => [p.id,"
-        "p.querySelectorAll('.point path, path.point, path.js-line').length])"
+        "p.querySelectorAll('.point path, path.point, path.js-line, .heatmaplayer image').length])"
     )
     assert len(counts) > 10
     assert all(count > 0 for _, count in counts), counts
@@ -107,3 +107,49 @@ def test_the_legend_switches_a_variant_everywhere(opened):
     assert many > 5 and opened.execute_script(visible, name) == 0
     opened.execute_script("arguments[0].click()", button)
     assert opened.execute_script(visible, name) == many
+
+
+def test_a_sample_is_enlarged_in_every_row(opened):
+    strip = opened.find_elements("css selector", "button.strip")[1]
+    rows = len(strip.find_elements("xpath", "ancestor::tbody/tr"))
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", strip)
+    strip.click()
+    dialog = opened.find_element("css selector", "dialog.enlarged")
+    assert dialog.is_displayed()
+    assert len(dialog.find_elements("css selector", "canvas")) == rows > 3
+    words = "return document.querySelector('dialog .which').textContent"
+    # A click in the middle of a strip of sixteen samples, where two of them meet.
+    place = int(opened.execute_script(words).split()[1].strip(","))
+    assert place in (7, 8)
+    pixels = (
+        "const c = document.querySelector('dialog canvas');"
+        "return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
+    )
+    first = opened.execute_script(pixels)
+    assert len(first) == 8 * 8 * 4 and len(set(first)) > 3
+    opened.find_element("css selector", "dialog [data-step='1']").click()
+    assert opened.execute_script(words).startswith(f"Sample {place + 1}, label ")
+    assert opened.execute_script(pixels) != first
+    opened.find_element("css selector", "dialog .close").click()
+    assert not dialog.is_displayed()
+
+
+def test_the_switch_hides_published_numbers(opened):
+    block = opened.find_element("css selector", ".published-block")
+    switch = opened.find_element("css selector", ".published-switch")
+    assert block.is_displayed()
+    opened.execute_script("arguments[0].click()", switch)
+    assert not block.is_displayed()
+    opened.execute_script("arguments[0].click()", switch)
+    assert block.is_displayed()
+
+
+def test_command_and_configuration_are_copied(opened):
+    opened.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite"]})
+    for button in opened.find_elements("css selector", ".copy"):
+        opened.execute_script("window.copied = null; navigator.clipboard.writeText = async (t) =>"
+                              "{ window.copied = t; }; arguments[0].closest('details')?."
+                              "setAttribute('open', ''); arguments[0].click()", button)  # fmt: skip
+        code = button.find_element("xpath", "..").find_element("css selector", "code")
+        copied = opened.execute_script("return window.copied")
+        assert copied and copied.strip() == code.get_attribute("textContent").strip()

@@ -134,7 +134,7 @@ def test_two_tracks_have_verdicts_apart(tmp_path):
 def test_figures_have_marks_and_one_colour_per_variant(five_seeds):
     found = figures(page(five_seeds))
     kinds = {name.split("-")[1] for name in found}
-    assert kinds == {"trade", "nfe", "compute", "loss", "cost"}
+    assert kinds == {"trade", "pairs", "nfe", "compute", "loss", "cost"}
     colours = {}
     for figure in found.values():
         assert figure["data"] and figure["layout"].get("template") != {}
