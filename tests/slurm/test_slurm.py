@@ -215,23 +215,43 @@ def test_preempted_work_is_kept_and_goes_on_under_its_id(cluster, local, begun, 
         assert len([n for n in log.read_text().split("\n") if "sample-" in n]) == 6, "none twice"
 
 
+SLOW_TRAINING = """
+import time
+from piflow_bench.training.trainer import Trainer
+
+step = Trainer.run_step
+
+
+def slowly(self):
+    time.sleep(0.1)
+    return step(self)
+
+
+Trainer.run_step = slowly
+"""
+
+
 def test_a_time_limit_puts_the_job_back(cluster, local, begun):
     folder = begun()
-    # Slurm tells a job of its end up to a minute early: this one at once.
-    run = start(cluster, folder, "launcher.minutes=1", "launcher.grace_seconds=45")
-    until(
-        lambda: (
-            (training_state(folder) or job_of(folder))
-            if list(folder.glob("runs/store/slurm/distill-*.json"))
-            else None
-        )
-    )
+    hook = folder / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(SLOW_TRAINING)
+    setup = f"launcher.setup=['export PYTHONPATH={hook}']"
+    run = start(cluster, folder, setup, "launcher.grace_seconds=60")
+    until(lambda: training_state(folder))
     job = job_of(folder)
+    elapsed = cluster.call("squeue", "-h", "-j", job, "-o", "%M").strip()
+    # Less than the grace is left by this limit, so Slurm tells the job of its end at once.
+    minutes = int(elapsed.split(":")[0]) + 1
+    cluster.call("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
     until(lambda: "Reason=BeginTime" in cluster.call("scontrol", "show", "job", job))
     assert "Requeue=1 Restarts=1" in cluster.call("scontrol", "show", "job", job)
+    (hook / "sitecustomize.py").unlink()
     cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=20", "StartTime=now")
     assert run.wait(timeout=150) == 0
+    assert job_of(folder) == job
     same(folder, local)
+    verified(folder)
 
 
 def test_the_submitter_may_die_and_come_again(cluster, local, begun):
