@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from piflow_reports import words
+from piflow_reports.citations import bibtex
 from piflow_reports.tables import Cell, Ranking
 
 LATEX = {
@@ -29,15 +31,33 @@ def write_atomic(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def export(folder: Path, results: pd.DataFrame, rankings: list[tuple[str, Ranking]]) -> None:
-    """Write ``results.csv`` and the rankings as ``ranking.csv``, ``.md`` and ``.tex``."""
+def export(
+    folder: Path,
+    results: pd.DataFrame,
+    rankings: list[tuple[str, Ranking]],
+    variants: list[dict[str, Any]],
+) -> None:
+    """Write all rows as CSV and parquet, the rankings as CSV, Markdown and LaTeX, and BibTeX."""
+    write_parquet(folder / "results.parquet", results)
+    write_atomic(folder / "citations.bib", bibtex(variants))
     flat = results.copy()
     flat["replicates"] = [json.dumps(r) if len(r) else "" for r in flat["replicates"]]
     write_atomic(folder / "results.csv", flat.to_csv(index=False, lineterminator="\n"))
     long = ranking_rows([ranking for _, ranking in rankings])
     write_atomic(folder / "ranking.csv", long.to_csv(index=False, lineterminator="\n"))
     write_atomic(folder / "ranking.md", markdown(rankings))
-    write_atomic(folder / "ranking.tex", latex(rankings))
+    write_atomic(folder / "ranking.tex", latex(rankings, results))
+
+
+def write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """Write a parquet file so that a reader sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        table.to_parquet(temporary, index=False)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def ranking_rows(rankings: list[Ranking]) -> pd.DataFrame:
@@ -109,8 +129,9 @@ def md_cell(cell: Cell) -> str:
     return f"{text} {cell.span}".strip()
 
 
-def latex(rankings: list[tuple[str, Ranking]]) -> str:
+def latex(rankings: list[tuple[str, Ranking]], results: pd.DataFrame) -> str:
     """booktabs tables; only the main table of each NFE, for the others rarely fit a page."""
+    note = caption_note(results)
     parts = ["% \\usepackage{booktabs}"]
     for section, ranking in rankings:
         if ranking.title:
@@ -120,7 +141,7 @@ def latex(rankings: list[tuple[str, Ranking]]) -> str:
         lines = [
             "\\begin{table}",
             "\\centering",
-            f"\\caption{{{tex(heading(section, ranking))}}}",
+            f"\\caption{{{tex(heading(section, ranking))}. {tex(note)}}}",
             f"\\begin{{tabular}}{{l{'r' * (width - 1)}}}",
             "\\toprule",
             " & ".join(["Variant", *map(tex, heads)]) + r" \\",
@@ -134,6 +155,16 @@ def latex(rankings: list[tuple[str, Ranking]]) -> str:
         lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+def caption_note(results: pd.DataFrame) -> str:
+    """What a table's reader must know: samples, protocol, what bold and brackets mean."""
+    counts = sorted({int(n) for n in results.loc[results["role"] == "student", "n"] if n > 0})
+    hashes = sorted({h[:12] for h in results["protocol"]} - {""})
+    return (
+        f"n = {', '.join(map(str, counts)) or '?'} samples, protocol {', '.join(hashes) or '?'}. "
+        "Bold: best of its group and what is not told apart from it; brackets: 95 % intervals."
+    )
 
 
 def tex(text: str) -> str:

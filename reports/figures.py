@@ -91,6 +91,57 @@ def trade_off(
     return found
 
 
+def path_along_nfe(
+    summary: pd.DataFrame, looks: dict[str, Style], order: list[str], primary: Primary, prefix: str
+) -> list[Figure]:
+    """Quality against diversity at all NFEs: an arrow from each to the next, one line a series."""
+    rows = measured(summary)
+    quality = select(rows, primary.question, primary.quality, primary.extractor)
+    diversity = select(rows, primary.question, primary.diversity, primary.extractor)
+    keys = ["series", "nfe", "role", "track", "protocol"]
+    both = quality.merge(diversity, on=keys, suffixes=("_q", "_d")).dropna(subset=["nfe"])
+    both = both[both["role"] != "control"]
+    if primary.quality == primary.diversity or both["nfe"].nunique() < 2:
+        return []
+    higher = (quality["higher"].iloc[0], diversity["higher"].iloc[0])
+    figure = blank(
+        axis_title(primary.diversity, higher[1]), axis_title(primary.quality, higher[0]), 420
+    )
+    table = []
+    for name in [s for s in order if s in looks]:
+        own = both[both["series"] == name].sort_values("nfe")
+        if not len(own):
+            continue
+        look = looks[name]
+        texts = []
+        for _, row in own.iterrows():
+            q, d = side_of(row, "q"), side_of(row, "d")
+            nfe = int(row["nfe"])
+            texts.append(f"<b>{safe(name)}</b>, {nfe} NFE<br>{hover(q)}<br>{hover(d)}")
+            table.append([name, str(nfe), *number_cells(q), *number_cells(d)])
+        symbols = [look.marker, *["arrow"] * (len(own) - 1)]
+        figure.add_scatter(
+            x=numbers(own["value_d"]), y=numbers(own["value_q"]), mode="lines+markers",
+            name=safe(name), meta=name, text=texts, hovertemplate="%{text}<extra></extra>",
+            line={"color": look.colour, "width": 2, "dash": look.dash},
+            marker={**marker(look, 12), "symbol": symbols, "angleref": "previous"},
+        )  # fmt: skip
+    log_y(figure, both["value_q"])
+    labels = [words.metric(m).label for m in (primary.quality, primary.diversity)]
+    nfes = ", ".join(str(int(n)) for n in sorted(both["nfe"].unique()))
+    return [
+        Figure(
+            f"{prefix}trade-path",
+            "The way along NFE",
+            f"Arrows lead from the fewest evaluations to the most ({nfes}).",
+            spec(figure),
+            420,
+            ["Variant", "NFE", labels[0], "95 % interval", labels[1], "95 % interval"],
+            table,
+        )
+    ]
+
+
 def _front(rows: pd.DataFrame, more_q: bool, more_d: bool) -> pd.DataFrame:
     q = rows["value_q"].to_numpy() * (1 if more_q else -1)
     d = rows["value_d"].to_numpy() * (1 if more_d else -1)
@@ -312,63 +363,3 @@ def cost_bars(
             )
         )
     return found
-
-
-def differences(
-    pairs: pd.DataFrame, order: list[str], primary: Primary, prefix: str
-) -> list[Figure]:
-    """Heatmaps of the paired differences of all students, one per primary metric and NFE."""
-    found: list[Figure] = []
-    if not len(pairs):
-        return found
-    for name in dict.fromkeys((primary.quality, primary.diversity)):
-        for nfe, here in pairs[pairs["metric"] == name].groupby("nfe", sort=True):
-            members = set(here["a"]) | set(here["b"])
-            names = [s for s in order if s in members]
-            if len(names) < 3:  # One pair is a sentence, not a map.
-                continue
-            found.append(_heatmap(here, names, name, int(nfe), prefix))
-    return found
-
-
-def _heatmap(pairs: pd.DataFrame, names: list[str], metric: str, nfe: int, prefix: str) -> Figure:
-    gap, text, table = {}, {}, []
-    for row in pairs.to_dict("records"):
-        places = words.decimals([row["difference"]], [(row["high"] - row["low"]) / 2])
-        span = words.span(row["low"], row["high"], places)
-        apart = "told apart" if row["significant"] else "not told apart"
-        table.append([row["a"], row["b"], words.fixed(row["difference"], places), span, apart])
-        for a, b, sign in ((row["a"], row["b"], 1), (row["b"], row["a"], -1)):
-            low, high = sorted((sign * row["low"], sign * row["high"]))
-            value = sign * row["difference"]
-            gap[a, b] = value if row["significant"] else 0.0
-            text[a, b] = (
-                f"{safe(a)} less {safe(b)}: {words.fixed(value, places)} "
-                f"{words.span(low, high, places)}<br>{apart}"
-            )
-    largest = max((abs(v) for v in gap.values()), default=0.0) or 1.0
-    height = 90 + 30 * len(names)
-    figure = blank("", "", height)
-    ticks = [safe(words.short(n, 18)) for n in names]
-    figure.add_heatmap(
-        z=[[gap.get((a, b)) for b in names] for a in names],
-        x=list(range(len(names))), y=list(range(len(names))),
-        text=[[text.get((a, b), "") for b in names] for a in names],
-        hovertemplate="%{text}<extra></extra>", hoverongaps=False,
-        zmin=-largest, zmax=largest, xgap=2, ygap=2,
-        colorscale=[[0, "#0072B2"], [0.5, "#e8e8e8"], [1, "#D55E00"]],
-        colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9},
-    )  # fmt: skip
-    places = {"tickvals": list(range(len(names))), "ticktext": ticks, "showgrid": False}
-    figure.update_xaxes(**places, tickangle=-30)
-    figure.update_yaxes(**places, autorange="reversed")
-    label = words.metric(metric).label
-    return Figure(
-        f"{prefix}pairs-{metric}-{nfe}",
-        f"{label} at {nfe} NFE: row less column",
-        "Coloured where a pair is told apart after Holm's correction, grey where it is not.",
-        spec(figure),
-        height,
-        ["a", "b", "a − b", "95 % interval", ""],
-        table,
-    )

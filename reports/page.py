@@ -13,6 +13,7 @@ from piflow_reports import (
     facts,
     figures,
     frames,
+    heatmaps,
     html,
     inputs,
     pictures,
@@ -50,7 +51,8 @@ def write(folders: list[Path], out: Path) -> Path:
     joint = pd.concat([run.results for run in runs], ignore_index=True)
     several = len(sections) > 1
     named = [(s.run.name if several else "", ranking) for s in sections for ranking in s.rankings]
-    export.export(out.parent / "exports", joint, named)
+    used = [v for run in runs for v in run.info.get("variants") or []]
+    export.export(out.parent / "exports", joint, named, used)
     export.write_atomic(out, page)
     return out
 
@@ -140,12 +142,15 @@ def figure_groups(
         (
             "Quality against diversity",
             "The two primary metrics together: a method can buy one with the other.",
-            figures.trade_off(summary, nfes, looks, primary, prefix),
+            [
+                *figures.trade_off(summary, nfes, looks, primary, prefix),
+                *figures.path_along_nfe(summary, looks, order, primary, prefix),
+            ],
         ),
         (
             "Paired differences",
             "Students against each other on the same noise, in the primary metrics.",
-            figures.differences(pairs, order, primary, prefix),
+            heatmaps.differences(pairs, order, primary, prefix),
         ),
         (
             "Metrics against NFE",

@@ -245,3 +245,34 @@ def test_looks_differ():
     names = [f"s{i}" for i in range(14)]
     looks = styles.assign(names, ["teacher"])
     assert len({(k.colour, k.symbol, k.dash) for k in looks.values()}) == 15
+
+
+def test_captions_tell_n_and_protocol_and_the_papers_are_cited(five_seeds):
+    exports = five_seeds / "exports"
+    text = (exports / "ranking.tex").read_text()
+    assert "n = 2000 samples, protocol 5f3c1e9a77d0." in text
+    assert (exports / "citations.bib").read_text().count("@misc{") == 1
+    rows = pd.read_parquet(exports / "results.parquet")
+    assert len(rows) == len(pd.read_csv(exports / "results.csv"))
+
+
+def test_every_built_in_method_has_its_citation():
+    from piflow_reports.citations import PAPERS, bibtex
+
+    from piflow_bench import registry
+
+    named = [{"paper": registry.get("method", n).facts.paper} for n in registry.find("method")]
+    text = bibtex(named)
+    assert text.count("@misc{") == len(PAPERS)
+    assert all(paper.title in text for paper in PAPERS.values())
+    for entry in text.split("@misc")[1:]:
+        assert entry.count("{") == entry.count("}") and "author = " in entry
+
+
+def test_an_unknown_paper_is_cited_by_its_number():
+    from piflow_reports.citations import bibtex
+
+    text = bibtex([{"paper": "arXiv:2301.00001"}, {"paper": "see arXiv:2301.00001"}, {"paper": ""}])
+    assert text.count("@misc{arxiv2301_00001") == 1 and "eprint = {2301.00001}" in text
+    assert "year = {2023}" in text
+    assert bibtex([]) == ""

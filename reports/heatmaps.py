@@ -1,0 +1,68 @@
+"""Heatmaps of the students' paired differences."""
+
+from __future__ import annotations
+
+import pandas as pd
+from piflow_reports import words
+from piflow_reports.frames import Primary
+from piflow_reports.plots import Figure, blank, safe, spec
+
+
+def differences(
+    pairs: pd.DataFrame, order: list[str], primary: Primary, prefix: str
+) -> list[Figure]:
+    """Heatmaps of the paired differences of all students, one per primary metric and NFE."""
+    found: list[Figure] = []
+    if not len(pairs):
+        return found
+    for name in dict.fromkeys((primary.quality, primary.diversity)):
+        for nfe, here in pairs[pairs["metric"] == name].groupby("nfe", sort=True):
+            members = set(here["a"]) | set(here["b"])
+            names = [s for s in order if s in members]
+            if len(names) < 3:  # One pair is a sentence, not a map.
+                continue
+            found.append(_heatmap(here, names, name, int(nfe), prefix))
+    return found
+
+
+def _heatmap(pairs: pd.DataFrame, names: list[str], metric: str, nfe: int, prefix: str) -> Figure:
+    gap, text, table = {}, {}, []
+    for row in pairs.to_dict("records"):
+        places = words.decimals([row["difference"]], [(row["high"] - row["low"]) / 2])
+        span = words.span(row["low"], row["high"], places)
+        apart = "told apart" if row["significant"] else "not told apart"
+        table.append([row["a"], row["b"], words.fixed(row["difference"], places), span, apart])
+        for a, b, sign in ((row["a"], row["b"], 1), (row["b"], row["a"], -1)):
+            low, high = sorted((sign * row["low"], sign * row["high"]))
+            value = sign * row["difference"]
+            gap[a, b] = value if row["significant"] else 0.0
+            text[a, b] = (
+                f"{safe(a)} less {safe(b)}: {words.fixed(value, places)} "
+                f"{words.span(low, high, places)}<br>{apart}"
+            )
+    largest = max((abs(v) for v in gap.values()), default=0.0) or 1.0
+    height = 90 + 30 * len(names)
+    figure = blank("", "", height)
+    ticks = [safe(words.short(n, 18)) for n in names]
+    figure.add_heatmap(
+        z=[[gap.get((a, b)) for b in names] for a in names],
+        x=list(range(len(names))), y=list(range(len(names))),
+        text=[[text.get((a, b), "") for b in names] for a in names],
+        hovertemplate="%{text}<extra></extra>", hoverongaps=False,
+        zmin=-largest, zmax=largest, xgap=2, ygap=2,
+        colorscale=[[0, "#0072B2"], [0.5, "#e8e8e8"], [1, "#D55E00"]],
+        colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9},
+    )  # fmt: skip
+    places = {"tickvals": list(range(len(names))), "ticktext": ticks, "showgrid": False}
+    figure.update_xaxes(**places, tickangle=-30)
+    figure.update_yaxes(**places, autorange="reversed")
+    label = words.metric(metric).label
+    return Figure(
+        f"{prefix}pairs-{metric}-{nfe}",
+        f"{label} at {nfe} NFE: row less column",
+        "Coloured where a pair is told apart after Holm's correction, grey where it is not.",
+        spec(figure),
+        height,
+        ["a", "b", "a − b", "95 % interval", ""],
+        table,
+    )
