@@ -65,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         help="of two runs, OLD NEW: what changed beyond noise; exit code 4 if something is worse",
     )
     report.add_argument(
+        "--watch",
+        action="store_true",
+        help="of a run that goes on: a page that refreshes itself, until the run ends",
+    )
+    report.add_argument(
         "runs", nargs="+", metavar="RUN", help="folders of runs or scores, or out=PATH"
     )
 
@@ -226,6 +231,13 @@ def _report(options: argparse.Namespace) -> int:
 
     from piflow_bench.errors import UserError
 
+    if options.watch:
+        from piflow_bench.pipeline.live import watch
+
+        if len(options.runs) != 1:
+            raise UserError("report --watch: takes the folder of one run")
+        print(watch(Path(options.runs[0])))
+        return OK
     out: Path | None = None
     folders = []
     for argument in options.runs:

@@ -54,6 +54,10 @@ def _most(column: pd.Series) -> str:
 def alerts(run: inputs.Run, summary: pd.DataFrame) -> list[dict[str, str]]:
     """What went wrong, or weakens the numbers: first what failed, then warnings."""
     found: list[tuple[str, ...]] = []
+    live = run.info.get("live")
+    if live:
+        text = f"{live['done']} of {live['total']} stages are finished; this page refreshes itself"
+        found.append(("warning", "The run goes on", text))
     told = set()
     for failure in run.info.get("failures") or []:
         names = [str(failure.get(key) or "") for key in ("variant", "stage")]

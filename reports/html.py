@@ -30,5 +30,5 @@ def render(template: str, title: str, plots: bool, **context: Any) -> str:
         css=Markup((HERE / "static" / "report.css").read_text("utf-8")),
         script=Markup((HERE / "static" / "report.js").read_text("utf-8")),
         plotly=Markup(get_plotlyjs()) if plots else "",
-        **context,
+        **{"refresh": 0, **context},
     )

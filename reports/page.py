@@ -63,6 +63,7 @@ def render(sections: list[Section]) -> str:
         "report.html.j2",
         " + ".join(s.context["title"] for s in sections),
         any(s.context["plots"] for s in sections),
+        refresh=int(max((s.run.info.get("live") or {}).get("refresh", 0) for s in sections)),
         sections=sections,
     )
 

@@ -146,7 +146,7 @@ def _worker(
     while True:
         try:
             stage = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):  # The parent is gone.
             return
         if stage is None:
             return

@@ -19,6 +19,7 @@ from piflow_bench.config import ExperimentConfig
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Outcome, run
+from piflow_bench.pipeline.live import told
 from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
 from piflow_bench.pipeline.store import Store, environment_error
 from piflow_bench.pipeline.uses import record_use
@@ -85,7 +86,7 @@ def run_experiment(config: ExperimentConfig, command: str, detach: bool = False)
     _prepare_folders(folder, store, config)
     stages = plan.stages
     display = _Display(stages, store, console)
-    with display.progress, _machine():
+    with display.progress, _machine(), told(folder, config, store, command):
         record_use(store, folder, stages)
         outcome = _launch(config, stages, store, display, detach)
     if detach and len(outcome.done) + len(outcome.failures) < len(stages):
