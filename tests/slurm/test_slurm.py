@@ -216,27 +216,34 @@ def test_preempted_work_is_kept_and_goes_on_under_its_id(cluster, local, begun, 
 
 
 SLOW_TRAINING = """
-import time
+import os, time
 from piflow_bench.training.trainer import Trainer
 
 step = Trainer.run_step
 
 
 def slowly(self):
-    time.sleep(0.1)
+    if os.path.exists(__file__):
+        time.sleep(0.1)
     return step(self)
 
 
 Trainer.run_step = slowly
 """
+"""Python's hook again: a training is slow as long as the hook's file exists."""
+
+
+def slow_training(folder):
+    """The hook's file, and the setting that lets jobs find it."""
+    hook = folder / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(SLOW_TRAINING)
+    return hook / "sitecustomize.py", f"launcher.setup=['export PYTHONPATH={hook}']"
 
 
 def test_a_time_limit_puts_the_job_back(cluster, local, begun):
     folder = begun()
-    hook = folder / "hook"
-    hook.mkdir()
-    (hook / "sitecustomize.py").write_text(SLOW_TRAINING)
-    setup = f"launcher.setup=['export PYTHONPATH={hook}']"
+    hook, setup = slow_training(folder)
     run = start(cluster, folder, setup, "launcher.grace_seconds=60")
     until(lambda: training_state(folder))
     job = job_of(folder)
@@ -246,7 +253,7 @@ def test_a_time_limit_puts_the_job_back(cluster, local, begun):
     cluster.call("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
     until(lambda: "Reason=BeginTime" in cluster.call("scontrol", "show", "job", job))
     assert "Requeue=1 Restarts=1" in cluster.call("scontrol", "show", "job", job)
-    (hook / "sitecustomize.py").unlink()
+    hook.unlink()
     cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=20", "StartTime=now")
     assert run.wait(timeout=150) == 0
     assert job_of(folder) == job
@@ -256,7 +263,8 @@ def test_a_time_limit_puts_the_job_back(cluster, local, begun):
 
 def test_the_submitter_may_die_and_come_again(cluster, local, begun):
     folder = begun()
-    run = start(cluster, folder)
+    hook, setup = slow_training(folder)
+    run = start(cluster, folder, setup)
     until(lambda: training_state(folder))
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
@@ -265,6 +273,7 @@ def test_the_submitter_may_die_and_come_again(cluster, local, begun):
     (line,) = [text for text in status.splitlines() if text.startswith("running")]
     assert f"job {job}; on " in line and "kd for 1 NFE, seed 0: training; step" in line
     assert f"{job}_0_log.err" in line
+    hook.unlink()
     call(cluster, folder, *SLURM)
     assert job_of(folder) == job, "it attached to the running job"
     same(folder, local)

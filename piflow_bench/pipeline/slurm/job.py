@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,12 +21,14 @@ from typing import Any
 from piflow_bench import interruption
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import execute
-from piflow_bench.pipeline.slurm.records import write_outcome
+from piflow_bench.pipeline.slurm.records import outcome_of, write_outcome
 from piflow_bench.pipeline.stages import RESUMABLE, STAGES, Runtime
 from piflow_bench.pipeline.store import Store
 
 WHOLE_JOB = timedelta(days=30)
 """How long processes wait for the first one, which may wait for another job's lock."""
+CAUSE_SECONDS = 5.0
+"""How long the first process waits for another's word on why the training failed."""
 
 
 @dataclass
@@ -110,7 +113,8 @@ def _lead(store: Store, stage: Stage, runtime: Runtime, world: int) -> None:
 
     status, reason, trace = execute(store, stage, runtime, before=join)
     if status != "done":
-        write_outcome(store, stage, status, reason, trace)
+        if not (others and others.joined and _told_by_another(store, stage)):
+            write_outcome(store, stage, status, reason, trace)
         if others and others.joined:
             os._exit(1)  # The others may wait in a collective call; srun ends them.
     if others and not others.joined:
@@ -130,8 +134,17 @@ def _follow(store: Store, stage: Stage, runtime: Runtime, rank: int, world: int)
     except Exception as error:
         words = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {words[0] if words else ''} (process {rank})"
-        write_outcome(store, stage, "failed", reason, traceback.format_exc())
+        if outcome_of(store, stage) is None:  # The first to fail is the cause.
+            write_outcome(store, stage, "failed", reason, traceback.format_exc())
         os._exit(1)
+
+
+def _told_by_another(store: Store, stage: Stage) -> bool:
+    """Whether another process says why: this one may only have lost its connection to it."""
+    until = time.monotonic() + CAUSE_SECONDS
+    while outcome_of(store, stage) is None and time.monotonic() < until:
+        time.sleep(0.2)
+    return outcome_of(store, stage) is not None
 
 
 class _Others:
