@@ -232,11 +232,13 @@ def _report(options: argparse.Namespace) -> int:
     from piflow_bench.errors import UserError
 
     if options.watch:
+        from piflow_reports import build
+
         from piflow_bench.pipeline.live import watch
 
         if len(options.runs) != 1:
             raise UserError("report --watch: takes the folder of one run")
-        print(watch(Path(options.runs[0])))
+        print(watch(Path(options.runs[0]), build))
         return OK
     out: Path | None = None
     folders = []

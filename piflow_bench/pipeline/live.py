@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,10 +78,11 @@ def running(folder: Path) -> Running:
     return Running(make_plan(config), store, facts["command"], facts["started"])
 
 
-def snapshot(run: Running, out: Path) -> int:
-    """Write results and page of what is finished into ``out``; returns how many stages are."""
-    from piflow_reports import build
+def snapshot(run: Running, out: Path, build: Callable[[Path], Path]) -> int:
+    """Write results and page of what is finished into ``out``; returns how many stages are.
 
+    ``build`` makes a page of a folder of results.
+    """
     outcome = Outcome()
     for stage in run.plan.stages:
         found = outcome_of(run.store, stage)
@@ -109,7 +110,7 @@ def _keep_finished(out: Path, done: int, total: int) -> None:
     write_atomically(out / "run.json", lambda p: p.write_text(json.dumps(info, indent=1)))
 
 
-def watch(folder: Path, every: float = EVERY) -> Path:
+def watch(folder: Path, build: Callable[[Path], Path], every: float = EVERY) -> Path:
     """Remake the page as the run goes on; returns the finished run's page once it has ended."""
     folder = folder.absolute()
     run = running(folder)
@@ -120,7 +121,7 @@ def watch(folder: Path, every: float = EVERY) -> Path:
     while (folder / LIVE).exists():
         done = sum(run.store.has(s) for s in run.plan.stages)
         if done != before:
-            before = snapshot(run, out)
+            before = snapshot(run, out, build)
         time.sleep(every)
     shutil.rmtree(out)
     return folder / "report.html"

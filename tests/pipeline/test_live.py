@@ -6,6 +6,7 @@ import sys
 import time
 
 import pandas as pd
+import piflow_reports
 import pytest
 
 from piflow_bench.cli import main
@@ -41,7 +42,7 @@ def test_the_page_of_a_run_that_goes_on(going_on, monkeypatch):
     run = live.running(folder)
     out = folder / "live"
     out.mkdir()
-    done = live.snapshot(run, out)
+    done = live.snapshot(run, out, piflow_reports.build)
     assert 0 < done < len(run.plan.stages)
     table = pd.read_parquet(out / "results.parquet")
     assert len(table) and (table.status == "ok").all(), "what is to come is no failure"
