@@ -86,7 +86,9 @@ def run_experiment(config: ExperimentConfig, command: str, detach: bool = False)
     _prepare_folders(folder, store, config)
     stages = plan.stages
     display = _Display(stages, store, console)
-    with display.progress, _machine(), told(folder, config, store, command):
+    missing = any(not store.has(s) for s in stages)
+    live = told(folder, config, store, command) if missing else contextlib.nullcontext()
+    with display.progress, _machine(), live:
         record_use(store, folder, stages)
         outcome = _launch(config, stages, store, display, detach)
     if detach and len(outcome.done) + len(outcome.failures) < len(stages):
