@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -68,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
         "--watch",
         action="store_true",
         help="of a run that goes on: a page that refreshes itself, until the run ends",
+    )
+    report.add_argument(
+        "--figures",
+        action="store_true",
+        help="also write every figure as SVG and PNG, by kaleido and an installed Chromium",
     )
     report.add_argument(
         "runs", nargs="+", metavar="RUN", help="folders of runs or scores, or out=PATH"
@@ -150,22 +156,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from piflow_bench.config import compose
+    from piflow_bench.config import expand
     from piflow_bench.pipeline.plan import make_plan
     from piflow_bench.pipeline.runner import print_plan, run_experiment
 
     code = OK
-    configs = compose(options.settings)
+    found = expand(options.settings)
+    configs = [config for _, config in found]
     if not options.plan:
         _refuse_gaps(configs)
     for config in configs if len(configs) > 1 else []:
         make_plan(config)  # A mistake in any of them is refused before the first runs.
-    for config in configs:
+    for settings, config in found:
         if options.plan:
             print_plan(config)
         else:
-            command = "python -m piflow_bench run " + " ".join(options.settings)
-            failed = run_experiment(config, command.strip(), options.detach)
+            command = shlex.join(["python", "-m", "piflow_bench", "run", *settings])
+            failed = run_experiment(config, command, options.detach)
             code = max(code, FAILED_CELLS if failed else OK)
     return code
 
@@ -264,13 +271,18 @@ def _report(options: argparse.Namespace) -> int:
     if scored:
         if len(scored) < len(folders):
             raise UserError("report: runs and scores do not share a page; name one kind")
+        if options.figures:
+            raise UserError("report --figures: takes folders of runs; a page of scores has none")
         from piflow_reports.scores import build_scores
 
         print(build_scores(scored, out))
         return OK
     from piflow_reports import build, build_many
 
-    print(build(folders[0], out) if len(folders) == 1 else build_many(folders, out))
+    if len(folders) == 1:
+        print(build(folders[0], out, options.figures))
+    else:
+        print(build_many(folders, out, options.figures))
     return OK
 
 

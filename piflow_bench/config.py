@@ -251,6 +251,11 @@ def compose(arguments: Sequence[str]) -> list[ExperimentConfig]:
     Raises:
         UserError: naming the key, the value and the nearest valid one.
     """
+    return [config for _, config in expand(arguments)]
+
+
+def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]:
+    """``compose``, each experiment with the settings that describe it alone."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
     from hydra.core.config_store import ConfigStore
@@ -292,7 +297,7 @@ def compose(arguments: Sequence[str]) -> list[ExperimentConfig]:
                 swept.append(["" if key == "experiment" else f"{key}={v}" for v in values])
             else:
                 choices.append([override.input_line or ""])
-        experiments: list[ExperimentConfig] = []
+        found: list[tuple[list[str], ExperimentConfig]] = []
         parts: list[str] = []
         for combination in itertools.product(*choices):
             try:
@@ -319,11 +324,15 @@ def compose(arguments: Sequence[str]) -> list[ExperimentConfig]:
             for key, value in paths.items():
                 _set_path(container, key, value)
             _refuse_unknown(container)
-            experiments.append(_checked(container))
+            own = [*combination, *(f"{key}={value}" for key, value in paths.items())]
+            found.append((own, _checked(container)))
+    apart = [" ".join(values) for values in itertools.product(*swept)]
     if parts:
         rest = [a for a in arguments if a.partition("=")[0] != "experiment"]
-        return [c for part in parts for c in compose([f"experiment={part}", *rest])]
-    return _apart(experiments, [" ".join(values) for values in itertools.product(*swept)])
+        several = {part: expand([f"experiment={part}", *rest]) for part in parts}
+        found = [pair for part in parts for pair in several[part]]
+        apart = [part for part in parts for _ in several[part]]
+    return _apart(found, apart)
 
 
 def _set_path(container: ExperimentConfig, key: str, value: str) -> None:
@@ -362,10 +371,13 @@ def _refuse_unknown(instance: Any, where: str = "") -> None:
             _refuse_unknown(value, f"{where}{key}.")
 
 
-def _apart(experiments: list[ExperimentConfig], swept: list[str]) -> list[ExperimentConfig]:
+def _apart(
+    found: list[tuple[list[str], ExperimentConfig]], swept: list[str]
+) -> list[tuple[list[str], ExperimentConfig]]:
     """Give experiments of one name names of their own: each has a folder under ``runs``."""
+    experiments = [e for _, e in found]
     names = [e.name for e in experiments]
-    for experiment, values in zip(experiments, swept, strict=True):
+    for (settings, experiment), values in zip(found, swept, strict=True):
         if names.count(experiment.name) > 1:
             suffix = re.sub(r"[^A-Za-z0-9._+]+", "-", values).strip("-")
             name = f"{experiment.name}-{suffix}"
@@ -374,7 +386,9 @@ def _apart(experiments: list[ExperimentConfig], swept: list[str]) -> list[Experi
                 digest = hashlib.sha256(values.encode()).hexdigest()[:8]
                 name = f"{name[:55]}-{digest}"
             experiment.name = name
-    return experiments
+            settings[:] = [s for s in settings if s.partition("=")[0] != "name"]
+            settings.append(f"name={name}")
+    return found
 
 
 def _check_group(key: str, override: Any, options: list[str]) -> None:

@@ -8,6 +8,7 @@ declared by a method.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,6 +21,37 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass
+class Stopwatch:
+    """Seconds between beginnings and ends; on a GPU by its own clock, without waiting for it."""
+
+    device: str = "cpu"
+    _seconds: float = 0.0
+    _pairs: list[tuple[Any, Any]] = field(default_factory=list)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Time what is inside."""
+        if not self.device.startswith("cuda"):
+            started = time.perf_counter()
+            yield
+            self._seconds += time.perf_counter() - started
+            return
+        pair = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+        pair[0].record()
+        yield
+        pair[1].record()
+        self._pairs.append(pair)
+
+    def seconds(self) -> float:
+        """The sum so far."""
+        if self._pairs:
+            torch.cuda.synchronize()
+            self._seconds += sum(a.elapsed_time(b) for a, b in self._pairs) / 1000
+            self._pairs.clear()
+        return self._seconds
+
+
+@dataclass
 class Meter:
     """Running totals: rows by (role, mode), FLOPs of everything, and the measured unit costs."""
 
@@ -28,6 +60,8 @@ class Meter:
     unit: dict[str, float] = field(default_factory=dict)
     eager: Callable[[], AbstractContextManager[Any]] = nullcontext
     """Inside it nothing runs compiled, whose operations could not be counted."""
+    clock: Stopwatch | None = None
+    """Times the networks' calls, where that is wanted."""
     _pending: Counter[str] = field(default_factory=Counter)
     _paused: bool = False
 
@@ -84,12 +118,13 @@ class Handle:
         key = f"{self.role}/{mode}"
         if self.flops_per_row is not None:
             meter.unit[key] = self.flops_per_row
-        if key in meter.unit:
-            out = self.function(x, *args, **kwargs)
-        else:
-            with meter.eager(), FlopCounterMode(display=False) as counter:
+        with meter.clock.running() if meter.clock else nullcontext():
+            if key in meter.unit:
                 out = self.function(x, *args, **kwargs)
-            meter.unit[key] = counter.get_total_flops() / rows
+            else:
+                with meter.eager(), FlopCounterMode(display=False) as counter:
+                    out = self.function(x, *args, **kwargs)
+                meter.unit[key] = counter.get_total_flops() / rows
         meter.rows[key] += rows
         meter.flops += meter.unit[key] * rows
         if torch.is_grad_enabled():

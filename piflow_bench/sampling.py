@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from piflow_bench.condition import Condition
-from piflow_bench.costs import Handle, Meter, count_all_flops
+from piflow_bench.costs import Handle, Meter, Stopwatch, count_all_flops
 from piflow_bench.data.dataset import Dataset
+from piflow_bench.memory import PeakMemory
 from piflow_bench.parts import Parts
 from piflow_bench.randomness import SampleRandom
 from piflow_bench.student import Student
@@ -54,6 +55,10 @@ class Samples:
     nfe: float
     flops_per_sample: float
     seconds_per_sample: float
+    policy_seconds_per_sample: float = float("nan")
+    """Those outside the network: what a policy between its evaluations costs."""
+    memory: float = float("nan")
+    """Bytes at the peak, of the last process that sampled."""
 
 
 @torch.no_grad()
@@ -67,7 +72,7 @@ def _run(
     settings: Mapping[str, Any],
     arithmetic: Arithmetic,
 ) -> tuple[Tensor, Meter]:
-    meter = Meter()
+    meter = Meter(clock=Stopwatch(arithmetic.device))
     random = SampleRandom(sample_seed, indices, arithmetic.device)
     noise = random.noise(dataset.shape)
     condition = dataset.conditions(sample_seed, indices).to(arithmetic.device)
@@ -139,17 +144,22 @@ def sample(
         network.eval()
     audit(student, network, dataset, nfe, settings, arithmetic)
     parts = parts or Parts()
+    memory = PeakMemory(arithmetic.device)
     for low in range(indices.start + parts.rows, indices.stop, batch):
         part = range(low, min(low + batch, indices.stop))
         started = time.perf_counter()
         x, meter = _run(student, network, dataset, part, nfe, sample_seed, settings, arithmetic)
         _check(meter, len(part), nfe)
         seconds = time.perf_counter() - started
-        parts.add(len(part), x=x.numpy(), flops=[meter.flops], seconds=[seconds])
+        assert meter.clock is not None
+        policy = max(seconds - meter.clock.seconds(), 0.0)
+        costs = {"flops": [meter.flops], "seconds": [seconds], "policy": [policy]}
+        parts.add(len(part), x=x.numpy(), **costs)
         report(parts.rows / len(indices), f"{parts.rows} samples")
     found, n = parts.arrays(), len(indices)
     x = torch.from_numpy(found["x"])
-    return Samples(x, float(nfe), *(float(found[k].sum()) / n for k in ("flops", "seconds")))
+    costs = (float(found[k].sum()) / n for k in ("flops", "seconds", "policy"))
+    return Samples(x, float(nfe), *costs, memory.read())
 
 
 @torch.no_grad()

@@ -21,23 +21,24 @@ def sources() -> str:
     return whole.hexdigest()
 
 
-def build(run_dir: Path, out: Path | None = None) -> Path:
+def build(run_dir: Path, out: Path | None = None, figures: bool = False) -> Path:
     """Write the page of one run, and ``exports/`` beside it.
 
     Args:
         run_dir: folder with ``results.parquet`` and, where there are any, ``curves.parquet``,
             ``grids.npz`` and ``run.json``.
         out: the page; ``report.html`` in the run's folder by default.
+        figures: also write every figure as SVG and PNG; needs kaleido and a Chromium or Chrome.
 
     Returns:
         The page's path.
     """
     from piflow_reports.page import write
 
-    return write([Path(run_dir)], Path(out) if out else Path(run_dir) / "report.html")
+    return write([Path(run_dir)], Path(out) if out else Path(run_dir) / "report.html", figures)
 
 
-def build_many(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
+def build_many(run_dirs: Sequence[Path], out: Path | None = None, figures: bool = False) -> Path:
     """Write one page of several runs.
 
     Runs evaluated under one protocol share their rankings; others get a section each.
@@ -45,6 +46,7 @@ def build_many(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     Args:
         run_dirs: the runs' folders.
         out: the page; ``report.html`` beside the first run's folder by default.
+        figures: also write every figure as SVG and PNG.
 
     Returns:
         The page's path.
@@ -52,4 +54,5 @@ def build_many(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     from piflow_reports.page import write
 
     folders = [Path(folder) for folder in run_dirs]
-    return write(folders, Path(out) if out else folders[0].resolve().parent / "report.html")
+    page = Path(out) if out else folders[0].resolve().parent / "report.html"
+    return write(folders, page, figures)

@@ -95,3 +95,40 @@ def agreement(summary: pd.DataFrame, nfes: list[int], primary: Primary) -> list[
                     }
                 )
     return found
+
+
+Taus = dict[tuple[str, str], tuple[float, int]]
+
+
+def rank_agreement(
+    summary: pd.DataFrame, nfe: int, primary: Primary
+) -> list[tuple[str, list[str], Taus]]:
+    """Per track: its name, the rankings by question and features, tau and students of each pair.
+
+    In the primary quality metric, of at least three students; the name is empty for a single track.
+    """
+    rows = measured(summary)
+    rows = rows[
+        (rows["role"] == "student") & (rows["metric"] == primary.quality) & (rows["nfe"] == nfe)
+    ]
+    tracks = list(rows.groupby("track", sort=True))
+    found = []
+    for track, group in tracks:
+        rankings = {
+            f"{words.QUESTIONS.get(str(q), str(q))}, {e}": own.drop_duplicates("series")
+            .set_index("series")["value"]
+            for (q, e), own in group.groupby(["question", "extractor"], sort=True)
+        }  # fmt: skip
+        names = list(rankings)
+        taus: Taus = {}
+        for i, a in enumerate(names):
+            for b in names[i + 1 :]:
+                joint = pd.concat([rankings[a], rankings[b]], axis=1, join="inner")
+                if len(joint) >= 3:
+                    tau = float(kendalltau(joint.iloc[:, 0], joint.iloc[:, 1]).statistic)
+                    if words.finite(tau):
+                        taus[a, b] = (tau, len(joint))
+        label = words.TRACKS.get(str(track), str(track)).lower() if len(tracks) > 1 else ""
+        if taus:
+            found.append((label, names, taus))
+    return found

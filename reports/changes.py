@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ from piflow_bench.errors import UserError
 from piflow_bench.evaluation.uncertainty import holm
 
 LEVEL = 0.05
-CELL = ["role", "track", "series", "nfe", "question", "extractor", "metric"]
-"""What names a cell in both runs."""
+CELL = ["role", "track", "variant", "setting", "nfe", "question", "extractor", "metric"]
+"""What names a cell in both runs; a series is named by the settings that a run happens to have."""
+NEEDED = ("value", "seeds", "by_seed", "seed_replicates", "replicates")
+"""What a difference is computed from."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ def changes(old: inputs.Run, new: inputs.Run) -> list[Change]:
         raise UserError(f"report --diff: {old.name} and {new.name} share no cell with a value")
     found = []
     for row in joined.to_dict("records"):
-        sides = [{k: row[f"{k}_{s}"] for k in ("value", "seeds", "by_seed", "replicates")}
+        sides = [{k: row[f"{k}_{s}"] for k in NEEDED}
                  for s in ("new", "old")]  # fmt: skip
-        lost = not words.finite(row["value_new"])
-        found.append((row, None if lost else frames.difference(*map(pd.Series, sides))))
+        known = words.finite(row["value_new"]) and not _other_seeds(row)
+        found.append((row, frames.difference(*map(pd.Series, sides)) if known else None))
     p_values = holm(np.array([np.nan if d is None else d.p for _, d in found], dtype=float))
     listed = [_change(row, d, float(p)) for (row, d), p in zip(found, p_values, strict=True)]
     order = ("lost", "worse", "differs", "unknown", "better", "equal")
@@ -74,9 +75,20 @@ def _rows(run: inputs.Run, primary: frames.Primary) -> pd.DataFrame:
     return summary[keep]
 
 
+def _common(row: dict[Any, Any]) -> int:
+    """Train seeds that both runs have."""
+    return len(set(row["by_seed_old"]) & set(row["by_seed_new"])) if row["seeds_new"] else 0
+
+
+def _other_seeds(row: dict[Any, Any]) -> bool:
+    """Whether the noise of training would pass for a change: the runs trained with other seeds."""
+    return max(row["seeds_old"], row["seeds_new"]) > _common(row) < 2
+
+
 def _change(row: dict[Any, Any], difference: Any, p: float) -> Change:
     higher = row["higher_old"]
-    value = row["value_new"] - row["value_old"]
+    # On common seeds, where there is an interval: the values are means over all of each run's.
+    value = difference.difference if difference else row["value_new"] - row["value_old"]
     if not words.finite(row["value_new"]):
         verdict = "lost"
     elif value == 0:
@@ -89,13 +101,11 @@ def _change(row: dict[Any, Any], difference: Any, p: float) -> Change:
         verdict = "differs"
     else:
         verdict = "better" if (value > 0) == bool(higher) else "worse"
-    common = 0
-    if verdict != "lost" and row["seeds_old"] and row["seeds_new"]:
-        common = len(set(row["by_seed_old"]) & set(row["by_seed_new"]))
+    common = 0 if verdict == "lost" else _common(row)
     nan = float("nan")
     low, high = (difference.low, difference.high) if difference else (nan, nan)
     return Change(
-        row["series"], int(row["nfe"]), row["metric"], row["value_old"], row["value_new"],
+        row["series_old"], int(row["nfe"]), row["metric"], row["value_old"], row["value_new"],
         value, low, high, p, common, verdict,
     )  # fmt: skip
 
@@ -103,14 +113,7 @@ def _change(row: dict[Any, Any], difference: Any, p: float) -> Change:
 def _same_rules(old: inputs.Run, new: inputs.Run) -> None:
     if inputs.protocols(old) & inputs.protocols(new):
         return
-    rules = []
-    for run in (old, new):
-        texts = run.results["rules"] if "rules" in run.results else pd.Series(dtype=str)
-        text = next((t for t in texts if t), "{}")
-        rules.append(json.loads(text))
-    keys = sorted(set(rules[0]) | set(rules[1]))
-    apart = [k for k in keys if rules[0].get(k) != rules[1].get(k)]
-    named = [f"{k}: {rules[0].get(k)} and {rules[1].get(k)}" for k in apart]
+    named = inputs.rules_apart([old, new])
     raise UserError(
         f"report --diff: {old.name} and {new.name} were evaluated by other rules"
         + (f" ({'; '.join(named)[:400]})" if named else "")

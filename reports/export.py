@@ -43,10 +43,10 @@ def export(
     flat = results.copy()
     flat["replicates"] = [json.dumps(r) if len(r) else "" for r in flat["replicates"]]
     write_atomic(folder / "results.csv", flat.to_csv(index=False, lineterminator="\n"))
-    long = ranking_rows([ranking for _, ranking in rankings])
+    long = ranking_rows(rankings)
     write_atomic(folder / "ranking.csv", long.to_csv(index=False, lineterminator="\n"))
     write_atomic(folder / "ranking.md", markdown(rankings))
-    write_atomic(folder / "ranking.tex", latex(rankings, results))
+    write_atomic(folder / "ranking.tex", latex(rankings))
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
@@ -60,9 +60,10 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def ranking_rows(rankings: list[Ranking]) -> pd.DataFrame:
-    """Every cell of every ranking, one row each."""
+def ranking_rows(rankings: list[tuple[str, Ranking]]) -> pd.DataFrame:
+    """Every cell of every ranking, one row each; ``run`` is empty where all are of one section."""
     names = [
+        "run",
         "nfe",
         "group",
         "role",
@@ -81,10 +82,10 @@ def ranking_rows(rankings: list[Ranking]) -> pd.DataFrame:
     ]
     rows = [
         [
-            ranking.nfe, group.title, row.role, row.series, row.method, row.seeds,
+            section, ranking.nfe, group.title, row.role, row.series, row.method, row.seeds,
             *column.measure, cell.value, cell.low, cell.high, cell.bold, cell.hole or cell.note,
         ]
-        for ranking in rankings
+        for section, ranking in rankings
         for group in ranking.groups
         for row in group.rows
         for column, cell in zip(ranking.columns, row.cells, strict=True)
@@ -129,9 +130,8 @@ def md_cell(cell: Cell) -> str:
     return f"{text} {cell.span}".strip()
 
 
-def latex(rankings: list[tuple[str, Ranking]], results: pd.DataFrame) -> str:
+def latex(rankings: list[tuple[str, Ranking]]) -> str:
     """booktabs tables; only the main table of each NFE, for the others rarely fit a page."""
-    note = caption_note(results)
     parts = ["% \\usepackage{booktabs}"]
     for section, ranking in rankings:
         if ranking.title:
@@ -141,7 +141,7 @@ def latex(rankings: list[tuple[str, Ranking]], results: pd.DataFrame) -> str:
         lines = [
             "\\begin{table}",
             "\\centering",
-            f"\\caption{{{tex(heading(section, ranking))}. {tex(note)}}}",
+            f"\\caption{{{tex(heading(section, ranking))}. {tex(caption_note(ranking))}}}",
             f"\\begin{{tabular}}{{l{'r' * (width - 1)}}}",
             "\\toprule",
             " & ".join(["Variant", *map(tex, heads)]) + r" \\",
@@ -157,10 +157,10 @@ def latex(rankings: list[tuple[str, Ranking]], results: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def caption_note(results: pd.DataFrame) -> str:
+def caption_note(ranking: Ranking) -> str:
     """What a table's reader must know: samples, protocol, what bold and brackets mean."""
-    counts = sorted({int(n) for n in results.loc[results["role"] == "student", "n"] if n > 0})
-    hashes = sorted({h[:12] for h in results["protocol"]} - {""})
+    counts = ranking.n
+    hashes = sorted({column.measure[3][:12] for column in ranking.columns} - {""})
     return (
         f"n = {', '.join(map(str, counts)) or '?'} samples, protocol {', '.join(hashes) or '?'}. "
         "Bold: best of its group and what is not told apart from it; brackets: 95 % intervals."

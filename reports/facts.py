@@ -8,6 +8,9 @@ from typing import Any
 import pandas as pd
 from piflow_reports import frames, inputs, words
 
+MOSTLY = 0.5
+"""Share of a Fréchet distance from which on its bias is warned of."""
+
 
 def header(run: inputs.Run, summary: pd.DataFrame, primary: frames.Primary) -> list[dict[str, str]]:
     """The header strip."""
@@ -54,10 +57,6 @@ def _most(column: pd.Series) -> str:
 def alerts(run: inputs.Run, summary: pd.DataFrame) -> list[dict[str, str]]:
     """What went wrong, or weakens the numbers: first what failed, then warnings."""
     found: list[tuple[str, ...]] = []
-    live = run.info.get("live")
-    if live:
-        text = f"{live['done']} of {live['total']} stages are finished; this page refreshes itself"
-        found.append(("warning", "The run goes on", text))
     told = set()
     for failure in run.info.get("failures") or []:
         names = [str(failure.get(key) or "") for key in ("variant", "stage")]
@@ -74,15 +73,40 @@ def alerts(run: inputs.Run, summary: pd.DataFrame) -> list[dict[str, str]]:
         at = sorted(int(n) for n in rows["nfe"].dropna().unique())
         where = f" · {', '.join(map(str, at))} NFE" if at else ""
         found.append(("failed", f"{series}{where}", reason or "no reason recorded"))
+    live = run.info.get("live")
+    if live:
+        text = f"{live['done']} of {live['total']} stages are finished; this page refreshes itself"
+        found.append(("warning", "The run goes on", text))
     ended = set(summary["variant"])
     for name in sorted(set(run.results["variant"]) - ended):
         found.append(("warning", name, "no checkpoint at the full budget: it is not ranked"))
     found += [("warning", "", str(text)) for text in run.info.get("warnings") or []]
+    found += [("warning", "Few samples", text) for text in _few_samples(run.breakdown)]
     found += [("warning", "Protocols differ", t) for t in frames.protocol_clashes(run.results)]
     if any(commit.endswith("dirty") for commit in run.results["git_commit"].unique()):
         found.append(("warning", "", "the code had uncommitted changes"))
     return [
         dict(zip(("kind", "where", "text", "log"), (*row, "")[:4], strict=True)) for row in found
+    ]
+
+
+def _few_samples(breakdown: pd.DataFrame) -> list[str]:
+    """Whether the students' Fréchet distances are mostly bias of their sample count, in words."""
+    if "kind" not in breakdown:
+        return []
+    rows = breakdown[(breakdown["kind"] == "size") & (breakdown["role"] == "student")]
+    end = rows[rows["metric"] == "fd_infinity"]
+    keys = ["variant", "nfe", "sampler"]
+    whole = rows[rows["metric"] == "fd"].sort_values("n").groupby(keys).last()["value"]
+    both = pd.concat([whole, end.groupby(keys).last()["value"].rename("end")], axis=1).dropna()
+    share = 1 - both["end"] / both["value"]
+    if not len(share) or share.median() < MOSTLY:
+        return []
+    n = int(end["n"].max())
+    return [
+        f"at n = {n:,} the Fréchet distance of the median student loses "
+        f"{min(share.median(), 1):.0%} of its value when it is extrapolated to infinitely many "
+        "samples: differences stand, the values themselves are mostly bias"
     ]
 
 

@@ -1,9 +1,10 @@
-"""Heatmaps of the students' paired differences."""
+"""Heatmaps: the students' paired differences, and how far kinds of features agree on ranks."""
 
 from __future__ import annotations
 
 import pandas as pd
 from piflow_reports import words
+from piflow_reports.ceiling import rank_agreement
 from piflow_reports.frames import Primary
 from piflow_reports.plots import Figure, blank, safe, spec
 
@@ -41,7 +42,7 @@ def _heatmap(pairs: pd.DataFrame, names: list[str], metric: str, nfe: int, prefi
                 f"{words.span(low, high, places)}<br>{apart}"
             )
     largest = max((abs(v) for v in gap.values()), default=0.0) or 1.0
-    height = 90 + 30 * len(names)
+    height = 130 + 30 * len(names)
     figure = blank("", "", height)
     ticks = [safe(words.short(n, 18)) for n in names]
     figure.add_heatmap(
@@ -63,6 +64,52 @@ def _heatmap(pairs: pd.DataFrame, names: list[str], metric: str, nfe: int, prefi
         "Coloured where a pair is told apart after Holm's correction, grey where it is not.",
         spec(figure),
         height,
-        ["a", "b", "a − b", "95 % interval", ""],
+        ["a", "b", "a − b", "95 % interval", "Told apart"],
         table,
     )
+
+
+def agreement(
+    summary: pd.DataFrame, nfes: list[int], primary: Primary, prefix: str
+) -> list[Figure]:
+    """Kendall's tau between the rankings by every two questions and kinds of features."""
+    found = []
+    for nfe in nfes:
+        for track, names, taus in rank_agreement(summary, nfe, primary):
+            if len(names) < 2 or len(taus) < 1:
+                continue
+            table = [[a, b, f"{tau:.2f}", str(n)] for (a, b), (tau, n) in taus.items()]
+            both = {**taus, **{(b, a): v for (a, b), v in taus.items()}}
+            z = [[1.0 if a == b else both.get((a, b), (None, 0))[0] for b in names] for a in names]
+            height = 140 + 34 * len(names)
+            figure = blank("", "", height)
+            figure.add_heatmap(
+                z=z, x=list(range(len(names))), y=list(range(len(names))), zmin=-1, zmax=1,
+                xgap=2, ygap=2, colorscale=[[0, "#D55E00"], [0.5, "#e8e8e8"], [1, "#0072B2"]],
+                text=[["" if v is None else words.fixed(v, 2) for v in row] for row in z],
+                texttemplate="%{text}", textfont={"color": "#111"}, hoverongaps=False,
+                hovertemplate="%{text}<extra></extra>",
+                colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9},
+            )  # fmt: skip
+            places = {
+                "tickvals": list(range(len(names))),
+                "ticktext": [safe(words.short(n, 22)) for n in names],
+                "showgrid": False,
+            }
+            figure.update_xaxes(**places, tickangle=-30)
+            figure.update_yaxes(**places, autorange="reversed")
+            label = words.metric(primary.quality).label
+            title = f"Rank agreement in {label} at {nfe} NFE"
+            found.append(
+                Figure(
+                    f"{prefix}ranks-{nfe}-{len(found)}",
+                    title + (f", {track}" if track else ""),
+                    "Kendall's tau between two rankings of the same students: 1 the same order, "
+                    "0 none, −1 the reverse.",
+                    spec(figure),
+                    height,
+                    ["Ranking", "Ranking", "tau", "Students"],
+                    table,
+                )
+            )
+    return found

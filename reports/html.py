@@ -23,12 +23,16 @@ def render(template: str, title: str, plots: bool, **context: Any) -> str:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        arrow=words.arrow, duration=words.duration, compact=words.compact, dash=words.MISSING
+        arrow=words.arrow,
+        duration=words.duration,
+        compact=words.compact,
+        dash=words.MISSING,
+        figures=words.figures,
     )
     return environment.get_template(template).render(
         title=title,
         css=Markup((HERE / "static" / "report.css").read_text("utf-8")),
         script=Markup((HERE / "static" / "report.js").read_text("utf-8")),
         plotly=Markup(get_plotlyjs()) if plots else "",
-        **{"refresh": 0, **context},
+        **{"live": None, **context},
     )

@@ -53,6 +53,8 @@ NUMBERS = [
     "flops_per_sample",
     "sample_seconds",
     "policy_seconds",
+    "train_memory",
+    "sample_memory",
     "duration",
 ]
 ORDER = [
@@ -83,6 +85,14 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Selections:
+    """Samples picked by stated rules: what is known of each cell, and its pictures by name."""
+
+    cells: list[dict[str, Any]]
+    arrays: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
 class Run:
     """All that a section of the page is made of."""
 
@@ -91,6 +101,11 @@ class Run:
     curves: pd.DataFrame
     grid: Grid | None
     info: dict[str, Any] = field(default_factory=dict)
+    breakdown: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Values by sample count and by class."""
+    selections: Selections | None = None
+    merged: tuple[Run, ...] = ()
+    """The runs that this one was put together from, each with its own rows."""
 
 
 def read(folder: Path) -> Run:
@@ -112,10 +127,14 @@ def read(folder: Path) -> Run:
         curves = pd.read_parquet(curves_path) if curves_path.is_file() else pd.DataFrame()
         grid_path = folder / "grids.npz"
         grid = read_grid(grid_path) if grid_path.is_file() else None
+        parts_path = folder / "breakdown.parquet"
+        breakdown = pd.read_parquet(parts_path) if parts_path.is_file() else pd.DataFrame()
+        picks_path = folder / "selections.npz"
+        picks = read_selections(picks_path) if picks_path.is_file() else None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{folder}: cannot be read as a run ({error})") from error
     name = str(info.get("name") or folder.resolve().name)
-    return Run(name, results, curves, grid, info)
+    return Run(name, results, curves, grid, info, breakdown, picks)
 
 
 def normalise(results: pd.DataFrame) -> pd.DataFrame:
@@ -159,34 +178,83 @@ def read_grid(path: Path) -> Grid:
     return Grid(labels, index, rows, arrays)
 
 
-def protocols(run: Run) -> frozenset[tuple[str, str, str]]:
-    """What decides whether two runs may share a ranking."""
-    frame = run.results[run.results["protocol"] != ""]
-    columns = ["question", "extractor", "protocol"]
-    return frozenset(map(tuple, frame[columns].drop_duplicates().to_numpy().tolist()))
+def read_selections(path: Path) -> Selections:
+    """Read the samples that were picked by rules; nothing is unpickled."""
+    with np.load(path, allow_pickle=False) as data:
+        arrays = {name: data[name] for name in data.files}
+    return Selections(json.loads(str(arrays.pop("cells"))), arrays)
+
+
+def read_all(folders: list[Path]) -> list[Run]:
+    """Read several runs' folders; runs of one name are called by their folders.
+
+    Raises:
+        UserError: if a folder is named twice, or ``read`` cannot read one.
+    """
+    real = [folder.resolve() for folder in folders]
+    for folder, path in zip(folders, real, strict=True):
+        if real.count(path) > 1:
+            raise UserError(f"{folder}: is named twice; name every run once")
+    runs = [read(folder) for folder in folders]
+    names = [run.name for run in runs]
+    return [
+        replace(run, name=str(folder)) if names.count(run.name) > 1 else run
+        for run, folder in zip(runs, folders, strict=True)
+    ]
+
+
+def protocols(run: Run) -> frozenset[str]:
+    """What decides whether two runs may share a ranking: the hashes of their rules."""
+    return frozenset(run.results["protocol"]) - {""}
 
 
 def sections(runs: list[Run]) -> list[Run]:
-    """One merged run where all were evaluated alike, otherwise the runs as they are."""
-    kinds = {(protocols(run), json.dumps(run.info.get("primary"), sort_keys=True)) for run in runs}
-    if len(runs) < 2 or len(kinds) > 1 or not next(iter(kinds))[0]:
-        return runs
-    return [merge(runs)]
+    """Runs that were evaluated alike merged into one, the others as they are; in their order."""
+    groups: dict[Any, list[Run]] = {}
+    for number, run in enumerate(runs):
+        primary = json.dumps(run.info.get("primary"), sort_keys=True)
+        key = (protocols(run), primary) if protocols(run) else number
+        groups.setdefault(key, []).append(run)
+    return [merge(group) if len(group) > 1 else group[0] for group in groups.values()]
+
+
+def rules_apart(runs: list[Run]) -> list[str]:
+    """The rules of evaluation that differ between runs, in words: 'samples: 1000 and 2000'."""
+    rules = []
+    for run in runs:
+        texts = run.results["rules"] if "rules" in run.results else pd.Series(dtype=str)
+        own = json.loads(next((text for text in texts if text), "{}"))
+        rules.append({**own, "primary metrics": run.info.get("primary")})
+    keys = sorted(set().union(*rules))
+    found = []
+    for key in keys:
+        values = list(dict.fromkeys(_short(each.get(key)) for each in rules))
+        if len(values) > 1:
+            found.append(f"{key}: {' and '.join(values)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {_short(v)}" for k, v in value.items()) + "}"
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def merge(runs: list[Run]) -> Run:
-    """Put the rows of several runs together; a student's name in two runs gets the run's name."""
+    """Put the rows of several runs together; a student's name in two runs gets the run's name.
+
+    Teachers and controls of one protocol are the same in every run: each of their cells stays once.
+    """
     seen: dict[str, int] = {}
     for run in runs:
         students = run.results[run.results["role"] == "student"]
         for name in students["variant"].unique():
             seen[name] = seen.get(name, 0) + 1
     renamed = []
-    for number, run in enumerate(runs):
-        # Teachers and controls of one protocol are the same thing twice: the first run's stay.
-        results = run.results if number == 0 else run.results[run.results["role"] == "student"]
+    for run in runs:
         names = {name: f"{name} ({run.name})" for name, count in seen.items() if count > 1}
-        renamed.append(rename(replace(run, results=results), names))
+        renamed.append(rename(run, names))
     first = renamed[0]
     info = dict(first.info)
     for key in ("variants", "failures", "warnings", "references"):
@@ -195,30 +263,83 @@ def merge(runs: list[Run]) -> Run:
             items += [item for item in run.info.get(key) or [] if item not in items]
         info[key] = items
     info["title"] = " + ".join(run.name for run in runs)
-    results = normalise(pd.concat([run.results for run in renamed], ignore_index=True))
-    curves = [run.curves for run in renamed if len(run.curves)]
-    joint = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
-    return Run(info["title"], results, joint, merge_grids([r.grid for r in renamed]), info)
+    results = normalise(_once(_joint([run.results for run in renamed])))
+    return Run(
+        info["title"],
+        results,
+        _joint([run.curves for run in renamed]),
+        merge_grids([run.grid for run in renamed]),
+        info,
+        _joint([run.breakdown for run in renamed]),
+        merge_selections([run.selections for run in renamed]),
+        tuple(runs),
+    )
+
+
+def _once(results: pd.DataFrame) -> pd.DataFrame:
+    """Every cell of teachers and controls once: the first run's that has values."""
+    cell = ["variant", "sampler", "guidance", "nfe"]
+    others = results[results["role"] != "student"]
+    others = others.assign(
+        cell=list(zip(*(others[name].astype(str) for name in cell), strict=True))
+    )
+    good = others["status"] == "ok"
+    # A failure may name no measure: it goes where another run has the cell's values.
+    kept = others[good | ~others["cell"].isin(set(others.loc[good, "cell"]))]
+    kept = kept.drop_duplicates(["cell", "question", "extractor", "metric", "protocol"])
+    return pd.concat([results[results["role"] == "student"], kept.drop(columns="cell")])
+
+
+def _joint(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled, ignore_index=True) if filled else tables[0]
 
 
 def rename(run: Run, names: dict[str, str]) -> Run:
     """The run with some variants under other names."""
-    results, curves, info = run.results.copy(), run.curves.copy(), dict(run.info)
-    results["variant"] = results["variant"].replace(names)
-    if "variant" in curves:
-        curves["variant"] = curves["variant"].replace(names)
+    tables = [run.results.copy(), run.curves.copy(), run.breakdown.copy()]
+    for table in tables:
+        if "variant" in table:
+            table["variant"] = table["variant"].replace(names)
+    info = dict(run.info)
     info["variants"] = [
         {**v, "name": names.get(str(v.get("name")), v.get("name"))}
         for v in info.get("variants") or []
     ]
-    grid = run.grid and replace(
-        run.grid,
-        rows=[
-            {**row, "variant": names.get(str(row.get("variant")), row.get("variant"))}
-            for row in run.grid.rows
-        ],
+    grid = run.grid and replace(run.grid, rows=_renamed(run.grid.rows, names))
+    picks = run.selections
+    picks = picks and replace(picks, cells=_renamed(picks.cells, names))
+    results, curves, breakdown = tables
+    return replace(
+        run,
+        results=results,
+        curves=curves,
+        info=info,
+        grid=grid,
+        breakdown=breakdown,
+        selections=picks,
     )
-    return replace(run, results=results, curves=curves, info=info, grid=grid)
+
+
+def _renamed(rows: list[dict[str, Any]], names: dict[str, str]) -> list[dict[str, Any]]:
+    return [{**r, "variant": names.get(str(r.get("variant")), r.get("variant"))} for r in rows]
+
+
+def merge_selections(several: list[Selections | None]) -> Selections | None:
+    """The cells of all; of one thing in two runs the first's."""
+    cells: list[dict[str, Any]] = []
+    arrays: dict[str, np.ndarray] = {}
+    seen: set[tuple[Any, ...]] = set()
+    for number, own in enumerate(several):
+        for cell in own.cells if own else []:
+            identity = (cell.get("variant"), cell.get("nfe"), cell.get("sampler"))
+            if own is None or identity in seen:
+                continue
+            seen.add(identity)
+            cells.append({**cell, "key": f"{number}:{cell['key']}"})
+            start = f"{cell['key']}/"
+            arrays |= {f"{number}:{k}": v for k, v in own.arrays.items() if k.startswith(start)}
+    return Selections(cells, arrays) if cells else None
 
 
 def merge_grids(grids: list[Grid | None]) -> Grid | None:
@@ -233,7 +354,7 @@ def merge_grids(grids: list[Grid | None]) -> Grid | None:
     for number, grid in enumerate(present):
         same = np.array_equal(grid.index, first.index) and np.array_equal(grid.labels, first.labels)
         for row in grid.rows if same else []:
-            identity = (row.get("variant"), row.get("nfe"), row.get("train_seed"))
+            identity = tuple(row.get(k) for k in ("variant", "nfe", "train_seed", "sampler"))
             if identity not in seen:
                 seen.add(identity)
                 rows.append({**row, "key": f"{number}:{row['key']}"})

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from piflow_reports import (
     ceiling,
+    cells,
+    classes,
+    cost_bars,
+    curves,
+    explorer,
     export,
     facts,
-    figures,
     frames,
     heatmaps,
     html,
     inputs,
     pictures,
+    stills,
     styles,
     tables,
+    tradeoffs,
     verdicts,
     words,
 )
@@ -43,10 +49,13 @@ class Section:
     rankings: list[tables.Ranking]
 
 
-def write(folders: list[Path], out: Path) -> Path:
-    """Write the page of some runs to ``out`` and their tables to ``exports/`` beside it."""
-    runs = inputs.sections([inputs.read(folder) for folder in folders])
-    sections = [section(run, f"r{i}-") for i, run in enumerate(runs)]
+def write(folders: list[Path], out: Path, figures: bool = False) -> Path:
+    """Write the page of some runs to ``out`` and their tables to ``exports/`` beside it.
+
+    With ``figures`` every figure as well, as SVG and PNG.
+    """
+    runs = inputs.sections(inputs.read_all(folders))
+    sections = [section(run, f"r{i}-", len(runs)) for i, run in enumerate(runs)]
     page = render(sections)
     joint = pd.concat([run.results for run in runs], ignore_index=True)
     several = len(sections) > 1
@@ -54,6 +63,14 @@ def write(folders: list[Path], out: Path) -> Path:
     used = [v for run in runs for v in run.info.get("variants") or []]
     export.export(out.parent / "exports", joint, named, used)
     export.write_atomic(out, page)
+    if figures:
+        drawn = {
+            figure.id if several else figure.id.removeprefix(s.id): figure
+            for s in sections
+            for group in s.context["figures"]
+            for figure in group["figures"]
+        }
+        stills.write_stills(drawn, out.parent / "exports" / "figures")
     return out
 
 
@@ -63,26 +80,32 @@ def render(sections: list[Section]) -> str:
         "report.html.j2",
         " + ".join(s.context["title"] for s in sections),
         any(s.context["plots"] for s in sections),
-        refresh=int(max((s.run.info.get("live") or {}).get("refresh", 0) for s in sections)),
+        live=next((s.run.info["live"] for s in sections if s.run.info.get("live")), None),
         sections=sections,
+        apart=inputs.rules_apart([s.run for s in sections]),
     )
 
 
-def section(run: inputs.Run, prefix: str) -> Section:
-    """All that is shown of a run."""
+def section(run: inputs.Run, prefix: str, families: int = 1) -> Section:
+    """All that is shown of a run; ``families`` runs share the page's share of false reports."""
+    run = replace(run, results=frames.with_series(run.results))
     info, results = run.info, run.results
     primary = frames.primary(info, results)
     summary = frames.summarise(frames.final(results))
     nfes = frames.nfes(summary)
     order = frames.series_order(results, info)
-    roles = dict(zip(*_columns(frames.with_series(results), "series", "role"), strict=True))
+    named = frames.with_series(results)
+    roles = dict(zip(*_columns(named, "series", "role"), strict=True))
+    variants = dict(zip(*_columns(named, "series", "variant"), strict=True))
     looks = styles.assign(
-        [s for s in order if roles[s] == "student"], [s for s in order if roles[s] == "teacher"]
+        *({s: variants[s] for s in order if roles[s] == role} for role in ("student", "teacher"))
     )
-    pairs, pair_note = verdicts.comparisons(results, primary)
+    pairs, pair_note = verdicts.comparisons(results, primary, families)
     ranked = tables.rankings(summary, nfes, order, primary, verdicts.ties(pairs))
+    run = _with_series(run)
     groups = figure_groups(run, summary, nfes, looks, order, primary, pairs, prefix)
-    grids = pictures.sheets(run.grid, looks, order)
+    grids, picked = pictures.within_budget(run.grid, run.selections, looks, order, nfes)
+    axes = explorer.explorer(summary, frames.costs(results), nfes, looks, order, primary)
     context = {
         "title": str(info.get("title") or run.name),
         "question": str(info.get("question_text") or ""),
@@ -105,23 +128,77 @@ def section(run: inputs.Run, prefix: str) -> Section:
         "looks": looks,
         "figures": groups,
         "plots": sum(len(group["figures"]) for group in groups),
+        "explorer": axes,
         "legend": [name for name in order if name in looks],
         "grids": grids,
+        "picked": picked,
+        "memorised": pictures.memorised(run.selections, order),
+        "origins": [_origin(r, primary) for r in run.merged or (run,)],
+        "filters": _filters(ranked),
         "controls": [(n, CONTROLS[n]) for n in CONTROLS if n in set(results["variant"])],
         "glossary": facts.glossary(summary),
         "agreement": ceiling.agreement(summary, nfes, primary),
         "nfes": nfes,
         "references": info.get("references") or [],
         "variants": facts.variant_facts(info),
-        "provenance": facts.provenance(run),
-        "command": str(info.get("command") or ""),
-        "config": str(info.get("config") or ""),
     }
     return Section(prefix, run, context, [r for several in ranked.values() for r in several])
 
 
+def _origin(run: inputs.Run, primary: frames.Primary) -> dict[str, Any]:
+    """Where a run's numbers come from, and what makes them again."""
+    return {
+        "name": run.name,
+        "provenance": facts.provenance(run),
+        "command": str(run.info.get("command") or ""),
+        "config": str(run.info.get("config") or ""),
+        "cells": cells.cells(run.results, run.info, primary),
+    }
+
+
 def _columns(frame: pd.DataFrame, *names: str) -> list[list[Any]]:
     return [frame[name].tolist() for name in names]
+
+
+def _with_series(run: inputs.Run) -> inputs.Run:
+    """The run with the series' names on its pictures and on its values by class and size."""
+    names = frames.series_names(run.results)
+    grid, picks, parts = run.grid, run.selections, run.breakdown
+    if len(parts):
+        rows = frames.name_series(parts.to_dict("records"), names)  # type: ignore[arg-type]
+        parts = parts.assign(series=[row["series"] for row in rows])
+    return replace(
+        run,
+        breakdown=parts,
+        grid=grid and replace(grid, rows=frames.name_series(grid.rows, names)),
+        selections=picks and replace(picks, cells=frames.name_series(picks.cells, names)),
+    )
+
+
+def _filters(ranked: dict[int, list[tables.Ranking]]) -> dict[str, list[str]]:
+    """What the rankings can be narrowed to; a choice of one is none."""
+    rows = [
+        row
+        for several in ranked.values()
+        for ranking in several
+        for group in ranking.groups
+        for row in group.rows
+    ]
+    seeds = {seed for row in rows for cell in row.cells for seed in cell.by_seed}
+    found = {
+        "method": sorted({row.method for row in rows if row.method}),
+        "family": sorted({row.family for row in rows if row.family}),
+        "nfe": [str(nfe) for nfe in ranked],
+        "seed": [str(seed) for seed in sorted(seeds)],
+    }
+    return {name: choices for name, choices in found.items() if len(choices) > 1}
+
+
+def _clock(info: dict[str, Any]) -> tuple[str, int]:
+    """The unit of training time, and how many processes a training had."""
+    provenance = info.get("provenance") or {}
+    on_gpu = str(provenance.get("device", "")).startswith("cuda")
+    return "GPU-hours" if on_gpu else "process-hours", int(provenance.get("processes") or 1)
 
 
 def figure_groups(
@@ -139,13 +216,16 @@ def figure_groups(
     way = students["metric"].isin([primary.quality, primary.diversity])
     way &= students["question"] == primary.question
     by_budget = frames.summarise(students[way])
+    references = run.info.get("references") or []
+    parts = run.breakdown
     groups = [
         (
             "Quality against diversity",
             "The two primary metrics together: a method can buy one with the other.",
             [
-                *figures.trade_off(summary, nfes, looks, primary, prefix),
-                *figures.path_along_nfe(summary, looks, order, primary, prefix),
+                *tradeoffs.trade_off(summary, nfes, looks, primary, prefix),
+                *tradeoffs.path_along_nfe(summary, looks, order, primary, prefix),
+                *tradeoffs.along_settings(summary, nfes, looks, primary, prefix),
             ],
         ),
         (
@@ -156,22 +236,42 @@ def figure_groups(
         (
             "Metrics against NFE",
             f"{words.QUESTIONS.get(primary.question, primary.question)}, at the full budget.",
-            figures.against_nfe(summary, looks, order, primary, prefix),
+            curves.against_nfe(summary, looks, order, primary, prefix, references),
         ),
         (
-            "Metrics against training compute",
+            "Metrics against training",
             "The same metrics at checkpoints on the way to the full budget.",
-            figures.against_compute(by_budget, nfes, looks, order, primary, prefix),
+            curves.against_compute(
+                by_budget, nfes, looks, order, primary, prefix, *_clock(run.info)
+            ),
+        ),
+        (
+            "Sample count",
+            "A Fréchet distance is biased upwards by an amount that falls with the sample count.",
+            curves.against_size(parts, nfes, looks, order, prefix),
+        ),
+        (
+            "Classes",
+            "Where a student is good and where it is not.",
+            classes.by_class(parts, nfes, looks, order, primary, prefix),
+        ),
+        (
+            "Rank agreement",
+            "Whether other features, and the other question, rank the students alike.",
+            heatmaps.agreement(summary, nfes, primary, prefix),
         ),
         (
             "Training curves",
             "A loss is its method's own: it says whether training settled, not who is better.",
-            figures.training(run.curves, looks, order, prefix),
+            curves.training(run.curves, looks, order, prefix),
         ),
         (
             "Costs",
             "Training is summed over what a variant runs; sampling is per sample.",
-            figures.cost_bars(frames.costs(run.results), looks, order, prefix),
+            [
+                *cost_bars.cost_bars(frames.costs(run.results), looks, order, prefix),
+                *cost_bars.evaluations(run.results, looks, order, prefix),
+            ],
         ),
     ]
     keys = ("title", "note", "figures")

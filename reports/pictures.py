@@ -1,21 +1,38 @@
-"""Sample grids as PNG data URIs: strips of images, or panels of points."""
+"""Samples as data URIs: strips of images that share noise or were picked by rules, or panels."""
 
 from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from piflow_reports.inputs import Grid
+from piflow_reports.inputs import Grid, Selections
 from piflow_reports.styles import TEACHER, Style
 from PIL import Image
 
 TILE = 56  # Pixels on the page that a tile should about fill.
-LARGEST = 128  # Larger images are reduced: the page is for looking, the store keeps the samples.
+QUALITY = 78
+BUDGET = 7.5e6  # Bytes of all pictures as text, so that a page of ten variants stays below 15 MB.
+SHOWN = 20  # Samples of a strip that are seen before a class is chosen.
 STRIP = 1040  # Width of the page that is left for a strip.
 PANEL = 320
+CELLS = 80  # Cells of a density on each side.
+
+
+@dataclass(frozen=True)
+class Detail:
+    """What pictures keep: the page is for looking, the store keeps the samples."""
+
+    largest: int
+    """Pixels from which on an image is reduced."""
+    exact: int
+    """Pixels up to which an image keeps every pixel; larger ones are compressed with loss."""
+
+
+DETAILS = (Detail(128, 32), Detail(64, 32), Detail(32, 32), Detail(32, 0), Detail(16, 0))
+"""From the best to the least: the first that keeps within the budget is taken."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,8 @@ class Strip:
     height: int
     pixel: int  # Size on the page of one pixel of the picture.
     alt: str
+    density: str = ""
+    """The same points as a density, as a data URI."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +59,15 @@ class Sheet:
     strips: list[Strip]
 
 
-def png(image: Image.Image) -> str:
-    """A PNG data URI; the same pixels give the same text."""
+def uri(image: Image.Image, lossy: bool = False) -> str:
+    """A data URI, PNG or (lossy) WebP; the same pixels give the same text."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    if lossy:
+        image.save(buffer, format="WEBP", quality=QUALITY, method=4)
+    else:
+        image.save(buffer, format="PNG", optimize=True)
+    kind = "webp" if lossy else "png"
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def scale(size: int, count: int = 1) -> int:
@@ -56,14 +79,14 @@ def scale(size: int, count: int = 1) -> int:
     return max(1, min(round(TILE / size), fitting))
 
 
-def strip(images: np.ndarray, gap: int = 1) -> Image.Image:
+def strip(images: np.ndarray, gap: int = 1, largest: int = DETAILS[0].largest) -> Image.Image:
     """Images ``(G, H, W, C)`` of uint8 side by side, with transparent gaps."""
     if images.ndim == 3:
         images = images[..., None]
     count, height, width, channels = images.shape
     tiles = images
-    if max(height, width) > LARGEST:
-        factor = LARGEST / max(height, width)
+    if max(height, width) > largest:
+        factor = largest / max(height, width)
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
         tiles = np.stack([_reduced(tile, size) for tile in images])
         width, height = size
@@ -102,6 +125,24 @@ def panel(points: np.ndarray, limits: tuple[float, float, float, float], colour:
     return Image.fromarray(out)
 
 
+def density(points: np.ndarray, limits: tuple[float, float, float, float], colour: str
+            ) -> Image.Image:  # fmt: skip
+    """Points ``(P, 2)`` as a smoothed density, the darker the denser, on a transparent ground."""
+    from scipy.ndimage import gaussian_filter
+
+    low_x, high_x, low_y, high_y = limits
+    inside = points[np.isfinite(points).all(axis=1)]
+    bins = [np.linspace(low_y, high_y, CELLS + 1), np.linspace(low_x, high_x, CELLS + 1)]
+    counts, _, _ = np.histogram2d(inside[:, 1], inside[:, 0], bins=bins)
+    smooth = gaussian_filter(counts[::-1], 1.2)
+    # The root shows modes of little weight beside heavy ones.
+    cover = np.sqrt(smooth / smooth.max()) if smooth.max() > 0 else smooth
+    out = np.zeros((CELLS, CELLS, 4), np.uint8)
+    out[..., :3] = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    out[..., 3] = np.round(255 * cover)
+    return Image.fromarray(out)
+
+
 def _disc(radius: float) -> list[tuple[int, int, float]]:
     reach = int(np.ceil(radius))
     steps = range(-reach, reach + 1)
@@ -118,7 +159,9 @@ def common_limits(arrays: list[np.ndarray]) -> tuple[float, float, float, float]
     return (middle[0] - half, middle[0] + half, middle[1] - half, middle[1] + half)
 
 
-def sheets(grid: Grid | None, looks: dict[str, Style], order: list[str]) -> dict[str, Any] | None:
+def sheets(
+    grid: Grid | None, looks: dict[str, Style], order: list[str], detail: Detail = DETAILS[0]
+) -> dict[str, Any] | None:
     """The page's grids: kind ('images' or 'points'), labels, and one sheet per NFE."""
     rows = [row for row in grid.rows if len(grid.arrays[row["key"]])] if grid else []
     if grid is None or not rows:
@@ -135,7 +178,12 @@ def sheets(grid: Grid | None, looks: dict[str, Style], order: list[str]) -> dict
     students = {int(r["nfe"]) for r in rows if r.get("role") == "student" and r.get("nfe")}
     made = {}
     for row in rows:
-        made[id(row)] = _strip(row, grid.arrays[row["key"]], limits, looks)
+        array = grid.arrays[row["key"]]
+        what = f"{len(array)} {'points' if points else 'samples'}"
+        if limits is None:
+            made[id(row)] = _strip(row, array, what, detail)
+        else:
+            made[id(row)] = _panel(row, array, what, limits, looks)
     result = []
     shown: list[int | None] = [n for n in nfes if n in students or not students]
     for nfe in shown or [None]:
@@ -143,8 +191,8 @@ def sheets(grid: Grid | None, looks: dict[str, Style], order: list[str]) -> dict
         own.sort(
             key=lambda r: (
                 r.get("role") != "teacher",
-                place.get(str(r.get("variant")), len(place)),
-                str(r.get("variant")),
+                place.get(_series(r), len(place)),
+                _series(r),
                 r.get("train_seed") or 0,
             )
         )
@@ -152,49 +200,170 @@ def sheets(grid: Grid | None, looks: dict[str, Style], order: list[str]) -> dict
     first = grid.arrays[rows[0]["key"]]
     top = made[id(rows[0])]
     gap = 0 if points else top.pixel
+    tile = PANEL if points else (top.width + gap) // len(first) - gap
+    labels = [] if points else [str(v) for v in grid.labels[: len(first)]]
     return {
         "kind": "points" if points else "images",
-        "labels": [] if points else [str(v) for v in grid.labels[: len(first)]],
+        "labels": labels,
+        "classes": sorted(set(labels), key=lambda v: (len(v), v)) if len(set(labels)) > 1 else [],
         "index": [] if points else [int(i) for i in grid.index[: len(first)]],
         "count": len(first),
-        "tile": PANEL if points else (top.width + gap) // len(first) - gap,
+        "shown": len(first) if points else min(SHOWN, len(first)),
+        "tile": tile,
         "gap": gap,
-        "reduced": not points and max(first.shape[1:3]) > LARGEST,
-        "labelled": len({str(v) for v in grid.labels}) > 1,
+        "window": min(SHOWN, len(first)) * (tile + gap) - gap,
+        "reduced": not points and max(first.shape[1:3]) > detail.largest,
+        "lossy": not points and max(first.shape[1:3]) > detail.exact,
+        "labelled": len(set(labels)) > 1,
         "sheets": result,
     }
 
 
-def _strip(
-    row: dict[str, Any],
-    array: np.ndarray,
-    limits: tuple[float, float, float, float] | None,
-    looks: dict[str, Style],
-) -> Strip:
-    variant = str(row.get("variant", ""))
+def _series(row: dict[str, Any]) -> str:
+    """The row's name among the page's series."""
+    return str(row.get("series") or row.get("variant") or "")
+
+
+def _alt(row: dict[str, Any], what: str) -> str:
     nfe, seed = row.get("nfe"), row.get("train_seed")
-    if limits is not None:
-        colour = looks[variant].colour if variant in looks else TEACHER
-        picture = panel(array.astype(float), limits, colour)
-        what = f"{len(array)} points"
-    else:
-        picture = strip(_bytes(array))
-        what = f"{len(array)} samples"
-    size = picture.height if limits is None else PANEL
-    times = 1 if limits is not None else scale(size, len(array))
-    alt = f"{what} of {variant}"
+    alt = f"{what} of {_series(row)}"
     alt += f" at {nfe} NFE" if nfe is not None else ""
-    alt += f", train seed {seed}" if seed is not None else ""
+    return alt + (f", train seed {seed}" if seed is not None else "")
+
+
+def _strip(row: dict[str, Any], array: np.ndarray, what: str, detail: Detail) -> Strip:
+    images = _bytes(array)
+    picture = strip(images, largest=detail.largest)
+    times = scale(picture.height, min(len(images), SHOWN))
+    seed = row.get("train_seed")
     return Strip(
-        variant,
+        _series(row),
         str(row.get("role", "")),
         None if seed is None else int(seed),
-        png(picture),
+        uri(picture, lossy=max(images.shape[1:3]) > detail.exact),
         picture.width * times,
         picture.height * times,
         times,
-        alt,
+        _alt(row, what),
     )
+
+
+def _panel(
+    row: dict[str, Any],
+    points: np.ndarray,
+    what: str,
+    limits: tuple[float, float, float, float],
+    looks: dict[str, Style],
+) -> Strip:
+    name, seed = _series(row), row.get("train_seed")
+    colour = looks[name].colour if name in looks else TEACHER
+    picture = panel(points.astype(float), limits, colour)
+    dense = uri(density(points.astype(float), limits, colour))
+    about = (name, str(row.get("role", "")), None if seed is None else int(seed))
+    return Strip(*about, uri(picture), PANEL, PANEL, 1, _alt(row, what), dense)
+
+
+RULES = {
+    "best": "Best",
+    "worst": "Worst",
+    "teacher": "Most different from the teacher",
+    "training": "Nearest to a training image",
+}
+BESIDE = {"teacher": "teacher", "training": "training"}
+
+
+@dataclass(frozen=True)
+class Picked:
+    """What a rule picked of one series: its samples, and what belongs beside them."""
+
+    strip: Strip
+    beside: Strip | None
+    index: list[int]
+    labels: list[int]
+    scores: list[float]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule in words, and what it picked."""
+
+    title: str
+    text: str
+    beside: str
+    rows: list[Picked]
+
+
+def picked(
+    selections: Selections | None, nfes: list[int], order: list[str], detail: Detail = DETAILS[0]
+) -> list[tuple[int, list[Rule]]]:
+    """Per NFE, the rules with what each picked of every series; the converged teacher's first."""
+    found = []
+    place = {name: i for i, name in enumerate(order)}
+    for nfe in nfes if selections else []:
+        assert selections is not None
+        cells = [c for c in selections.cells if c.get("nfe") == nfe or c.get("role") == "control"]
+        cells = [c for c in cells if any(o.get("nfe") == nfe for o in cells)]
+        cells.sort(key=lambda c: (c.get("role") != "control", place.get(_series(c), len(place))))
+        rules = []
+        for rule, title in RULES.items():
+            made = [
+                _picked(cell, row, selections.arrays, detail)
+                for cell in cells
+                for row in cell.get("rows", [])
+                if row["rule"] == rule
+            ]
+            texts = {r["text"] for c in cells for r in c.get("rows", []) if r["rule"] == rule}
+            if made:
+                text = "; ".join(sorted(texts))
+                rules.append(Rule(title, text, BESIDE.get(rule, ""), made))
+        if rules:
+            found.append((nfe, rules))
+    return found
+
+
+def _picked(
+    cell: dict[str, Any], row: dict[str, Any], arrays: dict[str, np.ndarray], detail: Detail
+) -> Picked:
+    name = f"{cell['key']}/{row['rule']}"
+    title = RULES[row["rule"]].lower()
+    own = _strip(cell, arrays[name], f"{len(arrays[name])} samples ({title})", detail)
+    other = arrays.get(f"{name}-beside")
+    what = "the teacher's samples beside those" if row["rule"] == "teacher" else "training images"
+    beside = None if other is None else _strip(cell, other, what, detail)
+    return Picked(own, beside, row["index"], row.get("label") or [], row["score"])
+
+
+def memorised(selections: Selections | None, order: list[str]) -> list[dict[str, Any]]:
+    """Share of each cell's samples that are nearer to a training image than held-out ones are."""
+    place = {name: i for i, name in enumerate(order)}
+    cells = [c for c in (selections.cells if selections else []) if "near_training" in c]
+    cells.sort(key=lambda c: (place.get(_series(c), len(place)), c.get("nfe") or 0))
+    return [
+        {"series": _series(c), "nfe": c.get("nfe"), "share": f"{100 * c['near_training']:.1f} %",
+         "n": c["looked_at"], "held_out": c["held_out"], "role": c.get("role", "")}
+        for c in cells
+    ]  # fmt: skip
+
+
+def within_budget(
+    grid: Grid | None,
+    selections: Selections | None,
+    looks: dict[str, Style],
+    order: list[str],
+    nfes: list[int],
+) -> tuple[dict[str, Any] | None, list[tuple[int, list[Rule]]]]:
+    """Grids and picked samples, reduced until all pictures together keep within the budget."""
+    grids, rules = None, list[tuple[int, list[Rule]]]()
+    for detail in DETAILS:
+        grids = sheets(grid, looks, order, detail)
+        smaller = replace(detail, largest=detail.largest * 3 // 4)
+        rules = picked(selections, nfes, order, smaller)
+        strips = [s for sheet in (grids or {"sheets": []})["sheets"] for s in sheet.strips]
+        strips += [p.strip for _, each in rules for rule in each for p in rule.rows]
+        strips += [p.beside for _, each in rules for r in each for p in r.rows if p.beside]
+        if sum(len(s.uri) for s in strips) <= BUDGET:
+            break
+    return grids, rules
 
 
 def _bytes(images: np.ndarray) -> np.ndarray:

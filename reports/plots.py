@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from piflow_reports import words
 from piflow_reports.styles import Style
 
+Row = Mapping[Any, Any]
+"""A row of a summary."""
 INK = "#6b7280"  # Replaced by the page's own ink through css; this suits both grounds.
 
 
@@ -29,14 +31,50 @@ class Figure:
     rows: list[list[str]] = field(default_factory=list)
 
 
+@dataclass
+class Drawing:
+    """A plotly figure as the data it is: building graph objects costs seconds per page."""
+
+    layout: dict[str, Any]
+    data: list[dict[str, Any]] = field(default_factory=list)
+
+    def add_scatter(self, **trace: Any) -> None:
+        """Add points or lines, by plotly's names."""
+        self._add("scatter", trace)
+
+    def add_bar(self, **trace: Any) -> None:
+        """Add bars."""
+        self._add("bar", trace)
+
+    def add_heatmap(self, **trace: Any) -> None:
+        """Add a heatmap."""
+        self._add("heatmap", trace)
+
+    def _add(self, kind: str, trace: dict[str, Any]) -> None:
+        given = {name: value for name, value in trace.items() if value is not None}
+        self.data.append({"type": kind, **given})
+
+    def update_layout(self, **settings: Any) -> None:
+        """Set parts of the layout."""
+        self.layout |= settings
+
+    def update_xaxes(self, **settings: Any) -> None:
+        """Set parts of the axis across."""
+        self.layout["xaxis"] |= settings
+
+    def update_yaxes(self, **settings: Any) -> None:
+        """Set parts of the axis that goes up."""
+        self.layout["yaxis"] |= settings
+
+
 def safe(text: str) -> str:
     """A name as plotly shows it literally: plotly reads a subset of HTML."""
     return html.escape(text, quote=False)
 
 
-def spec(figure: go.Figure) -> str:
+def spec(figure: Drawing) -> str:
     """The figure as JSON that is safe inside a script element."""
-    content = figure.to_plotly_json()
+    content = {"data": figure.data, "layout": figure.layout}
     text = json.dumps(content, separators=(",", ":"), allow_nan=False, default=_plain)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
@@ -58,13 +96,13 @@ def numbers(values: Any) -> list[Any]:
     return [_number(float(v)) for v in values]
 
 
-def blank(x: str, y: str, height: int) -> go.Figure:
+def blank(x: str, y: str, height: int) -> Drawing:
     """An empty figure in the page's style; the template is left out, for it weighs 7 kB."""
     axis: dict[str, Any] = {
         "showline": True, "linecolor": INK, "ticks": "outside", "ticklen": 4, "tickcolor": INK,
         "gridcolor": "rgba(128,128,128,.22)", "zeroline": False, "automargin": True,
     }  # fmt: skip
-    return go.Figure(
+    return Drawing(
         layout={
             "template": "none",
             "height": height,
@@ -97,18 +135,25 @@ def marker(look: Style, size: int = 10) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def bracket(row: pd.Series) -> str:
+def bracket(row: Row) -> str:
     """The interval with the places that its own width supports."""
     places = words.decimals([row["value"]], [(row["high"] - row["low"]) / 2])
     return words.span(row["low"], row["high"], places)
 
 
-def hover(row: pd.Series) -> str:
+def hover(row: Row) -> str:
     """What a point says when pointed at."""
     label = words.metric(row["metric"]).label
     seeds = f"{row['seeds']} train seed{'s' if row['seeds'] > 1 else ''}" if row["seeds"] else ""
-    parts = [f"{label} {words.figures(row['value'], 4)} {bracket(row)}".strip(), seeds]
+    n = f"n = {int(row['n']):,}" if words.finite(row.get("n")) else ""
+    about = ", ".join(p for p in (n, seeds) if p)
+    parts = [f"{label} {words.figures(row['value'], 4)} {bracket(row)}".strip(), about]
     return "<br>".join(p for p in parts if p)
+
+
+def protocol(row: Row) -> str:
+    """The last line of what a point says: by which protocol it was evaluated."""
+    return f"<br>protocol {safe(str(row['protocol'])[:12])}" if row.get("protocol") else ""
 
 
 def axis_title(name: str, higher: bool | None) -> str:
@@ -123,7 +168,7 @@ def wide(values: pd.Series, ratio: float = 8) -> bool:
     return len(good) > 1 and bool((good > 0).all()) and good.max() / good.min() > ratio
 
 
-def log_y(figure: go.Figure, values: pd.Series) -> None:
+def log_y(figure: Drawing, values: pd.Series) -> None:
     """Make the y axis logarithmic where that serves."""
     if wide(values):
         figure.update_yaxes(**log_axis(values.min(), values.max()))
@@ -141,12 +186,12 @@ def _tick(value: float) -> str:
     return words.compact(value) if value >= 1000 else f"{value:g}"
 
 
-def side_of(row: pd.Series, side: str) -> pd.Series:
+def side_of(row: Row, side: str) -> Row:
     """One metric's half of a merged row."""
-    names = ("value", "low", "high", "metric", "seeds")
-    return pd.Series({name: row[f"{name}_{side}"] for name in names})
+    names = ("value", "low", "high", "metric", "seeds", "n")
+    return {name: row[f"{name}_{side}"] for name in names}
 
 
-def number_cells(row: pd.Series) -> list[str]:
+def number_cells(row: Row) -> list[str]:
     """A value and its interval for the table below a figure."""
     return [words.figures(row["value"], 4), bracket(row) or words.MISSING]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 from piflow_reports import export, html, plots, words
 from piflow_reports.tables import Cell, Column
 
@@ -218,20 +217,17 @@ def figures(scores: pd.DataFrame, order: Sequence[str]) -> list[plots.Figure]:
         summary = rows.assign(low=rows["ci_low"], high=rows["ci_high"])
         height = 90 + 34 * len(rows)
         figure = plots.blank(plots.axis_title(name, words.better_higher(name)), "", height)
-        figure.add_trace(
-            go.Scatter(
-                x=plots.numbers(rows["value"]),
-                y=rows["place"].tolist(),
-                error_x=plots.error_bars(summary),
-                mode="markers",
-                marker={"size": 9, "color": "#0b6296"},
-                text=[
-                    f"{plots.safe(row['set'])}<br>{words.figures(row['value'], 4)} "
-                    f"{plots.bracket(row)}"
-                    for _, row in summary.iterrows()
-                ],
-                hoverinfo="text",
-            )
+        figure.add_scatter(
+            x=plots.numbers(rows["value"]),
+            y=rows["place"].tolist(),
+            error_x=plots.error_bars(summary),
+            mode="markers",
+            marker={"size": 9, "color": "#0b6296"},
+            text=[
+                f"{plots.safe(row['set'])}<br>{words.figures(row['value'], 4)} {plots.bracket(row)}"
+                for row in summary.to_dict("records")
+            ],
+            hoverinfo="text",
         )
         figure.update_yaxes(
             tickvals=[-i for i in range(len(order))],

@@ -52,16 +52,23 @@ class Style(NamedTuple):
         )
 
 
-def assign(students: list[str], teachers: list[str]) -> dict[str, Style]:
-    """A look for every series; colours repeat after six, then with another symbol and dash."""
-    looks = {
-        name: Style(
+def assign(students: dict[str, str], teachers: dict[str, str]) -> dict[str, Style]:
+    """A look for every series; the dicts give each its variant, in order.
+
+    Series of one variant share its colour and differ in symbol and dash. Colours repeat after six
+    variants, then with another symbol and dash.
+    """
+    looks = {}
+    variants = {name: i for i, name in enumerate(dict.fromkeys(students.values()))}
+    seen: dict[str, int] = {}
+    for name, variant in students.items():
+        i, again = variants[variant], seen.setdefault(variant, 0)
+        seen[variant] += 1
+        looks[name] = Style(
             COLOURS[i % len(COLOURS)],
-            SYMBOLS[i % len(SYMBOLS)],
-            DASHES[i // len(COLOURS) % len(DASHES)],
+            SYMBOLS[(i + again) % len(SYMBOLS)],
+            DASHES[(i // len(COLOURS) + again) % len(DASHES)],
         )
-        for i, name in enumerate(students)
-    }
     looks |= {
         name: Style(TEACHER, SYMBOLS[i % len(SYMBOLS)], DASHES[(i + 1) % len(DASHES)], hollow=True)
         for i, name in enumerate(teachers)

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from piflow_reports import words
-from piflow_reports.frames import Primary, difference, measured
+from piflow_reports.frames import Primary, measured, pair_differences
+
+from piflow_bench.evaluation.uncertainty import holm
 
 Measure = tuple[str, str, str, str]  # question, extractor, metric, protocol
 
@@ -36,6 +38,8 @@ class Cell:
     note: str = ""
     low: float = math.nan
     high: float = math.nan
+    by_seed: dict[int, tuple[str, float]] = field(default_factory=dict)
+    """The value of every train seed, as shown; empty for fewer than two."""
 
 
 @dataclass
@@ -47,6 +51,7 @@ class Row:
     role: str
     seeds: int
     cells: list[Cell]
+    family: str = ""
 
 
 @dataclass
@@ -66,10 +71,12 @@ class Ranking:
     title: str
     columns: list[Column]
     groups: list[Group] = field(default_factory=list)
+    n: list[int] = field(default_factory=list)
+    """Samples behind the students' numbers, every count once."""
 
 
-Ties = dict[tuple[int, str, str, str, str], bool]
-"""(nfe, question, metric, a, b) -> whether compare() tells the two variants apart."""
+Ties = dict[tuple[int, str, str, str, str], float]
+"""(nfe, question, metric, a, b) -> a - b where compare() tells the two variants apart, else 0."""
 
 
 def columns(summary: pd.DataFrame, primary: Primary) -> dict[str, list[Column]]:
@@ -126,9 +133,18 @@ def rankings(
                 if chosen and chosen[0].higher is not None:
                     sign = -1 if chosen[0].higher else 1
                     group.rows.sort(key=lambda r: _sortable(r.cells[0].value, sign))
+            ranking.n = _sample_counts(summary, nfe, chosen)
             if any(group.kind != "control" for group in ranking.groups):
                 result[nfe].append(ranking)
     return result
+
+
+def _sample_counts(summary: pd.DataFrame, nfe: int, chosen: list[Column]) -> list[int]:
+    rows = measured(summary)
+    rows = rows[(rows["role"] == "student") & (rows["nfe"] == nfe) & (rows["n"] > 0)]
+    keys = zip(*(rows[k] for k in ("question", "extractor", "metric", "protocol")), strict=True)
+    measures = {c.measure for c in chosen}
+    return sorted({int(n) for key, n in zip(keys, rows["n"], strict=True) if key in measures})
 
 
 def _sortable(value: float, sign: int) -> tuple[bool, float]:
@@ -174,7 +190,8 @@ def _groups(
             if all(c.text == words.MISSING and not c.hole for c in cells):
                 continue
             seeds = int(own["seeds"].max())
-            records.append(Row(name, str(own["method"].iloc[0]), kind, seeds, cells))
+            method, family = (str(own[key].iloc[0]) for key in ("method", "family"))
+            records.append(Row(name, method, kind, seeds, cells, family))
         if records:
             groups.append(Group(title, kind, records))
     return groups
@@ -200,7 +217,9 @@ def _cell(found: pd.Series | None, own: pd.DataFrame, column: Column, places: in
             note += found["reason"]
         value, low, high = (float(found[key]) for key in ("value", "low", "high"))
         text, span = words.fixed(value, places), words.span(low, high, places)
-        return Cell(value, text, span, note=note, low=low, high=high)
+        each = found["by_seed"] if found["seeds"] else {}
+        by_seed = {int(seed): (words.fixed(v, places), float(v)) for seed, v in each.items()}
+        return Cell(value, text, span, note=note, low=low, high=high, by_seed=by_seed)
     question, extractor = column.measure[:2]
     failed = own[(own["failed"] > 0) & ~np.isfinite(own["value"].astype(float))]
     same = failed[failed["question"].isin([question, ""])]
@@ -226,17 +245,30 @@ def _embolden(
         if column.higher is None or len(rows) < 2:
             continue
         sign = -1 if column.higher else 1
-        best = min(rows, key=lambda row: sign * row.cells[i].value)
-        best.cells[i].bold = True
+        best = min(range(len(rows)), key=lambda k: sign * rows[k].cells[i].value)
         question, _, name, _ = column.measure
-        for row in rows:
-            if row is best:
-                continue
-            pair = (ranking.nfe, question, name, best.series, row.series)
-            apart = ties.get(pair) if column.primary else None
-            if apart is None:
-                at = (float(ranking.nfe), column.measure)
-                found = difference(values[(best.series, *at)], values[(row.series, *at)])
-                # Without an interval nothing says that they differ, nor that they do not.
-                apart = found is None or not words.finite(found.p) or found.p < 0.05
-            row.cells[i].bold = not apart
+        pair = (ranking.nfe, question, name, rows[best].series)
+        gaps = [ties.get((*pair, row.series)) if column.primary else None for row in rows]
+        if any(gap is None for k, gap in enumerate(gaps) if k != best):
+            at = (float(ranking.nfe), column.measure)
+            found = _told_apart([values[(row.series, *at)] for row in rows], best)
+            gaps = [f if g is None else g for g, f in zip(gaps, found, strict=True)]
+        for k, (row, gap) in enumerate(zip(rows, gaps, strict=True)):
+            # Without an interval nothing says that two differ, nor that they do not.
+            worse = gap is not None and not sign * gap >= 0
+            row.cells[i].bold = k == best or not worse
+
+
+def _told_apart(rows: list[pd.Series], best: int) -> list[float]:
+    """How far one summary row of a group is from each: 0 where not told apart, NaN if unknown.
+
+    The best is chosen by the same data and so may be any of them: Holm's correction covers all
+    pairs of the group, not only those with the best.
+    """
+    i, j, gap, p = pair_differences(rows)
+    corrected = holm(p)
+    gap = np.where(np.isfinite(corrected), np.where(corrected < 0.05, gap, 0.0), np.nan)
+    found = np.zeros(len(rows))
+    found[j[i == best]] = gap[i == best]
+    found[i[j == best]] = -gap[j == best]
+    return [float(f) for f in found]

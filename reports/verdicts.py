@@ -13,6 +13,9 @@ from piflow_reports.tables import Ties
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.comparisons import METHOD_SEEDS, compare
 
+LEVEL = 0.05
+"""Share of null reports with a false "better" anywhere."""
+
 
 @dataclass
 class Verdict:
@@ -30,9 +33,12 @@ class Verdict:
     tone: str
 
 
-def comparisons(results: pd.DataFrame, primary: Primary) -> tuple[pd.DataFrame, str]:
+def comparisons(
+    results: pd.DataFrame, primary: Primary, families: int = 1
+) -> tuple[pd.DataFrame, str]:
     """Paired comparisons of the students in the primary metrics, and a note where there are none.
 
+    A page of several ``families`` of comparisons divides its 5 % of false reports among them.
     Teachers and controls stay out: pairs nobody asks about would only weaken Holm's correction.
     """
     # A variant sampled in several ways is several competitors.
@@ -54,16 +60,19 @@ def comparisons(results: pd.DataFrame, primary: Primary) -> tuple[pd.DataFrame, 
         )
     except UserError as error:
         return pd.DataFrame(), f"No comparison: {error}."
+    table["p_holm"] = (families * table["p_holm"]).clip(upper=1.0)
+    table["significant"] = table["p_holm"] < LEVEL
     return table, "" if len(table) else "No two students share a train seed."
 
 
 def ties(table: pd.DataFrame) -> Ties:
-    """Which pairs are told apart, in both orders."""
+    """How far pairs that are told apart differ, in both orders."""
     found: Ties = {}
     for row in table.to_dict("records"):
         key = (int(row["nfe"]), row["question"], row["metric"])
-        found[(*key, row["a"], row["b"])] = bool(row["significant"])
-        found[(*key, row["b"], row["a"])] = bool(row["significant"])
+        gap = float(row["difference"]) if row["significant"] else 0.0
+        found[(*key, row["a"], row["b"])] = gap
+        found[(*key, row["b"], row["a"])] = -gap
     return found
 
 
@@ -93,8 +102,12 @@ def _verdict(
     others = [str(series) for series in ordered["series"].iloc[1:]]
     against = {_other(row, best["series"]): row for row in pairs.to_dict("records")
                if best["series"] in (row["a"], row["b"])}  # fmt: skip
-    beaten = [o for o in others if o in against and against[o]["significant"]]
-    level = [o for o in others if o in against and not against[o]["significant"]]
+    told = {o: row for o, row in against.items() if row["significant"]}
+    # A pair is compared on its common seeds, which may order it otherwise than all seeds do.
+    ahead = [o for o, row in told.items()
+             if (_signed(row, str(best["series"]), higher) < 0) and o in others]  # fmt: skip
+    beaten = [o for o in others if o in told and o not in ahead]
+    level = [o for o in others if o in against and o not in told]
     apart = [o for o in others if o not in against]
     label = words.metric(name).label
     width = (here["high"] - here["low"]) / 2
@@ -104,27 +117,35 @@ def _verdict(
     gap_places = words.decimals(
         [row["difference"] for row in found], [(row["high"] - row["low"]) / 2 for row in found]
     )
-    gaps = {o: _gap(against[o], str(best["series"]), higher, gap_places) for o in beaten + level}
+    gaps = {o: _gap(row, str(best["series"]), higher, gap_places) for o, row in against.items()}
     methods = against and all(row["level"] == "method" for row in against.values())
     better = "higher" if higher else "lower"
-    subject = f"At {nfe} NFE {best['series']}"
+    subject = f"At {nfe} NFE {words.isolated(best['series'])}"
     if not methods:
-        subject = f"At {nfe} NFE, among these checkpoints, {best['series']}"
+        subject = f"At {nfe} NFE, among these checkpoints, {words.isolated(best['series'])}"
     sentences = []
     if beaten:
-        than = words.joined([f"{o} by {gaps[o]}" for o in beaten])
+        than = words.joined([f"{words.isolated(o)} by {gaps[o]}" for o in beaten])
         sentences.append(f"{subject} has {better} {label} than {than}.")
     if level:
-        listed = words.joined([f"{o} ({gaps[o]})" for o in level])
+        listed = words.joined([f"{words.isolated(o)} ({gaps[o]})" for o in level])
         if beaten:
             sentences.append(f"It is not told apart from {listed}.")
         else:
             sentences.append(
                 f"{subject} has the best {label}, but is not told apart from {listed}."
             )
+    if ahead:
+        listed = words.joined([f"{words.isolated(o)} ({gaps[o]})" for o in ahead])
+        sentences.append(
+            f"On their common train seeds {words.isolated(best['series'])} is worse than {listed}: "
+            "the values are means over other seeds."
+        )
     if apart:
-        sentences.append(f"No paired comparison with {words.joined(apart)}: no common train seed.")
+        listed = words.joined([words.isolated(o) for o in apart])
+        sentences.append(f"No paired comparison with {listed}: no common train seed.")
     tone = "clear" if beaten and not level and not apart else "partly" if beaten else "open"
+    tone = "open" if ahead else tone
     return Verdict(
         nfe,
         str(best["track"]),
@@ -133,7 +154,7 @@ def _verdict(
         str(best["series"]),
         words.fixed(best["value"], places),
         words.span(best["low"], best["high"], places),
-        level,
+        level + ahead,
         sentences,
         tone,
     )
@@ -143,11 +164,17 @@ def _other(row: dict[Any, Any], name: str) -> str:
     return str(row["b"] if row["a"] == name else row["a"])
 
 
+def _signed(row: dict[Any, Any], leader: str, higher: bool) -> float:
+    """How far the leader is ahead; positive is in its favour."""
+    return (1 if row["a"] == leader else -1) * (1 if higher else -1) * float(row["difference"])
+
+
 def _gap(row: dict[Any, Any], leader: str, higher: bool, places: int) -> str:
-    """How far the leader is ahead, with its interval; positive is in the leader's favour."""
-    sign = (1 if row["a"] == leader else -1) * (1 if higher else -1)
-    low, high = sorted((sign * row["low"], sign * row["high"]))
-    value, bracket = sign * row["difference"], words.span(low, high, places)
+    """How far the leader is ahead, with its interval."""
+    value = _signed(row, leader, higher)
+    ends = (row["low"], row["high"])
+    low, high = ends if (value < 0) == (row["difference"] < 0) else (-ends[1], -ends[0])
+    bracket = words.span(low, high, places)
     return f"{words.fixed(value, places)} {bracket}".strip()
 
 
@@ -203,7 +230,8 @@ def level_note(table: pd.DataFrame) -> str:
     if methods == 1:
         return (
             f"Each pair shares at least {METHOD_SEEDS} train seeds: the sentences speak of methods "
-            "as trained here, with a paired t interval over seeds."
+            "as trained here, with a paired t interval over seeds to which the sampling noise is "
+            "added that all seeds share."
         )
     text = (
         f"Below {METHOD_SEEDS} common train seeds the sentences speak of these checkpoints only: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -170,6 +171,25 @@ def compact(value: float | None) -> str:
     return trimmed(value)
 
 
+def size(count: float | None) -> str:
+    """Bytes in the unit a person would use, binary."""
+    if count is None or not finite(count):
+        return MISSING
+    for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= unit:
+            return f"{trimmed(count / unit)} {name}"
+    return f"{count:.0f} B"
+
+
+def isolated(name: str) -> str:
+    """A name inside a sentence: its direction of writing does not turn the words around it."""
+    plain = name.isascii() or not any(unicodedata.bidirectional(c) in _TURNING for c in name)
+    return name if plain else f"\u2068{name}\u2069"
+
+
+_TURNING = {"R", "AL", "AN", "RLE", "RLO", "LRE", "LRO", "PDF", "RLI", "LRI", "FSI", "PDI"}
+
+
 def duration(seconds: float | None) -> str:
     """Seconds in the unit a person would use."""
     if seconds is None or not finite(seconds):
@@ -188,5 +208,6 @@ def joined(names: list[str]) -> str:
 
 
 def short(name: str, limit: int = 24) -> str:
-    """A name that fits an axis."""
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+    """A name that fits an axis: its beginning and its end, which tells settings apart."""
+    tail = limit // 2
+    return name if len(name) <= limit else f"{name[: limit - 1 - tail]}…{name[-tail:]}"

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from piflow_bench.cli import main
-from piflow_bench.config import build_dataclass, compose, split_paths
+from piflow_bench.config import build_dataclass, compose, expand, split_paths
 from piflow_bench.data.digits import ASSETS
 from piflow_bench.errors import UserError
 
@@ -323,6 +323,21 @@ class TestCompose:
 
     def test_settings_can_be_repeated_calls(self):
         assert [c.nfes for c in (*compose(["nfes=[2]"]), *compose(["nfes=[3]"]))] == [[2], [3]]
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            ["experiment=imagenet_1nfe", "profile=smoke", "name=again"],
+            ["profile=smoke", "budget.amount=10,20", "runs=/tmp/a b"],
+            ["experiment=digits", "variants.kd.settings.lr=1e-3,2e-3", "only=[kd,dmd2]"],
+            ["title='a, b'"],
+        ],
+    )
+    def test_every_experiment_has_settings_of_its_own(self, given):
+        found = expand(given)
+        assert len({config.name for _, config in found}) == len(found)
+        for settings, config in found:
+            assert compose(settings) == [config]
 
 
 @dataclass(frozen=True)

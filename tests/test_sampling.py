@@ -1,5 +1,6 @@
 """Sampling: independent of batches, evaluations counted, hidden ones caught."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from piflow_bench import sampling
 from piflow_bench.api import Student, flow
 from piflow_bench.data import digits
+from piflow_bench.parts import Parts
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,33 @@ def test_costs_of_a_sample(dataset):
     two, four = draw(dataset, range(8), 8, nfe=2), draw(dataset, range(8), 8, nfe=4)
     assert (two.nfe, four.nfe) == (2, 4)
     assert four.flops_per_sample == pytest.approx(2 * two.flops_per_sample)
+
+
+def test_time_outside_the_network_is_told_apart(dataset, tmp_path):
+    """A network that takes 20 ms and a policy that takes 60 ms, in two batches."""
+    network = network_of(dataset)
+
+    def slow(x, t, condition):
+        time.sleep(0.02)
+        return network(x, t, condition)
+
+    class Pondering(Stepping):
+        def sample(self, noise, condition, nfe, random, **settings):
+            time.sleep(0.06)
+            return super().sample(noise, condition, nfe, random)
+
+    student = Pondering(slow)
+    parts = Parts(tmp_path / "parts", 0.0)
+    drawn = sampling.sample(student, slow, dataset, range(8), 1, 0, 4, parts=parts)
+    outside = drawn.policy_seconds_per_sample * 8
+    inside = drawn.seconds_per_sample * 8 - outside
+    assert 0.12 <= outside < 0.4 and 0.04 <= inside < 0.4
+    assert drawn.memory >= 0 or drawn.memory != drawn.memory
+    # What an earlier process spent is kept with its samples.
+    again = sampling.sample(
+        student, slow, dataset, range(8), 1, 0, 4, parts=Parts(tmp_path / "parts", 0.0)
+    )
+    assert again.policy_seconds_per_sample == drawn.policy_seconds_per_sample
 
 
 def test_more_evaluations_than_asked_for_are_named(dataset):

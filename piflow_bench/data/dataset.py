@@ -98,6 +98,12 @@ class Dataset:
         """Where training batches come from."""
         return self.rows or TensorRows(self.train)
 
+    def images(self, x: Tensor) -> np.ndarray:
+        """Samples ``(n, *shape)`` as images ``(n, h, w, c)`` uint8."""
+        if self.decode is not None:
+            return self.decode(x)
+        return ((x.clip(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
     def memorised(self, n: int) -> Tensor:
         """``n`` training samples, evenly spread over the training set (all, if there are fewer)."""
         rows = self.training_rows

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,8 +53,9 @@ def compare(
 
     ``results``: tidy rows; used are those with status ``ok`` at budget fraction 1, of the primary
     metrics, of ``question`` (None: each question by itself) and of the primary ``extractor`` (None:
-    the first that occurs with each metric). From 5 common training seeds on: paired t over seeds
-    (level ``method``); below: the paired jackknife on the common seeds, replicates averaged over
+    the first that occurs with each metric). From 5 common training seeds on: paired t over seeds,
+    with the sampling noise that they share added where rows have replicates (level ``method``);
+    below: the paired jackknife on the common seeds, replicates averaged over
     seeds (level ``checkpoints``). A teacher is not retrained: its rows are paired with every seed.
     Pairs without a common seed are left out. Holm's correction covers all rows that come back,
     ``significant`` is p_holm < 1 - confidence. UserError where protocols are mixed.
@@ -122,62 +125,124 @@ def _pairs(
     group: pd.DataFrame, confidence: float
 ) -> Iterator[tuple[str, str, Difference, int, str]]:
     """Names, difference, number of seeds and level of every pair of variants in a group."""
-    variants = [str(name) for name in dict.fromkeys(group["variant"])]
-    tables = {name: group[group["variant"] == name] for name in variants}
+    variants = _variants(group)
+    averages: dict[tuple[str, tuple[Any, ...]], np.ndarray | None] = {}
     for a, b in combinations(variants, 2):
-        seeds = _common_seeds(tables[a], tables[b])
+        seeds = _common_seeds(a, b)
         if not seeds:
             continue
+        left, right = a.values(seeds), b.values(seeds)
         if len(seeds) >= METHOD_SEEDS:
-            left, right = (_values(tables[name], seeds) for name in (a, b))
-            yield a, b, paired_seed_difference(left, right, confidence), len(seeds), "method"
+            apart = _seed_replicates(a, b, seeds)
+            found, level = paired_seed_difference(left, right, confidence, apart), "method"
         else:
-            yield (
-                a,
-                b,
-                _jackknife(tables[a], tables[b], seeds, confidence),
-                len(seeds),
-                ("checkpoints"),
-            )
+            for one in (a, b):
+                if (one.name, seeds) not in averages:
+                    averages[one.name, seeds] = _mean_replicates(one, seeds)
+            sides = (averages[a.name, seeds], averages[b.name, seeds])
+            found, level = _jackknife(left, right, *sides, confidence), "checkpoints"
+        yield a.name, b.name, found, len(seeds), level
 
 
-def _is_teacher(table: pd.DataFrame) -> bool:
-    return bool((table["role"] == "teacher").all())
+@dataclass(frozen=True)
+class _Variant:
+    """A variant's rows in one group as plain Python: frames are too slow to ask per pair.
+
+    ``means`` and ``replicates`` have one entry per training seed; a teacher's single entry is None
+    and stands for every seed. Replicates are one array ``(blocks,)`` per row, or None.
+    """
+
+    name: str
+    is_teacher: bool
+    means: dict[Any, float]
+    replicates: dict[Any, list[np.ndarray | None]]
+
+    def key(self, seed: Any) -> Any:
+        """The entry that holds a training seed."""
+        return None if self.is_teacher else seed
+
+    def values(self, seeds: Iterable[Any]) -> list[float]:
+        """The mean value of each seed."""
+        return [self.means[self.key(seed)] for seed in seeds]
 
 
-def _common_seeds(a: pd.DataFrame, b: pd.DataFrame) -> list:
-    if _is_teacher(a) and _is_teacher(b):
-        return [None]
-    if _is_teacher(a) or _is_teacher(b):
-        return sorted((b if _is_teacher(a) else a)["train_seed"].dropna().unique())
-    return sorted(set(a["train_seed"].dropna()) & set(b["train_seed"].dropna()))
+def _variants(group: pd.DataFrame) -> list[_Variant]:
+    """The variants of a group in the order of their first rows."""
+    names = ["variant", "role", "train_seed", "value"]
+    columns = [group[name].tolist() for name in names]
+    columns.append(group["replicates"].tolist() if "replicates" in group else [None] * len(group))
+    rows: dict[str, list[tuple[Any, ...]]] = {}
+    for name, *row in zip(*columns, strict=True):
+        rows.setdefault(str(name), []).append(tuple(row))
+    return [_variant(name, own) for name, own in rows.items()]
 
 
-def _of_seed(table: pd.DataFrame, seed: object) -> pd.DataFrame:
-    return table if _is_teacher(table) else table[table["train_seed"] == seed]
+def _variant(name: str, rows: list[tuple[Any, ...]]) -> _Variant:
+    """A variant from its rows of (role, training seed, value, replicates)."""
+    is_teacher = all(role == "teacher" for role, *_ in rows)
+    values: dict[Any, list[float]] = {}
+    replicates: dict[Any, list[np.ndarray | None]] = {}
+    for _, train_seed, value, blocks in rows:
+        seed = None if is_teacher else train_seed
+        if is_teacher or not pd.isna(seed):
+            values.setdefault(seed, []).append(value)
+            replicates.setdefault(seed, []).append(_blocks(blocks))
+    return _Variant(name, is_teacher, {s: _mean(v) for s, v in values.items()}, replicates)
 
 
-def _values(table: pd.DataFrame, seeds: list) -> list[float]:
-    return [float(_of_seed(table, seed)["value"].mean()) for seed in seeds]
+def _mean(values: list[float]) -> float:
+    """The mean of the known values; NaN where there is none."""
+    v = np.asarray(values, dtype=float)
+    known = np.count_nonzero(~np.isnan(v))
+    return float(np.nansum(v) / known) if known else float("nan")
 
 
-def _jackknife(a: pd.DataFrame, b: pd.DataFrame, seeds: list, confidence: float) -> Difference:
-    values = [float(np.mean(_values(table, seeds))) for table in (a, b)]
-    left, right = (_mean_replicates(table, seeds) for table in (a, b))
-    if left is None or right is None or len(left) != len(right):
+def _blocks(replicates: Any) -> np.ndarray | None:
+    if replicates is None or np.ndim(replicates) != 1:
+        return None
+    return np.asarray(replicates, dtype=float)
+
+
+def _common_seeds(a: _Variant, b: _Variant) -> tuple[Any, ...]:
+    """The training seeds that pair a with b; a teacher has all of them."""
+    if a.is_teacher and b.is_teacher:
+        return (None,)
+    if a.is_teacher or b.is_teacher:
+        return tuple(sorted((b if a.is_teacher else a).means))
+    return tuple(sorted(set(a.means) & set(b.means)))
+
+
+def _jackknife(
+    a_values: list[float],
+    b_values: list[float],
+    a_replicates: np.ndarray | None,
+    b_replicates: np.ndarray | None,
+    confidence: float,
+) -> Difference:
+    a, b = float(np.mean(a_values)), float(np.mean(b_values))
+    if a_replicates is None or b_replicates is None or len(a_replicates) != len(b_replicates):
         nan = float("nan")
-        return Difference(values[0] - values[1], nan, nan, nan, 0)
-    return jackknife_difference(values[0], left, values[1], right, confidence)
+        return Difference(a - b, nan, nan, nan, 0)
+    return jackknife_difference(a, a_replicates, b, b_replicates, confidence)
 
 
-def _mean_replicates(table: pd.DataFrame, seeds: list) -> np.ndarray | None:
+def _seed_replicates(a: _Variant, b: _Variant, seeds: Iterable[Any]) -> np.ndarray | None:
+    """Replicates of a - b ``(seeds, blocks)``; None where a row has none or lengths differ."""
+    sides = [[_mean_replicates(one, [seed]) for seed in seeds] for one in (a, b)]
+    known = [r for side in sides for r in side if r is not None]
+    if len(known) < sum(map(len, sides)) or len({len(r) for r in known}) != 1:
+        return None
+    return np.array(sides[0]) - np.array(sides[1])
+
+
+def _mean_replicates(variant: _Variant, seeds: Iterable[Any]) -> np.ndarray | None:
     """Replicates averaged over seeds; None where a row has none or lengths differ.
 
     The same blocks of sample indices leave every seed's sample at once, so the average over seeds
     is itself a statistic with delete-block values.
     """
-    lists = [r for seed in seeds for r in _of_seed(table, seed)["replicates"]]
-    arrays = [np.asarray(r, dtype=float) for r in lists if r is not None and np.ndim(r) == 1]
-    if len(arrays) != len(lists) or len({len(a) for a in arrays}) != 1 or not len(arrays[0]):
+    rows = [r for seed in seeds for r in variant.replicates[variant.key(seed)]]
+    known = [r for r in rows if r is not None]
+    if len(known) != len(rows) or len({len(r) for r in known}) != 1 or not len(known[0]):
         return None
-    return np.mean(arrays, axis=0)
+    return np.mean(known, axis=0)

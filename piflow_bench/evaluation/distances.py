@@ -56,16 +56,15 @@ def fd(a: Moments, b: Moments) -> float:
     return FrechetReference(b).distance(a)
 
 
-def fd_infinity(
+def fd_by_size(
     generated: np.ndarray,
     reference: FrechetReference,
     seed: int = 2020,
     points: int = 10,
     order: np.ndarray | None = None,
-) -> float:
-    """Intercept of FD over 1/N on nested random subsets from n/4 to n (Chong & Forsyth 2020).
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes ``(p,)`` and FD ``(p,)`` on nested random subsets from n/4 to n.
 
-    Removes the bias that comes from the size of the generated sample, not the reference's.
     ``order``: row indices to nest in that order instead of a permutation drawn from ``seed``.
     """
     if order is None:
@@ -78,7 +77,26 @@ def fd_infinity(
     edges = np.concatenate([[0], sizes])
     parts = [Moments.from_features(shuffled[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
     values = [reference.distance(merge_all(parts[: i + 1])) for i in range(len(parts))]
+    return sizes, np.asarray(values)
+
+
+def at_infinity(sizes: np.ndarray, values: np.ndarray) -> float:
+    """Intercept of a line through ``values`` over 1/N (Chong & Forsyth 2020)."""
     return float(np.polyfit(1.0 / sizes, values, 1)[1])
+
+
+def fd_infinity(
+    generated: np.ndarray,
+    reference: FrechetReference,
+    seed: int = 2020,
+    points: int = 10,
+    order: np.ndarray | None = None,
+) -> float:
+    """FD extrapolated over 1/N on nested random subsets (Chong & Forsyth 2020).
+
+    Removes the bias that comes from the size of the generated sample, not the reference's.
+    """
+    return at_infinity(*fd_by_size(generated, reference, seed, points, order))
 
 
 def kid_draws(n: int, m: int, subsets: int, size: int, seed: int) -> list[tuple]:

@@ -58,7 +58,7 @@ def contiguous_blocks(n: int, blocks: int = 20) -> np.ndarray:
     return np.arange(n) * blocks // n
 
 
-def _t_quantile(confidence: float, dof: int) -> float:
+def _t_quantile(confidence: float, dof: float) -> float:
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
     return student_t.quantile(confidence, dof)
@@ -68,11 +68,14 @@ def _unknown(value: float, units: int) -> Difference:
     return Difference(value, float("nan"), float("nan"), float("nan"), units)
 
 
-def _t_difference(value: float, error: float, dof: int, units: int, conf: float) -> Difference:
+def _t_difference(value: float, error: float, dof: float, units: int, conf: float) -> Difference:
     if dof < 1 or not np.isfinite([value, error]).all():
         return _unknown(value, units)
+    if error == 0:
+        # Counts jump: replicates that agree say that none is near a jump, not that chance is nil.
+        return Difference(value, value, value, 1.0, units) if value == 0 else _unknown(value, units)
     half = _t_quantile(conf, dof) * error
-    p = float(value == 0) if error == 0 else student_t.two_sided(value / error, dof)
+    p = student_t.two_sided(value / error, dof)
     return Difference(value, value - half, value + half, p, units)
 
 
@@ -132,26 +135,73 @@ def mean_with_replicates(scores: np.ndarray, blocks: np.ndarray) -> Replicated:
         return Replicated(float(np.mean(scores)), (sums.sum() - sums) / left)
 
 
-def seed_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:
-    """Student's t interval of the mean over training seeds; NaN bounds for a single seed."""
+def shared_variance(replicates: np.ndarray) -> float:
+    """What all training seeds share of the sampling variance of their mean.
+
+    Trainings of one recipe are sampled from the same noise, and answer to it alike in part. The
+    spread over seeds cannot see that part, so that an interval of seeds alone is too short for an
+    expectation over noise.
+
+    Args:
+        replicates: delete-one-block values ``(seeds, blocks)`` of every seed, the same blocks.
+
+    Returns:
+        With the jackknife variance V of the mean over S seeds, and the mean v of the seeds' own,
+        V - (v - V) / (S - 1): unbiased where the seeds' own noise is independent; at least 0.
+    """
+    r = np.asarray(replicates, dtype=np.float64)
+    seeds = len(r)
+    together = jackknife_error(r.mean(axis=0)) ** 2
+    apart = float(np.mean([jackknife_error(own) ** 2 for own in r]))
+    return max(together - (apart - together) / (seeds - 1), 0.0)
+
+
+def _over_seeds(values: np.ndarray, replicates: np.ndarray | None) -> float:
+    """Standard error of the mean over seeds ``(s,)``, the noise that they share included."""
+    between = float(values.var(ddof=1)) / len(values)
+    usable = replicates is not None and replicates.ndim == 2 and replicates.shape[1] > 1
+    if not usable or not np.isfinite(replicates).all():
+        return float(np.sqrt(between))
+    assert replicates is not None
+    return float(np.sqrt(between + shared_variance(replicates)))
+
+
+def seed_interval(
+    values: Sequence[float] | np.ndarray,
+    confidence: float = 0.95,
+    replicates: np.ndarray | None = None,
+) -> Interval:
+    """Student's t interval of the mean over training seeds; NaN bounds for a single seed.
+
+    ``replicates`` ``(seeds, blocks)``: delete-one-block values of every seed; with them the
+    interval holds also the sampling noise that all seeds share. The degrees of freedom stay those
+    of the seeds: Satterthwaite's would rise where the seeds' spread is small by chance, and with
+    them the share of false discoveries.
+    """
     v = np.asarray(values, dtype=np.float64)
     if len(v) == 0:
         raise ValueError("an interval over seeds needs at least one value")
     low = high = float("nan")
     if len(v) >= 2:
-        half = _t_quantile(confidence, len(v) - 1) * float(v.std(ddof=1)) / np.sqrt(len(v))
+        half = _t_quantile(confidence, len(v) - 1) * _over_seeds(v, replicates)
         low, high = float(v.mean() - half), float(v.mean() + half)
     return Interval(float(v.mean()), low, high, len(v), "t over seeds", OVER_SEEDS)
 
 
 def paired_seed_difference(
-    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, confidence: float = 0.95
+    a: Sequence[float] | np.ndarray,
+    b: Sequence[float] | np.ndarray,
+    confidence: float = 0.95,
+    replicates: np.ndarray | None = None,
 ) -> Difference:
-    """Paired t of a - b over training seeds; entry i of both sides is the same seed."""
+    """Paired t of a - b over training seeds; entry i of both sides is the same seed.
+
+    ``replicates`` ``(seeds, blocks)`` of the differences: see ``seed_interval``.
+    """
     d = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     if len(d) < 2:
         return _unknown(float(d.mean()) if len(d) else float("nan"), len(d))
-    error = float(d.std(ddof=1)) / np.sqrt(len(d))
+    error = _over_seeds(d, replicates)
     return _t_difference(float(d.mean()), error, len(d) - 1, len(d), confidence)
 
 

@@ -19,7 +19,7 @@ from piflow_bench.errors import UserError
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.history import STARTS, begin
 from piflow_bench.pipeline.progress import progress_writer
-from piflow_bench.pipeline.stages import Runtime
+from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.store import Store, environment_error
 
 

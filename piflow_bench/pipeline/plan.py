@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from piflow_bench.errors import UserError, nearest
 from piflow_bench.hub import digest, local_path
 from piflow_bench.method import Facts, Method
 from piflow_bench.pipeline.graph import Stage, closure
-from piflow_bench.pipeline.stages import Runtime, load_dataset
+from piflow_bench.pipeline.runtime import Runtime, load_dataset
 from piflow_bench.training.scale import Scale, division
 from piflow_bench.training.settings import Budget, TrainingSettings
 
@@ -53,6 +54,8 @@ class Cell:
     samples: tuple[Stage, ...] = ()
     distill: Stage | None = None
     checkpoint: int | None = None
+    closer: tuple[Stage, ...] = ()
+    """A closer look at one set of samples for the page: no rows of results come from it."""
 
 
 @dataclass
@@ -72,7 +75,7 @@ class Plan:
     @property
     def stages(self) -> list[Stage]:
         """All stages, inputs first."""
-        targets = [s for c in self.cells for s in c.results]
+        targets = [s for c in self.cells for s in (*c.results, *c.closer)]
         return closure([*targets, *self.grid])
 
 
@@ -312,6 +315,11 @@ class _Planner:
         content = {"dataset": self.dataset_key, "split": split, "seed": seed, "n": n}
         return Stage("draw", content, {}, f"{split} samples")
 
+    def training_images(self) -> Stage:
+        """The training set, or as much of one that is read from disk as the protocol compares."""
+        whole = self.dataset.rows is None and self.dataset.reference is None
+        return self.real("train", n=0 if whole else self.protocol.data_samples)
+
     def real_reference(self) -> Stage:
         """Features and moments of a reference that is given as a file."""
         content = {"dataset": self.dataset_key, "extractors": list(self.protocol.extractors)}
@@ -402,6 +410,60 @@ class _Planner:
                 )
         return tuple(stages)
 
+    # -------------------------------------------------------------- a closer look
+
+    def closer(
+        self,
+        samples: tuple[Stage, ...],
+        generated: tuple[Stage, ...],
+        references: Mapping[str, tuple[Stage, ...]],
+        paired: tuple[Stage, ...],
+        label: str,
+        about: Mapping[str, Any],
+    ) -> tuple[Stage, ...]:
+        """Numbers by sample count and class, and selected samples, under the primary features."""
+        p = self.protocol
+        if self.dataset.kind != "images":
+            return ()
+        content = {
+            "dataset": self.dataset_key,
+            "extractor": p.extractors[0],
+            "question": p.primary_question,
+            "sample_seed": self.config.sample_seed,
+        }
+        reference = references[p.primary_question]
+        n = p.samples if p.primary_question != "data" else min(p.samples, p.data_samples)
+        asked = {
+            "n": n,
+            "metrics": [p.primary_quality, p.primary_diversity],
+            "by_size": "fd" in p.metrics,
+            "settings": dict(p.settings),
+            "reference_seed": p.reference_seed,
+        }
+        given = self.dataset.reference is not None
+        looked = {
+            "samples": samples,
+            "features": generated,
+            "converged": paired,
+            "reference": reference,
+        }
+        if len(self.dataset.training_rows):
+            train = self.training_images()
+            looked |= {"train": (train,), "train_features": self.features((train,))}
+            if not given and len(self.dataset.test):
+                looked["test_features"] = self.features((self.real("test"),))
+        return (
+            Stage(
+                "breakdown",
+                content | asked,
+                {"generated": generated, "reference": reference},
+                f"sample counts and classes of {label}",
+                about,
+                weight=2,
+            ),
+            Stage("selection", content, looked, f"selected samples of {label}", about, weight=2),
+        )
+
     # -------------------------------------------------------------- variants
 
     def published_cells(
@@ -429,8 +491,9 @@ class _Planner:
         )
         base = {k: content[k] for k in ("method", "version", "settings", "dataset")}
         return [
-            self._cell(variant, base, references, paired, n, None, stage, None)
+            self._cell(variant, base, references, paired, n, None, stage, None, sampling)
             for n in variant.nfes
+            for sampling in _each_sampling(variant)
         ]
 
     def variant_cells(
@@ -451,9 +514,11 @@ class _Planner:
             "dataset": self.dataset_key,
         }
         if not facts.trains:
-            for nfe in variant.nfes:
-                cells.append(self._cell(variant, base, references, paired, nfe, None, None, None))
-            return cells
+            return [
+                self._cell(variant, base, references, paired, nfe, None, None, None, sampling)
+                for nfe in variant.nfes
+                for sampling in _each_sampling(variant)
+            ]
         budget = variant.budget
         for seed in self.config.train_seeds:
             shared: Stage | None = None
@@ -476,10 +541,11 @@ class _Planner:
                         {"variant": variant.name, "train_seed": seed, "train_nfe": train_nfe},
                         weight=100,
                     )
-                for i in range(len(budget["checkpoints"])):
-                    cells.append(
-                        self._cell(variant, base, references, paired, nfe, seed, shared, i)
-                    )
+                cells += [
+                    self._cell(variant, base, references, paired, nfe, seed, shared, i, sampling)
+                    for i in range(len(budget["checkpoints"]))
+                    for sampling in _each_sampling(variant)
+                ]
         return cells
 
     def _cell(
@@ -492,6 +558,7 @@ class _Planner:
         seed: int | None,
         distill: Stage | None,
         checkpoint: int | None,
+        sampling: dict[str, Any],
     ) -> Cell:
         p, facts = self.protocol, variant.facts
         fractions = variant.budget["checkpoints"]
@@ -500,13 +567,15 @@ class _Planner:
         content = {
             **base,
             "nfe": nfe,
-            "sampling": dict(variant.config.sampling),
+            "sampling": sampling,
             "sample_seed": self.config.sample_seed,
             "precision": p.precision,
         }
         inputs = dict(self.teacher_inputs)
         about: dict[str, Any] = {"variant": variant.name, "train_seed": seed}
         label = f"{variant.name} at {nfe} NFE"
+        if sampling != variant.config.sampling:  # One of several settings.
+            label += f" ({_words(sampling)})"
         if distill is not None:
             content |= {
                 "checkpoint": checkpoint,
@@ -538,6 +607,8 @@ class _Planner:
                 )
             )
         scale = self.dataset.notes.get("guidance") if facts.guidance != "none" else None
+        shown = final and seed in (None, self.config.train_seeds[0])
+        look = (samples, generated, references, paired, label, about)
         columns = {
             "variant": variant.name,
             "method": variant.config.method,
@@ -547,10 +618,11 @@ class _Planner:
             "train_seed": seed,
             "budget_fraction": fractions[checkpoint] if checkpoint is not None else 1.0,
             "nfe": nfe,
-            "guidance": scale,
-            "sampler": _sampler_text(variant),
+            "guidance": sampling.get("guidance", scale),
+            "sampler": _sampler_text(variant, sampling),
         }
-        return Cell(columns, tuple(results), samples, distill, checkpoint)
+        closer = self.closer(*look) if shown else ()
+        return Cell(columns, tuple(results), samples, distill, checkpoint, closer)
 
     # -------------------------------------------------------------- controls
 
@@ -581,12 +653,12 @@ class _Planner:
             Cell(
                 columns(label, steps * (2 if self.dataset.notes.get("guidance", 1) != 1 else 1)),
                 self.evaluate(generated, references, True, label),
+                closer=self.closer(paired, generated, references, paired, label, {}),
             )
         ]
         if "data" in p.questions:
             given = self.dataset.reference is not None
-            memorised = self.real("train", n=p.data_samples if given else 0)
-            train = self.features((memorised,))
+            train = self.features((self.training_images(),))
             test = references["data"]
             cells.append(
                 Cell(
@@ -627,10 +699,23 @@ class _Planner:
         return cells
 
 
-def _sampler_text(variant: Variant) -> str:
-    of_method = {} if variant.facts.trains else variant.settings
-    parts = {**of_method, **variant.config.sampling}
-    return ", ".join(f"{k}={v}" for k, v in parts.items())
+def _each_sampling(variant: Variant) -> list[dict[str, Any]]:
+    """The settings of every way in which a variant is sampled: a list holds several values.
+
+    They share one training; in the results each is a competitor of its own.
+    """
+    entries = variant.config.sampling.items()
+    choices = [v if isinstance(v, (list, tuple)) else [v] for _, v in entries]
+    names = [name for name, _ in entries]
+    return [dict(zip(names, values, strict=True)) for values in product(*choices)]
+
+
+def _sampler_text(variant: Variant, sampling: Mapping[str, Any]) -> str:
+    return _words({**({} if variant.facts.trains else variant.settings), **sampling})
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in settings.items())
 
 
 def make_plan(config: ExperimentConfig) -> Plan:

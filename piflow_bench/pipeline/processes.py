@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from piflow_bench.pipeline.stages import Runtime
+    from piflow_bench.pipeline.runtime import Runtime
 
 JOB, ERROR = "job.json", "error.txt"
 
@@ -106,7 +106,8 @@ def main(folder: Path) -> None:
     from torch import distributed
 
     from piflow_bench.pipeline.progress import progress_writer
-    from piflow_bench.pipeline.stages import Runtime, distill
+    from piflow_bench.pipeline.runtime import Runtime
+    from piflow_bench.pipeline.stages import distill
     from piflow_bench.training.scale import Scale
 
     job = json.loads((folder / JOB).read_text())

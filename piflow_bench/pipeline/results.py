@@ -23,6 +23,9 @@ from piflow_bench.provenance import git_commit, hardware, versions
 COST_AND_PROVENANCE = (
     "train_seconds",
     "sample_seconds",
+    "policy_seconds",
+    "train_memory",
+    "sample_memory",
     "git_commit",
     "versions",
     "hardware",
@@ -31,7 +34,7 @@ COST_AND_PROVENANCE = (
     "run",
 )
 """Columns that may differ between two runs of the same experiment."""
-GRID_COLUMNS = 20
+GRID_COLUMNS = 40
 POINTS_SHOWN = 2000
 LOG_LINES = 5
 """Last lines of a failed stage's log that the report shows."""
@@ -60,12 +63,14 @@ def _costs(cell: Cell, store: Store) -> dict[str, Any]:
             "train_steps": row["step"],
             "train_rows": json.dumps(row["rows"], sort_keys=True),
             "params": row["params"],
+            "train_memory": row.get("memory", np.nan),
         }
     if cell.samples and all(store.has(s) for s in cell.samples):
         shards = [json.loads((store.path(s) / "facts.json").read_text()) for s in cell.samples]
         n = sum(s["n"] for s in shards)
-        for name in ("flops_per_sample", "sample_seconds"):
-            columns[name] = sum(s[name] * s["n"] for s in shards) / n
+        for name in ("flops_per_sample", "sample_seconds", "policy_seconds"):
+            columns[name] = sum(s.get(name, np.nan) * s["n"] for s in shards) / n
+        columns["sample_memory"] = max(s.get("memory", np.nan) for s in shards)
     return columns
 
 
@@ -80,6 +85,9 @@ def _empty_columns() -> dict[str, Any]:
         "params": np.nan,
         "flops_per_sample": np.nan,
         "sample_seconds": np.nan,
+        "policy_seconds": np.nan,
+        "train_memory": np.nan,
+        "sample_memory": np.nan,
         "interval": "",
         "estimand": "",
     }
@@ -209,11 +217,7 @@ def grids(plan: Plan, store: Store) -> dict[str, np.ndarray]:
             if len(x) < count:
                 more = np.load(store.path(stage) / "samples.npy", allow_pickle=False)
                 x = np.concatenate([x, more[: count - len(x)]])
-        if dataset.decode is not None:
-            x = dataset.decode(torch.from_numpy(x))
-        elif not points:
-            x = ((x.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1)
-        arrays[key] = x
+        arrays[key] = x if points else dataset.images(torch.from_numpy(x))
         rows.append({"key": key, **about})
 
     if plan.grid and all(store.has(s) for s in plan.grid):
@@ -224,8 +228,7 @@ def grids(plan: Plan, store: Store) -> dict[str, np.ndarray]:
         c = cell.columns
         shown = c["budget_fraction"] == 1.0 and c["train_seed"] in (None, first_seed)
         if cell.samples and shown and all(store.has(s) for s in cell.samples):
-            about = {k: c[k] for k in ("variant", "nfe", "train_seed", "role")}
-            add(f"cell_{i}", cell.samples, about)
+            add(f"cell_{i}", cell.samples, _shown(cell))
     count = max((len(a) for a in arrays.values()), default=0)
     labels = dataset.conditions(plan.config.sample_seed, range(count)).pack().numpy()
     return {
@@ -234,6 +237,48 @@ def grids(plan: Plan, store: Store) -> dict[str, np.ndarray]:
         "index": np.arange(count),
         "rows": np.array(json.dumps(rows)),
     }
+
+
+def _shown(cell: Cell) -> dict[str, Any]:
+    """Which samples a picture shows."""
+    names = ("variant", "nfe", "train_seed", "role", "sampler", "guidance")
+    return {name: cell.columns[name] for name in names}
+
+
+def _closer(plan: Plan, store: Store, kind: str) -> list[tuple[dict[str, Any], Path]]:
+    """The cells that have a closer look of a kind, with its folder."""
+    return [
+        (_shown(cell), store.path(stage))
+        for cell in plan.cells
+        for stage in cell.closer
+        if stage.kind == kind and store.has(stage)
+    ]
+
+
+def breakdown_table(plan: Plan, store: Store) -> pd.DataFrame:
+    """Values by sample count and by class of every cell that was looked at closely."""
+    rows = [
+        {**about, **row}
+        for about, folder in _closer(plan, store, "breakdown")
+        for row in json.loads((folder / "breakdown.json").read_text())
+    ]
+    table = pd.DataFrame(rows)
+    for name in ("train_seed", "nfe"):
+        if name in table:
+            table[name] = table[name].astype("Int64")
+    return table
+
+
+def selections(plan: Plan, store: Store) -> dict[str, np.ndarray]:
+    """Samples picked by stated rules: arrays, and ``cells`` that says whose they are."""
+    arrays: dict[str, np.ndarray] = {}
+    cells = []
+    for number, (about, folder) in enumerate(_closer(plan, store, "selection")):
+        found = json.loads((folder / "selection.json").read_text())
+        cells.append({**about, **found, "key": f"{number}"})
+        with np.load(folder / "selection.npz", allow_pickle=False) as data:
+            arrays |= {f"{number}/{name}": data[name] for name in data.files}
+    return {**arrays, "cells": np.array(json.dumps(cells))}
 
 
 def source_warnings(plan: Plan, store: Store) -> list[str]:
@@ -278,18 +323,24 @@ def fingerprint(plan: Plan, report_sources: str) -> str:
 def write_run(
     plan: Plan, store: Store, outcome: Outcome, folder: Path, command: str, started: str
 ) -> None:
-    """Write ``results.parquet``, ``curves.parquet``, ``grids.npz`` and ``run.json``."""
+    """Write ``results.parquet``, ``curves.parquet``, ``breakdown.parquet``, ``grids.npz``,
+    ``selections.npz`` and ``run.json``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     table = results_table(plan, store, outcome)
     write_atomically(folder / "results.parquet", lambda p: table.to_parquet(p, index=False))
     curves = curves_table(plan, store)
     write_atomically(folder / "curves.parquet", lambda p: curves.to_parquet(p, index=False))
 
-    def save_grids(path: Path) -> None:
-        with path.open("wb") as handle:
-            np.savez_compressed(handle, **grids(plan, store))  # type: ignore[arg-type]
+    table = breakdown_table(plan, store)
+    write_atomically(folder / "breakdown.parquet", lambda p: table.to_parquet(p, index=False))
 
-    write_atomically(folder / "grids.npz", save_grids)
+    def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+        with path.open("wb") as handle:
+            np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
+
+    write_atomically(folder / "grids.npz", lambda p: save(p, grids(plan, store)))
+    write_atomically(folder / "selections.npz", lambda p: save(p, selections(plan, store)))
     about = run_facts(plan, store, outcome, command, started)
     write_atomically(folder / "run.json", lambda p: p.write_text(json.dumps(about, indent=1)))
 
@@ -348,6 +399,8 @@ def run_facts(
             "versions": versions(),
             "hardware": hardware(),
             "threads": config.training.threads,
+            "device": config.scale.device,
+            "processes": config.scale.processes,
             "started": started,
             "seconds": round(outcome.seconds, 1),
         },

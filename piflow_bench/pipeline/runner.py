@@ -19,7 +19,7 @@ from piflow_bench.config import ExperimentConfig
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Outcome, run
-from piflow_bench.pipeline.live import told
+from piflow_bench.pipeline.live import Note, told
 from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
 from piflow_bench.pipeline.store import Store, environment_error
 from piflow_bench.pipeline.uses import record_use
@@ -38,8 +38,8 @@ def store_of(config: ExperimentConfig) -> Store:
 class _Display:
     """Progress on a terminal: one bar for all stages, one for each that runs; lines elsewhere."""
 
-    def __init__(self, stages: list[Stage], store: Store, console: Console) -> None:
-        self.store, self.console = store, console
+    def __init__(self, stages: list[Stage], store: Store, console: Console, note: Note) -> None:
+        self.store, self.console, self.note = store, console, note
         self.progress = bars(console)
         total = sum(s.weight for s in stages)
         self.all = self.progress.add_task(f"{len(stages)} stages", total=total, words="")
@@ -57,6 +57,7 @@ class _Display:
             self.progress.remove_task(self.tasks.pop(stage.key)[1])
         if event == "failed":
             _print_failure(self.console, stage, words)
+            self.note(stage, words)
         elif event == "done" and not self.console.is_terminal and stage.kind == "distill":
             self.console.print(f"done {stage.label}", highlight=False)
         self.tick()
@@ -85,16 +86,17 @@ def run_experiment(config: ExperimentConfig, command: str, detach: bool = False)
     store, folder = store_of(config), Path(config.runs) / config.name
     _prepare_folders(folder, store, config)
     stages = plan.stages
-    display = _Display(stages, store, console)
     missing = any(not store.has(s) for s in stages)
-    live = told(folder, config, store, command) if missing else contextlib.nullcontext()
-    with display.progress, _machine(), live:
-        record_use(store, folder, stages)
-        outcome = _launch(config, stages, store, display, detach)
-    if detach and len(outcome.done) + len(outcome.failures) < len(stages):
-        console.print("submitted; the same command without --detach collects", highlight=False)
-        return 0
-    with _machine():
+    # With nothing to make there is nothing to watch, and the disk may be full.
+    live = told(folder, config, store, command) if missing else contextlib.nullcontext(_unheard)
+    with _machine(), live as note:
+        display = _Display(stages, store, console, note)
+        with display.progress:
+            record_use(store, folder, stages)
+            outcome = _launch(config, stages, store, display, detach)
+        if detach and len(outcome.done) + len(outcome.failures) < len(stages):
+            console.print("submitted; the same command without --detach collects", highlight=False)
+            return 0
         page = _collect(plan, store, outcome, folder, command, started)
     import pandas as pd
 
@@ -110,6 +112,10 @@ def run_experiment(config: ExperimentConfig, command: str, detach: bool = False)
             _print_failure(console, failure.stage, failure.reason)
     print(page)
     return len(outcome.failures)
+
+
+def _unheard(stage: Stage, reason: str) -> None:
+    """Nobody watches, so nobody is told of a stage that failed."""
 
 
 @contextlib.contextmanager
@@ -233,12 +239,15 @@ def print_results(console: Console, table: Any, plan: Plan) -> None:
         out.add_column(f"{metric} [95 % interval]", justify="right")
     out.add_column("seeds", justify="right")
     order = {"teacher": 0, "student": 1, "control": 2}
-    groups = rows.groupby(["variant", "nfe", "role"], dropna=False, sort=False)
+    several = rows.groupby(["variant", "nfe"], dropna=False).sampler.transform("nunique") > 1
+    names = rows.variant.where(~several, rows.variant + " (" + rows.sampler + ")")
+    rows = rows.assign(name=names)
+    groups = rows.groupby(["name", "nfe", "role"], dropna=False, sort=False)
     cells = sorted(
         groups, key=lambda g: (order[g[0][2]], 0 if g[0][1] is None else _nfe(g[0][1]), g[0][0])
     )
-    for (variant, nfe, _), group in cells:
-        line = [str(variant), "" if _nfe(nfe) == 0 else str(_nfe(nfe))]
+    for (name, nfe, _), group in cells:
+        line = [str(name), "" if _nfe(nfe) == 0 else str(_nfe(nfe))]
         for metric in metrics:
             line.append(_interval_text(group[group.metric == metric]))
         line.append(str(group.train_seed.nunique() or ""))
@@ -261,9 +270,13 @@ def _interval_text(rows: Any) -> str:
     if len(good) == 1:
         row = good.iloc[0]
         return f"{row.value:.3g} [{row.ci_low:.3g}, {row.ci_high:.3g}]"
+    import numpy as np
+
     from piflow_bench.evaluation.uncertainty import seed_interval
 
-    interval = seed_interval(good.value.to_numpy())
+    left = [np.asarray(r, dtype=float) for r in good.replicates]
+    same = np.array(left) if len({len(r) for r in left}) == 1 else None
+    interval = seed_interval(good.value.to_numpy(), replicates=same)
     return f"{interval.value:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
 
 

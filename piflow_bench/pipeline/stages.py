@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +20,16 @@ from safetensors.torch import load_file, save_file
 from piflow_bench import registry
 from piflow_bench.config import build_dataclass
 from piflow_bench.data.dataset import Dataset
-from piflow_bench.evaluation.moments import Moments
 from piflow_bench.hub import local_path
 from piflow_bench.method import Method, Spec
 from piflow_bench.parts import Parts
+from piflow_bench.pipeline import arrays
+from piflow_bench.pipeline.closer import breakdown, selection
 from piflow_bench.pipeline.processes import in_processes
+from piflow_bench.pipeline.runtime import Inputs, Report, Runtime, load_dataset
 from piflow_bench.teacher import Teacher
 from piflow_bench.training.distributed import world
 from piflow_bench.training.loop import train
-from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import Budget, TrainingSettings
 from piflow_bench.training.trainer import TrainingData
 
@@ -38,49 +38,6 @@ if TYPE_CHECKING:
 
 BLOCKS = 20
 """Blocks of the delete-block jackknife."""
-Report = Callable[[float, str], None]
-Inputs = Mapping[str, list[Path]]
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Settings of this machine and this call, which change no result."""
-
-    plugins: str | None = None
-    checkpoint: str | None = None
-    sample_batch: int = 250
-    save_seconds: float = 20.0
-    scale: Scale = Scale()
-    inputs: str = "runs/inputs"
-    """Folder of what profiles generate."""
-    student: str | None = None
-    """A published student's weights."""
-    dataset: Mapping[str, Any] = field(default_factory=dict)
-    """The dataset's settings with their paths, which are in no stage's configuration."""
-
-    @property
-    def folders(self) -> list[str]:
-        """Plugin folders."""
-        return [self.plugins] if self.plugins else []
-
-
-def load_dataset(
-    config: Mapping[str, Any], runtime: Runtime, backbone: Path | None = None
-) -> Dataset:
-    """The dataset of a stage; ``backbone`` holds the fitted start of closed-form teachers."""
-    settings = dict(runtime.dataset or config["settings"])
-    if runtime.checkpoint:
-        settings["checkpoint"] = runtime.checkpoint
-    if settings.get("generated"):
-        settings["generated"] = runtime.inputs
-    if backbone is not None:
-        settings["backbone"] = str(backbone / "network.safetensors")
-    return _cached_dataset(config["name"], json.dumps(settings, sort_keys=True))
-
-
-@lru_cache(maxsize=8)
-def _cached_dataset(name: str, settings: str) -> Dataset:
-    return registry.get("dataset", name)(json.loads(settings))
 
 
 def load_method(config: Mapping[str, Any], runtime: Runtime) -> Method:
@@ -253,6 +210,8 @@ def sample(
         "n": len(drawn.x),
         "flops_per_sample": drawn.flops_per_sample,
         "sample_seconds": drawn.seconds_per_sample,
+        "policy_seconds": drawn.policy_seconds_per_sample,
+        "memory": drawn.memory,
     }
     (folder / "facts.json").write_text(json.dumps(facts))
 
@@ -262,12 +221,12 @@ def features(
 ) -> None:
     """Features of samples under every extractor, and the judge's logits."""
     dataset = load_dataset(config["dataset"], runtime)
-    x = torch.from_numpy(_samples(inputs["samples"]))
+    x = torch.from_numpy(arrays.samples(inputs["samples"]))
     functions = {name: dataset.extractors[name] for name in config["extractors"]}
     if config["judge"]:
         assert dataset.judge is not None
         functions["judge"] = dataset.judge
-    arrays: dict[str, np.ndarray] = {}
+    written: dict[str, np.ndarray] = {}
     for name, function in functions.items():
         parts = Parts(folder / "parts" / name, runtime.save_seconds)
         for i in range(parts.rows, len(x), dataset.chunk):
@@ -275,13 +234,9 @@ def features(
             found = function(batch)
             parts.add(len(batch), **(found if isinstance(found, dict) else {"features": found}))
             report(parts.rows / len(x), f"{name}: {parts.rows} samples")
-        arrays |= {_array_name(name, output): v for output, v in parts.arrays().items()}
-    np.savez(folder / "features.npz", **arrays)
+        written |= {arrays.array_name(name, output): v for output, v in parts.arrays().items()}
+    np.savez(folder / "features.npz", **written)
     shutil.rmtree(folder / "parts")
-
-
-def _array_name(extractor: str, output: str) -> str:
-    return extractor if output == "features" else f"{extractor}/{output}"
 
 
 def real_reference(
@@ -290,41 +245,12 @@ def real_reference(
     """Features and moments of real images that are given as a file."""
     dataset = load_dataset(config["dataset"], runtime)
     assert dataset.reference is not None
-    arrays: dict[str, np.ndarray] = {}
+    written: dict[str, np.ndarray] = {}
     for name in config["extractors"]:
         report(0.0, f"{name}: the reference's images")
         for output, values in dataset.reference(name).items():
-            arrays[_array_name(name, output)] = values
-    np.savez(folder / "features.npz", **arrays)
-
-
-def _samples(folders: list[Path]) -> np.ndarray:
-    return np.concatenate([np.load(f / "samples.npy", allow_pickle=False) for f in folders])
-
-
-def _features(folders: list[Path], name: str) -> np.ndarray:
-    found = _output(folders, name)
-    assert found is not None
-    return found
-
-
-def _output(folders: list[Path], name: str) -> np.ndarray | None:
-    """Rows of one output of all folders; None where it was not written."""
-    parts = []
-    for folder in folders:
-        with np.load(folder / "features.npz", allow_pickle=False) as arrays:
-            if name not in arrays:
-                return None
-            parts.append(arrays[name])
-    return np.concatenate(parts)
-
-
-def _moments_of(folders: list[Path], name: str) -> Moments | None:
-    """Moments that a reference's file states, where it does."""
-    count, mean, scatter = (_output(folders, f"{name}/{k}") for k in ("count", "mean", "scatter"))
-    if count is None or mean is None or scatter is None:
-        return None
-    return Moments(int(count[0]), mean, scatter)
+            written[arrays.array_name(name, output)] = values
+    np.savez(folder / "features.npz", **written)
 
 
 def metrics(
@@ -335,13 +261,13 @@ def metrics(
     from piflow_bench.evaluation.inputs import Extras
 
     n, name = config["n"], config["extractor"]
-    generated = _features(inputs["generated"], name)[:n]
-    reference = _output(inputs["reference"], name)
-    logits = _output(inputs["generated"], f"{name}/logits")
-    spatial = _output(inputs["generated"], f"{name}/spatial")
-    reference_spatial: Any = _output(inputs["reference"], f"{name}/spatial")
+    generated = arrays.features(inputs["generated"], name)[:n]
+    reference = arrays.output(inputs["reference"], name)
+    logits = arrays.output(inputs["generated"], f"{name}/logits")
+    spatial = arrays.output(inputs["generated"], f"{name}/spatial")
+    reference_spatial: Any = arrays.output(inputs["reference"], f"{name}/spatial")
     if reference_spatial is None:
-        reference_spatial = _moments_of(inputs["reference"], f"{name}/spatial")
+        reference_spatial = arrays.moments_of(inputs["reference"], f"{name}/spatial")
     extras = Extras(
         None if logits is None else logits[:n],
         _labels(config, n, runtime),
@@ -353,7 +279,7 @@ def metrics(
         generated,
         reference,
         config["metrics"],
-        reference_moments=_moments_of(inputs["reference"], name),
+        reference_moments=arrays.moments_of(inputs["reference"], name),
         extras=extras,
         **config["settings"],
     )
@@ -407,7 +333,7 @@ def _accuracy(
         labels = getattr(dataset, f"{config['accuracy']}_condition").labels.numpy()[:n]
     else:
         labels = dataset.conditions(config["sample_seed"], range(n)).labels.numpy()  # type: ignore[attr-defined]
-    logits = _features(inputs["generated"], "judge")[:n]
+    logits = arrays.features(inputs["generated"], "judge")[:n]
     return _per_sample_row("class_accuracy", (logits.argmax(1) == labels).astype(np.float64))
 
 
@@ -435,7 +361,7 @@ def partition(
     from piflow_bench.evaluation.features import evaluate_with_replicates
     from piflow_bench.evaluation.uncertainty import seed_interval
 
-    pool = _features(inputs["real"], config["extractor"])
+    pool = arrays.features(inputs["real"], config["extractor"])
     rng = np.random.default_rng(0)
     values: dict[str, list[float]] = {}
     for repeat in range(config["repeats"]):
@@ -460,8 +386,8 @@ def agreement(
     config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
 ) -> None:
     """Mean squared distance to the converged teacher's sample from the same noise."""
-    x = _samples(inputs["samples"])
-    target = _samples(inputs["converged"])[: len(x)]
+    x = arrays.samples(inputs["samples"])
+    target = arrays.samples(inputs["converged"])[: len(x)]
     scores = np.square(x.astype(np.float64) - target).reshape(len(x), -1).mean(1)
     rows = [_per_sample_row(config["metric"], scores)]
     (folder / "metrics.json").write_text(json.dumps(rows))
@@ -479,6 +405,8 @@ STAGES: dict[str, Callable[..., None]] = {
     "metrics": metrics,
     "partition": partition,
     "agreement": agreement,
+    "breakdown": breakdown,
+    "selection": selection,
 }
 MODE_FIELDS = {
     "mode_share": "share",

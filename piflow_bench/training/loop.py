@@ -146,6 +146,7 @@ def _progress_text(row: dict[str, float], trainer: Trainer) -> str:
 
 
 def _costs(trainer: Trainer, fraction: float) -> dict[str, Any]:
+    earlier = [row.get("memory", 0.0) for row in trainer.reached]
     return {
         "fraction": fraction,
         "step": trainer.step,
@@ -154,6 +155,7 @@ def _costs(trainer: Trainer, fraction: float) -> dict[str, Any]:
         "seconds": trainer.seconds,
         "flops": trainer.flops,
         "rows": dict(trainer.rows_counted()),
+        "memory": max([trainer.memory.read(), *earlier]),
         "params": trainer.parameter_count(),
         "ema_updates": trainer.ema["student"].updates if "student" in trainer.ema else 0,
     }

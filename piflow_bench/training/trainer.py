@@ -22,6 +22,7 @@ from piflow_bench.costs import Handle, Meter, count_all_flops
 from piflow_bench.data.dataset import Rows, TensorRows
 from piflow_bench.data.readahead import ReadAhead
 from piflow_bench.errors import UserError
+from piflow_bench.memory import PeakMemory
 from piflow_bench.method import Batch, Built, Context, Method, Optimizer, Spec, Update
 from piflow_bench.randomness import TrainingRandom
 from piflow_bench.teacher import Teacher
@@ -88,6 +89,8 @@ class Trainer:
         self.rank, self.world = world()
         self.parts, self.part_rows = division(settings.batch, self.world, self.scale.micro_batch)
         self.device = self._device()
+        self.memory = PeakMemory(self.device)
+        """Of this process."""
         self.dtype = torch.float64 if settings.precision == "fp64" else torch.float32
         self.eager: Callable[[], AbstractContextManager[Any]] = (
             _eager if self.scale.compile else nullcontext

@@ -46,7 +46,9 @@ def test_paired_seed_difference_by_hand():
 def test_jackknife_difference_pairs_blocks():
     a, b = np.array([1.0, 2, 3, 4]), np.array([0.5, 1.5, 2.5, 3.5])
     found = U.jackknife_difference(5.0, a, 4.5, b)
-    assert found.difference == found.low == found.high == 0.5 and found.p == 0
+    assert found.difference == 0.5 and np.isnan(found.p), "no spread is no certainty"
+    near = U.jackknife_difference(5.0, a + [0, 1e-3, 0, 0], 4.5, b)
+    assert 0 < near.p < 1e-6 and near.high - near.low < 0.01
     assert U.jackknife_difference(5.0, a, 5.0, a).p == 1
     shuffled = U.jackknife_difference(5.0, a, 4.5, b[::-1])
     assert shuffled.high > 1
@@ -80,3 +82,33 @@ def test_bootstrap_of_a_mean():
     assert found == U.bootstrap_mean_interval(scores, 3)
     assert (found.low, found.high) == pytest.approx((t.low, t.high), abs=0.02)
     assert found.value == pytest.approx(scores.mean()) and found.n == 400
+
+
+def test_the_noise_that_seeds_share_is_found():
+    """Means of blocks: noise common to all seeds (sd 2) and each seed's own (sd 3), 20 blocks."""
+    rng = np.random.default_rng(0)
+
+    def replicates(own, common):
+        blocks = own * rng.standard_normal((5, 20)) + common * rng.standard_normal((1, 20))
+        return blocks.mean(1, keepdims=True) + (blocks.mean(1, keepdims=True) - blocks) / 19
+
+    found = [U.shared_variance(replicates(3.0, 2.0)) for _ in range(2000)]
+    assert np.mean(found) == pytest.approx(2.0**2 / 20, rel=0.1)
+    alone = [U.shared_variance(replicates(3.0, 0.0)) for _ in range(500)]
+    assert min(alone) >= 0 and np.mean(alone) < 0.15 * 3.0**2 / 20
+
+
+def test_shared_noise_widens_an_interval_over_seeds():
+    values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    same = np.tile(np.random.default_rng(1).standard_normal(20) / 19, (5, 1))
+    plain, wide = (
+        U.seed_interval(values),
+        U.seed_interval(values, replicates=values[:, None] + same),
+    )
+    error = np.hypot(values.std(ddof=1) / 5**0.5, U.jackknife_error(same[0]))
+    assert wide.high - 3 == pytest.approx(2.7764451 * error)
+    assert wide.high > plain.high and wide.value == plain.value
+    # Replicates that are missing change nothing.
+    gap = U.paired_seed_difference(values, values * 2, replicates=None)
+    assert gap == U.paired_seed_difference(values, values * 2)
+    assert U.paired_seed_difference(values, values * 2, replicates=same).p > gap.p

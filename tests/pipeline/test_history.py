@@ -10,7 +10,8 @@ from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.history import STARTS, begin, starts_of
 from piflow_bench.pipeline.launch import execute
 from piflow_bench.pipeline.progress import progress_writer, read_progress
-from piflow_bench.pipeline.stages import STAGES, Runtime
+from piflow_bench.pipeline.runtime import Runtime
+from piflow_bench.pipeline.stages import STAGES
 from piflow_bench.pipeline.status import line, status_of
 from piflow_bench.pipeline.store import Store
 

@@ -8,7 +8,7 @@ import pytest
 
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import run_local
-from piflow_bench.pipeline.stages import Runtime
+from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.store import Store
 from tests.pipeline.harness import STUDENTS, bits, places, results, run
 

@@ -10,7 +10,10 @@ import piflow_reports
 import pytest
 
 from piflow_bench.cli import main
+from piflow_bench.config import compose
 from piflow_bench.pipeline import live
+from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.pipeline.runner import store_of
 from tests.pipeline.harness import STUDENTS, command, places
 
 
@@ -42,38 +45,84 @@ def test_the_page_of_a_run_that_goes_on(going_on, monkeypatch):
     run = live.running(folder)
     out = folder / "live"
     out.mkdir()
-    done = live.snapshot(run, out, piflow_reports.build)
+    stamp = live.snapshot(run, out, piflow_reports.build)
+    done = int(stamp.removesuffix("-0"))
     assert 0 < done < len(run.plan.stages)
     table = pd.read_parquet(out / "results.parquet")
     assert len(table) and (table.status == "ok").all(), "what is to come is no failure"
     assert "piflow-gm8" not in set(table.variant)
     page = (out / "report.html").read_text()
-    assert '<meta http-equiv="refresh" content="10">' in page
+    assert f'data-live="{stamp}"' in page and stamp in (out / live.STAMP).read_text()
     assert f"{done} of {len(run.plan.stages)} stages are finished" in page
     assert not (folder / "results.parquet").exists(), "the run's own files are the run's"
+    # What the launcher tells of failed at once, with all that needs it.
+    (stage,) = [s for s in run.plan.stages if s.kind == "distill"]
+    facts = json.loads((folder / live.LIVE).read_text())
+    facts["failures"] = [[stage.key, "loss is not finite"]]
+    (folder / live.LIVE).write_text(json.dumps(facts))
+    assert live.snapshot(run, out, piflow_reports.build) != stamp
+    page = (out / "report.html").read_text()
+    assert "Some results are missing" in page and "loss is not finite" in page
 
 
-def test_watching_ends_with_the_run(going_on):
-    folder, process = going_on
+def watching(folder):
     watcher = subprocess.Popen(
         [sys.executable, "-m", "piflow_bench", "report", "--watch", str(folder)],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert watcher.stdout.readline().strip() == str(folder / "live" / "report.html")
     until(lambda: (folder / "live" / "report.html").exists())
+    return watcher
+
+
+def test_watching_ends_with_a_run_that_is_killed(going_on):
+    folder, process = going_on
+    watcher = watching(folder)
     process.kill()
     process.wait()
-    (folder / live.LIVE).unlink()  # As a run that ends does.
-    assert watcher.communicate(timeout=60)[0].strip() == str(folder / "report.html")
-    assert watcher.returncode == 0 and not (folder / "live").exists()
+    assert (folder / live.LIVE).exists(), "nobody took it back"
+    page = folder / "live" / "report.html"
+    assert watcher.communicate(timeout=60)[0].strip() == str(page)
+    assert watcher.returncode == 0 and "data-live" not in page.read_text()
+    assert not live.goes_on(folder)
+
+
+def test_watching_leads_to_the_page_of_a_run_that_has_ended(tmp_path):
+    folder = tmp_path / "runs" / "digits"
+    process = subprocess.Popen(
+        command(*STUDENTS, "only=[piflow-gm8]", *places(tmp_path)), cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    until(lambda: (folder / live.LIVE).exists())
+    watcher = subprocess.Popen(
+        [sys.executable, "-m", "piflow_bench", "report", "--watch", str(folder)],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.wait(timeout=200) == 0
+    lines = watcher.communicate(timeout=90)[0].split()
+    assert lines[-1] == str(folder / "report.html") and watcher.returncode == 0
+    assert "../report.html" in (folder / "live" / "report.html").read_text()
+    assert (folder / "report.html").is_file()
 
 
 def test_a_run_tells_that_it_goes_on_and_takes_it_back(going_on):
     folder, process = going_on
     facts = json.loads((folder / live.LIVE).read_text())
     assert facts["command"].startswith("python -m piflow_bench run")
+    assert live.goes_on(folder)
     process.terminate()
     process.wait()
+
+
+def test_a_second_run_leaves_the_telling_to_the_first(tmp_path):
+    (config,) = compose(["profile=smoke", *places(tmp_path)])
+    (tmp_path / "x").mkdir()
+    store = store_of(config)
+    with live.told(tmp_path / "x", config, store, "one"):
+        with live.told(tmp_path / "x", config, store, "two") as note:
+            note(make_plan(config).stages[0], "failed")
+        assert json.loads((tmp_path / "x" / live.LIVE).read_text())["command"] == "one"
+    assert not (tmp_path / "x" / live.LIVE).exists()
 
 
 def test_no_run_is_the_users_mistake(tmp_path, capsys):

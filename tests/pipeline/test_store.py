@@ -199,7 +199,7 @@ BASE = ("profile=smoke",)
 def identity(*overrides):
     (config,) = compose([*BASE, *overrides])
     plan = make_plan(config)
-    return {s.key for s in plan.stages}, plan.protocol_hash
+    return {s.name for s in plan.stages}, plan.protocol_hash
 
 
 @pytest.fixture(scope="module")
@@ -270,17 +270,19 @@ class TestExperimentKeys:
     def test_change_with_what_determines_results(self, base, override):
         assert identity(override)[0] != base[0]
 
-    @pytest.mark.parametrize(
-        "override", ["protocol.primary_quality=kid_exact", "protocol.name=other"]
-    )
-    def test_the_protocol_alone_changes_with_what_is_declared(self, base, override):
-        keys, protocol = identity(override)
-        assert keys == base[0]
+    def test_the_protocol_alone_changes_with_its_name(self, base):
+        names, protocol = identity("protocol.name=other")
+        assert names == base[0]
+        assert protocol != base[1]
+
+    def test_another_primary_metric_changes_the_look_at_classes_alone(self, base):
+        names, protocol = identity("protocol.primary_quality=kid_exact")
+        assert {n.partition("-")[0] for n in names ^ base[0]} == {"breakdown"}
         assert protocol != base[1]
 
     def test_fewer_variants_are_a_part_of_all(self, base):
-        keys, protocol = identity("only=[kd,teacher-heun]")
-        assert keys < base[0]
+        names, protocol = identity("only=[kd,teacher-heun]")
+        assert names < base[0]
         assert protocol == base[1]
 
     def test_a_checkpoint_counts_by_its_content_not_its_path(self, base, tmp_path):
@@ -293,8 +295,8 @@ class TestExperimentKeys:
         save_file(state, copied)
         other = tmp_path / "other.safetensors"
         copied.rename(other)
-        keys, protocol = identity(f"checkpoint={other}")
-        assert keys != base[0]
+        names, protocol = identity(f"checkpoint={other}")
+        assert names != base[0]
         assert protocol != base[1]
 
 

@@ -37,7 +37,10 @@ def driver(tmp_path_factory):
     options.binary_location = CHROMIUM
     for flag in (
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-        "--disable-dev-shm-usage", f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+        "--disable-dev-shm-usage",
+        # A machine without a mouse is taken for a phone, on which figures have no toolbar.
+        "--blink-settings=primaryHoverType=2,availableHoverTypes=2",
+        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
     ):  # fmt: skip
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})

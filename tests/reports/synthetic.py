@@ -38,7 +38,7 @@ def values(name, nfe, seed, extractor, question, fraction, random):
     return {
         "fd": fd,
         "kid": fd / 900,
-        "precision": 0.9 - fd / 60,
+        "precision": 0.9 - fd / 60 + (0.6 - recall) / 2,  # What diversity costs.
         "recall": recall,
         "coverage": recall + 0.05,
     }
@@ -56,12 +56,15 @@ def rows_of(name, role, nfe, seed, random, shift, fraction=1.0, status="ok", rea
         "status": status, "reason": reason, "train_tfe": 4e5 * fraction,
         "train_images": 2e5 * fraction, "train_seconds": 60.0 * fraction * min(len(name), 9),
         "params": 1.2e6, "flops_per_sample": 3.1e7 * (nfe or 0),
-        "sample_seconds": 2e-4 * (nfe or 0),
+        "sample_seconds": 2e-4 * (nfe or 0), "policy_seconds": 3e-5 * (nfe or 0),
+        "sample_memory": 3e8, "train_memory": 9e8,
+        "train_rows": json.dumps({"student/grad": 2e5 * fraction, "teacher/forward": 4e5}),
         "git_commit": "0123abcd", "versions": json.dumps({"torch": "2.9", "numpy": "2.3"}),
         "hardware": "2 CPU cores", "start": "2026-01-01T00:00:00Z", "duration": 1.5,
     }  # fmt: skip
     if role != "student":
-        common |= {"train_tfe": 0.0, "train_images": 0.0, "train_seconds": 0.0}
+        common |= {"train_tfe": 0.0, "train_images": 0.0, "train_seconds": 0.0,
+                   "train_rows": "{}", "train_memory": np.nan}  # fmt: skip
     rows = []
     for question in ("imitation", "data"):
         for extractor in ("classifier", "pixels"):
@@ -161,6 +164,53 @@ def grids(students=tuple(STUDENTS), nfes=(1, 4), points=False):
     return {**arrays, "labels": labels, "index": np.arange(16), "rows": np.array(json.dumps(rows))}
 
 
+def breakdown(students=tuple(STUDENTS), nfes=(1, 4)):
+    """Values by sample count and by class."""
+    random = np.random.default_rng(3)
+    rows = []
+    for name in (*students, "teacher-euler"):
+        role = "student" if name in STUDENTS else "teacher"
+        about = {"variant": name, "train_seed": 0, "role": role, "guidance": 1.5,
+                 "sampler": "" if role == "student" else "solver=heun"}  # fmt: skip
+        for nfe in nfes:
+            fd = values(name, nfe, None, "classifier", "imitation", 1, random)["fd"]
+            sizes = [(str(n), "fd", fd + 900 / n, n) for n in (500, 1000, 1500, 2000)]
+            sizes.append(("infinity", "fd_infinity", fd, 2000))
+            classes = [
+                (str(c), m, v * (1 + 0.1 * c), 200)
+                for c in range(10)
+                for m, v in (("fd", fd), ("recall", 0.4))
+            ]
+            for kind, found in (("size", sizes), ("class", classes)):
+                for group, metric, value, n in found:
+                    rows.append({**about, "nfe": nfe, "kind": kind, "group": group,
+                                 "metric": metric, "value": value, "n": n})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def selections(students=tuple(STUDENTS), nfes=(1, 4)):
+    """The arrays of selections.npz."""
+    images, labels = digit_images(10)
+    arrays, cells = {}, []
+    rules = {"best": "nearest to one of 9 samples", "worst": "farthest from the nearest of 9",
+             "teacher": "largest difference from the teacher's sample",
+             "training": "nearest to one of 9 training images"}  # fmt: skip
+    for name in students:
+        for nfe in nfes:
+            key = str(len(cells))
+            rows = []
+            for rule, text in rules.items():
+                arrays[f"{key}/{rule}"] = images
+                rows.append({"rule": rule, "text": text, "index": list(range(10)),
+                             "score": [i / 7 for i in range(10)],
+                             "label": labels.tolist()})  # fmt: skip
+            arrays[f"{key}/teacher-beside"] = arrays[f"{key}/training-beside"] = images
+            cells.append({"key": key, "variant": name, "nfe": nfe, "train_seed": 0,
+                          "role": "student", "sampler": "", "guidance": 1.5, "rows": rows,
+                          "looked_at": 2000, "near_training": 0.04, "held_out": 360})  # fmt: skip
+    return {**arrays, "cells": np.array(json.dumps(cells))}
+
+
 def info(students=tuple(STUDENTS)):
     """The content of run.json."""
     return {
@@ -197,5 +247,8 @@ def write(folder: Path, seeds=1, students=tuple(STUDENTS), nfes=(1, 4), points=F
     results(seeds, students, nfes, failed).to_parquet(folder / "results.parquet", index=False)
     curves(students, seeds).to_parquet(folder / "curves.parquet", index=False)
     np.savez_compressed(folder / "grids.npz", **grids(students, nfes, points))
+    if not points:
+        breakdown(students, nfes).to_parquet(folder / "breakdown.parquet", index=False)
+        np.savez_compressed(folder / "selections.npz", **selections(students, nfes))
     (folder / "run.json").write_text(json.dumps(info(students)))
     return folder

@@ -102,6 +102,49 @@ def test_two_trainings_of_the_same_are_seldom_told_apart():
     assert alarms / runs <= 0.12  # 5 % and its own sampling error, two standard errors.
 
 
+def side(values, setting="", seeds=None):
+    """A run of one student with these values of FD by train seed."""
+    from piflow_reports import inputs
+
+    table = synthetic.results(seeds=len(values), students=("dmd2",), nfes=(1,))
+    table = table[(table.role == "student") & (table.metric == "fd")]
+    table = table[(table.question == "imitation") & (table.budget_fraction == 1)]
+    seed = table.train_seed.astype(int)
+    table["value"] = np.array(values)[seed]
+    table["replicates"] = [[] for _ in range(len(table))]
+    table["train_seed"] = (np.arange(len(values)) if seeds is None else np.array(seeds))[seed]
+    table["sampler"] = setting
+    return inputs.Run("x", inputs.normalise(table), pd.DataFrame(), None, synthetic.info())
+
+
+def test_direction_and_p_are_of_the_same_seeds():
+    from piflow_reports.changes import changes
+
+    old, new = side([5, 5.02, 4.98, 1, 1]), side([4.5, 4.51, 4.5])
+    (found,) = changes(old, new)
+    assert found.new > found.old and found.difference == pytest.approx(-0.4967, abs=1e-3)
+    assert found.verdict == "better" and found.low < found.difference < found.high < 0
+
+
+def test_other_seeds_are_no_change():
+    from piflow_reports.changes import changes
+
+    (found,) = changes(side([5, 5.02, 4.98]), side([4, 4.02, 3.98], seeds=[5, 6, 7]))
+    assert found.verdict == "unknown" and found.seeds == 0
+
+
+def test_a_setting_that_was_added_loses_nothing():
+    from piflow_reports import inputs
+    from piflow_reports.changes import changes
+
+    old = side([5, 5.02, 4.98], "temperature=0.5")
+    more = side([9, 9.02, 8.98], "temperature=1.0")
+    both = pd.concat([old.results, more.results])
+    new = inputs.Run("y", inputs.normalise(both), pd.DataFrame(), None, old.info)
+    (found,) = changes(old, new)
+    assert found.verdict == "equal" and found.difference == 0
+
+
 def test_words_for_wrong_use(two, capsys, tmp_path):
     old, new, _ = two
     assert main(["report", "--diff", str(old)]) == 2

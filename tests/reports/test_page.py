@@ -80,7 +80,8 @@ def test_the_same_run_gives_the_same_bytes(one_seed, tmp_path):
 
 def test_row_order_does_not_matter(one_seed, tmp_path):
     table = pd.read_parquet(one_seed / "results.parquet")
-    for name in ("curves.parquet", "grids.npz", "run.json"):
+    others = ("curves.parquet", "grids.npz", "run.json", "breakdown.parquet", "selections.npz")
+    for name in others:
         (tmp_path / name).write_bytes((one_seed / name).read_bytes())
     table.sample(frac=1, random_state=0).to_parquet(tmp_path / "results.parquet")
     piflow_reports.build(tmp_path)
@@ -118,7 +119,8 @@ def test_every_section_is_there(five_seeds):
     ):  # fmt: skip
         assert text in parsed.words, text
     assert all(image["alt"] for image in parsed.images)
-    assert len(parsed.images) == 2 * (2 + len(synthetic.STUDENTS))
+    strips = 2 * (2 + len(synthetic.STUDENTS))
+    assert len(parsed.images) == strips + 2 * 6 * len(synthetic.STUDENTS)
 
 
 def test_two_tracks_have_verdicts_apart(tmp_path):
@@ -134,7 +136,10 @@ def test_two_tracks_have_verdicts_apart(tmp_path):
 def test_figures_have_marks_and_one_colour_per_variant(five_seeds):
     found = figures(page(five_seeds))
     kinds = {name.split("-")[1] for name in found}
-    assert kinds == {"trade", "pairs", "nfe", "compute", "loss", "cost"}
+    assert kinds == {
+        *("trade", "pairs", "nfe", "compute", "images", "hours"),
+        *("size", "class", "ranks", "loss", "cost"),
+    }  # fmt: skip
     colours = {}
     for figure in found.values():
         assert figure["data"] and figure["layout"].get("template") != {}
@@ -142,9 +147,17 @@ def test_figures_have_marks_and_one_colour_per_variant(five_seeds):
             assert len(trace["x"]) == len(trace["y"]) > 0
             colour = trace.get("marker", {}).get("color") or trace.get("line", {}).get("color")
             if "meta" in trace:
-                colours.setdefault(trace["meta"], set()).add(colour)
+                for name in np.atleast_1d(trace["meta"]).tolist():
+                    colours.setdefault(name, set()).add(colour)
     assert all(len(several) == 1 for several in colours.values())
     assert len({next(iter(c)) for c in colours.values()}) == len(colours) == 6
+
+
+def test_figures_are_what_plotly_accepts(five_seeds):
+    import plotly.graph_objects as go
+
+    for spec in figures(page(five_seeds)).values():
+        go.Figure(spec)  # Refuses an unknown name or an impossible value.
 
 
 def test_few_seeds_speak_of_checkpoints(one_seed, five_seeds):
@@ -173,7 +186,8 @@ def test_thin_runs(case, tmp_path):
         table = table[["variant", "nfe", "metric", "value"]]
     table.to_parquet(tmp_path / "results.parquet")
     if case != "points":
-        (tmp_path / "grids.npz").unlink()
+        for name in ("grids.npz", "selections.npz", "breakdown.parquet"):
+            (tmp_path / name).unlink()
     if case in ("bare", "nothing"):
         (tmp_path / "curves.parquet").unlink()
         (tmp_path / "run.json").unlink()
@@ -182,6 +196,9 @@ def test_thin_runs(case, tmp_path):
     for figure in figures(parsed).values():
         assert figure["data"]
     assert bool(parsed.images) == (case == "points")
+    if case == "points":
+        kinds = [image["alt"].startswith("Density of") for image in parsed.images]
+        assert sum(kinds) == len(kinds) / 2
     if case == "failed":
         assert "boom" in parsed.words and "There are no two students" in parsed.words
         table = pd.read_csv(tmp_path / "exports" / "ranking.csv")
@@ -214,15 +231,86 @@ def test_runs_of_one_protocol_share_rankings(tmp_path):
     assert "r1-run" not in parsed.ids
 
 
+def test_runs_of_one_name_are_told_by_their_folders(tmp_path):
+    folders = [synthetic.write(tmp_path / name, students=("dmd2",), failed=False) for name in "ab"]
+    table = pd.read_parquet(folders[1] / "results.parquet")
+    table.loc[table.role == "student", "value"] *= 2
+    table.to_parquet(folders[1] / "results.parquet")
+    out = piflow_reports.build_many(folders, tmp_path / "page.html")
+    ranking = pd.read_csv(tmp_path / "exports" / "ranking.csv")
+    students = ranking[(ranking.role == "student") & (ranking.metric == "fd")]
+    assert set(students.variant) == {f"dmd2 ({folder})" for folder in folders}
+    first, second = (students[students.variant == f"dmd2 ({f})"].value for f in folders)
+    assert second.to_numpy() == pytest.approx(2 * first.to_numpy())
+    assert out.is_file()
+    with pytest.raises(UserError, match="named twice"):
+        piflow_reports.build_many([folders[0], folders[0]], tmp_path / "page.html")
+
+
+def test_a_joined_page_keeps_baselines_and_commands_of_every_run(tmp_path):
+    folders = []
+    for name, nfes in (("a", (1,)), ("b", (4,))):
+        folder = synthetic.write(tmp_path / name, nfes=nfes, failed=False)
+        facts = json.loads((folder / "run.json").read_text())
+        facts |= {
+            "name": name,
+            "command": f"python -m piflow_bench run nfes=[{nfes[0]}] title={name}",
+        }
+        (folder / "run.json").write_text(json.dumps(facts))
+        folders.append(folder)
+    third = synthetic.write(tmp_path / "c", failed=False)
+    table = pd.read_parquet(third / "results.parquet")
+    table.assign(protocol="another").to_parquet(third / "results.parquet")
+    out = piflow_reports.build_many([*folders, third], tmp_path / "page.html")
+    parsed = Page(out.read_text("utf-8"))
+    assert {"r0-run", "r1-run"} <= set(parsed.ids) and "r2-run" not in parsed.ids
+    ranking = pd.read_csv(tmp_path / "exports" / "ranking.csv")
+    joined = ranking[ranking.run == "a + b"]
+    teachers = joined[(joined.role == "teacher") & (joined.metric == "fd")]
+    assert set(teachers.nfe) == {1, 4}
+    controls = joined[(joined.variant == "memoriser") & (joined.metric == "fd")]
+    assert not controls.duplicated(["nfe", "question", "extractor"]).any()
+    for name, nfe in (("a", 1), ("b", 4)):
+        assert f"title={name} name={name}-row 'only=[dmd2]' 'nfes=[{nfe}]'" in parsed.words
+
+
+def test_a_table_states_its_own_sample_count(tmp_path):
+    folder = synthetic.write(tmp_path, failed=False)
+    table = pd.read_parquet(folder / "results.parquet")
+    table.loc[table.budget_fraction < 1, "n"] = 1000
+    table.loc[table.question == "data", "n"] = 1400
+    table.to_parquet(folder / "results.parquet")
+    built(folder)
+    text = (tmp_path / "exports" / "ranking.tex").read_text()
+    assert text.count("n = 2000 samples, protocol 5f3c1e9a77d0") == 2
+
+
+def test_settings_that_have_not_all_come_to_their_end(tmp_path):
+    """A run that goes on: both settings were seen early, one of them at the full budget."""
+    folder = synthetic.write(tmp_path, students=("dmd2", "piflow-dx"), failed=False)
+    table = pd.read_parquet(folder / "results.parquet")
+    own = table[table.variant == "dmd2"]
+    rest = table[table.variant != "dmd2"]
+    early = own[own.budget_fraction < 1].assign(sampler="temperature=1.0")
+    own = own.assign(sampler="temperature=0.5")
+    pd.concat([rest, own, early]).to_parquet(folder / "results.parquet")
+    built(folder)
+    ranking = pd.read_csv(folder / "exports" / "ranking.csv")
+    assert "dmd2 · temperature=0.5" in set(ranking["variant"])
+
+
 def test_runs_of_two_protocols_stay_apart(tmp_path):
     folders = [synthetic.write(tmp_path / name, failed=False) for name in "ab"]
-    table = pd.read_parquet(folders[1] / "results.parquet").assign(protocol="another")
-    table.to_parquet(folders[1] / "results.parquet")
+    for folder, samples in zip(folders, (1000, 2000), strict=True):
+        rules = json.dumps({"samples": samples, "k": 3})
+        table = pd.read_parquet(folder / "results.parquet")
+        table.assign(protocol=f"of {samples}", rules=rules).to_parquet(folder / "results.parquet")
     out = piflow_reports.build_many(folders)
     assert out == tmp_path / "report.html"
     parsed = Page(out.read_text("utf-8"))
     assert {"r0-run", "r1-run"} <= set(parsed.ids)
     assert "different protocols" in parsed.words
+    assert "samples: 1000 and 2000" in parsed.words and "k: 3" not in parsed.words
     assert len(set(parsed.ids)) == len(parsed.ids)
 
 
@@ -230,3 +318,40 @@ def test_importing_the_package_is_light():
     code = "import sys, piflow_reports; print({'pandas', 'plotly', 'jinja2'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_distance_that_is_mostly_bias_is_warned_of(tmp_path):
+    folder = synthetic.write(tmp_path, failed=False)
+    assert "Few samples" not in built(folder).words
+    table = pd.read_parquet(folder / "breakdown.parquet")
+    table.loc[table.metric == "fd_infinity", "value"] *= 0.3
+    table.to_parquet(folder / "breakdown.parquet")
+    words = built(folder).words
+    assert "Few samples" in words and "at n = 2,000" in words
+
+
+def test_published_numbers_are_marks_where_the_question_is_theirs(tmp_path):
+    folder = synthetic.write(tmp_path, failed=False)
+
+    def marks():
+        found = figures(built(folder)).items()
+        return {k: t for k, f in found for t in f["data"] if t.get("meta") == "published:"}
+
+    assert not marks(), "an imitation distance is no FID"
+    table = pd.read_parquet(folder / "results.parquet")
+    table["extractor"] = table["extractor"].replace("classifier", "inception")
+    table.to_parquet(folder / "results.parquet")
+    info = json.loads((folder / "run.json").read_text())
+    info["primary"] |= {"question": "data", "extractor": "inception"}
+    more = [("<b>iMF</b>", 2, "FID-50k", "1.70 to 1.76"), ("DiT", 500, "FID-50k", 2.27),
+            ("X", 1, "FID-50k", "unknown"), ("Y", 1, "CLIP score", 0.3)]  # fmt: skip
+    info["references"] += [
+        {"method": m, "nfe": n, "metric": k, "value": v, "source": "s", "note": "t"}
+        for m, n, k, v in more
+    ]
+    (folder / "run.json").write_text(json.dumps(info))
+    (name, trace), *others = marks().items()
+    assert name == "r0-nfe-fd" and not others
+    # 500 evaluations are far outside the figure; a range stands at its middle.
+    assert trace["x"] == [1, 2] and trace["y"] == pytest.approx([2.85, 1.73])
+    assert "&lt;b&gt;iMF" in trace["text"][1] and "1.70 to 1.76" in trace["text"][1]

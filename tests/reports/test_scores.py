@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 import piflow_bench
 from piflow_bench.cli import main
 from piflow_bench.errors import UserError
+from tests.reports.axe import serious
 
 
 @pytest.fixture(scope="session")
@@ -149,3 +150,9 @@ def test_browser_shows_it_whole_at_every_width(driver, page, width):
     assert driver.execute_script(names) == ["good", "noisy", "half"]
     driver.execute_script("document.querySelector('table.ranking button[data-sort=name]').click()")
     assert driver.execute_script(names) == ["good", "half", "noisy"]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width, scheme", [(1440, "dark"), (390, "light")])
+def test_the_page_is_accessible(driver, page, width, scheme):
+    assert serious(driver, page, width, scheme) == []

@@ -8,6 +8,7 @@ import pytest
 from piflow_reports import ceiling, frames, inputs, pictures, plots, styles, tables, verdicts, words
 from scipy.stats import t
 
+from piflow_bench.evaluation.uncertainty import shared_variance
 from tests.reports import synthetic
 
 
@@ -48,7 +49,8 @@ def test_intervals_over_seeds_are_students_t(results, summary):
     for name, value in DMD2.items():
         own = own[own[name] == value]
     values = own["value"].to_numpy()
-    half = t.ppf(0.975, 4) * values.std(ddof=1) / np.sqrt(5)
+    shared = shared_variance(np.array(own["replicates"].tolist()))
+    half = t.ppf(0.975, 4) * np.sqrt(values.var(ddof=1) / 5 + shared)
     assert row["value"] == pytest.approx(values.mean())
     assert row["high"] - row["value"] == pytest.approx(half)
     assert (row["seeds"], row["interval"]) == (5, "seeds")
@@ -116,7 +118,7 @@ def test_several_samplers_of_a_variant_are_several_series(results):
     twice = results[results["variant"] == "teacher-euler"]
     both = pd.concat([results, twice.assign(sampler="solver=euler")])
     names = set(frames.with_series(both)["series"])
-    assert {"teacher-euler · solver=euler, guidance=1.5", "dmd2"} <= names
+    assert {"teacher-euler · solver=euler", "dmd2"} <= names
 
 
 def test_several_samplers_of_a_student_are_compared(primary):
@@ -124,7 +126,7 @@ def test_several_samplers_of_a_student_are_compared(primary):
     both = pd.concat([table, table[table["variant"] == "dmd2"].assign(sampler="substeps=8")])
     pairs, _ = verdicts.comparisons(both, primary)
     summary = frames.summarise(frames.final(both))
-    names = {"piflow-dx", "dmd2 · guidance=1.5", "dmd2 · substeps=8, guidance=1.5"}
+    names = {"piflow-dx", "dmd2", "dmd2 · substeps=8"}
     assert set(pairs["a"]) | set(pairs["b"]) == names
     said = verdicts.verdicts(summary, pairs, primary)
     assert not any("No paired comparison" in text for v in said for text in v.sentences)
@@ -186,6 +188,51 @@ def test_a_verdict_says_what_the_pairs_say():
     assert "these checkpoints only" in verdicts.level_note(pairs("checkpoints"))
 
 
+def uneven(a, b):
+    """A run of two students with these values of FD by train seed."""
+    values = {"a": a, "b": b}
+    return inputs.normalise(pd.DataFrame([
+        {"role": "student", "track": "distilled", "variant": v, "method": v, "family": v, "nfe": 1,
+         "question": "imitation", "extractor": "classifier", "metric": metric, "value": x,
+         "train_seed": seed, "n": 2000, "protocol": "p", "higher_is_better": False,
+         "budget_fraction": 1.0, "status": "ok", "sampler": "", "replicates": []}
+        for v, seeds in values.items() for seed, x in enumerate(seeds) for metric in ("fd", "kid")
+    ]))  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", ["fd", "kid"])
+def test_the_mean_of_more_seeds_wins_nothing_against_the_pairs(metric):
+    """The mean of a is lower for its last seeds, which b has not; on common seeds b is better."""
+    results = uneven([5.0, 5.01, 4.99, 5.0, 5.02, 1, 1, 1, 1], [4.0, 4.02, 3.99, 4.01, 4.0])
+    primary = frames.Primary("imitation", "fd", "fd", "classifier")
+    summary = frames.summarise(results)
+    table, _ = verdicts.comparisons(results, primary)
+    (pair,) = table.to_dict("records")
+    assert pair["significant"] and pair["difference"] > 0
+    (found,) = verdicts.verdicts(summary, table, primary)
+    assert found.leader == "a" and found.tone == "open" and found.tied == ["b"]
+    assert found.sentences == [
+        "On their common train seeds a is worse than b (−1.000 [−1.015, −0.985]): "
+        "the values are means over other seeds."
+    ]
+    made = tables.rankings(summary, [1], ["a", "b"], primary, verdicts.ties(table))
+    bold = {
+        (row.series, column.measure[2]): cell.bold
+        for ranking in made[1] for group in ranking.groups for row in group.rows
+        for column, cell in zip(ranking.columns, row.cells, strict=True)
+    }  # fmt: skip
+    assert bold["a", metric] and bold["b", metric]
+
+
+def test_runs_on_one_page_share_its_false_reports():
+    results = uneven([5.0, 5.3, 4.9, 5.1, 5.2], [4.9, 5.0, 4.4, 5.0, 4.9])
+    primary = frames.Primary("imitation", "fd", "fd", "classifier")
+    alone, _ = verdicts.comparisons(results, primary)
+    four, _ = verdicts.comparisons(results, primary, families=4)
+    assert four.p_holm[0] == pytest.approx(4 * alone.p_holm[0])
+    assert alone.significant[0] and not four.significant[0]
+
+
 def test_numbers_in_words():
     assert words.decimals([2.1, 2.3], [0.07, 0.06]) == 2
     assert words.decimals([2.1], [0.12]) == 2
@@ -243,7 +290,7 @@ def test_points_share_a_window():
 
 def test_looks_differ():
     names = [f"s{i}" for i in range(14)]
-    looks = styles.assign(names, ["teacher"])
+    looks = styles.assign({n: n for n in names}, {"teacher": "teacher"})
     assert len({(k.colour, k.symbol, k.dash) for k in looks.values()}) == 15
 
 
@@ -276,3 +323,22 @@ def test_an_unknown_paper_is_cited_by_its_number():
     assert text.count("@misc{arxiv2301_00001") == 1 and "eprint = {2301.00001}" in text
     assert "year = {2023}" in text
     assert bibtex([]) == ""
+
+
+def test_a_density_is_where_the_points_are():
+    points = np.random.default_rng(0).normal([0.5, -0.5], 0.05, (4000, 2))
+    image = np.asarray(pictures.density(points, (-1, 1, -1, 1), "#0072B2"))
+    cover = image[..., 3].astype(float)
+    rows, columns = np.indices(cover.shape)
+    middle = np.array([(columns * cover).sum(), (rows * cover).sum()]) / cover.sum() / len(cover)
+    # x grows to the right, y upwards.
+    assert middle == pytest.approx([0.75, 0.75], abs=0.02)
+    assert cover.max() == 255 and (cover == 0).mean() > 0.5
+    assert pictures.density(points[:0], (-1, 1, -1, 1), "#0072B2").getextrema()[3] == (0, 0)
+
+
+def test_a_point_tells_n_interval_and_protocol(summary):
+    row = one(summary, metric="fd", **DMD2)
+    assert plots.hover(row).startswith("FD 2.9") and "[" in plots.hover(row)
+    assert "n = 2,000, 5 train seeds" in plots.hover(row)
+    assert plots.protocol(row) == "<br>protocol 5f3c1e9a77d0"

@@ -21,8 +21,9 @@ from typing import Any
 from piflow_bench import interruption
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import execute
+from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.slurm.records import outcome_of, write_outcome
-from piflow_bench.pipeline.stages import RESUMABLE, STAGES, Runtime
+from piflow_bench.pipeline.stages import RESUMABLE, STAGES
 from piflow_bench.pipeline.store import Store
 
 WHOLE_JOB = timedelta(days=30)

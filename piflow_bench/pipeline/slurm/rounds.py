@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Failure, Interrupted, Notice, Outcome
+from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.slurm import queue
 from piflow_bench.pipeline.slurm.job import Task
 from piflow_bench.pipeline.slurm.records import (
@@ -29,7 +30,6 @@ from piflow_bench.pipeline.slurm.records import (
     write_record,
 )
 from piflow_bench.pipeline.slurm.settings import Cluster, Resources
-from piflow_bench.pipeline.stages import Runtime
 from piflow_bench.pipeline.store import Store
 from piflow_bench.training.scale import division
 

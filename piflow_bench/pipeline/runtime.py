@@ -1,0 +1,58 @@
+"""What stages are called with beside their configuration, and the dataset they speak of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from piflow_bench import registry
+from piflow_bench.data.dataset import Dataset
+from piflow_bench.training.scale import Scale
+
+Report = Callable[[float, str], None]
+Inputs = Mapping[str, list[Path]]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Settings of this machine and this call, which change no result."""
+
+    plugins: str | None = None
+    checkpoint: str | None = None
+    sample_batch: int = 250
+    save_seconds: float = 20.0
+    scale: Scale = Scale()
+    inputs: str = "runs/inputs"
+    """Folder of what profiles generate."""
+    student: str | None = None
+    """A published student's weights."""
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    """The dataset's settings with their paths, which are in no stage's configuration."""
+
+    @property
+    def folders(self) -> list[str]:
+        """Plugin folders."""
+        return [self.plugins] if self.plugins else []
+
+
+def load_dataset(
+    config: Mapping[str, Any], runtime: Runtime, backbone: Path | None = None
+) -> Dataset:
+    """The dataset of a stage; ``backbone`` holds the fitted start of closed-form teachers."""
+    settings = dict(runtime.dataset or config["settings"])
+    if runtime.checkpoint:
+        settings["checkpoint"] = runtime.checkpoint
+    if settings.get("generated"):
+        settings["generated"] = runtime.inputs
+    if backbone is not None:
+        settings["backbone"] = str(backbone / "network.safetensors")
+    return _cached_dataset(config["name"], json.dumps(settings, sort_keys=True))
+
+
+@lru_cache(maxsize=8)
+def _cached_dataset(name: str, settings: str) -> Dataset:
+    return registry.get("dataset", name)(json.loads(settings))
