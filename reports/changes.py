@@ -128,7 +128,9 @@ def print_changes(old: Path, new: Path) -> bool:
     table = Table(title=f"from {old} to {new}")
     names = ("variant", "NFE", "metric", "old", "new", "difference [95 % interval]", "p", "")
     for name in names:
-        table.add_column(name, justify="left" if name in ("variant", "metric", "") else "right")
+        table.add_column(
+            name, justify="left" if name in ("variant", "metric", "") else "right", overflow="fold"
+        )
     for c in found:
         places = words.decimals([c.difference], [(c.high - c.low) / 2])
         gap = f"{words.fixed(c.difference, places)} {words.span(c.low, c.high, places)}".strip()

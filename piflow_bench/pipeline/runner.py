@@ -233,7 +233,7 @@ def print_results(console: Console, table: Any, plan: Plan) -> None:
     ]
     metrics = [p.primary_quality, p.primary_diversity]
     out = Table(title=f"{plan.config.name}: {p.primary_question}, {p.extractors[0]}")
-    out.add_column("variant")
+    out.add_column("variant", overflow="fold")
     out.add_column("NFE", justify="right")
     for metric in metrics:
         out.add_column(f"{metric} [95 % interval]", justify="right")
