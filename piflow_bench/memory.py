@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -17,8 +18,7 @@ class PeakMemory:
     """Counts from its beginning on, in this process alone.
 
     On a GPU the bytes that tensors took. On a CPU under Linux the growth of the process's resident
-    set: what it held before does not count, nor does memory that it had given back to the allocator
-    and takes again. Elsewhere unknown.
+    set: what it held before does not count. Elsewhere unknown.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -27,6 +27,7 @@ class PeakMemory:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
+            _give_back()
             _forget_peak()
             now, peak = _resident("VmRSS"), _resident("VmHWM")
             # A system may refuse, or take the request and do nothing.
@@ -37,6 +38,12 @@ class PeakMemory:
         if self.device.type == "cuda":
             return float(torch.cuda.max_memory_allocated(self.device))
         return max(_resident("VmHWM") - self._before, 0.0)
+
+
+def _give_back() -> None:
+    """What earlier work freed goes back to the system: taken again, it would not be growth."""
+    with suppress(AttributeError, OSError):  # glibc alone has it.
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _forget_peak() -> None:

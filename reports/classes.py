@@ -55,7 +55,8 @@ def by_class(
             ]
         if not table:
             continue
-        log_y(figure, here.loc[here["metric"] == names[0], "value"])
+        values = here.loc[here["metric"] == names[0], "value"]
+        log_y(figure, values, words.better_higher(names[0]))
         found.append(
             Figure(
                 f"{prefix}class-{nfe}",

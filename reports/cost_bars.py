@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,8 @@ from piflow_reports.frames import final, with_series
 from piflow_reports.plots import Figure, blank, safe, spec, wide
 from piflow_reports.styles import Style
 
+CHARACTER = 7
+"""Pixels that a character of a number takes."""
 COSTS = (
     ("train_tfe", "Training compute (TFE)", words.compact, False),
     ("train_seconds", "Training time", words.duration, False),
@@ -62,12 +65,13 @@ def cost_bars(
         )  # fmt: skip
         log = wide(pd.Series(values), 30)
         low, high = min(values), max(values)
-        reach = [np.log10(low) - 0.3, np.log10(high) + 1.1] if log else [0, high * 1.4]
-        # Every bar carries its number, so the axis needs none.
+        reach = [np.log10(low) - 0.3, np.log10(high)] if log else [0, high]
+        # Every bar carries its number, so the axis needs none; the margin has room for the longest.
         figure.update_xaxes(
             range=[float(v) for v in reach], type="log" if log else "linear", visible=False
         )
-        figure.update_layout(margin={"l": 10, "r": 10, "t": 4, "b": 8})
+        room = 12 + CHARACTER * max(map(len, texts))
+        figure.update_layout(margin={"l": 10, "r": room, "t": 4, "b": 8})
         found.append(
             Figure(
                 f"{prefix}cost-{column}",
@@ -82,8 +86,9 @@ def cost_bars(
     return found
 
 
-NETWORKS = {"student": "#0072B2", "teacher": "#808a94"}
-OTHERS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00")
+# No variant's colours: a network's role is not a variant.
+NETWORKS = {"student": "#5f6f80", "teacher": "#aab4be"}
+OTHERS = ("#8c6d46", "#7d5fa6", "#4f8a8b")
 
 
 def evaluations(
@@ -115,8 +120,7 @@ def evaluations(
         figure.add_bar(
             x=values, y=list(range(len(names))), orientation="h", width=0.7,
             name=safe(_plain(role)), hoverinfo="text",
-            marker={"color": colours[_network(role)],
-                    "opacity": 0.95 if role.endswith("/grad") else 0.5},
+            marker=_fill(colours[_network(role)], role.endswith("/grad")),
             hovertext=[f"{safe(n)}: {words.compact(v)} rows, {safe(_plain(role))}"
                        for n, v in zip(names, values, strict=True)],
         )  # fmt: skip
@@ -135,13 +139,22 @@ def evaluations(
         Figure(
             f"{prefix}cost-evaluations",
             "Network evaluations in training",
-            "Forward rows by role, one training at the full budget (median over trainings).",
+            "Forward rows by role, one training at the full budget (median over trainings). "
+            "Solid: with gradient.",
             spec(figure),
             height,
             ["Variant", "Network", "Rows"],
             table,
         )
     ]
+
+
+def _fill(colour: str, solid: bool) -> dict[str, Any]:
+    """A bar's look; hatched bars are told apart in print as well."""
+    hatched = {"shape": "/", "fgcolor": colour, "bgcolor": "rgba(0,0,0,0)", "size": 6}
+    return {"color": colour, "line": {"color": colour, "width": 1}} | (
+        {} if solid else {"pattern": hatched}
+    )
 
 
 def _network(role: str) -> str:

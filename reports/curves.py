@@ -15,6 +15,7 @@ from piflow_reports.plots import (
     axis_title,
     blank,
     error_bars,
+    fit,
     hover,
     log_axis,
     log_y,
@@ -99,7 +100,10 @@ def against_nfe(
             pd.concat([lined, top])["value"],
             pd.Series([m.value for m in marks], dtype=float),
         ]
-        log_y(figure, pd.concat(levels))
+        log_y(figure, pd.concat(levels), own["higher"].iloc[0])
+        about = lined[lined["role"] == "student"]
+        if about["series"].nunique() > 1 and not marks:
+            caption += fit(figure, lined, pd.concat([about, top]), {"yaxis": ""})
         found.append(
             Figure(
                 f"{prefix}nfe-{name}",
@@ -154,7 +158,7 @@ def against_compute(
             figure = blank(title, axis_title(name, own["higher"].iloc[0]), 340)
             table = lines(own, x, looks, order, figure)
             figure.update_xaxes(**log_axis(own[x].min(), own[x].max()))
-            log_y(figure, own["value"])
+            log_y(figure, own["value"], own["higher"].iloc[0])
             found.append(
                 Figure(
                     f"{prefix}{key}-{name}-{nfe}",

@@ -149,6 +149,20 @@ def _plain(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def protocols(results: pd.DataFrame) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Every protocol's hash and the rules behind it, where the rows hold them."""
+    if "rules" not in results:
+        return []
+    pairs = results[["protocol", "rules"]].drop_duplicates("protocol")
+    found = []
+    for name, text in sorted(pairs.itertuples(index=False)):
+        rules = json.loads(text) if isinstance(text, str) and text else {}
+        rows = [(str(key).replace("_", " "), _plain(value)) for key, value in sorted(rules.items())]
+        if name and rows:
+            found.append((str(name), rows))
+    return found
+
+
 def provenance(run: inputs.Run) -> list[tuple[str, str]]:
     """Where, when and with what the run was made."""
     recorded = dict(run.info.get("provenance") or {})

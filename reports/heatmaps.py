@@ -6,7 +6,11 @@ import pandas as pd
 from piflow_reports import words
 from piflow_reports.ceiling import rank_agreement
 from piflow_reports.frames import Primary
-from piflow_reports.plots import Figure, blank, safe, spec
+from piflow_reports.plots import Drawing, Figure, blank, safe, spec
+
+BLUE, ORANGE = "#4a9cd0", "#e8843c"  # Light enough for the dark numbers on them.
+NUMBERED = 10
+"""Most rows of a map whose cells have room for their numbers."""
 
 
 def differences(
@@ -27,7 +31,7 @@ def differences(
 
 
 def _heatmap(pairs: pd.DataFrame, names: list[str], metric: str, nfe: int, prefix: str) -> Figure:
-    gap, text, table = {}, {}, []
+    gap, shown, text, table = {}, {}, {}, []
     for row in pairs.to_dict("records"):
         places = words.decimals([row["difference"]], [(row["high"] - row["low"]) / 2])
         span = words.span(row["low"], row["high"], places)
@@ -37,36 +41,46 @@ def _heatmap(pairs: pd.DataFrame, names: list[str], metric: str, nfe: int, prefi
             low, high = sorted((sign * row["low"], sign * row["high"]))
             value = sign * row["difference"]
             gap[a, b] = value if row["significant"] else 0.0
+            shown[a, b] = words.fixed(value, places)
             text[a, b] = (
                 f"{safe(a)} less {safe(b)}: {words.fixed(value, places)} "
                 f"{words.span(low, high, places)}<br>{apart}"
             )
-    largest = max((abs(v) for v in gap.values()), default=0.0) or 1.0
-    height = 130 + 30 * len(names)
+    largest = max((abs(v) for v in gap.values()), default=0.0)
+    height = 110 + 30 * len(names)
     figure = blank("", "", height)
     ticks = [safe(words.short(n, 18)) for n in names]
     figure.add_heatmap(
         z=[[gap.get((a, b)) for b in names] for a in names],
         x=list(range(len(names))), y=list(range(len(names))),
-        text=[[text.get((a, b), "") for b in names] for a in names],
-        hovertemplate="%{text}<extra></extra>", hoverongaps=False,
-        zmin=-largest, zmax=largest, xgap=2, ygap=2,
-        colorscale=[[0, "#0072B2"], [0.5, "#e8e8e8"], [1, "#D55E00"]],
+        text=[[shown.get((a, b), "") for b in names] for a in names],
+        texttemplate="%{text}" if len(names) <= NUMBERED else None, textfont={"color": "#111"},
+        hovertext=[[text.get((a, b), "") for b in names] for a in names],
+        hovertemplate="%{hovertext}<extra></extra>", hoverongaps=False,
+        zmin=-(largest or 1.0), zmax=largest or 1.0, xgap=2, ygap=2,
+        colorscale=[[0, BLUE], [0.5, "#e8e8e8"], [1, ORANGE]], showscale=largest > 0,
         colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9},
     )  # fmt: skip
-    places = {"tickvals": list(range(len(names))), "ticktext": ticks, "showgrid": False}
-    figure.update_xaxes(**places, tickangle=-30)
-    figure.update_yaxes(**places, autorange="reversed")
+    _names(figure, ticks)
+    coloured = "Coloured where a pair is told apart after Holm's correction, grey where it is not."
     label = words.metric(metric).label
     return Figure(
         f"{prefix}pairs-{metric}-{nfe}",
         f"{label} at {nfe} NFE: row less column",
-        "Coloured where a pair is told apart after Holm's correction, grey where it is not.",
+        coloured if largest else "No pair is told apart after Holm's correction.",
         spec(figure),
         height,
         ["a", "b", "a − b", "95 % interval", "Told apart"],
         table,
     )
+
+
+def _names(figure: Drawing, ticks: list[str]) -> None:
+    """Name the rows and columns of a square map."""
+    places = {"tickvals": list(range(len(ticks))), "ticktext": ticks, "showgrid": False}
+    figure.update_xaxes(**places, tickangle=-30)
+    figure.update_yaxes(**places, autorange="reversed")
+    figure.update_layout(margin={"l": 56, "r": 14, "t": 12, "b": 10})
 
 
 def agreement(
@@ -81,23 +95,17 @@ def agreement(
             table = [[a, b, f"{tau:.2f}", str(n)] for (a, b), (tau, n) in taus.items()]
             both = {**taus, **{(b, a): v for (a, b), v in taus.items()}}
             z = [[1.0 if a == b else both.get((a, b), (None, 0))[0] for b in names] for a in names]
-            height = 140 + 34 * len(names)
+            height = 120 + 34 * len(names)
             figure = blank("", "", height)
             figure.add_heatmap(
                 z=z, x=list(range(len(names))), y=list(range(len(names))), zmin=-1, zmax=1,
-                xgap=2, ygap=2, colorscale=[[0, "#D55E00"], [0.5, "#e8e8e8"], [1, "#0072B2"]],
+                xgap=2, ygap=2, colorscale=[[0, ORANGE], [0.5, "#e8e8e8"], [1, BLUE]],
                 text=[["" if v is None else words.fixed(v, 2) for v in row] for row in z],
                 texttemplate="%{text}", textfont={"color": "#111"}, hoverongaps=False,
                 hovertemplate="%{text}<extra></extra>",
                 colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9},
             )  # fmt: skip
-            places = {
-                "tickvals": list(range(len(names))),
-                "ticktext": [safe(words.short(n, 22)) for n in names],
-                "showgrid": False,
-            }
-            figure.update_xaxes(**places, tickangle=-30)
-            figure.update_yaxes(**places, autorange="reversed")
+            _names(figure, [safe(words.short(n, 22)) for n in names])
             label = words.metric(primary.quality).label
             title = f"Rank agreement in {label} at {nfe} NFE"
             found.append(

@@ -141,6 +141,7 @@ def section(run: inputs.Run, prefix: str, families: int = 1) -> Section:
         "nfes": nfes,
         "references": info.get("references") or [],
         "variants": facts.variant_facts(info),
+        "protocols": facts.protocols(results),
     }
     return Section(prefix, run, context, [r for several in ranked.values() for r in several])
 

@@ -168,9 +168,9 @@ def wide(values: pd.Series, ratio: float = 8) -> bool:
     return len(good) > 1 and bool((good > 0).all()) and good.max() / good.min() > ratio
 
 
-def log_y(figure: Drawing, values: pd.Series) -> None:
-    """Make the y axis logarithmic where that serves."""
-    if wide(values):
+def log_y(figure: Drawing, values: pd.Series, higher: object = None) -> None:
+    """Make the y axis logarithmic where that serves: shares and scores are no ratios."""
+    if not higher and wide(values):
         figure.update_yaxes(**log_axis(values.min(), values.max()))
 
 
@@ -184,6 +184,50 @@ def log_axis(low: float, high: float) -> dict[str, Any]:
 
 def _tick(value: float) -> str:
     return words.compact(value) if value >= 1000 else f"{value:g}"
+
+
+STRETCH = 4
+"""How many times its own extent a linear axis grows at most, to show more than it is about."""
+
+
+def fit(figure: Drawing, rows: pd.DataFrame, about: pd.DataFrame, axes: dict[str, str]) -> str:
+    """Keep far-off rows from squeezing what a figure is about; words on who is beyond the axes.
+
+    ``axes``: the suffix of the columns value, low and high that each axis shows. Linear axes end
+    where ``about`` does, or farther as long as other rows stretch them less than ``STRETCH`` times.
+    """
+    beyond = pd.Series(False, index=rows.index)
+    windows = {}
+    for axis, suffix in axes.items():
+        low, high = _ends(about, suffix)
+        if figure.layout[axis].get("type") == "log" or not high > low:
+            continue
+        most = STRETCH * (high - low)
+        values = rows[f"value{suffix}"]
+        for value in sorted(values, key=lambda v: max(low - v, v - high)):
+            if max(high, value) - min(low, value) <= most:
+                low, high = min(low, value), max(high, value)
+        windows[axis] = (low, high)
+        beyond |= (values < low) | (values > high)
+    if not beyond.any():
+        return ""
+    for axis, suffix in axes.items():
+        log = figure.layout[axis].get("type") == "log"
+        low, high = windows.get(axis) or _ends(pd.concat([about, rows[~beyond]]), suffix, log)
+        if log:
+            low, high = np.log10(low), np.log10(high)
+        room = 0.07 * (high - low)
+        figure.layout[axis] |= {"range": [float(low - room), float(high + room)]}
+    names = [words.isolated(name) for name in dict.fromkeys(rows.loc[beyond, "series"])]
+    several = f"{len(names)} baselines" if len(names) > 4 else words.joined(names)
+    return f" Beyond the axes, in whole or part: {several}; a double click shows all."
+
+
+def _ends(rows: pd.DataFrame, suffix: str, log: bool = False) -> tuple[float, float]:
+    """Between which values the rows and their intervals lie; a log axis has no end at nil."""
+    value, low, high = (rows[f"{name}{suffix}"].astype(float) for name in ("value", "low", "high"))
+    low = low.where(low > 0) if log else low
+    return float(low.fillna(value).min()), float(high.fillna(value).max())
 
 
 def side_of(row: Row, side: str) -> Row:

@@ -14,6 +14,7 @@ from piflow_reports.plots import (
     axis_title,
     blank,
     error_bars,
+    fit,
     hover,
     log_y,
     marker,
@@ -63,14 +64,19 @@ def trade_off(
                 hovertemplate="%{text}<extra></extra>",
             )  # fmt: skip
             table.append([row["series"], *number_cells(q), *number_cells(d)])
-        log_y(figure, pd.concat([here, control])["value_q"])
+        log_y(figure, pd.concat([here, control])["value_q"], higher[0])
+        about = here[here["role"] == "student"]
+        far = ""
+        if about["series"].nunique() > 1:
+            about = pd.concat([about, control])
+            far = fit(figure, here, about, {"xaxis": "_d", "yaxis": "_q"})
         labels = [words.metric(m).label for m in (primary.quality, primary.diversity)]
         star = " The star is the converged teacher." if len(control) else ""
         found.append(
             Figure(
                 f"{prefix}trade-{nfe}",
                 f"Quality and diversity at {nfe} NFE",
-                f"Bars are 95 % intervals; dotted: what no other student dominates.{star}",
+                f"Bars are 95 % intervals; dotted: what no other student dominates.{star}{far}",
                 spec(figure),
                 380,
                 ["Variant", labels[0], "95 % interval", labels[1], "95 % interval"],
@@ -88,7 +94,7 @@ def path_along_nfe(
     both = both[both["role"] != "control"]
     if both["nfe"].nunique() < 2:
         return []
-    _, figure = _axes(both, primary, 420)
+    higher, figure = _axes(both, primary, 420)
     table = []
     for name in [s for s in order if s in looks]:
         own = both[both["series"] == name].sort_values("nfe")
@@ -109,14 +115,18 @@ def path_along_nfe(
             line={"color": look.colour, "width": 2, "dash": look.dash},
             marker={**marker(look, 12), "symbol": symbols, "angleref": "previous"},
         )  # fmt: skip
-    log_y(figure, both["value_q"])
+    log_y(figure, both["value_q"], higher[0])
+    about = both[both["role"] == "student"]
+    far = ""
+    if about["series"].nunique() > 1:
+        far = fit(figure, both, about, {"xaxis": "_d", "yaxis": "_q"})
     labels = [words.metric(m).label for m in (primary.quality, primary.diversity)]
     nfes = ", ".join(str(int(n)) for n in sorted(both["nfe"].unique()))
     return [
         Figure(
             f"{prefix}trade-path",
             "The way along NFE",
-            f"Arrows lead from the fewest evaluations to the most ({nfes}).",
+            f"Arrows lead from the fewest evaluations to the most ({nfes}).{far}",
             spec(figure),
             420,
             ["Variant", "NFE", labels[0], "95 % interval", labels[1], "95 % interval"],
@@ -139,7 +149,7 @@ def along_settings(
         several = [v for v in dict.fromkeys(here["variant"]) if min(sizes[v], apart[v]) > 1]
         if not several:
             continue
-        _, figure = _axes(both, primary, 400)
+        higher, figure = _axes(both, primary, 400)
         table = []
         for variant in several:
             own = here[here["variant"] == variant]
@@ -166,7 +176,7 @@ def along_settings(
                 error_x=error_bars(_side(own, "d")), error_y=error_bars(_side(own, "q")),
                 **({"mode": "lines+markers"} | named),
             )  # fmt: skip
-        log_y(figure, here["value_q"])
+        log_y(figure, here["value_q"], higher[0])
         ends = here[here["variant"].isin(several)]["value_d"]
         room = 0.25 * (float(ends.max() - ends.min()) or 1.0)
         figure.update_xaxes(range=[float(ends.min()) - room, float(ends.max()) + room])

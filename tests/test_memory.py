@@ -47,6 +47,19 @@ def test_what_was_there_before_does_not_count():
     assert peak == pytest.approx(100, rel=0.4)
 
 
+def test_what_earlier_work_freed_counts_when_it_is_taken_again():
+    """Small blocks stay with the allocator: the trainings of one process would seem free."""
+    (peak,) = measured("""
+        def work(blocks):
+            held = [torch.ones(8000) for _ in range(blocks)]
+        work(6000)
+        memory = PeakMemory()
+        work(1500)
+        print(memory.read())
+    """)
+    assert peak == pytest.approx(1500 * 32000 / 2**20, rel=0.2)
+
+
 @pytest.mark.parametrize("clear", ["no/such/file", "ignored"])
 def test_unknown_where_an_older_peak_cannot_be_forgotten(monkeypatch, tmp_path, clear):
     (tmp_path / "ignored").touch()

@@ -90,9 +90,9 @@
     const gains = [[x, "x"], [y, "y"]].map(([m, k]) => (m.higher ? 1 : -1) * (q[k][0] - p[k][0]));
     return gains.every((g) => g >= 0) && gains.some((g) => g > 0);
   })).sort((a, b) => a.x[0] - b.x[0]);
-  const wide = (values) => {
+  const wide = (m, values) => {
     const low = Math.min(...values), high = Math.max(...values);
-    return values.length > 1 && low > 0 && high / low > 8;
+    return !m.higher && values.length > 1 && low > 0 && high / low > 8;
   };
   // Whole powers with their 2 and 5, as in the other figures: plotly labels every digit.
   const ticks = (values) => {
@@ -146,9 +146,9 @@
       }
       const axis = (m, values) => ({
         showline: true, linecolor: "#6b7280", ticks: "outside", ticklen: 4, zeroline: false,
-        gridcolor: "rgba(128,128,128,.22)", automargin: true, type: wide(values) ? "log" : "linear",
+        gridcolor: "rgba(128,128,128,.22)", automargin: true, type: wide(m, values) ? "log" : "linear",
         title: { standoff: 8, text: m.label + (m.higher === null ? "" : m.higher ? " ↑" : " ↓") },
-        ...(wide(values) && { tickvals: ticks(values), ticktext: ticks(values).map(String) }),
+        ...(wide(m, values) && { tickvals: ticks(values), ticktext: ticks(values).map(String) }),
       });
       const layout = {
         height: 420, margin: { l: 56, r: 14, t: 12, b: 40 }, showlegend: false,

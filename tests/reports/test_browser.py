@@ -6,7 +6,10 @@ import re
 import time
 
 import pandas as pd
+import piflow_reports
 import pytest
+
+from tests.reports import synthetic
 
 pytestmark = pytest.mark.browser
 
@@ -57,13 +60,22 @@ def test_every_figure_has_marks(opened):
 def test_nothing_is_wider_than_the_window(opened, width):
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(
         width=width, height=900, deviceScaleFactor=1, mobile=False))  # fmt: skip
-    time.sleep(0.5)
-    assert opened.execute_script("return document.documentElement.scrollWidth") <= width
-    wide = opened.execute_script(
+    wait(lambda: opened.execute_script("return document.documentElement.scrollWidth") <= width)
+    wide = (
         "return [...document.querySelectorAll('.plot')].filter(p => p.scrollWidth >"
         "p.clientWidth + 1).map(p => p.id)"
     )
-    assert wide == []
+    wait(lambda: opened.execute_script(wide) == [])
+    # No label of a figure is cut by the figure's edge.
+    cut = (
+        "return [...document.querySelectorAll('.plot')].flatMap(p => {"
+        "const box = p.getBoundingClientRect();"
+        "return [...p.querySelectorAll('svg text')].filter(t => {"
+        "const b = t.getBoundingClientRect();"
+        "return b.width && (b.right > box.right + 1 || b.left < box.left - 1);"
+        "}).map(t => p.id + ': ' + t.textContent)})"
+    )
+    wait(lambda: opened.execute_script(cut) == [])
     opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
@@ -334,3 +346,26 @@ def test_the_printed_page_holds_every_figure_and_what_is_folded(opened, tmp_path
     finally:
         opened.execute_script("document.documentElement.style.width = ''")
         opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_a_double_click_shows_what_is_beyond_the_axes(driver, tmp_path, monkeypatch):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    close = {name: (*synthetic.STUDENTS[name][:3], 0.82) for name in ("piflow-gm8", "dmd2")}
+    monkeypatch.setattr(synthetic, "STUDENTS", close)
+    folder = synthetic.write(tmp_path, 1, tuple(close), failed=False)
+    driver.get(piflow_reports.build(folder).as_uri())
+    wait(lambda: driver.execute_script("return document.body.dataset.ready || ''"), 60)
+    plot = driver.find_element("css selector", "#r0-trade-1")
+    caption = plot.find_element("xpath", "../figcaption").text
+    assert "Beyond the axes, in whole or part: teacher-euler" in caption
+    ends = "return document.getElementById('r0-trade-1').layout.xaxis.range"
+    low, high = driver.execute_script(ends)
+    teacher = pd.read_parquet(folder / "results.parquet").query(
+        "variant == 'teacher-euler' and metric == 'recall' and nfe == 1 and question == 'imitation'"
+        " and extractor == 'classifier'"
+    )["value"].iloc[0]  # fmt: skip
+    assert teacher < low
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
+    ActionChains(driver).move_to_element(plot).double_click().perform()
+    wait(lambda: driver.execute_script(ends)[0] < teacher)
