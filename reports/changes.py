@@ -40,7 +40,7 @@ class Change:
     seeds: int
     """Common train seeds; below two the interval holds the noise of sampling alone."""
     verdict: str
-    """better | worse | differs | equal | unknown | lost (no value any more)."""
+    """better | worse | differs | equal | not told apart | unknown | lost (no value any more)."""
 
 
 def changes(old: inputs.Run, new: inputs.Run) -> list[Change]:
@@ -63,7 +63,7 @@ def changes(old: inputs.Run, new: inputs.Run) -> list[Change]:
         found.append((row, frames.difference(*map(pd.Series, sides)) if known else None))
     p_values = holm(np.array([np.nan if d is None else d.p for _, d in found], dtype=float))
     listed = [_change(row, d, float(p)) for (row, d), p in zip(found, p_values, strict=True)]
-    order = ("lost", "worse", "differs", "unknown", "better", "equal")
+    order = ("lost", "worse", "differs", "unknown", "better", "not told apart", "equal")
     return sorted(listed, key=lambda c: (order.index(c.verdict), c.nfe, c.series, c.metric))
 
 
@@ -96,7 +96,7 @@ def _change(row: dict[Any, Any], difference: Any, p: float) -> Change:
     elif difference is None or not words.finite(p):
         verdict = "unknown"
     elif p >= LEVEL:
-        verdict = "equal"
+        verdict = "not told apart"
     elif higher is None:
         verdict = "differs"
     else:

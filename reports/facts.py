@@ -106,7 +106,7 @@ def _few_samples(breakdown: pd.DataFrame) -> list[str]:
     return [
         f"at n = {n:,} the Fréchet distance of the median student loses "
         f"{min(share.median(), 1):.0%} of its value when it is extrapolated to infinitely many "
-        "samples: differences stand, the values themselves are mostly bias"
+        "samples: values are mostly bias, and differences too are those of this n"
     ]
 
 

@@ -13,6 +13,7 @@ from piflow_reports.words import better_higher
 from scipy.special import betainc
 
 from piflow_bench.evaluation.uncertainty import (
+    FUZZ,
     Difference,
     jackknife_difference,
     paired_seed_difference,
@@ -248,11 +249,13 @@ def pair_differences(
     ])  # fmt: skip
     gaps = values[i] - values[j]
     common = np.isfinite(gaps)
+    value = np.array([row["value"] for row in rows], dtype=float)
+    scale = np.maximum(np.abs(value[i]), np.abs(value[j]))
     mean, squares, n = _deviations(gaps, common)
     with np.errstate(invalid="ignore", divide="ignore"):
         between = squares / (n - 1) / n
         shared = _shared_variances(rows, seeds, i, j, common)
-        over_seeds = _t_test(mean, np.sqrt(between + shared), n - 1)
+        over_seeds = _t_test(mean, np.sqrt(between + shared), n - 1, scale)
 
     lengths = np.array([len(row["replicates"]) for row in rows])
     blocks = np.zeros((len(rows), max(lengths, default=0)))
@@ -260,10 +263,9 @@ def pair_differences(
         own[:length] = row["replicates"]
     held = np.arange(blocks.shape[1]) < lengths[i, None]
     _, squares, g = _deviations(blocks[i] - blocks[j], held)
-    value = np.array([row["value"] for row in rows], dtype=float)
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.sqrt(squares * (g - 1) / g)
-        over_blocks = _t_test(value[i] - value[j], error, g - 1)
+        over_blocks = _t_test(value[i] - value[j], error, g - 1, scale)
     over_blocks[(lengths[i] != lengths[j]) | (g < 2)] = np.nan
     gap = np.where(n >= 2, mean, value[i] - value[j])
     return i, j, gap, np.where(n >= 2, over_seeds, over_blocks)
@@ -317,12 +319,15 @@ def _deviations(x: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return mean, squares, n
 
 
-def _t_test(value: np.ndarray, error: np.ndarray, dof: np.ndarray) -> np.ndarray:
+def _t_test(
+    value: np.ndarray, error: np.ndarray, dof: np.ndarray, scale: np.ndarray
+) -> np.ndarray:
     """Two-sided p-values of Student's t; a difference without any spread has none, unless nil."""
     with np.errstate(over="ignore"):
         x = dof / (dof + (value / error) ** 2)
     p = betainc(dof / 2.0, 0.5, x)
-    return np.where(error == 0, np.where(value == 0, 1.0, np.nan), p)
+    nil = np.where(np.abs(value) <= FUZZ * scale, 1.0, np.nan)
+    return np.where(error <= FUZZ * scale, nil, p)
 
 
 def measured(summary: pd.DataFrame) -> pd.DataFrame:

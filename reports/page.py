@@ -122,7 +122,7 @@ def section(run: inputs.Run, prefix: str, families: int = 1) -> Section:
         "pairs": verdicts.pair_rows(pairs),
         "pair_note": pair_note,
         "alone": verdicts.alone(summary),
-        "level_note": verdicts.level_note(pairs),
+        "level_note": verdicts.level_note(pairs, families),
         "ceiling": ceiling.ceiling(summary, nfes, order, primary),
         "rankings": ranked,
         "looks": looks,

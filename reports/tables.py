@@ -123,6 +123,7 @@ def rankings(
     """Per NFE the main table and those of the other questions and extractors."""
     tables = columns(summary, primary)
     values = _values(summary)
+    ties = ties | _teacher_ties(summary, nfes, tables.get("", []))
     result: dict[int, list[Ranking]] = {}
     for nfe in nfes:
         result[nfe] = []
@@ -247,16 +248,47 @@ def _embolden(
         sign = -1 if column.higher else 1
         best = min(range(len(rows)), key=lambda k: sign * rows[k].cells[i].value)
         question, _, name, _ = column.measure
-        pair = (ranking.nfe, question, name, rows[best].series)
-        gaps = [ties.get((*pair, row.series)) if column.primary else None for row in rows]
-        if any(gap is None for k, gap in enumerate(gaps) if k != best):
+        if column.primary:
+            # Students that share no train seed are not compared: nothing tells them apart.
+            pair = (ranking.nfe, question, name, rows[best].series)
+            gaps = [ties.get((*pair, row.series), 0.0) for row in rows]
+        else:
             at = (float(ranking.nfe), column.measure)
-            found = _told_apart([values[(row.series, *at)] for row in rows], best)
-            gaps = [f if g is None else g for g, f in zip(gaps, found, strict=True)]
+            gaps = _told_apart([values[(row.series, *at)] for row in rows], best)
         for k, (row, gap) in enumerate(zip(rows, gaps, strict=True)):
             # Without an interval nothing says that two differ, nor that they do not.
-            worse = gap is not None and not sign * gap >= 0
+            worse = not sign * gap >= 0
             row.cells[i].bold = k == best or not worse
+
+
+def _teacher_ties(summary: pd.DataFrame, nfes: list[int], main: list[Column]) -> Ties:
+    """The teacher's samplers in the primary columns: Holm over all their pairs of the page."""
+    rows = measured(summary)
+    rows = rows[rows["role"] == "teacher"]
+    pairs: list[tuple[int, str, str, str, str]] = []
+    gaps, p_values = [], []
+    for column in (c for c in main if c.primary):
+        question, extractor, name, protocol = column.measure
+        own = rows[(rows["question"] == question) & (rows["metric"] == name)]
+        own = own[(own["extractor"] == extractor) & (own["protocol"] == protocol)]
+        for nfe in nfes:
+            here = own[own["nfe"] == nfe].to_dict("records")
+            if len(here) < 2:
+                continue
+            i, j, gap, p = pair_differences(here)
+            names = [row["series"] for row in here]
+            pairs += [(nfe, question, name, names[a], names[b]) for a, b in zip(i, j, strict=True)]
+            gaps.append(gap)
+            p_values.append(p)
+    found: Ties = {}
+    if pairs:
+        corrected = holm(np.concatenate(p_values))
+        shown = np.where(corrected < 0.05, np.concatenate(gaps), 0.0)
+        shown = np.where(np.isfinite(corrected), shown, np.nan)
+        for (nfe, question, name, a, b), gap in zip(pairs, shown, strict=True):
+            found[nfe, question, name, a, b] = float(gap)
+            found[nfe, question, name, b, a] = -float(gap)
+    return found
 
 
 def _told_apart(rows: list[pd.Series], best: int) -> list[float]:

@@ -11,10 +11,14 @@ from piflow_reports.frames import Primary, final, measured, select, with_series
 from piflow_reports.tables import Ties
 
 from piflow_bench.errors import UserError
+from piflow_bench.evaluation import student_t
 from piflow_bench.evaluation.comparisons import METHOD_SEEDS, compare
 
 LEVEL = 0.05
 """Share of null reports with a false "better" anywhere."""
+
+LISTED = 8
+"""Most variants that a sentence names."""
 
 
 @dataclass
@@ -119,30 +123,42 @@ def _verdict(
     )
     gaps = {o: _gap(row, str(best["series"]), higher, gap_places) for o, row in against.items()}
     methods = against and all(row["level"] == "method" for row in against.values())
+    own = dict(zip(here["series"].map(str), here["seeds"], strict=True))
+    for o, row in against.items():
+        # The values shown are means over all of a variant's seeds, the difference is not.
+        if row["seeds"] < max(own[o], own[str(best["series"])]):
+            some = words.count(row["seeds"], "common train seed")
+            gaps[o] += "" if o in ahead else f" on {some}"
     better = "higher" if higher else "lower"
     subject = f"At {nfe} NFE {words.isolated(best['series'])}"
     if not methods:
         subject = f"At {nfe} NFE, among these checkpoints, {words.isolated(best['series'])}"
     sentences = []
     if beaten:
-        than = words.joined([f"{words.isolated(o)} by {gaps[o]}" for o in beaten])
+        than = _listed([f"{words.isolated(o)} by {gaps[o]}" for o in beaten])
         sentences.append(f"{subject} has {better} {label} than {than}.")
     if level:
-        listed = words.joined([f"{words.isolated(o)} ({gaps[o]})" for o in level])
-        if beaten:
+        listed = _listed([f"{words.isolated(o)} ({gaps[o]})" for o in level])
+        if ahead and not beaten:
+            end = "highest" if higher else "lowest"
+            sentences.append(
+                f"{subject} has the {end} mean {label} over its own train seeds, but is not told "
+                f"apart from {listed}."
+            )
+        elif beaten:
             sentences.append(f"It is not told apart from {listed}.")
         else:
             sentences.append(
                 f"{subject} has the best {label}, but is not told apart from {listed}."
             )
     if ahead:
-        listed = words.joined([f"{words.isolated(o)} ({gaps[o]})" for o in ahead])
+        listed = _listed([f"{words.isolated(o)} ({gaps[o]})" for o in ahead])
         sentences.append(
             f"On their common train seeds {words.isolated(best['series'])} is worse than {listed}: "
             "the values are means over other seeds."
         )
     if apart:
-        listed = words.joined([words.isolated(o) for o in apart])
+        listed = _listed([words.isolated(o) for o in apart])
         sentences.append(f"No paired comparison with {listed}: no common train seed.")
     tone = "clear" if beaten and not level and not apart else "partly" if beaten else "open"
     tone = "open" if ahead else tone
@@ -158,6 +174,13 @@ def _verdict(
         sentences,
         tone,
     )
+
+
+def _listed(items: list[str]) -> str:
+    """A list in words; of a long one the first, which are nearest to the leader."""
+    if len(items) <= LISTED:
+        return words.joined(items)
+    return words.joined([*items[: LISTED - 1], f"{len(items) - LISTED + 1} others (table below)"])
 
 
 def _other(row: dict[Any, Any], name: str) -> str:
@@ -184,7 +207,8 @@ def alone(summary: pd.DataFrame) -> list[str]:
     students = rows[rows["role"] == "student"]
     names = {str(t): sorted(set(g["series"])) for t, g in students.groupby("track", sort=True)}
     return [
-        f"The track “{words.TRACKS.get(track, track)}” holds only {found[0]}: nothing in it is "
+        f"The track “{words.TRACKS.get(track, track)}” holds only {words.isolated(found[0])}: "
+        "nothing in it is "
         "compared."
         for track, found in names.items()
         if len(found) == 1 and len(names) > 1
@@ -222,16 +246,21 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def level_note(table: pd.DataFrame) -> str:
+def level_note(table: pd.DataFrame, families: int = 1) -> str:
     """What the sentences are about: methods, or only the checkpoints at hand."""
     if not len(table):
         return ""
     methods = (table["level"] == "method").mean()
     if methods == 1:
+        seeds, pairs = int(table["seeds"].min()), families * len(table)
+        errors = student_t.quantile(1 - LEVEL / pairs, seeds - 1)
         return (
             f"Each pair shares at least {METHOD_SEEDS} train seeds: the sentences speak of methods "
             "as trained here, with a paired t interval over seeds to which the sampling noise is "
-            "added that all seeds share."
+            "added that all seeds share. It presumes that no method fails rarely and badly: look "
+            f"at the single seeds. With {seeds} seeds and {pairs:,} comparisons the first to be "
+            f"told apart needs a difference of {errors:.1f} standard errors, so that what is not "
+            "told apart need not be equal."
         )
     text = (
         f"Below {METHOD_SEEDS} common train seeds the sentences speak of these checkpoints only: "

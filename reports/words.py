@@ -207,6 +207,11 @@ def joined(names: list[str]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
+def count(number: int, noun: str) -> str:
+    """A count in words: '1 seed', '3 seeds'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def short(name: str, limit: int = 24) -> str:
     """A name that fits an axis: its beginning and its end, which tells settings apart."""
     tail = limit // 2

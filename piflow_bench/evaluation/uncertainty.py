@@ -68,12 +68,19 @@ def _unknown(value: float, units: int) -> Difference:
     return Difference(value, float("nan"), float("nan"), float("nan"), units)
 
 
-def _t_difference(value: float, error: float, dof: float, units: int, conf: float) -> Difference:
+FUZZ = 1e-12
+"""Share of the compared values' size up to which a spread is rounding: it stands for none."""
+
+
+def _t_difference(
+    value: float, error: float, dof: float, units: int, conf: float, scale: float
+) -> Difference:
     if dof < 1 or not np.isfinite([value, error]).all():
         return _unknown(value, units)
-    if error == 0:
+    if error <= FUZZ * scale:
         # Counts jump: replicates that agree say that none is near a jump, not that chance is nil.
-        return Difference(value, value, value, 1.0, units) if value == 0 else _unknown(value, units)
+        same = abs(value) <= FUZZ * scale
+        return Difference(value, value, value, 1.0, units) if same else _unknown(value, units)
     half = _t_quantile(conf, dof) * error
     p = student_t.two_sided(value / error, dof)
     return Difference(value, value - half, value + half, p, units)
@@ -116,7 +123,8 @@ def jackknife_difference(
     if g < 2:
         return _unknown(float(a_value - b_value), g)
     error = jackknife_error(np.asarray(a_replicates, float) - np.asarray(b_replicates, float))
-    return _t_difference(float(a_value - b_value), error, g - 1, g, confidence)
+    scale = max(abs(float(a_value)), abs(float(b_value)))
+    return _t_difference(float(a_value - b_value), error, g - 1, g, confidence, scale)
 
 
 @dataclass(frozen=True)
@@ -198,11 +206,13 @@ def paired_seed_difference(
 
     ``replicates`` ``(seeds, blocks)`` of the differences: see ``seed_interval``.
     """
-    d = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    both = np.array([a, b], dtype=np.float64)
+    d = both[0] - both[1]
     if len(d) < 2:
         return _unknown(float(d.mean()) if len(d) else float("nan"), len(d))
     error = _over_seeds(d, replicates)
-    return _t_difference(float(d.mean()), error, len(d) - 1, len(d), confidence)
+    scale = float(np.abs(both).max())
+    return _t_difference(float(d.mean()), error, len(d) - 1, len(d), confidence, scale)
 
 
 def bootstrap_mean_interval(

@@ -112,3 +112,15 @@ def test_shared_noise_widens_an_interval_over_seeds():
     gap = U.paired_seed_difference(values, values * 2, replicates=None)
     assert gap == U.paired_seed_difference(values, values * 2)
     assert U.paired_seed_difference(values, values * 2, replicates=same).p > gap.p
+
+
+@pytest.mark.parametrize("shift", [1, 2, 3, 4, 9])
+def test_a_constant_difference_is_no_certainty_when_it_is_rounded(shift):
+    """Counts of 500 that differ by as much in every seed or block: the spread is rounding."""
+    a = np.array([491, 498, 474, 491, 497])
+    found = U.paired_seed_difference(a / 500, (a - shift) / 500)
+    assert np.isnan(found.p) and found.difference == pytest.approx(shift / 500)
+    blocks = np.array([343, 349, 343, 346, 345] * 4)
+    found = U.jackknife_difference(350 / 360, blocks / 360, 346 / 360, (blocks - shift) / 360)
+    assert np.isnan(found.p)
+    assert U.paired_seed_difference(a / 500, a * 3 / 1500).p == 1

@@ -366,6 +366,9 @@ def test_a_double_click_shows_what_is_beyond_the_axes(driver, tmp_path, monkeypa
         " and extractor == 'classifier'"
     )["value"].iloc[0]  # fmt: skip
     assert teacher < low
-    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
-    ActionChains(driver).move_to_element(plot).double_click().perform()
+    ground = plot.find_element("css selector", ".nsewdrag")
+    driver.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", ground
+    )
+    ActionChains(driver, duration=0).move_to_element(ground).double_click().perform()
     wait(lambda: driver.execute_script(ends)[0] < teacher)

@@ -169,7 +169,7 @@ def three():
     return pd.DataFrame([
         {"role": "student", "track": "distilled", "variant": v, "series": v, "nfe": 1,
          "question": "imitation", "extractor": "classifier", "metric": "fd", "value": x,
-         "low": x - 0.3, "high": x + 0.3, "higher": False}
+         "low": x - 0.3, "high": x + 0.3, "higher": False, "seeds": 5}
         for v, x in (("a", 2.0), ("b", 3.9), ("c", 2.1))
     ])  # fmt: skip
 

@@ -360,3 +360,68 @@ def test_p_values_of_all_pairs_are_those_of_each_pair():
         expected = np.nan if expected is None else expected.p
         assert found == pytest.approx(expected, rel=1e-9, nan_ok=True)
     assert np.isnan(p).any() and (p == 1).any()
+
+
+def rows_by_seed(each, metric="fd", nfe=1):
+    """Rows of some variants from their values by train seed; without replicates."""
+    about = {"track": "distilled", "role": "student", "nfe": nfe, "metric": metric,
+             "higher_is_better": PRIMARY[metric], "sample_seed": 0, "budget_fraction": 1.0,
+             "question": "imitation", "extractor": "classifier", "protocol": "p", "n": 2000,
+             "ci_low": np.nan, "ci_high": np.nan}  # fmt: skip
+    return pd.DataFrame([
+        {**about, "variant": name, "method": name, "train_seed": seed, "value": value,
+         "replicates": []}
+        for name, values in each.items() for seed, value in values.items()
+    ])  # fmt: skip
+
+
+def test_who_is_worse_on_common_seeds_is_not_called_the_best():
+    """x has the lowest mean, for y's other five seeds are bad; on the common ones y is lower."""
+    x = dict(enumerate([10.3, 9.1, 10.9, 8.7, 11.0]))
+    y = {seed: value - 1 + 0.01 * (seed % 2) for seed, value in x.items()}
+    y |= {seed: 14.0 + seed / 9 for seed in range(5, 10)}
+    z = {seed: value + 1 + 2 * (-1) ** seed for seed, value in x.items()}
+    first, second = report(rows_by_seed({"x": x, "y": y, "z": z})).sentences
+    assert first.startswith("At 1 NFE x has the lowest mean FD over its own train seeds, but is")
+    assert second.startswith("On their common train seeds x is worse than y (−1.0")
+
+
+def test_a_difference_on_some_of_the_seeds_says_so():
+    x = dict(enumerate([10.3, 9.1, 10.9, 8.7, 11.0]))
+    y = {seed: value + 10 + 0.01 * (seed % 2) for seed, value in x.items()}
+    more = {**y, 5: 20.0, 6: 20.5, 7: 19.5}
+    assert "common" not in report(rows_by_seed({"x": x, "y": y})).sentences[0]
+    (text,) = report(rows_by_seed({"x": x, "y": more})).sentences
+    assert text.endswith("] on 5 common train seeds.")
+
+
+def test_students_without_a_common_seed_both_stay_bold():
+    """Equal methods: the jackknife of one column would tell trainings apart in 4 reports of 10."""
+    rng = np.random.default_rng(7)
+    for _ in range(10):
+        rows = simulate(rng, 10, names=("x", "y", "z")).rows
+        late = rows["variant"] == "z"
+        rows = rows[late == (rows["train_seed"] >= 5)]
+        for several in ranked(report(rows), rows).values():
+            (group,) = several[0].groups
+            assert all(cell.bold for row in group.rows if row.series == "z" for cell in row.cells)
+
+
+def test_equal_teachers_are_rarely_told_apart():
+    """Three equal samplers at every NFE; 100 reports: at most 5 % + 2 x 2.2 %."""
+    rng = np.random.default_rng(8)
+    events = []
+    for _ in range(100):
+        rows = simulate(rng, 1, seed_sd=0.0, names=("x", "y", "z")).rows
+        rows = rows.assign(role="teacher", track="none", train_seed=np.nan)
+        groups = [g for several in ranked(report(rows), rows).values() for g in several[0].groups]
+        assert [g.kind for g in groups] == ["teacher"] * len(NFES)
+        events.append(not all(c.bold for g in groups for row in g.rows for c in row.cells))
+    holds(events, 0.05)
+
+
+def test_a_sentence_names_a_few_and_counts_the_rest():
+    rng = np.random.default_rng(9)
+    names = tuple(f"m{i:02d}" for i in range(14))
+    first = report(simulate(rng, 5, names=names).rows).sentences[0]
+    assert first.count("[") == verdicts.LISTED - 1 and first.endswith("6 others (table below).")
