@@ -5,7 +5,17 @@ from __future__ import annotations
 import pandas as pd
 from piflow_reports import words
 from piflow_reports.frames import Primary
-from piflow_reports.plots import Figure, axis_title, blank, log_y, marker, numbers, safe, spec
+from piflow_reports.plots import (
+    Figure,
+    axis_title,
+    blank,
+    heading,
+    log_y,
+    marker,
+    numbers,
+    safe,
+    spec,
+)
 from piflow_reports.styles import Style
 
 
@@ -38,7 +48,7 @@ def by_class(
                 continue
             counts = own.groupby("group")["n"].first()
             texts = [
-                f"<b>{safe(series)}</b>, class {safe(str(group))}<br>"
+                f"{heading(series)}, class {safe(str(group))}<br>"
                 + "<br>".join(f"{label} {words.figures(float(row[m]), 4)}"
                               for label, m in zip(labels, names, strict=True))
                 + f"<br>n = {int(counts[group]):,}"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from piflow_reports import words
 from piflow_reports.frames import final, with_series
-from piflow_reports.plots import Figure, blank, safe, spec, wide
+from piflow_reports.plots import Figure, blank, heading, safe, spec, wide
 from piflow_reports.styles import Style
 
 CHARACTER = 7
@@ -57,11 +57,14 @@ def cost_bars(
                 x=[value], y=[i], orientation="h", meta=name, name=safe(name),
                 text=[text], textposition="outside", cliponaxis=False,
                 marker={"color": look.colour, "opacity": 0.45 if look.hollow else 0.9},
-                hovertext=[f"{safe(name + suffix)}: {text}"], hoverinfo="text", width=0.7,
+                hovertext=[f"{heading(name)}{suffix}: {text}"], hoverinfo="text", width=0.7,
             )  # fmt: skip
         figure.update_yaxes(
             tickvals=list(range(len(labels))), autorange="reversed", showgrid=False, ticks="",
-            ticktext=[safe(words.short(name, 18) + suffix) for name, suffix in labels],
+            ticktext=[
+                safe(name + suffix)
+                for name, (_, suffix) in zip(_short([n for n, _ in labels]), labels, strict=True)
+            ],
         )  # fmt: skip
         log = wide(pd.Series(values), 30)
         low, high = min(values), max(values)
@@ -102,7 +105,7 @@ def evaluations(
     counts: dict[str, dict[str, float]] = {}
     for name in [s for s in order if s in looks]:
         texts = rows.loc[rows["series"] == name, "train_rows"].dropna()
-        spent = [json.loads(text) for text in texts.unique() if text]
+        spent = [_counted(text) for text in texts.unique() if text]
         if spent and any(spent):
             roles = dict.fromkeys(role for each in spent for role in each)
             counts[name] = {r: float(np.median([e.get(r, 0) for e in spent])) for r in roles}
@@ -121,14 +124,14 @@ def evaluations(
             x=values, y=list(range(len(names))), orientation="h", width=0.7,
             name=safe(_plain(role)), hoverinfo="text",
             marker=_fill(colours[_network(role)], role.endswith("/grad")),
-            hovertext=[f"{safe(n)}: {words.compact(v)} rows, {safe(_plain(role))}"
+            hovertext=[f"{heading(n)}: {words.compact(v)} rows, {safe(_plain(role))}"
                        for n, v in zip(names, values, strict=True)],
         )  # fmt: skip
     figure.update_layout(barmode="stack", showlegend=True, margin={"l": 10, "r": 10, "t": 4},
                          legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})  # fmt: skip
     figure.update_yaxes(
         tickvals=list(range(len(names))), autorange="reversed", showgrid=False, ticks="",
-        ticktext=[safe(words.short(name, 18)) for name in names],
+        ticktext=[safe(name) for name in words.shortened(names, 18)],
     )  # fmt: skip
     table = [
         [name, _plain(role), words.compact(value)]
@@ -147,6 +150,17 @@ def evaluations(
             table,
         )
     ]
+
+
+def _short(names: list[str]) -> list[str]:
+    """Names that fit the axis; one that has several bars is the same at each."""
+    once = list(dict.fromkeys(names))
+    found = dict(zip(once, words.shortened(once, 18), strict=True))
+    return [found[name] for name in names]
+
+
+def _counted(text: str) -> dict[str, float]:
+    return {role: n for role, n in json.loads(text).items() if words.finite(n)}
 
 
 def _fill(colour: str, solid: bool) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from piflow_reports.plots import (
     blank,
     error_bars,
     fit,
+    heading,
     hover,
     log_axis,
     log_y,
@@ -46,7 +47,7 @@ def lines(
             meta=name, marker=marker(look, 8),
             line={"color": look.colour, "width": 2, "dash": look.dash},
             error_y={**error_bars(own), "color": look.colour} if own["low"].notna().any() else None,
-            text=[f"<b>{safe(name)}</b><br>{hover(row)}{protocol(row)}" for row in records],
+            text=[f"{heading(name)}<br>{hover(row)}{protocol(row)}" for row in records],
             hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
         table += [[name, words.compact(float(r[x])), *number_cells(r)] for r in records]
@@ -141,6 +142,8 @@ def against_compute(
     """
     rows = measured(by_budget)
     rows = rows[(rows["role"] == "student") & (rows["budget_tfe"] > 0)]
+    if not len(rows):
+        return []
     rows = rows.assign(hours=rows["train_seconds"] * processes / 3600)
     wanted = [("budget_tfe", m) for m in dict.fromkeys((primary.quality, primary.diversity))]
     wanted += [(x, primary.quality) for x in ("train_images", "hours")]
@@ -148,7 +151,7 @@ def against_compute(
     for nfe in nfes:
         for x, name in wanted:
             own = select(rows, primary.question, name, primary.extractor)
-            own = own[(own["nfe"] == nfe) & (own[x] > 0)]
+            own = own[(own["nfe"] == nfe) & (own[x] > 0) & np.isfinite(own[x])]
             if not len(own) or own.groupby("series")["budget_fraction"].nunique().max() < 2:
                 continue
             label = words.metric(name).label
@@ -157,7 +160,9 @@ def against_compute(
                 title = f"Training time ({clock})"
             figure = blank(title, axis_title(name, own["higher"].iloc[0]), 340)
             table = lines(own, x, looks, order, figure)
-            figure.update_xaxes(**log_axis(own[x].min(), own[x].max()))
+            # A log axis of less than this has hardly a label.
+            if own[x].max() / own[x].min() > 4:
+                figure.update_xaxes(**log_axis(own[x].min(), own[x].max()))
             log_y(figure, own["value"], own["higher"].iloc[0])
             found.append(
                 Figure(
@@ -198,7 +203,7 @@ def against_size(
                 continue
             look, end = looks[name], own.loc[own["metric"] == "fd_infinity", "value"]
             counts = points["n"].astype(int).tolist()
-            texts = [f"<b>{safe(name)}</b><br>{label} {words.figures(v, 4)}, n = {n:,}"
+            texts = [f"{heading(name)}<br>{label} {words.figures(v, 4)}, n = {n:,}"
                      for v, n in zip(points["value"], counts, strict=True)]  # fmt: skip
             figure.add_scatter(
                 x=[1 / n for n in counts], y=numbers(points["value"]), mode="markers",
@@ -211,8 +216,8 @@ def against_size(
                 x=[0, far], y=[float(slope[1]), float(np.polyval(slope, far))], mode="lines",
                 name=safe(name), meta=name, showlegend=False,
                 line={"color": look.colour, "width": 1.3, "dash": "dot"},
-                hovertemplate=f"<b>{safe(name)}</b><br>at infinity "
-                f"{words.figures(float(slope[1]), 4)}<extra></extra>",
+                text=[f"{heading(name)}<br>at infinity {words.figures(float(slope[1]), 4)}"] * 2,
+                hovertemplate="%{text}<extra></extra>",
             )  # fmt: skip
             table += [[name, f"{n:,}", words.figures(v, 4)]
                       for n, v in zip(counts, points["value"], strict=True)]  # fmt: skip
@@ -249,17 +254,18 @@ def training(
     if x is None:
         return []
     found = []
-    by_variant = {name.split(" · ")[0]: look for name, look in reversed(looks.items())}
-    by_variant |= looks
-    variants = [v for v in dict.fromkeys(s.split(" · ")[0] for s in order) if v in by_variant]
+    named = curves["variant"].unique()
+    # A training is sampled in several ways; the first series lends its look.
+    sampled_as = {v: [s for s in order if s == v or s.startswith(f"{v} · ")] for v in named}
+    firsts = {v: of[0] for v, of in sampled_as.items() if of and of[0] in looks}
+    variants = sorted(firsts, key=lambda v: order.index(firsts[v]))
     keys = [key for key in ("train_nfe", "train_seed") if key in curves]
     for number, name in enumerate(variants):
         own = curves[curves["variant"] == name]
         own = own[np.isfinite(pd.to_numeric(own["loss"], errors="coerce"))]
         if len(own) < 2:
             continue
-        look = by_variant[name]
-        sampled = [s for s in order if s.split(" · ")[0] == name]
+        look, sampled = looks[firsts[name]], sampled_as[name]
         figure = blank("Training compute (TFE)" if x == "tfe" else "Step", "Loss", 240)
         groups = list(own.groupby(keys, dropna=False, sort=True)) if keys else [((), own)]
         for key, part in groups:

@@ -50,18 +50,16 @@ def explorer(
                 own[name] = [_short(row[name])]
     known = {name for own in points.values() for name in own if name in COSTS}
     tracks = dict(zip(rows["series"], rows["track"], strict=True))
-    protocols = dict(zip(rows["series"], rows["protocol"], strict=True))
     series = [name for name in order if name in {s for s, _ in points}]
     data = {
         "measures": {
-            **{str(i): {"label": _label(m), "higher": _higher(rows, m)}
+            **{str(i): {"label": _label(m), "higher": _higher(rows, m), "protocol": m[3][:12]}
                for i, m in enumerate(measures)},
             **{name: {"label": COSTS[name], "higher": None} for name in COSTS if name in known},
         },
         "series": [
-            {"name": name, "shown": safe(name), "colour": looks[name].colour,
+            {"name": name, "shown": safe(words.short(name, 60)), "colour": looks[name].colour,
              "symbol": looks[name].marker, "dash": looks[name].dash, "track": tracks[name],
-             "protocol": protocols[name][:12],
              "at": {str(n): points[name, n] for n in nfes if (name, n) in points}}
             for name in series
         ],

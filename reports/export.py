@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from piflow_reports.tables import Cell, Ranking
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "|": r"\textbar{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "−": r"$-$", "∞": r"$\infty$", "—": "---",
     "·": r"\textperiodcentered{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "×": r"$\times$",
 }  # fmt: skip
@@ -102,7 +104,7 @@ def markdown(rankings: list[tuple[str, Ranking]]) -> str:
     """GitHub tables; bold is the best and whatever is not told apart from it."""
     parts = []
     for section, ranking in rankings:
-        heads = [f"{c.label} {words.arrow(c.higher)}".strip() for c in ranking.columns]
+        heads = [f"{md(c.label)} {words.arrow(c.higher)}".strip() for c in ranking.columns]
         table = [["Variant", "Train seeds", *heads], ["---", "---:", *["---:"] * len(heads)]]
         for group in ranking.groups:
             table.append([f"*{md(group.title)}*", "", *[""] * len(heads)])
@@ -117,7 +119,7 @@ def markdown(rankings: list[tuple[str, Ranking]]) -> str:
 
 def md(text: str) -> str:
     """Text with Markdown's special characters escaped."""
-    for mark in "\\`*_{}[]<>|#":
+    for mark in "\\`*_{}[]<>|#&$~":
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())
 
@@ -132,7 +134,7 @@ def md_cell(cell: Cell) -> str:
 
 def latex(rankings: list[tuple[str, Ranking]]) -> str:
     """booktabs tables; only the main table of each NFE, for the others rarely fit a page."""
-    parts = ["% \\usepackage{booktabs}"]
+    parts = ["% \\usepackage{booktabs}; names beyond Latin letters need XeLaTeX or LuaLaTeX"]
     for section, ranking in rankings:
         if ranking.title:
             continue
@@ -151,7 +153,7 @@ def latex(rankings: list[tuple[str, Ranking]]) -> str:
                       + r" \\"]  # fmt: skip
             for row in group.rows:
                 cells = [tex_cell(cell) for cell in row.cells]
-                lines.append(" & ".join([tex(row.series), *cells]) + r" \\")
+                lines.append(tex_row([tex(row.series), *cells]))
         lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
@@ -168,8 +170,15 @@ def caption_note(ranking: Ranking) -> str:
 
 
 def tex(text: str) -> str:
-    """Text with LaTeX's special characters escaped."""
-    return " ".join("".join(LATEX.get(mark, mark) for mark in text).split())
+    """Text with LaTeX's special characters escaped; what only controls writing is dropped."""
+    plain = (c for c in " ".join(text.split()) if unicodedata.category(c) not in ("Cc", "Cf"))
+    return "".join(LATEX.get(mark, mark) for mark in plain)
+
+
+def tex_row(cells: list[str]) -> str:
+    """A table's row; nothing in it is taken for an argument of the row before."""
+    line = " & ".join(cells) + r" \\"
+    return "{}" + line if line.startswith(("[", "*")) else line
 
 
 def tex_cell(cell: Cell) -> str:

@@ -61,14 +61,15 @@ def alerts(run: inputs.Run, summary: pd.DataFrame) -> list[dict[str, str]]:
     for failure in run.info.get("failures") or []:
         names = [str(failure.get(key) or "") for key in ("variant", "stage")]
         reason = str(failure.get("reason") or "no reason recorded")
-        told.add(reason)
+        told.add((str(failure.get("variant") or ""), reason))
         log = "\n".join(map(str, failure.get("log") or []))
         found.append(("failed", " · ".join(n for n in names if n), reason, log))
     failed = frames.with_series(run.results)
     failed = failed[failed["status"] != "ok"]
-    for key, rows in failed.groupby(["series", "reason"], sort=True):
-        series, reason = map(str, key)  # type: ignore[arg-type]
-        if any(reason and (reason in text or text in reason) for text in told):
+    for key, rows in failed.groupby(["variant", "series", "reason"], sort=True):
+        variant, series, reason = map(str, key)  # type: ignore[arg-type]
+        texts = [text for name, text in told if name in ("", variant)]
+        if any(reason and (reason in text or text in reason) for text in texts):
             continue
         at = sorted(int(n) for n in rows["nfe"].dropna().unique())
         where = f" · {', '.join(map(str, at))} NFE" if at else ""

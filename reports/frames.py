@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,11 +96,16 @@ def setting(sampler: str, guidance: float) -> str:
 
 def _shared(settings: pd.Series) -> set[str]:
     """What all settings of a variant have in common: it tells none of them apart."""
-    return set.intersection(*(set(text.split(", ")) for text in settings.unique()))
+    return set.intersection(*(set(_parts(text)) for text in settings.unique()))
 
 
 def _without(text: str, shared: set[str]) -> str:
-    return ", ".join(part for part in text.split(", ") if part not in shared)
+    return ", ".join(part for part in _parts(text) if part not in shared)
+
+
+def _parts(text: str) -> list[str]:
+    """Settings apart: only a comma before another name ends one."""
+    return re.split(r", (?=[\w.-]+=)", text)
 
 
 def series_names(results: pd.DataFrame) -> dict[tuple[str, float, str], str]:
@@ -319,9 +325,7 @@ def _deviations(x: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return mean, squares, n
 
 
-def _t_test(
-    value: np.ndarray, error: np.ndarray, dof: np.ndarray, scale: np.ndarray
-) -> np.ndarray:
+def _t_test(value: np.ndarray, error: np.ndarray, dof: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Two-sided p-values of Student's t; a difference without any spread has none, unless nil."""
     with np.errstate(over="ignore"):
         x = dof / (dof + (value / error) ** 2)
@@ -357,8 +361,8 @@ def series_order(results: pd.DataFrame, info: dict[str, Any]) -> list[str]:
 
 
 def nfes(summary: pd.DataFrame) -> list[int]:
-    """The NFEs that have a ranking: those of students; the teacher's where there is no student."""
-    for role in ("student", "teacher"):
+    """The NFEs that have a ranking: of students; without any of the teacher, or of controls."""
+    for role in ("student", "teacher", "control"):
         found = summary.loc[summary["role"] == role, "nfe"].dropna().unique()
         if len(found):
             return sorted(int(n) for n in found)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 from piflow_reports import words
 from piflow_reports.ceiling import rank_agreement
 from piflow_reports.frames import Primary
-from piflow_reports.plots import Drawing, Figure, blank, safe, spec
+from piflow_reports.plots import Drawing, Figure, blank, heading, safe, spec
 
 BLUE, ORANGE = "#4a9cd0", "#e8843c"  # Light enough for the dark numbers on them.
 NUMBERED = 10
@@ -20,13 +22,18 @@ def differences(
     found: list[Figure] = []
     if not len(pairs):
         return found
+    tracks = list(dict.fromkeys(pairs["track"]))
     for name in dict.fromkeys((primary.quality, primary.diversity)):
-        for nfe, here in pairs[pairs["metric"] == name].groupby("nfe", sort=True):
+        own = pairs[pairs["metric"] == name]
+        for (nfe, track), here in own.groupby(["nfe", "track"], sort=True):
             members = set(here["a"]) | set(here["b"])
             names = [s for s in order if s in members]
             if len(names) < 3:  # One pair is a sentence, not a map.
                 continue
-            found.append(_heatmap(here, names, name, int(nfe), prefix))
+            told = words.TRACKS.get(track, track).lower() if len(tracks) > 1 else ""
+            number = tracks.index(track)
+            made = _heatmap(here, names, name, int(nfe), prefix + (f"t{number}-" if number else ""))
+            found.append(replace(made, title=made.title + (f", {told}" if told else "")))
     return found
 
 
@@ -43,13 +50,13 @@ def _heatmap(pairs: pd.DataFrame, names: list[str], metric: str, nfe: int, prefi
             gap[a, b] = value if row["significant"] else 0.0
             shown[a, b] = words.fixed(value, places)
             text[a, b] = (
-                f"{safe(a)} less {safe(b)}: {words.fixed(value, places)} "
+                f"{heading(a)} less {heading(b)}: {words.fixed(value, places)} "
                 f"{words.span(low, high, places)}<br>{apart}"
             )
     largest = max((abs(v) for v in gap.values()), default=0.0)
-    height = 110 + 30 * len(names)
+    height = 110 + (30 if len(names) <= NUMBERED else 18) * len(names)
     figure = blank("", "", height)
-    ticks = [safe(words.short(n, 18)) for n in names]
+    ticks = [safe(n) for n in words.shortened(names, 18)]
     figure.add_heatmap(
         z=[[gap.get((a, b)) for b in names] for a in names],
         x=list(range(len(names))), y=list(range(len(names))),
@@ -78,8 +85,9 @@ def _heatmap(pairs: pd.DataFrame, names: list[str], metric: str, nfe: int, prefi
 def _names(figure: Drawing, ticks: list[str]) -> None:
     """Name the rows and columns of a square map."""
     places = {"tickvals": list(range(len(ticks))), "ticktext": ticks, "showgrid": False}
-    figure.update_xaxes(**places, tickangle=-30)
-    figure.update_yaxes(**places, autorange="reversed")
+    small = {"tickfont": {"size": 9}} if len(ticks) > NUMBERED else {}
+    figure.update_xaxes(**places, **small, tickangle=-90 if small else -30)
+    figure.update_yaxes(**places, **small, autorange="reversed")
     figure.update_layout(margin={"l": 56, "r": 14, "t": 12, "b": 10})
 
 
@@ -105,7 +113,7 @@ def agreement(
                 hovertemplate="%{text}<extra></extra>",
                 colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9},
             )  # fmt: skip
-            _names(figure, [safe(words.short(n, 22)) for n in names])
+            _names(figure, [safe(n) for n in words.shortened(names, 22)])
             label = words.metric(primary.quality).label
             title = f"Rank agreement in {label} at {nfe} NFE"
             found.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -120,21 +121,49 @@ def read(folder: Path) -> Run:
             f"{folder}: no results.parquet there; name the folder of a finished or partial run"
         )
     try:
-        results = normalise(pd.read_parquet(path))
+        table = pd.read_parquet(path)
         info_path = folder / "run.json"
         info = json.loads(info_path.read_text("utf-8")) if info_path.is_file() else {}
+        _refuse_other(table, info)
+        results = normalise(table)
         curves_path = folder / "curves.parquet"
         curves = pd.read_parquet(curves_path) if curves_path.is_file() else pd.DataFrame()
         grid_path = folder / "grids.npz"
         grid = read_grid(grid_path) if grid_path.is_file() else None
         parts_path = folder / "breakdown.parquet"
-        breakdown = pd.read_parquet(parts_path) if parts_path.is_file() else pd.DataFrame()
+        breakdown = normalise_parts(pd.read_parquet(parts_path)) if parts_path.is_file() else None
         picks_path = folder / "selections.npz"
         picks = read_selections(picks_path) if picks_path.is_file() else None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{folder}: cannot be read as a run ({error})") from error
     name = str(info.get("name") or folder.resolve().name)
-    return Run(name, results, curves, grid, info, breakdown, picks)
+    parts = pd.DataFrame() if breakdown is None else breakdown
+    return Run(name, results, curves, grid, info, parts, picks)
+
+
+def _refuse_other(table: pd.DataFrame, info: Any) -> None:
+    """Refuse what is no run's: a table without results, facts that are no facts."""
+    lacking = [name for name in ("variant", "metric", "value") if name not in table]
+    if lacking:
+        raise ValueError(f"results.parquet has no column {' and no column '.join(lacking)}")
+    facts: list[Any] = [None]
+    if isinstance(info, dict):
+        facts = [info.get(key) or [] for key in ("variants", "failures")]
+    if not all(isinstance(x, list) and all(isinstance(e, dict) for e in x) for x in facts):
+        raise ValueError("run.json is not what a run writes")
+
+
+def normalise_parts(breakdown: pd.DataFrame) -> pd.DataFrame:
+    """Values by sample count and by class that can be shown, with every expected column."""
+    frame = breakdown.copy()
+    for name in ("variant", "role", "sampler", "kind", "group", "metric"):
+        column = frame[name] if name in frame else pd.Series("", index=frame.index)
+        frame[name] = column.astype(object).where(column.notna(), "").map(str)
+    for name in ("nfe", "n", "value", "guidance", "train_seed"):
+        column = frame[name] if name in frame else pd.Series(np.nan, index=frame.index)
+        frame[name] = pd.to_numeric(column, errors="coerce").astype(float)
+    known = frame[np.isfinite(frame["value"]) & (frame["n"] > 0)]
+    return known.reset_index(drop=True) if len(known) else pd.DataFrame()
 
 
 def normalise(results: pd.DataFrame) -> pd.DataFrame:
@@ -263,6 +292,10 @@ def merge(runs: list[Run]) -> Run:
             items += [item for item in run.info.get(key) or [] if item not in items]
         info[key] = items
     info["title"] = " + ".join(run.name for run in runs)
+    info["warnings"] = info["warnings"] + [
+        f"{name}: its samples have other indices or labels and are not shown beside the others"
+        for name in _apart([(run.name, run.grid) for run in runs])
+    ]
     results = normalise(_once(_joint([run.results for run in renamed])))
     return Run(
         info["title"],
@@ -342,6 +375,16 @@ def merge_selections(several: list[Selections | None]) -> Selections | None:
     return Selections(cells, arrays) if cells else None
 
 
+def _apart(grids: list[tuple[str, Grid | None]]) -> list[str]:
+    """The runs whose grids show other samples than the first grid there is."""
+    present = [(name, grid) for name, grid in grids if grid is not None]
+    return [name for name, grid in present[1:] if not _same_samples(grid, present[0][1])]
+
+
+def _same_samples(a: Grid, b: Grid) -> bool:
+    return np.array_equal(a.index, b.index) and np.array_equal(a.labels, b.labels)
+
+
 def merge_grids(grids: list[Grid | None]) -> Grid | None:
     """The rows of all grids that show the same sample indices as the first."""
     present = [grid for grid in grids if grid is not None]
@@ -352,8 +395,7 @@ def merge_grids(grids: list[Grid | None]) -> Grid | None:
     arrays: dict[str, np.ndarray] = {}
     seen: set[tuple[Any, ...]] = set()
     for number, grid in enumerate(present):
-        same = np.array_equal(grid.index, first.index) and np.array_equal(grid.labels, first.labels)
-        for row in grid.rows if same else []:
+        for row in grid.rows if _same_samples(grid, first) else []:
             identity = tuple(row.get(k) for k in ("variant", "nfe", "train_seed", "sampler"))
             if identity not in seen:
                 seen.add(identity)

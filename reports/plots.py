@@ -72,6 +72,11 @@ def safe(text: str) -> str:
     return html.escape(text, quote=False)
 
 
+def heading(name: str) -> str:
+    """The first line of what a point says; a very long name would push the numbers off."""
+    return f"<b>{safe(words.short(name, 60))}</b>"
+
+
 def spec(figure: Drawing) -> str:
     """The figure as JSON that is safe inside a script element."""
     content = {"data": figure.data, "layout": figure.layout}
@@ -171,7 +176,8 @@ def wide(values: pd.Series, ratio: float = 8) -> bool:
 def log_y(figure: Drawing, values: pd.Series, higher: object = None) -> None:
     """Make the y axis logarithmic where that serves: shares and scores are no ratios."""
     if not higher and wide(values):
-        figure.update_yaxes(**log_axis(values.min(), values.max()))
+        known = values[np.isfinite(values)]
+        figure.update_yaxes(**log_axis(known.min(), known.max()))
 
 
 def log_axis(low: float, high: float) -> dict[str, Any]:
@@ -186,6 +192,7 @@ def _tick(value: float) -> str:
     return words.compact(value) if value >= 1000 else f"{value:g}"
 
 
+MORE = "; a double click shows all"
 STRETCH = 4
 """How many times its own extent a linear axis grows at most, to show more than it is about."""
 
@@ -220,7 +227,7 @@ def fit(figure: Drawing, rows: pd.DataFrame, about: pd.DataFrame, axes: dict[str
         figure.layout[axis] |= {"range": [float(low - room), float(high + room)]}
     names = [words.isolated(name) for name in dict.fromkeys(rows.loc[beyond, "series"])]
     several = f"{len(names)} baselines" if len(names) > 4 else words.joined(names)
-    return f" Beyond the axes, in whole or part: {several}; a double click shows all."
+    return f" Beyond the axes, in whole or part: {several}{MORE}."
 
 
 def _ends(rows: pd.DataFrame, suffix: str, log: bool = False) -> tuple[float, float]:

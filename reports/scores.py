@@ -272,7 +272,7 @@ def _plain(value: Any) -> str:
 
 def markdown(columns: Sequence[Column], rows: Sequence[tuple[str, list[Cell]]]) -> str:
     """A GitHub table."""
-    lines = [["Samples", *_heads(columns)], ["---", *["---:"] * len(columns)]]
+    lines = [["Samples", *map(export.md, _heads(columns))], ["---", *["---:"] * len(columns)]]
     lines += [[export.md(name), *map(export.md_cell, cells)] for name, cells in rows]
     note = "Bold: the best, and all whose intervals overlap its (no test). Brackets: 95 %."
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{note}\n"
@@ -286,8 +286,7 @@ def latex(columns: Sequence[Column], rows: Sequence[tuple[str, list[Cell]]]) -> 
         "\\toprule",
         " & ".join(["Samples", *map(export.tex, _heads(columns))]) + r" \\",
         "\\midrule",
-        *(" & ".join([export.tex(name), *map(export.tex_cell, cells)]) + r" \\"
-          for name, cells in rows),
+        *(export.tex_row([export.tex(name), *map(export.tex_cell, cells)]) for name, cells in rows),
         "\\bottomrule",
         "\\end{tabular}",
     ]  # fmt: skip

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
 
-from piflow_reports.plots import Figure, safe
+from piflow_reports.plots import MORE, Figure, safe
 
 from piflow_bench.errors import UserError
 
 WIDTH = 820
 INK = "#1c2430"
 LINE, ENTRY = 19, 24  # Pixels of a caption's line, and of a legend's.
+UNFIT = re.compile(r"[^\w.-]+")
+"""What a file's name has no place for."""
 FORMATS = {"svg": {}, "png": {"scale": 2}}
 
 
@@ -41,7 +44,7 @@ def write_stills(figures: dict[str, Figure], folder: Path) -> None:
     jobs = [
         {
             "fig": (drawn := still(figure)),
-            "path": folder / f"{name}.{kind}",
+            "path": folder / f"{UNFIT.sub('-', name)}.{kind}",
             "opts": {"format": kind, **options, **_size(drawn)},
         }
         for name, figure in figures.items()
@@ -62,7 +65,7 @@ def still(figure: Figure) -> dict[str, Any]:
     """A plotly figure on white, with title, caption and legend, which the page has in HTML."""
     content = json.loads(figure.spec)
     layout, data = content["layout"], content["data"]
-    caption = textwrap.wrap(figure.caption, 118)
+    caption = textwrap.wrap(figure.caption.replace(MORE, ""), 118)
     lines = [f"<b>{safe(figure.title)}</b>"]
     lines += [f"<span style='font-size:12px'>{safe(line)}</span>" for line in caption]
     top = 34 + LINE * len(lines)

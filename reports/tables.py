@@ -92,7 +92,8 @@ def columns(summary: pd.DataFrame, primary: Primary) -> dict[str, list[Column]]:
     for record in found.to_dict("records"):
         question, extractor, name, protocol = (str(record[key]) for key in keys)
         is_main = question == main[0] and extractor in (main[1], "samples")
-        title = "" if is_main else f"{words.QUESTIONS.get(question, question)} · {extractor}"
+        about = [words.QUESTIONS.get(question, question), extractor]
+        title = "" if is_main else " · ".join(filter(None, about)) or "Other"
         note = [words.metric(name).meaning, words.QUESTION_NOTES.get(question, "")]
         label = words.metric(name).label
         if several[(question, extractor, name)] > 1:
@@ -124,6 +125,7 @@ def rankings(
     tables = columns(summary, primary)
     values = _values(summary)
     ties = ties | _teacher_ties(summary, nfes, tables.get("", []))
+    only_controls = set(measured(summary)["role"]) == {"control"}
     result: dict[int, list[Ranking]] = {}
     for nfe in nfes:
         result[nfe] = []
@@ -135,7 +137,7 @@ def rankings(
                     sign = -1 if chosen[0].higher else 1
                     group.rows.sort(key=lambda r: _sortable(r.cells[0].value, sign))
             ranking.n = _sample_counts(summary, nfe, chosen)
-            if any(group.kind != "control" for group in ranking.groups):
+            if only_controls or any(group.kind != "control" for group in ranking.groups):
                 result[nfe].append(ranking)
     return result
 

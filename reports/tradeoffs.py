@@ -15,6 +15,7 @@ from piflow_reports.plots import (
     blank,
     error_bars,
     fit,
+    heading,
     hover,
     log_y,
     marker,
@@ -60,7 +61,7 @@ def trade_off(
                                                        "color": INK},
                 error_x=error_bars(pd.DataFrame([d])) if words.finite(d["low"]) else None,
                 error_y=error_bars(pd.DataFrame([q])) if words.finite(q["low"]) else None,
-                text=[f"<b>{name}</b><br>{hover(q)}<br>{hover(d)}{protocol(row)}"],
+                text=[f"{heading(row['series'])}<br>{hover(q)}<br>{hover(d)}{protocol(row)}"],
                 hovertemplate="%{text}<extra></extra>",
             )  # fmt: skip
             table.append([row["series"], *number_cells(q), *number_cells(d)])
@@ -106,9 +107,15 @@ def path_along_nfe(
             q, d = side_of(row, "q"), side_of(row, "d")
             nfe = int(row["nfe"])
             said = f"{hover(q)}<br>{hover(d)}{protocol(row)}"
-            texts.append(f"<b>{safe(name)}</b>, {nfe} NFE<br>{said}")
+            texts.append(f"{heading(name)}, {nfe} NFE<br>{said}")
             table.append([name, str(nfe), *number_cells(q), *number_cells(d)])
         symbols = [look.marker, *["arrow"] * (len(own) - 1)]
+        # An arrow has no direction at the first point, where plotly then draws nothing.
+        figure.add_scatter(
+            x=numbers(own["value_d"][:1]), y=numbers(own["value_q"][:1]), mode="markers",
+            name=safe(name), meta=name, text=texts[:1], hovertemplate="%{text}<extra></extra>",
+            marker=marker(look, 9),
+        )  # fmt: skip
         figure.add_scatter(
             x=numbers(own["value_d"]), y=numbers(own["value_q"]), mode="lines+markers",
             name=safe(name), meta=name, text=texts, hovertemplate="%{text}<extra></extra>",
@@ -161,7 +168,7 @@ def along_settings(
                 label = row["series"].removeprefix(f"{variant} · ")
                 labels.append(safe(label))
                 said = f"{hover(q)}<br>{hover(d)}{protocol(row)}"
-                texts.append(f"<b>{safe(variant)}</b>, {safe(label)}<br>{said}")
+                texts.append(f"{heading(variant)}, {safe(label)}<br>{said}")
                 table.append([variant, label, *number_cells(q), *number_cells(d)])
             named = {"mode": "lines+markers+text"} if len(several) * len(own) <= 16 else {}
             figure.add_scatter(

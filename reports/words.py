@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Iterable
+from os.path import commonprefix
 from typing import NamedTuple
 
 import numpy as np
@@ -205,6 +206,19 @@ def duration(seconds: float | None) -> str:
 def joined(names: list[str]) -> str:
     """A list in words: 'a', 'a and b', 'a, b and c'."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def shortened(names: list[str], limit: int = 24) -> list[str]:
+    """``short`` for names that stand side by side: what they differ in stays."""
+    found = [short(name, limit) for name in names]
+    for text in {t for t in found if found.count(t) > 1}:
+        alike = [i for i, t in enumerate(found) if t == text]
+        start = len(commonprefix([names[i] for i in alike]))
+        # One character of what they share, so that a number is not torn from its name.
+        for number, i in enumerate(alike, 1):
+            own = "…" + short(names[i][max(start - 1, 0) :], limit - 1)
+            found[i] = own if own not in found else f"{short(names[i], limit - 4)} ({number})"
+    return found
 
 
 def count(number: int, noun: str) -> str:

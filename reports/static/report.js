@@ -102,6 +102,10 @@
     return powers.flatMap((e) => (high - low < 2.3 ? [1, 2, 5] : [1])
       .map((m) => Number(`${m}e${e}`)));
   };
+  const rules = (x, y) => {
+    const own = [...new Set([x.protocol, y.protocol].filter(Boolean))];
+    return own.length ? [`protocol ${own.join(" and ")}`] : [];
+  };
   all(".explorer").forEach((figure) => {
     const { measures, series } = JSON.parse(figure.querySelector(".measures").textContent);
     const plot = figure.querySelector(".plot");
@@ -129,7 +133,7 @@
           text: own.map((p) => [`<b>${s.shown}</b>, ${p.n} NFE`,
             ...[[x, p.x], [y, p.y]].map(([m, v]) => `${m.label} ${number(v[0])} ${bracket(v)}`
               + (v[3] ? `, n = ${v[3]}` : "")),
-            ...(s.protocol ? [`protocol ${s.protocol}`] : [])].join("<br>")),
+            ...rules(x, y)].join("<br>")),
           hovertemplate: "%{text}<extra></extra>",
         }];
       });
@@ -388,11 +392,21 @@
     }, 1000 * Number(seconds));
   }
 
-  // What is folded is printed as well.
+  // What is folded is printed as well, but for the numbers of figures, and figures as wide as
+  // paper lets their columns be: a figure keeps its width on the screen otherwise, and is cut.
   let opened = [];
   window.addEventListener("beforeprint", () => {
-    opened = all("details:not([open])");
+    opened = all("details:not([open])").filter((d) => !d.closest(".plots"));
     opened.forEach((d) => { d.open = true; });
+    all(".plot[data-drawn]").forEach((plot) => {
+      const width = plot.closest(".plots").classList.contains("one") ? 630 : 295;
+      Plotly.relayout(plot, { width, autosize: false });
+    });
   });
-  window.addEventListener("afterprint", () => opened.forEach((d) => { d.open = false; }));
+  window.addEventListener("afterprint", () => {
+    opened.forEach((d) => { d.open = false; });
+    all(".plot[data-drawn]").forEach((plot) => {
+      Plotly.relayout(plot, { width: null, autosize: true });
+    });
+  });
 })();

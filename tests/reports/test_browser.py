@@ -321,8 +321,12 @@ def test_dark_mode_is_dark_and_figures_stay_readable(opened):
         opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
+FIRST_WIDTH = "return document.querySelector('.plot .main-svg').getBoundingClientRect().width"
+
+
 def test_the_printed_page_holds_every_figure_and_what_is_folded(opened, tmp_path):
     script = "return document.querySelectorAll('.plot .main-svg').length"
+    screen = opened.execute_script(FIRST_WIDTH)
     assert opened.execute_script(script) > 20
     printed = opened.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
     content = base64.b64decode(printed["data"])
@@ -331,7 +335,9 @@ def test_the_printed_page_holds_every_figure_and_what_is_folded(opened, tmp_path
     assert 5 < pages < 120
     # The event that printing sends opened what was folded, and closed it again.
     assert opened.execute_script("return document.querySelectorAll('details[open]').length") < 5
+    assert opened.execute_script("return document.querySelectorAll('.plots [open]').length") == 0
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    opened.execute_script("window.dispatchEvent(new Event('beforeprint'))")
     try:
         hidden = "return getComputedStyle(document.querySelector(arguments[0])).display"
         for selector in (".toc", ".tools", ".copy"):
@@ -343,9 +349,24 @@ def test_the_printed_page_holds_every_figure_and_what_is_folded(opened, tmp_path
             "document.documentElement.getBoundingClientRect().right + 1).map(p => p.className)"
         )
         assert wide == []
+        cut = opened.execute_script(
+            "return [...document.querySelectorAll('.plot')].filter(p => {"
+            "const right = p.closest('figure').getBoundingClientRect().right;"
+            "return [...p.querySelectorAll('.main-svg')].some(s =>"
+            "s.getBoundingClientRect().right > right)}).map(p => p.id)"
+        )
+        assert cut == []
+        tables = opened.execute_script(
+            "return [...document.querySelectorAll('table.ranking')].filter(t =>"
+            "t.getBoundingClientRect().right > 1 + t.parentElement.getBoundingClientRect().right)"
+            ".length"
+        )
+        assert tables == 0
     finally:
         opened.execute_script("document.documentElement.style.width = ''")
         opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+        opened.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    wait(lambda: opened.execute_script(FIRST_WIDTH) == screen)
 
 
 def test_a_double_click_shows_what_is_beyond_the_axes(driver, tmp_path, monkeypatch):

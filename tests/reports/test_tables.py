@@ -260,7 +260,7 @@ def test_exports(five_seeds):
     assert best["low"].iloc[0] < best["value"].iloc[0] < best["high"].iloc[0]
     text = (folder / "ranking.tex").read_text("utf-8")
     assert text.count("\\toprule") == text.count("\\bottomrule") == 2
-    assert "\\textless{}script\\textgreater{}" in text and "a|b\\_c" in text
+    assert "\\textless{}script\\textgreater{}" in text and "a\\textbar{}b\\_c" in text
     for line in text.splitlines():
         assert line.count("{") - line.count("\\{") == line.count("}") - line.count("\\}")
     rows = (folder / "ranking.md").read_text("utf-8").split("## ")[1].splitlines()
