@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.provenance import git_commit, hardware, versions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,6 +137,7 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
             return None
     from piflow_bench.evaluation.score import evaluate
 
+    started, clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
     with _progress() as report:
         scores = evaluate(
             settings.samples,
@@ -161,6 +165,10 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
         )
     _print(scores)
     _write(scores, out)
+    facts = {"command": shlex.join(["python", "-m", "piflow_bench", "evaluate", *arguments])}
+    facts |= {"started": started, "seconds": round(time.perf_counter() - clock, 1)}
+    facts |= {"versions": versions(), "hardware": hardware(), "git_commit": git_commit()}
+    (out / "provenance.json").write_text(json.dumps(facts, indent=1) + "\n")
     return out
 
 
@@ -231,7 +239,10 @@ def _print(scores: pd.DataFrame) -> None:
         n = f"{row['n']}" + (f" / {row['n_reference']}" if pd.notna(row["n_reference"]) else "")
         group = [row["group"]] if by_class else []
         table.add_row(row["metric"], *group, f"{row['value']:.5g}", span, n)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for text in first["warnings"].splitlines():
+        console.print(f"warning: {text}", markup=False, highlight=False)
 
 
 def _write(scores: pd.DataFrame, out: Path) -> None:

@@ -46,7 +46,9 @@ def build_scores(folders: Sequence[Path], out: Path | None = None) -> Path:
     page = Path(out) if out else alone
     export.write_atomic(page, render(scores))
     beside = page.parent / "exports"
-    flat = scores.drop(columns="rules").to_csv(index=False, lineterminator="\n")
+    flat = scores.drop(columns=["rules", "warnings", "provenance"]).to_csv(
+        index=False, lineterminator="\n"
+    )
     export.write_atomic(beside / "scores.csv", flat)
     columns, rows = table(scores)
     export.write_atomic(beside / "scores.md", markdown(columns, rows))
@@ -64,16 +66,30 @@ def read(folders: Sequence[Path]) -> pd.DataFrame:
         except (OSError, ValueError) as error:
             line = str(error).splitlines()[0]
             raise UserError(f"{folder}: {FILE} cannot be read ({line})") from error
+        if "warnings" not in found:  # Scores of before they were kept.
+            found["warnings"] = ""
         missing = [column for column in COLUMNS if column not in found]
         if missing:
             raise UserError(
                 f"{folder}: {FILE} has no column '{missing[0]}'; score the samples again"
             )
-        tables.append(found.assign(set=name))
+        tables.append(found.assign(set=name, provenance=_provenance(folder)))
     scores = pd.concat(tables, ignore_index=True)
     pairs = zip(scores["protocol_hash"], scores["rules"], strict=True)
     refuse_mixture({key: json.loads(rules) for key, rules in pairs}, words.joined(names))
     return scores
+
+
+def _provenance(folder: Path) -> str:
+    """The JSON that the verb wrote beside its scores; scores of Python's own have none."""
+    path = folder / "provenance.json"
+    try:
+        text = path.read_text("utf-8") if path.is_file() else "{}"
+        if not isinstance(json.loads(text), dict):
+            raise ValueError("no facts")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    return text
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -102,6 +118,8 @@ def render(scores: pd.DataFrame) -> str:
         figures=shown,
         classes=class_tables(scores),
         sets=set_facts(scores),
+        alerts=alerts(scores),
+        origins=origins(scores),
         facts=facts(first),
         rules=rules(json.loads(first["rules"])),
         glossary=[(m.label, m.meaning) for m in map(words.metric, _metrics(scores)) if m.meaning],
@@ -224,7 +242,8 @@ def figures(scores: pd.DataFrame, order: Sequence[str]) -> list[plots.Figure]:
             mode="markers",
             marker={"size": 9, "color": "#0b6296"},
             text=[
-                f"{plots.safe(row['set'])}<br>{words.figures(row['value'], 4)} {plots.bracket(row)}"
+                f"{plots.heading(row['set'])}<br>"
+                f"{words.figures(row['value'], 4)} {plots.bracket(row)}"
                 for row in summary.to_dict("records")
             ],
             hoverinfo="text",
@@ -236,7 +255,10 @@ def figures(scores: pd.DataFrame, order: Sequence[str]) -> list[plots.Figure]:
             showgrid=False,
         )
         label, meaning = words.metric(name)
-        shown.append(plots.Figure(f"s{number}", label, meaning, plots.spec(figure), height))
+        table = [[row["set"], *plots.number_cells(row)] for row in summary.to_dict("records")]
+        heads = ["Set", label, "95 % interval"]
+        text = plots.spec(figure)
+        shown.append(plots.Figure(f"s{number}", label, meaning, text, height, heads, table))
     return shown
 
 
@@ -256,6 +278,36 @@ def set_facts(scores: pd.DataFrame) -> list[dict[str, str]]:
         {"name": each["set"], "n": str(each["n"]), **{k: each[k] for k in ("samples", "classes")}}
         for each in firsts
     ]
+
+
+def alerts(scores: pd.DataFrame) -> list[dict[str, str]]:
+    """What weakens the scores of a set."""
+    firsts = scores.drop_duplicates("set").to_dict("records")
+    return [
+        {"where": each["set"], "text": text}
+        for each in firsts
+        for text in str(each["warnings"] or "").splitlines()
+    ]
+
+
+def origins(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """What made the scores of each set: the command, and with what."""
+    found = []
+    for each in scores.drop_duplicates("set").to_dict("records"):
+        known = json.loads(each["provenance"])
+        command = str(known.pop("command", ""))
+        if "seconds" in known:
+            known["duration"] = words.duration(float(known.pop("seconds")))
+        rows = [(key.replace("_", " ").capitalize(), _listed(v)) for key, v in known.items() if v]
+        if command or rows:
+            found.append({"name": each["set"], "command": command, "rows": rows})
+    return found
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {item}" for key, item in value.items())
+    return str(value)
 
 
 def rules(resolved: dict[str, Any]) -> list[tuple[str, str]]:

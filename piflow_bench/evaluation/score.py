@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 COLUMNS = [
     "metric", "group", "value", "ci_low", "ci_high", "n", "n_reference", "interval", "estimand",
     "samples", "classes", "reference", "extractor", "protocol", "protocol_hash", "rules",
+    "warnings",
 ]  # fmt: skip
 OF_CLASSES = {"pairwise_distance", "vendi_within", "lpips_within"}
 """Metrics whose value depends on which samples share a class."""
@@ -204,11 +205,29 @@ def evaluate(
     if per_class:
         on = {"device": device, **rules.settings}
         values += _by_class(per_class, ours, theirs, sources, extras, on)
-    return _rows(values, rules, sources, network)
+    warnings = _warnings(asked, sources, ours[FEATURES].shape[1])
+    return _rows(values, rules, sources, network, warnings)
+
+
+def _warnings(metrics: Sequence[str], sources: Sources, dimensions: int) -> list[str]:
+    """What weakens the scores: images of a lossy format, too few samples."""
+    reference = sources.reference.images if sources.reference else None
+    several = (sources.samples, reference, sources.teacher)
+    found = [text for images in several if images for text in images.warnings]
+    if sources.count <= dimensions and {"fd", "fd_infinity"} & set(metrics):
+        found.append(
+            f"n = {sources.count} samples span less than the {dimensions} dimensions of their "
+            "features: a Fréchet distance is mostly bias, and only equal n compare"
+        )
+    return found
 
 
 def _rows(
-    values: list[tuple[str, MetricValue]], rules: Protocol, sources: Sources, network: Extractor
+    values: list[tuple[str, MetricValue]],
+    rules: Protocol,
+    sources: Sources,
+    network: Extractor,
+    warnings: list[str],
 ) -> pd.DataFrame:
     target = sources.reference
     digest = target.digest() if target else "none"
@@ -222,6 +241,7 @@ def _rows(
         rules.name,
         rules_hash(resolved),
         json.dumps(resolved, sort_keys=True),
+        "\n".join(warnings),
     )
     count = None if target is None else target.count
     rows = []

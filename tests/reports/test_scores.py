@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from piflow_reports import scores
+from PIL import Image
 from sklearn.datasets import load_digits
 
 import piflow_bench
@@ -125,6 +126,31 @@ def test_the_verb_builds_the_page(folders, tmp_path, capsys):
     out = tmp_path / "all.html"
     assert main(["report", *map(str, folders), f"out={out}"]) == 0
     assert capsys.readouterr().out.strip() == str(out) and out.is_file()
+
+
+def test_what_weakens_scores_and_what_made_them_are_on_the_page(folders, tmp_path, capsys):
+    """The verb on JPEGs, fewer than their features have dimensions."""
+    images = load_digits().images[:40]
+    (tmp_path / "jpegs").mkdir()
+    for number, image in enumerate(images):
+        picture = Image.fromarray((image * 255 / 16).astype(np.uint8)).convert("RGB")
+        picture.save(tmp_path / "jpegs" / f"{number:02d}.jpg")
+    settings = [f"samples={tmp_path / 'jpegs'}", f"reference={folders[0].parent / 'real.npz'}",
+                "protocol=digits", "metrics=[fd]", f"store={tmp_path / 'store'}"]  # fmt: skip
+    assert main(["evaluate", *settings, f"out={tmp_path / 'out'}"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    text = scores.build_scores([tmp_path / "out"]).read_text()
+    both = ("40 of 40 files are of a lossy format", "n = 40 samples span less than the 64 dimen")
+    for warning in both:
+        assert warning in said and warning in text
+    assert "python -m piflow_bench evaluate" in text and "samples=" in text and "torch: " in text
+    good = scores.build_scores(folders[:1]).read_text()
+    assert "lossy" not in good and "dimensions of their features" not in good
+
+
+def test_every_figure_has_its_numbers(page):
+    text = page.read_text()
+    assert text.count('class="plot"') == text.count("<summary>Numbers</summary>") == 4
 
 
 @pytest.mark.browser
