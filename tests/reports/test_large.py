@@ -94,10 +94,12 @@ def test_it_opens_and_filters_without_delay(driver, large):
         assert time.monotonic() < deadline, "the figures were not drawn"
         time.sleep(0.2)
     assert [e for e in driver.get_log("browser") if e["level"] == "SEVERE"] == []
-    driver.execute_script(FILTER)  # The first pass parses what each cell holds.
-    times = driver.execute_script(FILTER)
-    print(f"first paint {shown} ms, filters {[round(t) for t in times]} ms")
-    assert sorted(times)[len(times) // 2] < 200
+    first, *later = (driver.execute_script(FILTER) for _ in range(4))
+    # The best of some passes: other work on the machine is not the page's delay.
+    times = np.min(later, axis=0)
+    print(f"first paint {shown} ms, filters {times.round().tolist()} ms")
+    print(f"at the first pass, which parses what each cell holds, at most {max(first):.0f} ms")
+    assert times.max() < 200
     click = driver.execute_async_script(
         "const done = arguments[0], start = performance.now();"
         "document.querySelector('.legend button').click();"
