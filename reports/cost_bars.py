@@ -121,7 +121,8 @@ def evaluations(
     for role in roles:
         values = [counts[name].get(role, 0.0) for name in names]
         figure.add_bar(
-            x=values, y=list(range(len(names))), orientation="h", width=0.7,
+            # Nothing is no bar, which would have an edge.
+            x=[v or None for v in values], y=list(range(len(names))), orientation="h", width=0.7,
             name=safe(_plain(role)), hoverinfo="text",
             marker=_fill(colours[_network(role)], role.endswith("/grad")),
             hovertext=[f"{heading(n)}: {words.compact(v)} rows, {safe(_plain(role))}"

@@ -86,7 +86,8 @@ def _names(figure: Drawing, ticks: list[str]) -> None:
     """Name the rows and columns of a square map."""
     places = {"tickvals": list(range(len(ticks))), "ticktext": ticks, "showgrid": False}
     small = {"tickfont": {"size": 9}} if len(ticks) > NUMBERED else {}
-    figure.update_xaxes(**places, **small, tickangle=-90 if small else -30)
+    # On a phone slanted names of more columns would lie on each other.
+    figure.update_xaxes(**places, **small, tickangle=-90 if len(ticks) > 6 else -30)
     figure.update_yaxes(**places, **small, autorange="reversed")
     figure.update_layout(margin={"l": 56, "r": 14, "t": 12, "b": 10})
 
