@@ -63,7 +63,9 @@ def cost_bars(
             tickvals=list(range(len(labels))), autorange="reversed", showgrid=False, ticks="",
             ticktext=[
                 safe(name + suffix)
-                for name, (_, suffix) in zip(_short([n for n, _ in labels]), labels, strict=True)
+                for name, (_, suffix) in zip(
+                    words.shortened([n for n, _ in labels], 18), labels, strict=True
+                )
             ],
         )  # fmt: skip
         log = wide(pd.Series(values), 30)
@@ -151,13 +153,6 @@ def evaluations(
             table,
         )
     ]
-
-
-def _short(names: list[str]) -> list[str]:
-    """Names that fit the axis; one that has several bars is the same at each."""
-    once = list(dict.fromkeys(names))
-    found = dict(zip(once, words.shortened(once, 18), strict=True))
-    return [found[name] for name in names]
 
 
 def _counted(text: str) -> dict[str, float]:

@@ -245,27 +245,33 @@ def against_size(
 
 
 def training(
-    curves: pd.DataFrame, looks: dict[str, Style], order: list[str], prefix: str
+    curves: pd.DataFrame,
+    looks: dict[str, Style],
+    order: list[str],
+    variants: dict[str, str],
+    prefix: str,
 ) -> list[Figure]:
-    """Loss against compute, one panel per variant: losses of two methods share no scale."""
+    """Loss against compute, one panel per variant: losses of two methods share no scale.
+
+    ``variants``: the variant of every series.
+    """
     if not {"variant", "loss"} <= set(curves.columns):
         return []
     x = next((name for name in ("tfe", "step") if name in curves), None)
     if x is None:
         return []
     found = []
-    named = curves["variant"].unique()
     # A training is sampled in several ways; the first series lends its look.
-    sampled_as = {v: [s for s in order if s == v or s.startswith(f"{v} · ")] for v in named}
-    firsts = {v: of[0] for v, of in sampled_as.items() if of and of[0] in looks}
-    variants = sorted(firsts, key=lambda v: order.index(firsts[v]))
+    sampled_as: dict[str, list[str]] = {}
+    for series in (s for s in order if s in looks):
+        sampled_as.setdefault(variants[series], []).append(series)
     keys = [key for key in ("train_nfe", "train_seed") if key in curves]
-    for number, name in enumerate(variants):
+    for number, (name, sampled) in enumerate(sampled_as.items()):
         own = curves[curves["variant"] == name]
         own = own[np.isfinite(pd.to_numeric(own["loss"], errors="coerce"))]
         if len(own) < 2:
             continue
-        look, sampled = looks[firsts[name]], sampled_as[name]
+        look = looks[sampled[0]]
         figure = blank("Training compute (TFE)" if x == "tfe" else "Step", "Loss", 240)
         groups = list(own.groupby(keys, dropna=False, sort=True)) if keys else [((), own)]
         for key, part in groups:
@@ -283,7 +289,7 @@ def training(
                 hovertemplate="%{x:.4g}: %{y:.4g}",
             )  # fmt: skip
         log_y(figure, own["loss"].astype(float))
-        count = f"{len(groups)} run{'s' if len(groups) > 1 else ''}"
+        count = words.count(len(groups), "run")
         table = _stations(groups, keys, x)
         heads = ["Run", "TFE" if x == "tfe" else "Step", "Loss"]
         text = spec(figure)

@@ -175,7 +175,14 @@ def provenance(run: inputs.Run) -> list[tuple[str, str]]:
     if versions is None:
         texts = sorted(set(results["versions"]) - {""})
         versions = texts[0] if texts else ""
-    if recorded.get("seconds") is not None:
-        recorded["duration"] = words.duration(float(recorded.pop("seconds")))
-    rows = [(str(k).replace("_", " ").capitalize(), _plain(v)) for k, v in recorded.items()]
-    return [row for row in [*rows, ("Versions", _plain(versions))] if row[1]]
+    return listed({**recorded, "versions": versions})
+
+
+def listed(recorded: dict[str, Any]) -> list[tuple[str, str]]:
+    """Recorded facts in words; the time taken as a duration, what is empty left out."""
+    facts = dict(recorded)
+    if facts.get("seconds") is not None:
+        facts["duration"] = words.duration(float(facts.pop("seconds")))
+    facts["versions"] = facts.pop("versions", None)  # Long, so last.
+    rows = [(str(k).replace("_", " ").capitalize(), _plain(v)) for k, v in facts.items()]
+    return [row for row in rows if row[1]]

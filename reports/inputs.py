@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -131,13 +132,12 @@ def read(folder: Path) -> Run:
         grid_path = folder / "grids.npz"
         grid = read_grid(grid_path) if grid_path.is_file() else None
         parts_path = folder / "breakdown.parquet"
-        breakdown = normalise_parts(pd.read_parquet(parts_path)) if parts_path.is_file() else None
+        parts = normalise_parts(pd.read_parquet(parts_path) if parts_path.is_file() else None)
         picks_path = folder / "selections.npz"
         picks = read_selections(picks_path) if picks_path.is_file() else None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{folder}: cannot be read as a run ({error})") from error
     name = str(info.get("name") or folder.resolve().name)
-    parts = pd.DataFrame() if breakdown is None else breakdown
     return Run(name, results, curves, grid, info, parts, picks)
 
 
@@ -153,28 +153,31 @@ def _refuse_other(table: pd.DataFrame, info: Any) -> None:
         raise ValueError("run.json is not what a run writes")
 
 
-def normalise_parts(breakdown: pd.DataFrame) -> pd.DataFrame:
+def normalise_parts(breakdown: pd.DataFrame | None) -> pd.DataFrame:
     """Values by sample count and by class that can be shown, with every expected column."""
-    frame = breakdown.copy()
-    for name in ("variant", "role", "sampler", "kind", "group", "metric"):
-        column = frame[name] if name in frame else pd.Series("", index=frame.index)
-        frame[name] = column.astype(object).where(column.notna(), "").map(str)
-    for name in ("nfe", "n", "value", "guidance", "train_seed"):
-        column = frame[name] if name in frame else pd.Series(np.nan, index=frame.index)
-        frame[name] = pd.to_numeric(column, errors="coerce").astype(float)
+    if breakdown is None:
+        return pd.DataFrame()
+    texts = ("variant", "role", "sampler", "kind", "group", "metric")
+    frame = _typed(breakdown, texts, ("nfe", "n", "value", "guidance", "train_seed"))
     known = frame[np.isfinite(frame["value"]) & (frame["n"] > 0)]
     return known.reset_index(drop=True) if len(known) else pd.DataFrame()
 
 
-def normalise(results: pd.DataFrame) -> pd.DataFrame:
-    """The results table with every expected column, plain types and a fixed row order."""
-    frame = results.copy()
-    for name in TEXTS:
+def _typed(table: pd.DataFrame, texts: Iterable[str], numbers: Iterable[str]) -> pd.DataFrame:
+    """The table with these columns, empty or NaN where it has them not, as plain types."""
+    frame = table.copy()
+    for name in texts:
         column = frame[name] if name in frame else pd.Series([""] * len(frame), index=frame.index)
         frame[name] = column.astype(object).where(column.notna(), "").map(str)
-    for name in NUMBERS:
+    for name in numbers:
         column = frame[name] if name in frame else pd.Series(np.nan, index=frame.index)
         frame[name] = pd.to_numeric(column, errors="coerce").astype(float)
+    return frame
+
+
+def normalise(results: pd.DataFrame) -> pd.DataFrame:
+    """The results table with every expected column, plain types and a fixed row order."""
+    frame = _typed(results, TEXTS, NUMBERS)
     if "higher_is_better" not in frame:
         frame["higher_is_better"] = None
     frame["higher_is_better"] = [

@@ -103,7 +103,7 @@ def section(run: inputs.Run, prefix: str, families: int = 1) -> Section:
     pairs, pair_note = verdicts.comparisons(results, primary, families)
     ranked = tables.rankings(summary, nfes, order, primary, verdicts.ties(pairs))
     run = _with_series(run)
-    groups = figure_groups(run, summary, nfes, looks, order, primary, pairs, prefix)
+    groups = figure_groups(run, summary, nfes, looks, order, variants, primary, pairs, prefix)
     grids, picked = pictures.within_budget(run.grid, run.selections, looks, order, nfes)
     axes = explorer.explorer(summary, frames.costs(results), nfes, looks, order, primary)
     context = {
@@ -208,6 +208,7 @@ def figure_groups(
     nfes: list[int],
     looks: dict[str, styles.Style],
     order: list[str],
+    variants: dict[str, str],
     primary: frames.Primary,
     pairs: pd.DataFrame,
     prefix: str,
@@ -264,7 +265,7 @@ def figure_groups(
         (
             "Training curves",
             "A loss is its method's own: it says whether training settled, not who is better.",
-            curves.training(run.curves, looks, order, prefix),
+            curves.training(run.curves, looks, order, variants, prefix),
         ),
         (
             "Costs",

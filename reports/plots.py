@@ -149,7 +149,7 @@ def bracket(row: Row) -> str:
 def hover(row: Row) -> str:
     """What a point says when pointed at."""
     label = words.metric(row["metric"]).label
-    seeds = f"{row['seeds']} train seed{'s' if row['seeds'] > 1 else ''}" if row["seeds"] else ""
+    seeds = words.count(row["seeds"], "train seed") if row["seeds"] else ""
     n = f"n = {int(row['n']):,}" if words.finite(row.get("n")) else ""
     about = ", ".join(p for p in (n, seeds) if p)
     parts = [f"{label} {words.figures(row['value'], 4)} {bracket(row)}".strip(), about]
@@ -223,7 +223,7 @@ def fit(figure: Drawing, rows: pd.DataFrame, about: pd.DataFrame, axes: dict[str
         low, high = windows.get(axis) or _ends(pd.concat([about, rows[~beyond]]), suffix, log)
         if log:
             low, high = np.log10(low), np.log10(high)
-        room = 0.07 * (high - low)
+        room = 0.07 * (high - low) or 0.07 * abs(high) or 1.0
         figure.layout[axis] |= {"range": [float(low - room), float(high + room)]}
     names = [words.isolated(name) for name in dict.fromkeys(rows.loc[beyond, "series"])]
     several = f"{len(names)} baselines" if len(names) > 4 else words.joined(names)

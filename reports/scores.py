@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 from piflow_reports import export, html, plots, words
+from piflow_reports.facts import listed
 from piflow_reports.tables import Cell, Column
 
 from piflow_bench.errors import UserError
@@ -296,18 +297,10 @@ def origins(scores: pd.DataFrame) -> list[dict[str, Any]]:
     for each in scores.drop_duplicates("set").to_dict("records"):
         known = json.loads(each["provenance"])
         command = str(known.pop("command", ""))
-        if "seconds" in known:
-            known["duration"] = words.duration(float(known.pop("seconds")))
-        rows = [(key.replace("_", " ").capitalize(), _listed(v)) for key, v in known.items() if v]
-        if command or rows:
+        if known:
+            rows = listed(known)
             found.append({"name": each["set"], "command": command, "rows": rows})
     return found
-
-
-def _listed(value: Any) -> str:
-    if isinstance(value, dict):
-        return "; ".join(f"{key}: {item}" for key, item in value.items())
-    return str(value)
 
 
 def rules(resolved: dict[str, Any]) -> list[tuple[str, str]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -267,29 +268,38 @@ def _teacher_ties(summary: pd.DataFrame, nfes: list[int], main: list[Column]) ->
     """The teacher's samplers in the primary columns: Holm over all their pairs of the page."""
     rows = measured(summary)
     rows = rows[rows["role"] == "teacher"]
-    pairs: list[tuple[int, str, str, str, str]] = []
-    gaps, p_values = [], []
+    places, groups = [], []
     for column in (c for c in main if c.primary):
         question, extractor, name, protocol = column.measure
         own = rows[(rows["question"] == question) & (rows["metric"] == name)]
         own = own[(own["extractor"] == extractor) & (own["protocol"] == protocol)]
         for nfe in nfes:
             here = own[own["nfe"] == nfe].to_dict("records")
-            if len(here) < 2:
-                continue
-            i, j, gap, p = pair_differences(here)
-            names = [row["series"] for row in here]
-            pairs += [(nfe, question, name, names[a], names[b]) for a, b in zip(i, j, strict=True)]
-            gaps.append(gap)
-            p_values.append(p)
+            if len(here) > 1:
+                places.append((nfe, question, name))
+                groups.append(here)
     found: Ties = {}
-    if pairs:
-        corrected = holm(np.concatenate(p_values))
-        shown = np.where(corrected < 0.05, np.concatenate(gaps), 0.0)
-        shown = np.where(np.isfinite(corrected), shown, np.nan)
-        for (nfe, question, name, a, b), gap in zip(pairs, shown, strict=True):
-            found[nfe, question, name, a, b] = float(gap)
-            found[nfe, question, name, b, a] = -float(gap)
+    if not groups:
+        return found
+    for place, group, (first, second, gaps) in zip(places, groups, _gaps(groups), strict=True):
+        for i, j, gap in zip(first, second, gaps, strict=True):
+            a, b = group[i]["series"], group[j]["series"]
+            found[(*place, a, b)], found[(*place, b, a)] = float(gap), -float(gap)
+    return found
+
+
+def _gaps(groups: Sequence[Sequence[Any]]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Per group of summary rows its pairs i < j, and i - j where told apart, else 0; NaN unknown.
+
+    Holm's correction covers the pairs of all groups.
+    """
+    pairs = [pair_differences(rows) for rows in groups]
+    corrected = holm(np.concatenate([p for *_, p in pairs]))
+    ends = np.cumsum([len(p) for *_, p in pairs])[:-1]
+    found = []
+    for (i, j, gap, _), p in zip(pairs, np.split(corrected, ends), strict=True):
+        told = np.where(p < 0.05, gap, 0.0)
+        found.append((i, j, np.where(np.isfinite(p), told, np.nan)))
     return found
 
 
@@ -299,9 +309,7 @@ def _told_apart(rows: list[pd.Series], best: int) -> list[float]:
     The best is chosen by the same data and so may be any of them: Holm's correction covers all
     pairs of the group, not only those with the best.
     """
-    i, j, gap, p = pair_differences(rows)
-    corrected = holm(p)
-    gap = np.where(np.isfinite(corrected), np.where(corrected < 0.05, gap, 0.0), np.nan)
+    ((i, j, gap),) = _gaps([rows])
     found = np.zeros(len(rows))
     found[j[i == best]] = gap[i == best]
     found[i[j == best]] = -gap[j == best]

@@ -158,7 +158,7 @@ def _verdict(
             "the values are means over other seeds."
         )
     if apart:
-        listed = _listed([words.isolated(o) for o in apart])
+        listed = words.joined([words.isolated(o) for o in apart])
         sentences.append(f"No paired comparison with {listed}: no common train seed.")
     tone = "clear" if beaten and not level and not apart else "partly" if beaten else "open"
     tone = "open" if ahead else tone

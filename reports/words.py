@@ -210,15 +210,19 @@ def joined(names: list[str]) -> str:
 
 def shortened(names: list[str], limit: int = 24) -> list[str]:
     """``short`` for names that stand side by side: what they differ in stays."""
-    found = [short(name, limit) for name in names]
-    for text in {t for t in found if found.count(t) > 1}:
-        alike = [i for i, t in enumerate(found) if t == text]
-        start = len(commonprefix([names[i] for i in alike]))
+    found = {name: short(name, limit) for name in names}
+    taken = list(found.values())
+    for text in dict.fromkeys(taken):
+        alike = [name for name in found if found[name] == text]
+        if len(alike) < 2:
+            continue
+        start = len(commonprefix(alike))
         # One character of what they share, so that a number is not torn from its name.
-        for number, i in enumerate(alike, 1):
-            own = "…" + short(names[i][max(start - 1, 0) :], limit - 1)
-            found[i] = own if own not in found else f"{short(names[i], limit - 4)} ({number})"
-    return found
+        for number, name in enumerate(alike, 1):
+            own = "…" + short(name[max(start - 1, 0) :], limit - 1)
+            found[name] = own if own not in taken else f"{short(name, limit - 4)} ({number})"
+            taken.append(found[name])
+    return [found[name] for name in names]
 
 
 def count(number: int, noun: str) -> str:

@@ -44,6 +44,8 @@ def test_short_names_side_by_side_stay_different():
     assert len(set(short)) == 4 and short[-1] == "dmd2" and "0.25" in short[0]
     same = words.shortened(["x" * 40 + "-a-" + "y" * 40, "x" * 40 + "-b-" + "y" * 40], 18)
     assert len(set(same)) == 2
+    several = words.shortened([names[0], names[0], names[1]], 18)
+    assert several[0] == several[1] != several[2], "one name is one name wherever it stands"
 
 
 def test_no_name_is_part_of_a_template(folder):
