@@ -7,6 +7,7 @@ import shutil
 import time
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -30,8 +31,17 @@ class Parts:
         self._kept_at = time.monotonic()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            self._files = sorted(folder.glob("*.npz"))
-            self.rows = int(self._files[-1].stem) if self._files else 0
+            self._go_on(folder)
+
+    def _go_on(self, folder: Path) -> None:
+        """Take what is there from the first row on without a gap or damage; drop what is not."""
+        for file in sorted(folder.glob("*.npz")):
+            first, _, end = file.stem.partition("-")
+            if first == f"{self.rows:012d}" and end.isdigit() and is_zipfile(file):
+                self._files.append(file)
+                self.rows = int(end)
+            else:  # A removal that was cut short, or a disk's damage, came before.
+                file.unlink()
 
     def add(self, rows: int, **arrays: Any) -> None:
         """Add a batch of so many rows.
@@ -62,7 +72,8 @@ class Parts:
 
     def _keep(self) -> None:
         assert self.folder is not None
-        path = self.folder / f"{self.rows:012d}.npz"
+        first = self._files[-1].stem.partition("-")[2] if self._files else f"{0:012d}"
+        path = self.folder / f"{first}-{self.rows:012d}.npz"
         temporary = self.folder / f".{path.name}.tmp"
         together = {n: np.concatenate([p[n] for p in self._fresh]) for n in self._fresh[0]}
         with temporary.open("wb") as file:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -22,7 +21,6 @@ from piflow_bench.progress_bar import bars
 
 DAYS = 7.0
 """What is younger is kept, used or not: a run may be about to need it."""
-TRASH = "trash"
 
 
 @dataclass(frozen=True)
@@ -193,12 +191,9 @@ def _remove(store: Store, folder: Path, days: float) -> bool:
         with store.guard(folder.name, timeout=0):
             if any(folder.name in u.artifacts for u in uses(store) if u.counts(days)):
                 return False
-            trash = store.root / TRASH
-            trash.mkdir(exist_ok=True)
-            os.rename(folder, trash / f"{folder.parent.name}-{folder.name}")
+            store.discard(folder)
     except Timeout:
         return False
-    shutil.rmtree(trash)
     return True
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from piflow_bench.files import read_json, write_json
 from piflow_bench.pipeline.progress import PROGRESS
 
 STARTS = "starts.json"
@@ -33,8 +33,8 @@ class Start:
 def starts_of(work: Path) -> list[Start]:
     """All beginnings of the stage that works in ``work``."""
     try:
-        return [Start(**s) for s in json.loads((work / STARTS).read_text())]
-    except (OSError, ValueError, TypeError):
+        return [Start(**s) for s in read_json(work / STARTS) or []]
+    except TypeError:
         return []
 
 
@@ -46,8 +46,7 @@ def begin(work: Path) -> None:
     lost = _lost(work, before[-1]) if before else 0.0
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     now = Start(time.time(), node, job, os.getpid(), lost)
-    text = json.dumps([asdict(s) for s in [*before, now]])
-    (work / STARTS).write_text(text)
+    write_json(work / STARTS, [asdict(s) for s in [*before, now]])
 
 
 def _lost(work: Path, last: Start) -> float:

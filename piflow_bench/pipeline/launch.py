@@ -60,7 +60,7 @@ def execute(
 
     try:
         with store.lock(stage):
-            if store.has(stage):
+            if store.has(stage) or store.finish(stage):
                 return "done", "", ""
             work = store.work(stage)
             work.mkdir(parents=True, exist_ok=True)

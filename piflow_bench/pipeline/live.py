@@ -17,10 +17,11 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from piflow_bench.config import ExperimentConfig, VariantConfig, build_dataclass, to_plain
 from piflow_bench.errors import UserError
+from piflow_bench.files import write_atomically
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Failure, Outcome
 from piflow_bench.pipeline.plan import Plan, make_plan
-from piflow_bench.pipeline.results import write_atomically, write_run
+from piflow_bench.pipeline.results import write_run
 from piflow_bench.pipeline.slurm.records import outcome_of
 from piflow_bench.pipeline.store import Store
 

@@ -1,13 +1,14 @@
 """Training stages in several processes: started by torchrun, each runs the same stage.
 
 ``torchrun ... -m piflow_bench.pipeline.processes JOB`` is what every process is; JOB is a folder
-with the stage's inputs. The first process reports and writes.
+with the stage's inputs, in its work folder. The first process reports and writes.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from piflow_bench.files import write_json
+from piflow_bench.pipeline.store import PROCESSES
 
 if TYPE_CHECKING:
     from piflow_bench.pipeline.runtime import Runtime
@@ -43,8 +47,10 @@ def in_processes(
         "runtime": asdict(runtime),
         "owner": os.getpid(),
     }
-    (folder / JOB).write_text(json.dumps(job))
-    (folder / ERROR).unlink(missing_ok=True)
+    talk = folder / PROCESSES
+    shutil.rmtree(talk, ignore_errors=True)
+    talk.mkdir()
+    write_json(talk / JOB, job)
     command = [
         sys.executable,
         "-m",
@@ -52,11 +58,11 @@ def in_processes(
         "--standalone",
         f"--nproc-per-node={runtime.scale.processes}",
         "--log-dir",
-        str(folder / "processes"),
+        str(talk / "logs"),
         "--redirects=3",
         "-m",
         "piflow_bench.pipeline.processes",
-        str(folder),
+        str(talk),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(config["training"]["threads"])}
     agent = subprocess.Popen(
@@ -69,13 +75,10 @@ def in_processes(
         agent.wait()
         raise
     if code:
-        told = folder / ERROR
-        words = told.read_text() if told.is_file() else _last_words(folder / "processes")
+        told = talk / ERROR
+        words = told.read_text() if told.is_file() else _last_words(talk / "logs")
         raise ProcessFailed(words.strip() or f"torchrun ended with exit code {code}")
-    (folder / JOB).unlink()
-    import shutil
-
-    shutil.rmtree(folder / "processes", ignore_errors=True)
+    shutil.rmtree(talk)
 
 
 def _last_words(logs: Path) -> str:
@@ -100,8 +103,8 @@ def _end_with(owner: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main(folder: Path) -> None:
-    """One of the processes."""
+def main(talk: Path) -> None:
+    """One of the processes; ``talk`` is the folder of its job."""
     import torch
     from torch import distributed
 
@@ -110,7 +113,7 @@ def main(folder: Path) -> None:
     from piflow_bench.pipeline.stages import distill
     from piflow_bench.training.scale import Scale
 
-    job = json.loads((folder / JOB).read_text())
+    job, folder = json.loads((talk / JOB).read_text()), talk.parent
     _end_with(job["owner"])
     settings = job["runtime"]
     runtime = Runtime(**{**settings, "scale": Scale(**settings["scale"])})
@@ -124,7 +127,7 @@ def main(folder: Path) -> None:
     except Exception as error:
         lines = str(error).strip().splitlines()
         text = f"{type(error).__name__}: {lines[0] if lines else ''}\n"
-        (folder / ERROR).write_text(text + traceback.format_exc())
+        (talk / ERROR).write_text(text + traceback.format_exc())
         # The others may wait for this one in a collective call: end without waiting for them.
         os._exit(1)
     distributed.destroy_process_group()

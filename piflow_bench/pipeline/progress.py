@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from piflow_bench.files import read_json, write_json
 
 PROGRESS = "progress.json"
 EVERY = 0.5
@@ -39,9 +39,7 @@ def progress_writer(folder: Path) -> Callable[[float, str], None]:
             began, done = first
             pace = (share - done) / (now - began) if now > began else 0.0
             left = round((1 - share) / pace, 1) if pace > 0 else None
-            temporary = folder / (PROGRESS + ".tmp")
-            temporary.write_text(json.dumps([share, text, left]))
-            os.replace(temporary, folder / PROGRESS)
+            write_json(folder / PROGRESS, [share, text, left])
 
     return report
 
@@ -49,6 +47,6 @@ def progress_writer(folder: Path) -> Callable[[float, str], None]:
 def read_progress(folder: Path) -> Progress | None:
     """The last word of the stage that works in ``folder``."""
     try:
-        return Progress(*json.loads((folder / PROGRESS).read_text()))
-    except (OSError, ValueError, TypeError):
+        return Progress(*read_json(folder / PROGRESS))
+    except TypeError:
         return None

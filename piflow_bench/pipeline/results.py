@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pandas as pd
 import torch
 
 from piflow_bench.config import to_plain
+from piflow_bench.files import write_atomically
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Outcome
 from piflow_bench.pipeline.plan import Cell, Plan
@@ -38,16 +38,6 @@ GRID_COLUMNS = 40
 POINTS_SHOWN = 2000
 LOG_LINES = 5
 """Last lines of a failed stage's log that the report shows."""
-
-
-def write_atomically(path: Path, write: Any) -> None:
-    """``write(temporary_path)``, then rename: a reader sees all or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _costs(cell: Cell, store: Store) -> dict[str, Any]:

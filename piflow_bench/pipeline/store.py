@@ -2,13 +2,16 @@
 
 Layout below the store's root: ``artifacts/<name>/`` finished, ``work/<name>/`` in progress (kept,
 so that long stages resume), ``locks/<name>.lock``. A kernel lock per artifact dies with its owner.
+
+``artifact.json`` is an artifact's record: written last, once everything else is on the disk. A work
+folder that holds one lacks nothing but its new name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
-import json
 import os
 import shutil
 from dataclasses import asdict
@@ -18,11 +21,16 @@ from typing import Any
 from filelock import BaseFileLock, FileLock
 
 from piflow_bench.errors import UserError
+from piflow_bench.files import flush, read_json, write_json
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.history import STARTS, starts_of
 from piflow_bench.pipeline.progress import PROGRESS, Progress, read_progress
 
 META = "artifact.json"
+PROCESSES = "processes"
+"""Folder of what the processes of one training tell each other."""
+SCRATCH = (PROGRESS, STARTS, PROCESSES)
+"""What the pipeline itself keeps in a work folder: no part of the artifact."""
 ENVIRONMENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -59,6 +67,7 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+TRASH = "trash"
 FULL = 1 << 18
 """Free bytes below which a failure is the disk's: NumPy's and torch's writers hide errno 28."""
 
@@ -108,7 +117,8 @@ class Store:
 
     def meta(self, stage: Stage) -> dict[str, Any]:
         """What was recorded with a finished artifact."""
-        return json.loads((self.path(stage) / META).read_text())
+        found: dict[str, Any] = read_json(self.path(stage) / META)
+        return found
 
     def progress(self, stage: Stage) -> Progress | None:
         """The last word of a stage in progress."""
@@ -130,31 +140,54 @@ class Store:
 
     def commit(self, stage: Stage, meta: dict[str, Any]) -> None:
         """Turn the work folder into the artifact, atomically, with its files' digests."""
-        work, final = self.work(stage), self.path(stage)
-        starts = starts_of(work)
-        for name in (PROGRESS, PROGRESS + ".tmp", STARTS):
-            (work / name).unlink(missing_ok=True)
-        files = {
-            str(p.relative_to(work)): file_digest(p) for p in sorted(work.rglob("*")) if p.is_file()
-        }
+        work = self.work(stage)
+        names = sorted(_contents(work))
+        for name in names:
+            flush(work / name)
         content = {
             "stage": stage.kind,
             "label": stage.label,
             "key": stage.key,
             "config": dict(stage.config),
             "inputs": {n: [s.name for s in stages] for n, stages in stage.inputs.items()},
-            "files": files,
-            "starts": [asdict(s) for s in starts],
+            "files": {name: file_digest(work / name) for name in names},
+            "sizes": {name: (work / name).stat().st_size for name in names},
+            "starts": [asdict(s) for s in starts_of(work)],
             **meta,
         }
-        (work / META).write_text(json.dumps(content, indent=1))
-        for p in work.iterdir():
-            if p.is_file():
-                with p.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        if final.exists():  # A folder without its meta file: never finished.
+        write_json(work / META, content, sync=True, indent=1)
+        self._publish(stage)
+
+    def finish(self, stage: Stage) -> bool:
+        """End the commit of an attempt that was killed in it, if its record had been written."""
+        work = self.work(stage)
+        if not (work / META).exists():
+            return False
+        if _harm(work):  # Of a machine that lost what was not on its disk yet.
+            (work / META).unlink()
+            return False
+        self._publish(stage)
+        return True
+
+    def _publish(self, stage: Stage) -> None:
+        """Give a work folder that has its record its final name."""
+        work, final = self.work(stage), self.path(stage)
+        for path in work.iterdir():
+            if path.name in SCRATCH or path.suffix == ".tmp":
+                _remove(path)
+        if final.exists():  # A folder without its record: never finished.
             shutil.rmtree(final)
         os.rename(work, final)
+
+    def discard(self, folder: Path) -> None:
+        """Remove an artifact or a work folder: it is there, or it is not, and never by half."""
+        trash = self.root / TRASH
+        trash.mkdir(exist_ok=True)
+        aside = trash / f"{folder.parent.name}-{folder.name}-{os.getpid()}"
+        os.rename(folder, aside)
+        shutil.rmtree(aside)
+        with contextlib.suppress(OSError):  # Others may be at it, too.
+            trash.rmdir()
 
     def names(self) -> list[str]:
         """Names of all artifacts."""
@@ -162,22 +195,40 @@ class Store:
 
     def harm(self, name: str) -> str | None:
         """How an artifact differs from what was recorded, or None."""
-        folder = self.root / "artifacts" / name
-        try:
-            files = json.loads((folder / META).read_text())["files"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return f"{META} cannot be read"
-        there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {META}
-        for file in sorted(there ^ set(files)):
-            return f"{file} is missing" if file in files else f"{file} was added"
-        for file, digest in files.items():
-            try:
-                if file_digest(folder / file) != digest:
-                    return f"{file} was changed"
-            except OSError as error:
-                return f"{file} cannot be read ({error.strerror})"
-        return None
+        return _harm(self.root / "artifacts" / name)
 
     def broken(self) -> list[str]:
         """Names of artifacts whose files are not what was recorded."""
         return [name for name in self.names() if self.harm(name)]
+
+
+def _contents(folder: Path) -> set[str]:
+    """The files of an artifact or a work folder, by name: without its record and the pipeline's."""
+    found = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    names = {str(p) for p in found if p.parts[0] not in SCRATCH and not p.parts[0].endswith(".tmp")}
+    return names - {META}
+
+
+def _harm(folder: Path) -> str | None:
+    """How a folder differs from its record, or None."""
+    try:
+        files = dict(read_json(folder / META)["files"])
+    except (KeyError, TypeError, ValueError):
+        return f"{META} cannot be read"
+    for file in sorted(_contents(folder) ^ set(files)):
+        return f"{file} is missing" if file in files else f"{file} was added"
+    for file, digest in files.items():
+        try:
+            if file_digest(folder / file) != digest:
+                return f"{file} was changed"
+        except OSError as error:
+            return f"{file} cannot be read ({error.strerror})"
+    return None
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder and what it holds."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

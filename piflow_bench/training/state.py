@@ -108,8 +108,8 @@ def save(trainer: Trainer, folder: Path) -> None:
             "random": torch.get_rng_state().tolist(),
         }
         (fresh / FACTS).write_text(json.dumps(facts))
-        shutil.rmtree(old, ignore_errors=True)
-        if target.exists():
+        if target.exists():  # Else the one before is the only whole one.
+            shutil.rmtree(old, ignore_errors=True)
             os.replace(target, old)
         os.replace(fresh, target)
         shutil.rmtree(old, ignore_errors=True)

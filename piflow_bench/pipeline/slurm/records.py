@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from piflow_bench.files import read_json, write_json
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.store import Store
 
@@ -23,7 +22,7 @@ def logs(store: Store) -> Path:
 
 def record_of(store: Store, stage: Stage) -> dict[str, Any] | None:
     """What was last submitted for a stage: job, log, attempts."""
-    return _read(store.root / FOLDER / f"{stage.name}.json")
+    return read_json(store.root / FOLDER / f"{stage.name}.json")
 
 
 def write_record(store: Store, stage: Stage, job: str, log: Path) -> None:
@@ -31,12 +30,12 @@ def write_record(store: Store, stage: Stage, job: str, log: Path) -> None:
     before = record_of(store, stage) or {"attempts": 0}
     (store.root / FOLDER / f"{stage.name}.outcome.json").unlink(missing_ok=True)
     record = {"job": job, "log": str(log), "attempts": before["attempts"] + 1}
-    _write(store.root / FOLDER / f"{stage.name}.json", {**record, "label": stage.label})
+    write_json(store.root / FOLDER / f"{stage.name}.json", {**record, "label": stage.label})
 
 
 def outcome_of(store: Store, stage: Stage) -> dict[str, str] | None:
     """What a job wrote that made no artifact: waiting, failed or environment, and why."""
-    return _read(store.root / FOLDER / f"{stage.name}.outcome.json")
+    return read_json(store.root / FOLDER / f"{stage.name}.outcome.json")
 
 
 def write_outcome(
@@ -44,7 +43,7 @@ def write_outcome(
 ) -> None:
     """Say why there is no artifact."""
     content = {"status": status, "reason": reason, "traceback": traceback}
-    _write(store.root / FOLDER / f"{stage.name}.outcome.json", content)
+    write_json(store.root / FOLDER / f"{stage.name}.outcome.json", content)
 
 
 def last_lines(log: str) -> Iterator[str]:
@@ -55,16 +54,3 @@ def last_lines(log: str) -> Iterator[str]:
         return
     kept = [line for line in lines if line.strip() and not line.startswith("submitit ")]
     yield from kept[-LAST_LINES:]
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _write(path: Path, content: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content))
-    os.replace(temporary, path)
