@@ -41,7 +41,8 @@ class Config:
     power: float = 1.0  # p of the adaptive loss weight
     weight_floor: float = 0.01  # c of the adaptive loss weight, per sample
     jvp: str = "exact"  # exact | finite-difference
-    difference_step: float = 0.05  # in t, along the target velocity
+    difference_step: float = 0.05  # in t, along the target velocity; at most half the interval
+    derivative_precision: str = "float32"  # float32 | tf32 | bfloat16: of the products in dU/dt
     tangent_warmup: int = 0  # steps over which the derivative term is ramped up
     omega: float | None = None  # from scratch: w (1 - kappa); None takes it from the teacher's w
     kappa: float = 0.0  # from scratch: share of the class-conditional self-prediction
@@ -54,6 +55,13 @@ class Config:
     def __post_init__(self) -> None:
         if self.jvp not in ("exact", "finite-difference"):
             raise ValueError(f"jvp={self.jvp}: must be exact or finite-difference")
+        if self.derivative_precision not in ("float32", "tf32", "bfloat16"):
+            raise ValueError(
+                f"derivative_precision={self.derivative_precision}: must be float32, tf32 or "
+                "bfloat16"
+            )
+        if not 0 < self.difference_step <= 0.5:
+            raise ValueError(f"difference_step={self.difference_step}: must be in (0, 0.5]")
         if self.time_law not in ("logit-normal", "uniform"):
             raise ValueError(f"time_law={self.time_law}: must be logit-normal or uniform")
         if not 0 <= self.instant_share <= 1:
@@ -64,6 +72,31 @@ def adaptive_loss(error: Tensor, power: float, floor: float) -> Tensor:
     """``mean_B |e|^2 / sg(|e|^2 + c)^p`` over squared norms of errors ``(B, *sample)``."""
     squared = error.flatten(1).square().sum(1)
     return (squared / (squared.detach() + floor) ** power).mean()
+
+
+def difference(t: Tensor, span: Tensor, step: float) -> tuple[Tensor, Tensor]:
+    """Where, and with which weights, three values make a second-order derivative at t.
+
+    Central where t + step <= 1 (the middle has weight 0), towards data elsewhere. Steps shrink with
+    the interval, so that no value lies before its end.
+
+    Args:
+        t: times ``(B,)`` in [0, 1].
+        span: lengths t - r ``(B,)`` of the intervals [r, t].
+        step: in t, at most 1/2.
+
+    Returns:
+        Offsets from t, and weights, ``(B, 3)`` each.
+    """
+    h = span.clamp(max=step)
+    inside = t + h <= 1
+    # The least step keeps an empty interval's weights finite; its derivative is multiplied by 0.
+    h = torch.where(inside, h, (span / 2).clamp(max=step)).clamp(min=1e-6)[:, None]
+    offsets, weights = (
+        torch.where(inside[:, None], h.new_tensor(central), h.new_tensor(backward))
+        for central, backward in (([1, 0, -1], [0, -1, -2]), ([1, 0, -1], [3, -4, 1]))
+    )
+    return offsets * h, weights / (2 * h)
 
 
 @dataclass
@@ -93,7 +126,7 @@ class MeanFlow(Method):
         jvp="exact",
         elastic=True,
         paper="arXiv:2505.13447",
-        version=2,
+        version=3,
     )
     sampling = ("shift",)
 
@@ -156,6 +189,10 @@ class MeanFlow(Method):
             )
             span = flow.expand(t[rows] - r[rows], x)
             target[rows] = velocity[rows] - ramp * span * slope
+        else:
+            # Sharded weights are gathered in a call: every process makes as many, counted or not.
+            with torch.no_grad():
+                context.modules["student"](x[:1], t[:1], condition[:1], duration=t[:1] - r[:1])
         prediction = student(x, t, condition, duration=t - r)
         loss = adaptive_loss(prediction - target, c.power, c.weight_floor)
         error = (prediction - target).detach().square().mean()
@@ -172,18 +209,23 @@ class MeanFlow(Method):
         context: Context,
     ) -> Tensor:
         """Total derivative dU/dt along (velocity, dr = 0, dt = 1)."""
-        if self.config.jvp == "exact":
+        c = self.config
+        if c.jvp == "exact":
 
             def average(x: Tensor, t: Tensor) -> Tensor:
                 return student(x, t, condition, duration=t - r)
 
-            return context.jvp(average, (x, t), (velocity, torch.ones_like(t)))[1]
-        # One-sided towards data: t + h would leave [0, 1] where t = 1.
-        h = torch.clamp(t - r, max=self.config.difference_step)
-        with torch.no_grad():
-            now = student(x, t, condition, duration=t - r)
-            before = student(x - flow.expand(h, x) * velocity, t - h, condition, duration=t - h - r)
-        return (now - before) / flow.expand(h, x)
+            tangents = (velocity, torch.ones_like(t))
+            return context.jvp(average, (x, t), tangents, c.derivative_precision)[1]
+        offsets, weights = difference(t, t - r, c.difference_step)
+        row, point = weights.nonzero(as_tuple=True)
+        offset = offsets[row, point]
+        state, at = x[row] + flow.expand(offset, x) * velocity[row], t[row] + offset
+        with torch.no_grad(), context.products(c.derivative_precision):
+            found = student(state, at, condition[row], duration=at - r[row])
+        values = x.new_zeros(*weights.shape, *x.shape[1:])
+        values[row, point] = found
+        return (flow.expand(weights, values) * values).sum(1)
 
     def _data_velocity(
         self, x: Tensor, t: Tensor, v: Tensor, condition: Condition, context: Context

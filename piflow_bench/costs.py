@@ -92,6 +92,9 @@ def _mode() -> str:
 class Handle:
     """A network under its role; calling it calls the network and counts.
 
+    A tensor that it returns has x's precision under autocast too, so that methods' own arithmetic
+    never mixes precisions. A head of several outputs keeps what it chose.
+
     Args:
         role: what the costs are booked under.
         function: ``function(x, ...)`` with the batch as x's first dimension; usually a module.
@@ -111,6 +114,10 @@ class Handle:
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """``function(x, ...)``, counted."""
+        out = self._counted(x, *args, **kwargs)
+        return out.to(x.dtype) if isinstance(out, Tensor) else out
+
+    def _counted(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         meter, rows = self.meter, len(x)
         if meter._paused or rows == 0:
             return self.function(x, *args, **kwargs)

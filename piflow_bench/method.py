@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -11,8 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from piflow_bench import forward_mode
 from piflow_bench.condition import Condition
 from piflow_bench.costs import Handle
+from piflow_bench.precision import products
 from piflow_bench.randomness import TrainingRandom
 from piflow_bench.student import Student
 from piflow_bench.teacher import Teacher
@@ -160,26 +161,33 @@ class Context:
             p.requires_grad_(True)
         self.held.clear()
 
-    def jvp(
-        self, function: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Value and directional derivative, without gradient.
+    def products(self, precision: str) -> AbstractContextManager[None]:
+        """Inside it products are ``float32`` (autocast and TF32 are off), ``tf32`` or ``bfloat16``.
 
-        The flash and efficient attention kernels have no forward-mode rule, so attention runs in
-        the math kernel. Gradients never pass through here, hence no wrapper's hooks are bypassed.
+        What is subtracted from its like, or differentiated, wants float32 in a bfloat16 run, too.
         """
-        from torch.nn.attention import SDPBackend, sdpa_kernel
+        return products(self.random.device, precision)
 
-        with (
-            torch.no_grad(),
-            self.eager(),
-            sdpa_kernel(SDPBackend.MATH),
-            warnings.catch_warnings(),
-        ):
-            # Of torch's own rules for forward mode, which it scripts at their first use.
-            warnings.filterwarnings("ignore", "`torch.jit.script`", FutureWarning)
-            value, derivative = torch.func.jvp(function, tuple(primals), tuple(tangents))[:2]
-        return value, derivative
+    def jvp(
+        self,
+        function: Callable[..., Tensor],
+        primals: Sequence[Tensor],
+        tangents: Sequence[Tensor],
+        precision: str = "float32",
+    ) -> tuple[Tensor, Tensor]:
+        """Value and directional derivative, without gradient, in a precision of its own.
+
+        Gradients never pass through here, hence no wrapper's hooks are bypassed.
+        """
+        with self.eager(), self.products(precision):
+            return forward_mode.jvp(
+                function, *([_precise(x) for x in xs] for xs in (primals, tangents))
+            )
+
+
+def _precise(x: Tensor) -> Tensor:
+    """A tensor in at least float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Method:

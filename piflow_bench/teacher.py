@@ -75,26 +75,28 @@ class Teacher:
         return other
 
     def conditional(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Velocity without guidance; one evaluation a row."""
+        """Velocity without guidance, in x's precision; one evaluation a row."""
         with torch.no_grad():
-            return self.field(x, t, condition)
+            return self.field(x, t, condition).to(x.dtype)
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Guided velocity ``(B, *sample)`` at times ``(B,)``, without gradient.
+        """Guided velocity ``(B, *sample)`` at times ``(B,)``, in x's precision, without gradient.
 
         Rows inside the guidance interval cost two evaluations, rows outside it one.
         """
         g = self.guidance
         with torch.no_grad():
             if not g.on:
-                return self.field(x, t, condition)
+                return self.conditional(x, t, condition)
             inside = (t >= g.low) & (t <= g.high)
             if not inside.any():
-                return self.field(x, t, condition)
+                return self.conditional(x, t, condition)
             rows = inside.nonzero()[:, 0]
             every = bool(inside.all())
             xs, ts, cs = (x, t, condition) if every else (x[rows], t[rows], condition[rows])
-            both = self.field(torch.cat([x, xs]), torch.cat([t, ts]), condition.cat(cs.null()))
+            both = self.conditional(
+                torch.cat([x, xs]), torch.cat([t, ts]), condition.cat(cs.null())
+            )
             u, empty = both[: len(x)], both[len(x) :]
             if every:
                 return flow.guide(u, empty, g.scale)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from piflow_methods.meanflow import Config, FlowMapStudent, MeanFlow, adaptive_loss
+from piflow_methods.meanflow import Config, FlowMapStudent, MeanFlow, adaptive_loss, difference
 from torch import nn
 
-from piflow_bench.api import TrainingRandom, flow
+from piflow_bench.api import TrainingRandom, Unconditional, flow
 from tests.methods import gaussian
 
 
@@ -61,12 +61,85 @@ def test_loss_and_gradient_equal_their_closed_form(theta):
     assert network.theta.grad.item() == pytest.approx(gradient.item(), abs=1e-9)
 
 
-def test_finite_difference_is_first_order_close():
-    for step, tolerance in ((0.05, 0.1), (0.005, 0.01)):
-        _, update, _ = one_step(1.0, jvp="finite-difference", difference_step=step, power=0.0)
-        assert update.loss.item() < tolerance**2
-    _, exact, _ = one_step(1.0, power=0.0)
+@pytest.mark.parametrize("instant_share", [0.0, 1.0])
+def test_the_error_of_the_finite_difference_is_of_second_order(instant_share):
+    settings = {"jvp": "finite-difference", "power": 0.0, "instant_share": instant_share}
+    losses = []
+    for step in (0.1, 0.05):
+        _, update, _ = one_step(1.0, difference_step=step, **settings)
+        losses.append(update.loss.item())
+    if instant_share:
+        assert max(losses) < 1e-20  # No interval, no derivative.
+    else:
+        # Halving the step divides the error by 4, so its square by 16.
+        assert losses[0] < 0.02**2 and losses[1] < losses[0] / 8
+    _, exact, _ = one_step(1.0, power=0.0, instant_share=instant_share)
     assert exact.loss.item() < 1e-20
+
+
+class Table(nn.Module):
+    """Average velocities over [0, t] at multiples of ``step``: states and r do not matter."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step, self.values = step, torch.zeros(round(1 / step) + 1)
+
+    def forward(self, x, t, condition, duration):
+        assert (duration >= -1e-9).all(), "before the interval's end"
+        place = t / self.step
+        assert (place - place.round()).abs().max() < 1e-6 and t.max() < 1 + 1e-9
+        return self.values[place.round().long()][:, None].expand(x.shape)
+
+
+def test_what_the_finite_difference_converges_to_has_no_bias_of_first_order():
+    """v = t^2, so U = t^2 / 3: what is learned at t = 1 decides samples in one evaluation."""
+    method = MeanFlow(Config(jvp="finite-difference", difference_step=0.1))
+    table = Table(0.1)
+    _, context = gaussian.setting({})
+    t = torch.linspace(0, 1, len(table.values))[1:, None]
+    r, v = torch.zeros(len(t)), t**2
+    for _ in range(1500):
+        slope = method.derivative(table, t, t[:, 0], r, v, Unconditional(len(t)), context)
+        table.values[1:] += 0.02 * (v - t * slope - table.values[1:, None])[:, 0]
+    assert table.values[-1].item() == pytest.approx(1 / 3, rel=0.005)
+    assert torch.allclose(table.values, torch.linspace(0, 1, len(table.values)) ** 2 / 3, atol=2e-3)
+
+
+@pytest.mark.parametrize("step", [0.5, 0.1, 1e-3])
+def test_differences_are_exact_for_parabolas_and_stay_in_the_interval(step):
+    t = torch.tensor([1.0, 1.0, 1.0, 0.95, 0.5, 0.5, 0.02, 1e-4])
+    r = torch.tensor([0.0, 0.9, 0.9999, 0.3, 0.0, 0.45, 0.0, 0.0])
+    offsets, weights = difference(t, t - r, step)
+    at = torch.where(weights != 0, t[:, None] + offsets, t[:, None])
+    assert (at <= 1 + 1e-12).all() and (at >= r[:, None] - 1e-12).all()
+    assert offsets.abs().max() <= 2 * step + 1e-12
+    for value, slope in ((at**0, 0 * t), (at, t**0), (at**2, 2 * t)):
+        assert torch.allclose((weights * value).sum(1), slope, atol=1e-7)
+    # Central where there is room, so that it costs two evaluations there.
+    room = t + torch.minimum(t - r, torch.tensor(step)) <= 1
+    assert torch.equal((weights != 0).sum(1), torch.where(room, 2, 3))
+
+
+@pytest.mark.parametrize("jvp", ["exact", "finite-difference"])
+def test_steps_without_an_interval_call_the_network_as_often(jvp):
+    """Else processes that share weights would wait for each other."""
+
+    class Counted(ScaledAverageVelocity):
+        calls = 0
+
+        def forward(self, *arguments, **named):
+            self.calls += 1
+            return super().forward(*arguments, **named)
+
+    calls = []
+    for share in (0.0, 0.5, 1.0):
+        network = Counted(0.7)
+        batch, context = gaussian.setting({"student": network})
+        method = MeanFlow(Config(jvp=jvp, instant_share=share))
+        (update,) = method.training_step(batch, context)
+        assert update.loss.isfinite()
+        calls.append(network.calls)
+    assert calls == [2, 2, 2]
 
 
 def test_wrong_tangent_would_be_seen():

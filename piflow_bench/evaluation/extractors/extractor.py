@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.precision import PRECISIONS, products
 
 FEATURES, SPATIAL, LOGITS = "features", "spatial", "logits"
-PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Extractor:
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Outputs of images ``(b, h, w, 3)`` uint8, as float32 arrays."""
         x = self.prepare(images).to(self.device)
-        with _precision(torch.device(self.device).type, self.precision):
+        with products(self.device, self.precision):
             found = self.network(x)
         return {k: v.float().cpu().numpy() for k, v in found.items() if k in self.outputs}
 
@@ -94,21 +92,6 @@ def get_extractor(
 def usual_batch(device: str) -> int:
     """Images at once: a CPU is faster where their activations stay in its cache."""
     return 4 if torch.device(device).type == "cpu" else 64
-
-
-@contextmanager
-def _precision(device: str, precision: str) -> Iterator[None]:
-    """Products in that precision, and what was set before afterwards."""
-    backends: Any = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [backend.allow_tf32 for backend in backends]
-    for backend in backends:
-        backend.allow_tf32 = precision == "tf32"
-    try:
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
-            yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.allow_tf32 = value
 
 
 def cache_folder() -> Path:
