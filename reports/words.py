@@ -46,7 +46,10 @@ METRICS = {
     ),
     "vendi": Metric("Vendi", "Effective number of distinct samples; it looks at no reference."),
     "pairwise_distance": Metric(
-        "Pairwise dist.", "Mean feature distance of samples that share a condition."
+        "Pairwise dist.", "Mean cosine distance of the features of any two samples."
+    ),
+    "pairwise_within": Metric(
+        "Pairwise dist., in class", "Mean cosine distance between samples of one class."
     ),
     "vendi_within": Metric("Vendi, in class", "Vendi score within each class, averaged over them."),
     "lpips_within": Metric("LPIPS, in class", "Mean LPIPS between samples of one class or prompt."),

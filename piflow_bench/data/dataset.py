@@ -14,6 +14,9 @@ from piflow_bench.condition import Condition
 from piflow_bench.randomness import TrainingRandom
 from piflow_bench.teacher import Teacher
 
+LAWS = ("balanced", "uniform", "as data")
+"""How samples get their labels: in turn; each drawn for itself; as the data have them."""
+
 
 class Rows(Protocol):
     """Training samples that are read as they are needed."""
@@ -91,7 +94,15 @@ class Dataset:
     modes: Modes | None = None
     draw: Callable[[int, int], Tensor] | None = None
     """Fresh exact samples ``draw(seed, n)``, for closed-form distributions."""
+    label_law: str | None = None
+    """By which ``conditions`` gives labels: "balanced" (every class the same number in any first n,
+    up to 1), "uniform" (each drawn for itself) or "as data"; None without labels, or not stated.
+    Intervals and unbiased pair statistics depend on it."""
     notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.label_law is not None and self.label_law not in LAWS:
+            raise ValueError(f"label_law={self.label_law!r} must be one of {', '.join(LAWS)}")
 
     @property
     def training_rows(self) -> Rows:
@@ -106,6 +117,12 @@ class Dataset:
 
     def memorised(self, n: int) -> Tensor:
         """``n`` training samples, evenly spread over the training set (all, if there are fewer)."""
-        rows = self.training_rows
-        index = torch.linspace(0, len(rows) - 1, min(n, len(rows))).round().long()
-        return rows.take(index, None)
+        return self.training_rows.take(self._spread(n), None)
+
+    def memorised_condition(self, n: int) -> Condition:
+        """The conditions of ``memorised(n)``; of the whole training set for 0."""
+        return self.train_condition[self._spread(n)] if n else self.train_condition
+
+    def _spread(self, n: int) -> Tensor:
+        count = len(self.training_rows)
+        return torch.linspace(0, count - 1, min(n, count)).round().long()

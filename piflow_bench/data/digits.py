@@ -172,5 +172,6 @@ def load(settings: dict[str, Any]) -> Dataset:
         },
         digest=hashlib.sha256(x.numpy().tobytes() + x_test.numpy().tobytes()).hexdigest(),
         judge=network_features("digits_judge.safetensors", Perceptron),
+        label_law="balanced",
         notes={"guidance": float(options["guidance"])},
     )

@@ -206,6 +206,7 @@ def load(settings: dict[str, Any]) -> Dataset:
         decode=decode,
         reference=lambda name: real_outputs(reference, outputs),
         chunk=CHUNK,
+        label_law="uniform",
         notes={"guidance": guidance.scale},
     )
 

@@ -142,10 +142,15 @@ def _vendi(inputs: Inputs) -> Scored:
 
 
 def _pairwise(inputs: Inputs) -> Scored:
+    found = diversity.pairwise_replicates(inputs.generated, None, inputs.blocks)
+    return {"pairwise_distance": found}
+
+
+def _pairwise_within(inputs: Inputs) -> Scored:
     labels = inputs.extras.labels
-    return {
-        "pairwise_distance": diversity.pairwise_replicates(inputs.generated, labels, inputs.blocks)
-    }
+    assert labels is not None
+    found = diversity.pairwise_replicates(inputs.generated, labels, inputs.blocks)
+    return {"pairwise_within": found}
 
 
 def _vendi_within(inputs: Inputs) -> Scored:
@@ -210,6 +215,10 @@ METRICS: tuple[Metric, ...] = (
         passes="kernel:distance",
     ),
     Metric("sliced_wasserstein", "Sliced Wasserstein", False, "quality", _BOTH, _sliced),
+    Metric(
+        "pairwise_within", "Pairwise cosine distance within classes", True, "diversity",
+        ("generated", "labels"), _pairwise_within,
+    ),
     Metric(
         "vendi_within", "Vendi score within classes", True, "diversity", ("generated", "labels"),
         _vendi_within,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.inputs import Extras, Inputs
 from piflow_bench.evaluation.metrics import Metric, all_metrics
 from piflow_bench.evaluation.moments import Moments
@@ -27,7 +28,7 @@ from piflow_bench.evaluation.uncertainty import Interval, jackknife_interval
 if TYPE_CHECKING:
     from piflow_bench.evaluation.passes import Wanted
 
-_OF_DIRECTIONS = ("vendi", "vendi_within", "pairwise_distance")
+_OF_DIRECTIONS = ("vendi", "vendi_within", "pairwise_distance", "pairwise_within")
 DEFAULT_METRICS = ("fd", "kid_exact", "precision", "recall", "density", "coverage", "vendi")
 
 
@@ -62,7 +63,8 @@ def evaluate_with_replicates(
     metrics: Sequence[str],
     *,
     generated_logits: np.ndarray | None = None,
-    generated_labels: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    reference_labels: np.ndarray | None = None,
     reference_moments: Moments | None = None,
     extras: Extras | None = None,
     block_ids: np.ndarray | None = None,
@@ -70,19 +72,25 @@ def evaluate_with_replicates(
 ) -> list[MetricValue]:
     """Metrics of generated features ``(n, d)`` against reference features ``(m, d)``.
 
-    ``generated_logits`` ``(n, classes)`` for the Inception score; ``generated_labels`` ``(n,)``
-    make ``pairwise_distance`` a mean over classes; ``reference_moments`` take the place of the
-    reference features' own in Fréchet distances, and need no features beside them; ``extras`` are
-    further inputs, in place of the first two; ``block_ids`` ``(n,)`` are the blocks of the
-    jackknife (default: 20 contiguous ones; values that are to be paired need the same ids).
+    ``generated_logits`` ``(n, classes)`` for the Inception score; ``labels`` ``(n,)`` and
+    ``reference_labels`` ``(m,)`` are classes or prompts: blocks keep a balanced design of them;
+    ``reference_moments`` take the place of the reference features' own in Fréchet distances, and
+    need no features beside them; ``extras`` are further inputs, in place of the logits and labels;
+    ``block_ids`` ``(n,)`` are the blocks of the jackknife (default: 20 that keep the design, see
+    ``design.Design``; values that are to be paired need the same ids).
     ``settings``: the fields of ``Settings``. Order as asked for, each spread after its mean.
     Raises UserError for unknown names, impossible values and unusable features.
     """
     chosen = make_settings(settings)
-    given = extras or Extras(generated_logits, generated_labels)
     asked = _check_metrics(metrics)
     x = check_features(generated, "generated")
     y = None if reference is None else check_features(reference, "reference")
+    given = extras or Extras(generated_logits, labels)
+    if reference_labels is not None:
+        rows = 0 if y is None else len(y)
+        if len(reference_labels) != rows:
+            raise UserError(f"reference_labels has {len(reference_labels)} rows for {rows} samples")
+        given = replace(given, reference_design=Design.of(rows, reference_labels))
     columns = {0 if y is None else y.shape[1]} | {
         0 if reference_moments is None else len(reference_moments.mean)
     }
@@ -95,13 +103,14 @@ def evaluate_with_replicates(
         check_features(given.logits, "logits")
     for rows, what in (
         (given.logits, "generated_logits"),
-        (given.labels, "generated_labels"),
+        (given.labels, "labels"),
         (given.spatial, "spatial features"),
         (block_ids, "block_ids"),
     ):
         if rows is not None and len(rows) != len(x):
             raise UserError(f"{what} has {len(rows)} rows for {len(x)} generated samples")
-    blocks = check_blocks(block_ids, len(x)) if chosen.intervals else np.zeros(len(x), int)
+    design = given.design or Design.of(len(x), given.labels)
+    blocks = check_blocks(block_ids, design) if chosen.intervals else np.zeros(len(x), int)
     held = None
     if y is not None or reference_moments is not None:
         held = Reference(np.empty((0, x.shape[1])) if y is None else y, reference_moments)
@@ -159,7 +168,8 @@ def evaluate_features(
     reference: np.ndarray | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
     generated_logits: np.ndarray | None = None,
-    generated_labels: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    reference_labels: np.ndarray | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
     """Table with columns metric, value, ci_low, ci_high, n of features ``(n, d)`` and ``(m, d)``.
@@ -173,7 +183,8 @@ def evaluate_features(
         reference,
         metrics,
         generated_logits=generated_logits,
-        generated_labels=generated_labels,
+        labels=labels,
+        reference_labels=reference_labels,
         **settings,
     )
     columns = ["metric", "value", "ci_low", "ci_high", "n"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.diversity import PairDistances
 from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.reference import Reference
@@ -34,6 +35,10 @@ class Extras:
     """Per-sample scores ``(n,)`` by metric, of metrics that are means of them."""
     pair_distances: Sequence[PairDistances] | None = None
     """LPIPS between all samples of one class or prompt, for each of them."""
+    design: Design | None = None
+    """How the generated samples were drawn; None: as their labels let on."""
+    reference_design: Design | None = None
+    """The same of the reference; None: independent draws."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ sizes and the delete-block jackknife all read the features once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -74,11 +74,13 @@ def gram(x: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     return total
 
 
-def split(features: np.ndarray, blocks: np.ndarray) -> list[np.ndarray]:
-    """Rows of every block: ``blocks`` ``(n,)`` holds ids 0..g-1."""
-    if (np.diff(blocks) >= 0).all():  # Views, where copies would take as long as the products.
-        return np.split(features, np.cumsum(np.bincount(blocks))[:-1])
-    return [features[blocks == b] for b in range(int(np.max(blocks)) + 1)]
+def split(features: np.ndarray, blocks: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of every block, one after the other: ``blocks`` ``(n,)`` holds ids 0..g-1.
+
+    One block is copied at a time, so that all of them need no memory of their own.
+    """
+    for b in range(int(np.max(blocks)) + 1):
+        yield features[blocks == b]
 
 
 def block_moments(features: np.ndarray, blocks: np.ndarray) -> list[Moments]:

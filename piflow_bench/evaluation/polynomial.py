@@ -64,7 +64,7 @@ def cubic_sums(
 ) -> PairSums:
     """Sums of KID's kernel per block; ``facts`` from ``reference_facts``."""
     reference_self, tensor = facts
-    parts = split(generated, blocks)
+    parts = list(split(generated, blocks))
     tensors = np.stack([third_moment(part) for part in parts])
     within = tensors @ tensors.T
     within[np.diag_indices(len(parts))] -= [diagonal_sum(part) for part in parts]

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.extraction import Arrays, extract
 from piflow_bench.evaluation.extractors.extractor import (
     FEATURES,
@@ -40,7 +41,7 @@ COLUMNS = [
     "samples", "classes", "reference", "extractor", "protocol", "protocol_hash", "rules",
     "warnings",
 ]  # fmt: skip
-OF_CLASSES = {"pairwise_distance", "vendi_within", "lpips_within"}
+OF_CLASSES = {"pairwise_within", "vendi_within", "lpips_within"}
 """Metrics whose value depends on which samples share a class."""
 WHOLE = "all"
 """The group of rows over all samples."""
@@ -187,8 +188,15 @@ def evaluate(
     statistics = sources.reference.statistics if sources.reference else None
     if statistics is not None and statistics.spatial is not None:
         reference_spatial = statistics.spatial
+    known = sources.reference.images.labels if sources.reference and theirs else None
     extras = Extras(
-        ours.get(LOGITS), sources.labels, ours.get(SPATIAL), reference_spatial, scores, groups
+        ours.get(LOGITS),
+        sources.labels,
+        ours.get(SPATIAL),
+        reference_spatial,
+        scores,
+        groups,
+        reference_design=None if known is None else Design.of(len(known), known),
     )
     values = [
         (WHOLE, value)

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 
 from piflow_bench.errors import UserError, nearest
-from piflow_bench.evaluation.uncertainty import contiguous_blocks
-
-_BLOCKS = 20
+from piflow_bench.evaluation.design import Design
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,8 @@ def make_settings(settings: dict[str, Any]) -> Settings:
     """Settings from keywords; UserError names an unknown key's nearest or a value's limits."""
     known = [field.name for field in fields(Settings)]
     for key, value in settings.items():
+        if key == "generated_labels":
+            raise UserError("generated_labels is called labels now")
         if key not in known:
             raise UserError(f"unknown metric setting '{key}'; {nearest(key, known)}")
         default = getattr(Settings, key)
@@ -106,10 +106,10 @@ def check_features(features: np.ndarray, what: str) -> np.ndarray:
     return np.ascontiguousarray(x, dtype=np.float64)
 
 
-def check_blocks(block_ids: np.ndarray | None, n: int) -> np.ndarray:
-    """Block ids ``(n,)`` renumbered 0..g-1; None gives up to 20 contiguous blocks of 2 or more."""
+def check_blocks(block_ids: np.ndarray | None, design: Design) -> np.ndarray:
+    """Block ids ``(n,)`` renumbered 0..g-1; None gives those of the design."""
     if block_ids is None:
-        return contiguous_blocks(n, max(2, min(_BLOCKS, n // 2)))
+        return design.blocks()
     ids = np.unique(np.asarray(block_ids), return_inverse=True)[1].ravel()
     if ids.max() < 1:
         raise UserError("block_ids name one block only: a jackknife needs at least 2")

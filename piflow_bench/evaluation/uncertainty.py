@@ -51,13 +51,6 @@ class Difference:
     n: int
 
 
-def contiguous_blocks(n: int, blocks: int = 20) -> np.ndarray:
-    """Block ids ``(n,)``: n indices cut into ``blocks`` runs whose sizes differ by at most 1."""
-    if not 2 <= blocks <= n:
-        raise ValueError(f"cannot cut {n} samples into {blocks} blocks")
-    return np.arange(n) * blocks // n
-
-
 def _t_quantile(confidence: float, dof: float) -> float:
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")

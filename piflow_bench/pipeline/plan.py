@@ -278,6 +278,7 @@ class _Planner:
         others = {
             "dataset": self.dataset_key,
             "converged": [config.converged.solver, config.converged.steps],
+            "label_law": self.dataset.label_law or "not stated",
         }
         self.protocol_hash = _hash({"protocol": protocol, **others})
         self.rules = protocol | others
@@ -346,9 +347,9 @@ class _Planner:
         n: int,
         names: list[str],
         label: str,
-        accuracy: str | None = None,
+        labels: dict[str, Any] | None,
     ) -> Stage:
-        """Metrics of one question on one extractor."""
+        """Metrics of one question on one extractor; ``labels``: see ``pipeline.labels``."""
         first = extractor == self.protocol.extractors[0]
         content = {
             "dataset": self.dataset_key,
@@ -357,9 +358,10 @@ class _Planner:
             "n": n,
             "metrics": names,
             "settings": dict(self.protocol.settings),
-            "accuracy": accuracy if self.judged and first and question == "data" else None,
+            "accuracy": self.judged and first and question == "data",
             "modes": self.dataset.modes is not None and len(names) > 2,
-            "sample_seed": self.config.sample_seed,
+            "labels": labels,
+            "reference_labels": self.reference_labels(question),
         }
         inputs = {"generated": generated, "reference": reference}
         return Stage("metrics", content, inputs, f"{question} metrics of {label}", weight=2)
@@ -384,13 +386,24 @@ class _Planner:
                 found[question] = self.features((fresh,))
         return found
 
+    def labels(self, seed: int) -> dict[str, Any]:
+        """Where samples that are drawn with a seed have their classes from."""
+        return {"from": "conditions", "seed": seed, "law": self.dataset.label_law}
+
+    def reference_labels(self, question: str) -> dict[str, Any] | None:
+        """The same for the reference of a question."""
+        if question == "imitation":
+            return self.labels(self.protocol.reference_seed)
+        held_out = question == "data" and self.dataset.reference is None
+        return {"from": "test"} if held_out else None
+
     def evaluate(
         self,
         generated: tuple[Stage, ...],
         references: Mapping[str, tuple[Stage, ...]],
         final: bool,
         label: str,
-        accuracy: str = "generated",
+        labels: dict[str, Any] | None,
     ) -> tuple[Stage, ...]:
         """The metric stages of one set of samples: all at the end, the curve's before it."""
         p = self.protocol
@@ -404,9 +417,7 @@ class _Planner:
                     n = min(n, p.data_samples)
                 names = list(p.metrics if final else p.curve_metrics)
                 stages.append(
-                    self.metrics(
-                        generated, reference, question, extractor, n, names, label, accuracy
-                    )
+                    self.metrics(generated, reference, question, extractor, n, names, label, labels)
                 )
         return tuple(stages)
 
@@ -596,12 +607,13 @@ class _Planner:
             for low, high, words in self.shards(n)
         )
         generated = self.features(samples)
-        results = list(self.evaluate(generated, references, final, label))
+        labels = self.labels(self.config.sample_seed)
+        results = list(self.evaluate(generated, references, final, label, labels))
         if final and p.agreement and not facts.stochastic_at(nfe):
             results.append(
                 Stage(
                     "agreement",
-                    {"metric": p.agreement},
+                    {"dataset": self.dataset_key, "metric": p.agreement, "labels": labels},
                     {"samples": samples, "converged": paired},
                     f"agreement with the teacher of {label}",
                 )
@@ -652,18 +664,22 @@ class _Planner:
         cells = [
             Cell(
                 columns(label, steps * (2 if self.dataset.notes.get("guidance", 1) != 1 else 1)),
-                self.evaluate(generated, references, True, label),
+                self.evaluate(
+                    generated, references, True, label, self.labels(self.config.sample_seed)
+                ),
                 closer=self.closer(paired, generated, references, paired, label, {}),
             )
         ]
         if "data" in p.questions:
             given = self.dataset.reference is not None
-            train = self.features((self.training_images(),))
+            images = self.training_images()
+            train = self.features((images,))
             test = references["data"]
+            of_train = {"from": "train", "n": images.config["n"]}
             cells.append(
                 Cell(
                     columns("memoriser", None),
-                    self.evaluate(train, references, True, "memoriser", accuracy="train"),
+                    self.evaluate(train, references, True, "memoriser", of_train),
                 )
             )
             # A reference that is a file has no samples to divide anew.
@@ -678,6 +694,7 @@ class _Planner:
                         "n": min(p.samples, p.data_samples),
                         "metrics": list(p.metrics),
                         "settings": dict(p.settings),
+                        "labels": [of_train, {"from": "test"}],
                         "repeats": 5,
                     },
                     {"real": train + test},
@@ -693,7 +710,9 @@ class _Planner:
             cells.append(
                 Cell(
                     columns("real-vs-real", None),
-                    self.evaluate(exact, {"truth": references["truth"]}, True, "exact samples"),
+                    self.evaluate(
+                        exact, {"truth": references["truth"]}, True, "exact samples", None
+                    ),
                 )
             )
         return cells

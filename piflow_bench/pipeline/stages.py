@@ -25,6 +25,7 @@ from piflow_bench.method import Method, Spec
 from piflow_bench.parts import Parts
 from piflow_bench.pipeline import arrays
 from piflow_bench.pipeline.closer import breakdown, selection
+from piflow_bench.pipeline.labels import design_of, labels_of
 from piflow_bench.pipeline.processes import in_processes
 from piflow_bench.pipeline.runtime import Inputs, Report, Runtime, load_dataset
 from piflow_bench.teacher import Teacher
@@ -35,9 +36,6 @@ from piflow_bench.training.trainer import TrainingData
 
 if TYPE_CHECKING:
     from piflow_bench.evaluation.uncertainty import Interval
-
-BLOCKS = 20
-"""Blocks of the delete-block jackknife."""
 
 
 def load_method(config: Mapping[str, Any], runtime: Runtime) -> Method:
@@ -259,6 +257,7 @@ def metrics(
     """Metrics of generated against reference features, with delete-block replicates."""
     from piflow_bench.evaluation.features import evaluate_with_replicates
     from piflow_bench.evaluation.inputs import Extras
+    from piflow_bench.evaluation.metrics import all_metrics
 
     n, name = config["n"], config["extractor"]
     generated = arrays.features(inputs["generated"], name)[:n]
@@ -268,41 +267,44 @@ def metrics(
     reference_spatial: Any = arrays.output(inputs["reference"], f"{name}/spatial")
     if reference_spatial is None:
         reference_spatial = arrays.moments_of(inputs["reference"], f"{name}/spatial")
+    dataset = load_dataset(config["dataset"], runtime)
+    m = 0 if reference is None else len(reference)
+    labels = labels_of(dataset, config["labels"], len(generated))
+    others = labels_of(dataset, config["reference_labels"], m)
     extras = Extras(
         None if logits is None else logits[:n],
-        _labels(config, n, runtime),
+        labels,
         None if spatial is None else spatial[:n],
         reference_spatial,
+        design=design_of(config["labels"], labels, len(generated)),
+        reference_design=design_of(config["reference_labels"], others, m),
     )
+    known = all_metrics()
+    # Of a control's samples the classes may be unknown: what needs them has no row there.
+    asked = [m for m in config["metrics"] if labels is not None or "labels" not in known[m].needs]
     report(0.0, f"{config['question']} metrics on {name}")
     values = evaluate_with_replicates(
         generated,
         reference,
-        config["metrics"],
+        asked,
         reference_moments=arrays.moments_of(inputs["reference"], name),
         extras=extras,
         **config["settings"],
     )
     rows = [_row(v.metric, v.interval, v.n, v.replicates) for v in values]
-    if config["accuracy"]:
-        rows.append(_accuracy(config, inputs, n, runtime))
+    assert extras.design is not None
+    blocks = extras.design.blocks()
+    if config["accuracy"] and labels is not None:
+        judged = arrays.features(inputs["generated"], "judge")[:n].argmax(1)
+        rows.append(_per_sample_row("class_accuracy", (judged == labels).astype(float), blocks))
     if config["modes"]:
-        rows += _modes(config, generated, runtime)
+        rows += _modes(dataset, generated, blocks)
     (folder / "metrics.json").write_text(json.dumps(rows))
 
 
-def _labels(config: Mapping[str, Any], n: int, runtime: Runtime) -> np.ndarray | None:
-    """Classes of generated samples by index, where a metric looks at them."""
-    from piflow_bench.evaluation.metrics import all_metrics
-
-    if not any("labels" in all_metrics()[m].needs for m in config["metrics"]):
-        return None
-    dataset = load_dataset(config["dataset"], runtime)
-    packed = dataset.conditions(config["sample_seed"], range(n)).pack()
-    return packed.numpy() if packed.ndim == 1 else None
-
-
-def _row(metric: str, interval: Interval, n: int, replicates: Sequence[float]) -> dict[str, Any]:
+def _row(
+    metric: str, interval: Interval, n: int, replicates: Sequence[float] | np.ndarray
+) -> dict[str, Any]:
     return {
         "metric": metric,
         "value": float(interval.value),
@@ -315,36 +317,21 @@ def _row(metric: str, interval: Interval, n: int, replicates: Sequence[float]) -
     }
 
 
-def _per_sample_row(metric: str, scores: np.ndarray) -> dict[str, Any]:
+def _per_sample_row(metric: str, scores: np.ndarray, blocks: np.ndarray) -> dict[str, Any]:
     """Mean of per-sample scores: bootstrap interval, and delete-block replicates for pairing."""
-    from piflow_bench.evaluation.uncertainty import bootstrap_mean_interval
+    from piflow_bench.evaluation.uncertainty import bootstrap_mean_interval, mean_with_replicates
 
     interval = bootstrap_mean_interval(scores, seed=0)
-    parts = np.array_split(scores, BLOCKS)
-    total, n = scores.sum(), len(scores)
-    return _row(metric, interval, n, [(total - p.sum()) / (n - len(p)) for p in parts])
+    return _row(metric, interval, len(scores), mean_with_replicates(scores, blocks).replicates)
 
 
-def _accuracy(
-    config: Mapping[str, Any], inputs: Inputs, n: int, runtime: Runtime
-) -> dict[str, Any]:
-    dataset = load_dataset(config["dataset"], runtime)
-    if config["accuracy"] in ("train", "test"):
-        labels = getattr(dataset, f"{config['accuracy']}_condition").labels.numpy()[:n]
-    else:
-        labels = dataset.conditions(config["sample_seed"], range(n)).labels.numpy()  # type: ignore[attr-defined]
-    logits = arrays.features(inputs["generated"], "judge")[:n]
-    return _per_sample_row("class_accuracy", (logits.argmax(1) == labels).astype(np.float64))
-
-
-def _modes(config: Mapping[str, Any], points: np.ndarray, runtime: Runtime) -> list[dict[str, Any]]:
+def _modes(dataset: Dataset, points: np.ndarray, blocks: np.ndarray) -> list[dict[str, Any]]:
     from piflow_bench.evaluation.modes import mode_replicates
     from piflow_bench.evaluation.uncertainty import jackknife_interval
 
-    modes = load_dataset(config["dataset"], runtime).modes
+    modes = dataset.modes
     assert modes is not None
     n = len(points)
-    blocks = np.arange(n) * BLOCKS // n
     whole, left = mode_replicates(points, modes.means, modes.std, modes.weights, blocks)
     rows = []
     for metric in ("mode_share", "modes_covered", "mode_mass", "mode_tv"):
@@ -358,28 +345,39 @@ def partition(
     config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
 ) -> None:
     """Real against real at the protocol's sizes: random re-partitions of all real samples."""
+    from piflow_bench.evaluation.design import Design
     from piflow_bench.evaluation.features import evaluate_with_replicates
+    from piflow_bench.evaluation.inputs import Extras
+    from piflow_bench.evaluation.metrics import all_metrics
     from piflow_bench.evaluation.uncertainty import seed_interval
 
     pool = arrays.features(inputs["real"], config["extractor"])
+    dataset = load_dataset(config["dataset"], runtime)
+    parts = [labels_of(dataset, source) for source in config["labels"]]
+    labels = np.concatenate([each for each in parts if each is not None] or [np.zeros(0)])
+    known = len(labels) == len(pool)
+    asked = [m for m in config["metrics"] if known or "labels" not in all_metrics()[m].needs]
     rng = np.random.default_rng(0)
     values: dict[str, list[float]] = {}
     for repeat in range(config["repeats"]):
         report(repeat / config["repeats"], "real against real")
         order = rng.permutation(len(pool))
         reference = pool[order[: config["reference"]]]
-        generated = pool[order[config["reference"] :]][: config["n"]]
+        rows = order[config["reference"] :][: config["n"]]
+        extras = Extras(
+            labels=labels[rows] if known else None, design=Design.of(len(rows), law="as data")
+        )
         for v in evaluate_with_replicates(
-            generated, reference, config["metrics"], **config["settings"]
+            pool[rows], reference, asked, extras=extras, **config["settings"]
         ):
             values.setdefault(v.metric, []).append(float(v.value))
-    rows = []
+    found = []
     for metric, draws in values.items():
         over = replace(
             seed_interval(draws), method="t over re-partitions", estimand="mean over re-partitions"
         )
-        rows.append(_row(metric, over, config["n"], []))
-    (folder / "metrics.json").write_text(json.dumps(rows))
+        found.append(_row(metric, over, config["n"], []))
+    (folder / "metrics.json").write_text(json.dumps(found))
 
 
 def agreement(
@@ -389,7 +387,10 @@ def agreement(
     x = arrays.samples(inputs["samples"])
     target = arrays.samples(inputs["converged"])[: len(x)]
     scores = np.square(x.astype(np.float64) - target).reshape(len(x), -1).mean(1)
-    rows = [_per_sample_row(config["metric"], scores)]
+    dataset = load_dataset(config["dataset"], runtime)
+    labels = labels_of(dataset, config["labels"], len(x))
+    blocks = design_of(config["labels"], labels, len(x)).blocks()
+    rows = [_per_sample_row(config["metric"], scores, blocks)]
     (folder / "metrics.json").write_text(json.dumps(rows))
 
 

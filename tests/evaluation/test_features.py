@@ -39,7 +39,7 @@ def test_replicates_equal_recomputation_without_the_block(name, ids):
     blocks, s = BLOCKS[ids], SMALL | {"is_shuffle": False}
 
     def scored(rows, **blocked):
-        extras = {"generated_logits": LOGITS[rows], "generated_labels": LABELS[rows]}
+        extras = {"generated_logits": LOGITS[rows], "labels": LABELS[rows]}
         return evaluate_with_replicates(X[rows], Y, [name], **extras, **blocked, **s)[0]
 
     found = scored(slice(None), block_ids=blocks)
@@ -84,7 +84,7 @@ def test_golden_through_the_public_table(golden):
     table = evaluate_features(
         golden.gen,
         golden.ref,
-        [name for name in FEATURE_METRICS if name != "vendi_within"],
+        [name for name in FEATURE_METRICS if not name.endswith("_within")],
         golden.gen_logits,
         kid_subsets=50,
         kid_subset_size=100,
@@ -169,7 +169,7 @@ def test_strips_and_order_change_no_metric(n):
 
 
 def test_facts_of_one_reference_are_not_used_for_another():
-    others = ("is", "is_std", "kid", "kid_std", "vendi_within")
+    others = ("is", "is_std", "kid", "kid_std", "vendi_within", "pairwise_within")
     names = [name for name in FEATURE_METRICS if name not in others]
     first = evaluate_with_replicates(X, Y, names, **SMALL)
     evaluate_with_replicates(X, Y + 0.5, names, **SMALL)
@@ -185,10 +185,11 @@ def test_changed_array_is_a_new_reference():
     assert evaluate_with_replicates(X, y, ["fd"])[0].value != before
 
 
-def test_labels_reach_pairwise_distance():
-    labels = np.arange(90) % 3
-    found = evaluate_with_replicates(X, None, ["pairwise_distance"], generated_labels=labels)[0]
-    assert found.value != evaluate_with_replicates(X, None, ["pairwise_distance"])[0].value
+def test_pairwise_distance_is_over_all_pairs_whatever_is_known_and_asked_beside_it():
+    plain = evaluate_with_replicates(X, None, ["pairwise_distance"])[0]
+    beside = ["vendi_within", "pairwise_distance", "pairwise_within"]
+    found = evaluate_with_replicates(X, None, beside, labels=LABELS)
+    assert found[1].value == plain.value and found[2].value != plain.value
 
 
 def test_float32_input_and_a_handful_of_samples():

@@ -26,6 +26,7 @@ NAMES = [
     "authpct",
     "vendi",
     "pairwise_distance",
+    "pairwise_within",
     "energy_distance",
     "sliced_wasserstein",
     "sfd",

@@ -6,13 +6,6 @@ import pytest
 from piflow_bench.evaluation import uncertainty as U
 
 
-def test_contiguous_blocks():
-    assert list(U.contiguous_blocks(7, 3)) == [0, 0, 0, 1, 1, 2, 2]
-    assert set(np.bincount(U.contiguous_blocks(1797))) == {89, 90}
-    with pytest.raises(ValueError, match="cut 3 samples into 4"):
-        U.contiguous_blocks(3, 4)
-
-
 def test_jackknife_of_a_mean_is_its_t_interval():
     x = np.random.default_rng(0).normal(size=24)
     left = [np.delete(x, i).mean() for i in range(24)]

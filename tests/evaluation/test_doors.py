@@ -1,0 +1,90 @@
+"""One set of samples, scored as files, as features and in a run: the same bits."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import piflow_bench
+from piflow_bench.evaluation import score
+from piflow_bench.evaluation.extractors.extractor import Extractor
+
+CLASSES, N, M = 5, 100, 150
+METRICS = ["fd", "kid", "kid_exact", "energy_distance", "vendi", "coverage", "pairwise_within"]
+SUBSETS = {"kid_subsets": 4, "kid_subset_size": 40}
+COLUMNS = ["metric", "value", "ci_low", "ci_high", "n"]
+
+
+@pytest.fixture(autouse=True)
+def means_of_channels(monkeypatch):
+    """An extractor of 12 features: the means of channels over four quarters of an image."""
+
+    def prepare(images):
+        return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).float() / 255
+
+    def network(x):
+        pooled = torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+        return {"features": pooled, "logits": pooled[:, :4]}
+
+    loaded = Extractor("means", "0" * 64, "", ("features", "logits"), prepare, network, "cpu")
+    monkeypatch.setattr(score, "get_extractor", lambda *recipe: loaded)
+
+
+def pictures(labels, seed):
+    """Images whose colours tell their class."""
+    rng = np.random.default_rng(seed)
+    colours = np.random.default_rng(0).uniform(60, 190, (CLASSES, 1, 1, 3))
+    return (
+        (colours[labels] + 25 * rng.normal(size=(len(labels), 8, 8, 3))).clip(0, 255).astype("u1")
+    )
+
+
+def folder(path, images, labels):
+    """A folder of class folders, whose files are named by their place."""
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (path / f"class {label}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path / f"class {label}" / f"{i:04d}.png")
+    return path
+
+
+def features(images):
+    return score.get_extractor()(images)["features"]
+
+
+@pytest.mark.parametrize("design", ["balanced", "drawn"])
+def test_files_arrays_and_features_give_the_same_bits(design, tmp_path):
+    rng = np.random.default_rng(3)
+    labels, others = np.arange(N) * CLASSES // N, np.arange(M) * CLASSES // M
+    if design == "drawn":
+        labels, others = np.sort(rng.integers(CLASSES, size=N)), rng.integers(CLASSES, size=M)
+    x, y = pictures(labels, 1), pictures(others, 2)
+    np.savez(tmp_path / "x.npz", arr_0=x, arr_1=labels)
+    np.savez(tmp_path / "y.npz", arr_0=y, arr_1=others)
+    direct = piflow_bench.evaluate_features(
+        features(x), features(y), METRICS, labels=labels, reference_labels=others, **SUBSETS
+    )
+    for samples, given in (
+        (folder(tmp_path / "x", x, labels), {}), (tmp_path / "x.npz", {}), (x, {"labels": labels})
+    ):  # fmt: skip
+        found = piflow_bench.evaluate(
+            samples, tmp_path / "y.npz", metrics=METRICS, cache=tmp_path / "c", **given, **SUBSETS
+        )
+        pd.testing.assert_frame_equal(found[COLUMNS], direct[COLUMNS], check_exact=True)
+
+
+def test_sorted_samples_have_the_intervals_of_mixed_ones(tmp_path):
+    """A folder of class folders is read class by class: its intervals were ten times too wide."""
+    labels = np.arange(N) % CLASSES
+    x, y = pictures(labels, 1), pictures(np.arange(M) % CLASSES, 2)
+    order = np.argsort(labels, kind="stable")
+    widths = {}
+    for name, rows in (("mixed", np.arange(N)), ("sorted", order)):
+        np.savez(tmp_path / f"{name}.npz", arr_0=x[rows], arr_1=labels[rows])
+        found = piflow_bench.evaluate(
+            tmp_path / f"{name}.npz", y, metrics=["fd", "kid_exact", "vendi"], cache=tmp_path / "c"
+        )
+        widths[name] = (found.ci_high - found.ci_low).to_numpy()
+    # Other blocks of 5 samples: chance makes them differ by some tens of per cent.
+    ratios = widths["sorted"] / widths["mixed"]
+    assert (ratios > 0.5).all() and (ratios < 2).all()

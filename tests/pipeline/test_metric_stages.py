@@ -1,0 +1,118 @@
+"""Stages of metrics called one by one: which labels they know, and which blocks follow."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from piflow_bench.condition import Classes
+from piflow_bench.evaluation.features import evaluate_features
+from piflow_bench.pipeline import stages
+
+CLASSES, N, M = 6, 240, 600
+METRICS = ["fd", "kid_exact", "energy_distance", "vendi", "pairwise_distance"]
+RNG = np.random.default_rng(0)
+CENTRES = RNG.normal(0, 2, (CLASSES, 5))
+
+
+def sample(labels, seed):
+    return CENTRES[labels] + np.random.default_rng(seed).normal(size=(len(labels), 5))
+
+
+def in_turn(seed, indices):
+    return Classes(torch.tensor([i % CLASSES for i in indices]), CLASSES)
+
+
+TRAIN, TEST = (np.random.default_rng(s).integers(CLASSES, size=N) for s in (8, 9))
+DATASET = SimpleNamespace(
+    conditions=in_turn,
+    test_condition=Classes(torch.from_numpy(TEST), CLASSES),
+    memorised_condition=lambda n: Classes(torch.from_numpy(TRAIN), CLASSES),
+    modes=None,
+)
+SAMPLED = {"from": "conditions", "seed": 0, "law": "balanced"}
+REFERENCE = {"from": "conditions", "seed": 1, "law": "balanced"}
+
+
+@pytest.fixture(autouse=True)
+def dataset(monkeypatch):
+    monkeypatch.setattr(stages, "load_dataset", lambda config, runtime: DATASET)
+
+
+def stored(folder, features):
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / "features.npz", f=features, judge=np.eye(CLASSES)[TRAIN[: len(features)]])
+    return folder
+
+
+def scored(tmp_path, x, y, labels, reference_labels, metrics=METRICS, accuracy=False):
+    """The rows by metric that a metrics stage writes."""
+    config = {
+        "dataset": {}, "question": "data", "extractor": "f", "n": len(x), "metrics": metrics,
+        "settings": {}, "accuracy": accuracy, "modes": False, "labels": labels,
+        "reference_labels": reference_labels,
+    }  # fmt: skip
+    inputs = {"generated": [stored(tmp_path / "x", x)], "reference": [stored(tmp_path / "y", y)]}
+    stages.metrics(config, inputs, tmp_path, None, lambda *told: None)
+    return {row["metric"]: row for row in json.loads((tmp_path / "metrics.json").read_text())}
+
+
+def test_a_run_scores_as_evaluate_features_does(tmp_path):
+    labels, others = (np.arange(n) % CLASSES for n in (N, M))
+    x, y = sample(labels, 1), sample(others, 2)
+    found = scored(tmp_path, x, y, SAMPLED, REFERENCE)
+    direct = evaluate_features(x, y, METRICS, labels=labels.astype(str), reference_labels=others)
+    for _, row in direct.iterrows():
+        same = found[row["metric"]]
+        assert [same[c] for c in ("value", "ci_low", "ci_high")] == [*row[1:4]], row["metric"]
+
+
+def test_a_metric_that_needs_labels_changes_no_other_one_and_breaks_no_control(tmp_path):
+    x, y = sample(TRAIN, 1), sample(TEST, 2)
+    beside = [*METRICS, "vendi_within", "pairwise_within"]
+    of_train = {"from": "train", "n": 0}
+    alone = scored(tmp_path, x, y, of_train, {"from": "test"})
+    memoriser = scored(tmp_path, x, y, of_train, {"from": "test"}, beside, accuracy=True)
+    assert {name: memoriser[name] for name in METRICS} == alone
+    within = [np.mean(_cosine_distances(x[c == TRAIN])) for c in range(CLASSES)]
+    assert memoriser["pairwise_within"]["value"] == pytest.approx(np.mean(within))
+    assert memoriser["class_accuracy"]["value"] == 1.0, "the training images' own labels"
+    unknown = scored(tmp_path, x, y, None, None, beside)
+    assert set(unknown) == set(METRICS)
+
+
+def _cosine_distances(x):
+    z = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return 1 - (z @ z.T)[~np.eye(len(z), dtype=bool)]
+
+
+def test_real_against_real_knows_its_labels(tmp_path):
+    pool = sample(np.concatenate([TRAIN, TEST]), 3)
+    config = {
+        "dataset": {}, "extractor": "f", "n": 100, "reference": 200, "repeats": 2, "settings": {},
+        "metrics": ["fd", "pairwise_within"],
+        "labels": [{"from": "train", "n": 0}, {"from": "test"}],
+    }  # fmt: skip
+    inputs = {"real": [stored(tmp_path / "x", pool)]}
+    stages.partition(config, inputs, tmp_path, None, lambda *told: None)
+    rows = {row["metric"]: row for row in json.loads((tmp_path / "metrics.json").read_text())}
+    assert rows["pairwise_within"]["value"] < 0.8 and set(rows) == {"fd", "pairwise_within"}
+    config["labels"] = [None, {"from": "test"}]
+    stages.partition(config, inputs, tmp_path, None, lambda *told: None)
+    assert len(json.loads((tmp_path / "metrics.json").read_text())) == 1
+
+
+def test_agreement_is_paired_by_the_blocks_of_the_metrics(tmp_path):
+    labels = np.arange(N) % CLASSES
+    x = sample(labels, 1).astype(np.float32)
+    for name, shift in (("a", 0.0), ("b", 1.0)):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "samples.npy", x + shift * labels[:, None])
+    config = {"dataset": {}, "metric": "teacher_mse", "labels": SAMPLED}
+    inputs = {"samples": [tmp_path / "a"], "converged": [tmp_path / "b"]}
+    stages.agreement(config, inputs, tmp_path, None, lambda *told: None)
+    (row,) = json.loads((tmp_path / "metrics.json").read_text())
+    # Every block holds every class alike, so that no block is left out of the mean in vain.
+    assert np.allclose(row["replicates"], row["value"], rtol=1e-6)
