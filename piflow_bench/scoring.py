@@ -194,7 +194,8 @@ def _write_statistics(settings: Settings) -> None:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     save_statistics(path, found)
-    print(f"{path}: mean and covariance of {found.count} images, {found.extractor}")
+    taken = f" ({found.taken})" if found.taken else ""
+    print(f"{path}: mean and covariance of {found.count} images{taken}, {found.extractor}")
 
 
 @contextmanager
@@ -241,6 +242,8 @@ def _print(scores: pd.DataFrame) -> None:
         table.add_row(row["metric"], *group, f"{row['value']:.5g}", span, n)
     console = Console()
     console.print(table)
+    if first["taken"]:
+        console.print(f"samples: {first['taken']}", markup=False, highlight=False)
     for text in first["warnings"].splitlines():
         console.print(f"warning: {text}", markup=False, highlight=False)
 

@@ -67,8 +67,9 @@ def read(folders: Sequence[Path]) -> pd.DataFrame:
         except (OSError, ValueError) as error:
             line = str(error).splitlines()[0]
             raise UserError(f"{folder}: {FILE} cannot be read ({line})") from error
-        if "warnings" not in found:  # Scores of before they were kept.
-            found["warnings"] = ""
+        for later in ("warnings", "taken"):  # Scores of before they were kept.
+            if later not in found:
+                found[later] = ""
         missing = [column for column in COLUMNS if column not in found]
         if missing:
             raise UserError(
@@ -276,7 +277,11 @@ def set_facts(scores: pd.DataFrame) -> list[dict[str, str]]:
     """Where every set came from."""
     firsts = scores.drop_duplicates("set").to_dict("records")
     return [
-        {"name": each["set"], "n": str(each["n"]), **{k: each[k] for k in ("samples", "classes")}}
+        {
+            "name": each["set"],
+            "n": str(each["n"]),
+            **{k: each[k] for k in ("samples", "taken", "classes")},
+        }
         for each in firsts
     ]
 

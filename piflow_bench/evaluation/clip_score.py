@@ -38,8 +38,10 @@ def clip_scores(
     return SCALES[scale](cosines(image_embeddings, text_embeddings))
 
 
-def read_prompts(path: str | Path) -> list[str]:
-    """The prompts of a file, in its order: a .txt file with one a line, or a .json list of strings.
+def read_prompts(path: str | Path) -> list[str] | dict[str, str]:
+    """The prompts of a file: a .txt file with one a line, a .json list of strings, or by name.
+
+    By name is a .json object of the samples' names and their prompts.
 
     Raises:
         UserError: for a file that is missing, empty, damaged or of another kind, and for an empty
@@ -58,12 +60,13 @@ def read_prompts(path: str | Path) -> list[str]:
         raise UserError(f"{named}: no such file") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{named}: cannot be read ({error})") from error
-    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+    texts = list(prompts.values()) if isinstance(prompts, dict) else prompts
+    if not isinstance(texts, list) or not all(isinstance(prompt, str) for prompt in texts):
         raise UserError(f"{named}: not a list of strings")
-    if not any(prompts):
+    if not any(texts):
         raise UserError(f"{named}: no prompts in it")
     place = "line" if path.suffix == ".txt" else "item"
-    for number, prompt in enumerate(prompts, 1):
+    for number, prompt in enumerate(texts, 1):
         if not prompt.strip():
             raise UserError(f"{named}: {place} {number} is empty; every sample needs its prompt")
     return prompts

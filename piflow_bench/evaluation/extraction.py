@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from piflow_bench.evaluation.extractors.extractor import Extractor, get_extractor
-from piflow_bench.evaluation.images import Images, open_images
+from piflow_bench.evaluation.pictures.images import Images
+from piflow_bench.evaluation.pictures.opening import open_images
 
 SHARD = 1024
 Arrays = dict[str, np.ndarray]
@@ -37,28 +38,28 @@ def extract(
     images: Images,
     extractor: Extractor,
     cache: Path,
-    n: int | None = None,
     batch: int = 4,
     report: Progress = _silent,
     processes: int = 1,
 ) -> Arrays:
-    """Outputs of the first ``n`` images, float32, by name.
+    """Outputs of all images, float32, by name.
 
     Args:
         images: the set.
         extractor: the network.
         cache: folder of finished features; shared by everything that scores.
-        n: how many images; None for all.
         batch: images at once.
         report: called with images done and to do.
         processes: how many share the shards, on a GPU each where there are several. Each opens
             the images and the network again, so both must be known by name or be picklable.
     """
-    total = len(images) if n is None else min(n, len(images))
-    folder = shard_folder(cache, images.digest(), extractor.key, total)
+    total = len(images)
+    folder = shard_folder(cache, images.digest(), extractor.key)
     missing = [first for first, path in _shards(folder, total) if not path.exists()]
     if processes > 1 and len(missing) > 1 and extractor.recipe is not None:
-        work = _Work(images.source, images.workers, extractor.recipe, folder, total, batch)
+        work = _Work(
+            images.source, images.workers, images.chosen, extractor.recipe, folder, total, batch
+        )
         _in_processes(work, missing, min(processes, len(missing)), report)
     with ThreadPoolExecutor(1) as ahead:
 
@@ -131,6 +132,7 @@ class _Work:
 
     source: Any
     workers: int
+    chosen: np.ndarray | None
     recipe: tuple[str, str | None, str, str, bool]
     folder: Path
     total: int
@@ -173,6 +175,8 @@ def _begin(work: _Work, turns: Any, threads: int) -> None:
             device = f"cuda:{turns.value % torch.cuda.device_count()}"
             turns.value += 1
     images = open_images(work.source, "samples", work.workers)
+    if work.chosen is not None:
+        images = images.take(work.chosen)
     _here = work, images, get_extractor(name, weights, device, precision, compiled)
 
 

@@ -18,7 +18,7 @@ from piflow_bench.evaluation.extraction import (
     shard_folder,
 )
 from piflow_bench.evaluation.extractors.extractor import FEATURES
-from piflow_bench.evaluation.images import Images
+from piflow_bench.evaluation.pictures.images import Images
 
 if TYPE_CHECKING:
     from piflow_bench.evaluation.extractors.clip import Clip
@@ -31,19 +31,18 @@ def teacher_scores(
     metrics: Sequence[str],
     samples: Images,
     teacher: Images,
-    count: int,
     features: Callable[[], tuple[np.ndarray, np.ndarray]],
     lpips: Lpips | None,
     cache: Path,
     batch: int,
     report: Progress,
 ) -> dict[str, np.ndarray]:
-    """Per-sample scores ``(count,)`` of the asked ``teacher_*`` metrics.
+    """Per-sample scores ``(n,)`` of the asked ``teacher_*`` metrics.
 
-    ``features()`` gives both sets' features ``(count, d)``; ``lpips`` is needed by teacher_lpips.
+    ``features()`` gives both sets' features ``(n, d)``; ``lpips`` is needed by teacher_lpips.
     """
     found: dict[str, np.ndarray] = {}
-    pair = (samples.digest(), teacher.digest())
+    pair, count = (samples.digest(), teacher.digest()), len(samples)
 
     def paired(score: Callable[[np.ndarray, np.ndarray], np.ndarray], name: str) -> np.ndarray:
         def shard(first: int, last: int) -> Arrays:
@@ -54,7 +53,7 @@ def teacher_scores(
                 report(stop, count)
             return {"scores": np.concatenate(parts)}
 
-        return in_shards(shard_folder(cache, *pair, name, count), count, shard)["scores"]
+        return in_shards(shard_folder(cache, *pair, name), count, shard)["scores"]
 
     if set(PIXELS) & set(metrics):
         found["teacher_mse"] = paired(squared_errors, "squared errors")
@@ -76,11 +75,11 @@ def prompt_scores(
     batch: int,
     report: Progress,
 ) -> np.ndarray:
-    """CLIP score ``(n,)`` of the first samples with their prompts, one a sample."""
+    """CLIP score ``(n,)`` of the samples with their prompts, one a sample."""
     from piflow_bench.evaluation.clip_score import clip_scores
     from piflow_bench.evaluation.extractors.clip import image_extractor
 
-    found = extract(samples, image_extractor(clip), cache, len(prompts), batch, report)
+    found = extract(samples, image_extractor(clip), cache, batch, report)
     return clip_scores(found[FEATURES], clip.embed_texts(prompts, batch), scale)
 
 
@@ -91,11 +90,11 @@ def lpips_groups(
     groups, done = [], 0
     for name in np.unique(labels):
         rows = np.flatnonzero(labels == name)
-        folder = shard_folder(cache, samples.digest(), lpips.identity, rows.tolist())
+        images = samples.take(rows)
+        folder = shard_folder(cache, images.digest(), lpips.identity)
 
-        def compute(first: int, last: int, rows: np.ndarray = rows) -> Arrays:
-            images = np.concatenate([samples.read(int(r), int(r) + 1) for r in rows])
-            return {"distances": lpips.pair_distances(images)[None]}
+        def compute(first: int, last: int, images: Images = images) -> Arrays:
+            return {"distances": lpips.pair_distances(images.read(0, len(images)))[None]}
 
         groups.append(PairDistances(rows, in_shards(folder, 1, compute)["distances"][0]))
         done += len(rows)

@@ -24,21 +24,23 @@ from piflow_bench.evaluation.extractors.extractor import (
     usual_batch,
 )
 from piflow_bench.evaluation.features import MetricValue, evaluate_with_replicates
-from piflow_bench.evaluation.images import open_images
 from piflow_bench.evaluation.inputs import Extras
 from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.evaluation.moments import Moments
+from piflow_bench.evaluation.pictures.opening import open_images
 from piflow_bench.evaluation.protocols import Protocol, load_protocol, rules_hash
 from piflow_bench.evaluation.sources import Reference, Sources, open_sources
 from piflow_bench.evaluation.statistics import Statistics
+from piflow_bench.evaluation.subsets import described, subset
 
 if TYPE_CHECKING:
     from piflow_bench.evaluation.extractors.clip import Clip
     from piflow_bench.evaluation.lpips import Lpips
+    from piflow_bench.evaluation.pictures.images import Images
 
 COLUMNS = [
     "metric", "group", "value", "ci_low", "ci_high", "n", "n_reference", "interval", "estimand",
-    "samples", "classes", "reference", "extractor", "protocol", "protocol_hash", "rules",
+    "samples", "taken", "classes", "reference", "extractor", "protocol", "protocol_hash", "rules",
     "warnings",
 ]  # fmt: skip
 OF_CLASSES = {"pairwise_within", "vendi_within", "lpips_within"}
@@ -55,12 +57,12 @@ def evaluate(
     *,
     extractor: str | None = None,
     weights: str | None = None,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     n: int | None = None,
     teacher: Any = None,
     prompts: Any = None,
     labels: Any = None,
-    per_class: Sequence[str] = (),
+    per_class: str | Sequence[str] = (),
     lpips_weights: str | None = None,
     clip_weights: str | None = None,
     device: str = "cpu",
@@ -77,18 +79,21 @@ def evaluate(
 
     Args:
         samples: generated images: a folder, an ADM-style npz, an npy file, an array, a tensor or a
-            torch dataset (see ``images.open_images``).
+            torch dataset (see ``pictures.opening.open_images``).
         reference: the same, or an npz of statistics (mu, sigma), which serve Fréchet distances;
             None for metrics that need none.
         protocol: a named protocol, or one of your own.
         extractor: another extractor than the protocol's; the rows then say so.
         weights: the extractor's weights, where they are not in the cache folder.
         metrics: other metrics than the protocol's.
-        n: score the first n samples.
-        teacher: the teacher's images for the same noise, one a sample (``teacher_*`` metrics).
-        prompts: one a sample: a list, a .txt file of lines or a .json list (``clip_score``).
-        labels: class or prompt of every sample: an array or .npy file; known without it for
-            npz files with ``arr_1``, for folders of folders, and from ``prompts``.
+        n: score n samples, a fixed draw that keeps the shares of classes.
+        teacher: the teacher's images for the same noise, one a sample (``teacher_*`` metrics); two
+            folders are paired by their images' names.
+        prompts: one a sample: a list, a .txt file of lines or a .json list (``clip_score``); or by
+            the samples' names, a dictionary or a .json file of one.
+        labels: class or prompt of every sample: an array, a .npy or a .json file; or by name, as
+            prompts; known without it for npz files with ``arr_1``, for folders of folders, and
+            from ``prompts``.
         per_class: metrics that are also scored within every class, in rows of their own.
         lpips_weights: LPIPS's weights, where they are not in the cache folder.
         clip_weights: the same of the CLIP model of ``clip_score``.
@@ -110,11 +115,14 @@ def evaluate(
     Raises:
         UserError: naming the input and what to do.
     """
+    if n is not None and n < 1:
+        raise UserError(f"n={n}: must be at least 1")
+    per_class = [per_class] if isinstance(per_class, str) else per_class
     rules = load_protocol(protocol) if isinstance(protocol, str) else protocol
     rules = dataclasses.replace(
         rules,
         extractor=extractor or rules.extractor,
-        metrics=tuple(metrics or rules.metrics),
+        metrics=(metrics,) if isinstance(metrics, str) else tuple(metrics or rules.metrics),
         samples=n or rules.samples,
         precision=precision or rules.precision,
         settings={**rules.settings, **settings},
@@ -125,6 +133,7 @@ def evaluate(
         samples,
         reference,
         rules.samples,
+        cut=n is not None,
         teacher=teacher,
         prompts=prompts,
         labels=labels,
@@ -139,10 +148,10 @@ def evaluate(
     lpips, clip = _further_networks(asked, lpips_weights, clip_weights, device)
     cache, batch = Path(cache), batch or usual_batch(device)
 
-    def features(what: str, images: Any, count: int | None = None) -> Arrays:
-        return extract(images, network, cache, count, batch, partial(report, what), processes)
+    def features(what: str, images: Images) -> Arrays:
+        return extract(images, network, cache, batch, partial(report, what), processes)
 
-    ours = features("samples", sources.samples, sources.count)
+    ours = features("samples", sources.samples)
     theirs = None
     if sources.reference is not None and sources.reference.images is not None:
         theirs = features("reference", sources.reference.images)
@@ -154,11 +163,7 @@ def evaluate(
             asked,
             sources.samples,
             sources.teacher,
-            sources.count,
-            lambda: (
-                ours[FEATURES],
-                features("teacher", sources.teacher, sources.count)[FEATURES],
-            ),
+            lambda: (ours[FEATURES], features("teacher", sources.teacher)[FEATURES]),
             lpips,
             cache,
             batch,
@@ -243,6 +248,7 @@ def _rows(
     resolved = rules.rules(network.identity, sources.count, digest, classes)
     shared = (
         sources.samples.path,
+        sources.taken,
         sources.classes(),
         target.path if target else "",
         network.identity,
@@ -380,10 +386,14 @@ def reference_statistics(
     Arguments as for ``evaluate``.
     """
     network = get_extractor(extractor, weights, device)
-    images = open_images(source, "samples", workers)
+    given = open_images(source, "samples", workers)
+    size = len(given) if n is None else n
+    if not 2 <= size <= len(given):
+        raise UserError(f"samples: n={size} of {len(given)} images; at least 2 are needed")
+    images = given.take(subset(len(given), size, given.labels))
     told = partial(report, "samples")
-    size = batch or usual_batch(device)
-    found = extract(images, network, Path(cache), n, size, told, processes)
+    found = extract(images, network, Path(cache), batch or usual_batch(device), told, processes)
     spatial = Moments.from_features(found[SPATIAL]) if SPATIAL in found else None
     pooled = Moments.from_features(found[FEATURES])
-    return Statistics(images.path, pooled, spatial, network.identity, pooled.n)
+    taken = described(len(given), size, given.labels)
+    return Statistics(images.path, pooled, spatial, network.identity, pooled.n, taken)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ from typing import Any
 import numpy as np
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.images import NPZ_KEY, Images, npz_members, open_images
+from piflow_bench.evaluation.pairing import by_name, check_counts, check_order
+from piflow_bench.evaluation.pictures.images import Images
+from piflow_bench.evaluation.pictures.npz import NPZ_KEY, npz_members
+from piflow_bench.evaluation.pictures.opening import open_images
 from piflow_bench.evaluation.statistics import Statistics, is_statistics, load_statistics
+from piflow_bench.evaluation.subsets import described, subset
 
 
 @dataclass(frozen=True)
@@ -53,15 +58,21 @@ def open_reference(source: Any, workers: int) -> Reference:
 
 @dataclass(frozen=True)
 class Sources:
-    """All inputs of one scoring; ``count`` samples are scored, the first ones."""
+    """All inputs of one scoring: the samples that are scored, and what belongs to them."""
 
     samples: Images
-    count: int
     reference: Reference | None = None
     teacher: Images | None = None
     prompts: Sequence[str] | None = None
     labels: np.ndarray | None = None
-    """Class or prompt of every scored sample ``(count,)``."""
+    """Class or prompt of every sample ``(n,)``."""
+    taken: str = ""
+    """Which of the given samples these are, in words, where they are not all."""
+
+    @property
+    def count(self) -> int:
+        """How many samples are scored."""
+        return len(self.samples)
 
     def classes(self) -> str:
         """How samples spread over classes, in words."""
@@ -76,22 +87,28 @@ def open_sources(
     reference: Any,
     count: int | None,
     *,
+    cut: bool = False,
     teacher: Any = None,
     prompts: Any = None,
     labels: Any = None,
     workers: int = 2,
 ) -> Sources:
-    """Open everything.
+    """Open everything, and take ``count`` samples with what belongs to them.
 
     Args:
-        samples: generated images (see ``images.open_images``).
+        samples: generated images (see ``pictures.opening.open_images``).
         reference: images or statistics; None for metrics that need none.
-        count: how many samples are scored; None for all.
+        count: how many samples are scored, by ``subsets.subset``; None for all.
+        cut: whether sets of unequal length are paired as far as the shortest goes.
         teacher: the teacher's images for the same noise, one a sample.
-        prompts: one a sample: a list, a .txt file of lines or a .json list.
-        labels: one a sample: an array or a .npy file; None for those that ``samples`` states, or
-            the prompts.
+        prompts: one a sample: a list, a .txt file of lines or a .json list; or by the samples'
+            names, a dictionary or a .json file of one.
+        labels: one a sample: an array, a .npy or a .json file; or by name, as prompts; None for
+            those that ``samples`` states, or the prompts.
         workers: threads that decode images.
+
+    Raises:
+        UserError: naming what is wrong, also where what is paired by place may not belong.
     """
     generated = open_images(samples, "samples", workers)
     total = len(generated) if count is None else count
@@ -102,51 +119,85 @@ def open_sources(
         )
     if total < 2:
         raise UserError(f"samples: n={total}, but at least 2 images are needed")
-    others = None if teacher is None else open_images(teacher, "teacher", workers)
-    if others is not None:
-        _check_count(len(others), total, "teacher: {} images")
-        if (others.height, others.width) != (generated.height, generated.width):
-            raise UserError(
-                f"teacher: images of {others.width}x{others.height} pixels, the samples' are "
-                f"{generated.width}x{generated.height}"
-            )
-    texts = None if prompts is None else _prompts(prompts)
-    if texts is not None:
-        _check_count(len(texts), total, "prompts: {} prompts")
-        texts = texts[:total]
-    classes = generated.labels if labels is None else _labels(labels)
+    others = None if teacher is None else _teacher(teacher, generated, cut, workers)
+    texts = None if prompts is None else _texts(prompts, generated, cut)
+    classes = generated.labels if labels is None else _labels(labels, generated, cut)
     if classes is None and texts is not None:
         classes = np.array(texts)
+    paired = [each for each in (others, texts, classes) if each is not None]
+    shortest = min(map(len, [generated, *paired]))
+    if total > shortest:
+        raise UserError(f"n={total}: only {shortest} samples have all that belongs to them")
     if classes is not None:
-        _check_count(len(classes), total, "labels: {} labels")
-        classes = classes[:total]
+        classes = classes[:shortest]
+    places = subset(shortest, total, classes)
     target = None if reference is None else open_reference(reference, workers)
     if target is not None and target.count == 1:
         raise UserError("reference: 1 image, but at least 2 are needed")
-    return Sources(generated, total, target, others, texts, classes)
+    return Sources(
+        generated.take(places),
+        target,
+        None if others is None else others.take(places),
+        None if texts is None else [texts[i] for i in places],
+        None if classes is None else classes[places],
+        described(len(generated), total, classes),
+    )
 
 
-def _check_count(found: int, wanted: int, text: str) -> None:
-    if found < wanted:
-        raise UserError(f"{text.format(found)} for {wanted} samples; one a sample is needed")
+def _teacher(source: Any, samples: Images, cut: bool, workers: int) -> Images:
+    """The teacher's images in the samples' order."""
+    found = open_images(source, "teacher", workers)
+    check_counts("teacher", len(found), "images", len(samples), cut)
+    if (found.height, found.width) != (samples.height, samples.width):
+        raise UserError(
+            f"teacher: images of {found.width}x{found.height} pixels, the samples' are "
+            f"{samples.width}x{samples.height}"
+        )
+    if samples.names and found.names:
+        return found.take(by_name(samples.names, found.names, "teacher"))
+    check_order(samples.names or found.names, "teacher")
+    return found
 
 
-def _prompts(source: Any) -> list[str]:
-    from piflow_bench.evaluation.clip_score import read_prompts
-
-    return read_prompts(Path(source)) if isinstance(source, str | Path) else list(source)
-
-
-def _labels(source: Any) -> np.ndarray:
-    array = source
+def _texts(source: Any, samples: Images, cut: bool) -> list[str]:
+    """A prompt for every sample, in the samples' order."""
+    found = source
     if isinstance(source, str | Path):
-        try:
-            array = np.load(source, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"labels={source}: not a readable npy file ({error})") from error
-    array = np.asarray(array)
+        from piflow_bench.evaluation.clip_score import read_prompts
+
+        found = read_prompts(Path(source))
+    return list(_in_order(found, samples, "prompts", cut))
+
+
+def _labels(source: Any, samples: Images, cut: bool) -> np.ndarray:
+    """A label for every sample, in the samples' order."""
+    array = np.asarray(_in_order(_read_labels(source), samples, "labels", cut))
     if array.ndim != 1 or array.dtype.kind not in "iuU":
         raise UserError(
             f"labels: whole numbers or names, one a sample, not {array.shape} {array.dtype}"
         )
     return array.astype(str)
+
+
+def _in_order(given: Any, samples: Images, what: str, cut: bool) -> Any:
+    """Partners by place as they are, partners by name in the samples' order."""
+    check_counts(what, len(given), what, len(samples), cut)
+    if not isinstance(given, Mapping):
+        check_order(samples.names, what)
+        return given
+    if samples.names is None:
+        raise UserError(f"{what}: given by name, but the samples are no folder of named images")
+    names = list(given)
+    return [given[names[place]] for place in by_name(samples.names, names, what)]
+
+
+def _read_labels(source: Any) -> Any:
+    if not isinstance(source, str | Path):
+        return source
+    path = Path(source)
+    try:
+        if path.suffix == ".json":
+            return json.loads(path.read_text("utf-8"))
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"labels={source}: not a readable npy or json file ({error})") from error

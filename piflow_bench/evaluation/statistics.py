@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.images import DAMAGED, npz_members, reason
 from piflow_bench.evaluation.moments import Moments
+from piflow_bench.evaluation.pictures.npz import DAMAGED, npz_members, reason
 
 POOLED = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
 SPATIAL = (("mu_s", "sigma_s"),)
@@ -33,6 +33,8 @@ class Statistics:
     """The extractor's identity, where the file states it."""
     count: int | None = None
     """Number of images, where the file states it."""
+    taken: str = ""
+    """Which of the given images these are, in words, where they are not all."""
 
     def digest(self) -> str:
         """sha256 of the means and covariances."""

@@ -11,7 +11,7 @@ from piflow_bench.errors import UserError
 from piflow_bench.evaluation import extraction
 from piflow_bench.evaluation.extraction import extract
 from piflow_bench.evaluation.extractors.extractor import get_extractor
-from piflow_bench.evaluation.images import open_images
+from piflow_bench.evaluation.pictures.opening import open_images
 
 
 @pytest.fixture(scope="module")

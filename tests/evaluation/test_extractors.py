@@ -10,7 +10,7 @@ import torch
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.extraction import extract
 from piflow_bench.evaluation.extractors import clip, dinov2, efficientnet, inception
-from piflow_bench.evaluation.images import open_images
+from piflow_bench.evaluation.pictures.opening import open_images
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ class TestExtraction:
         rows = np.zeros((3, 16, 16, 3), np.uint8)
         extract(open_images(rows), extractor, tmp_path)
         extract(open_images(rows + 1), extractor, tmp_path)
-        extract(open_images(rows), extractor, tmp_path, n=2)
+        extract(open_images(rows).take(np.arange(2)), extractor, tmp_path)
         assert len(list(tmp_path.iterdir())) == 3
 
 

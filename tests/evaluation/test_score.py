@@ -226,7 +226,7 @@ class TestClasses:
         for i, row in enumerate(pictures(0, 12)):
             folder = tmp_path / "images" / f"class {i % 2}" / "deeper"
             folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(row).save(folder / f"{i}.png")
+            Image.fromarray(row).save(folder / f"{i:02d}.png")
         np.save(tmp_path / "labels.npy", np.arange(12) % 4)
         for labels, classes in ((None, 2), (tmp_path / "labels.npy", 4)):
             found = piflow_bench.evaluate(

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.images import open_images, to_uint8, write_npz
+from piflow_bench.evaluation.pictures.arrays import to_uint8
+from piflow_bench.evaluation.pictures.npz import write_npz
+from piflow_bench.evaluation.pictures.opening import open_images
 
 
 @pytest.fixture

@@ -1,0 +1,139 @@
+"""Images in arrays, tensors and datasets, and the rule that makes floats uint8."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from piflow_bench.errors import UserError
+from piflow_bench.evaluation.pictures.axes import FIRST, as_rgb, axes_of
+from piflow_bench.evaluation.pictures.images import Images
+from piflow_bench.evaluation.pictures.npz import DAMAGED, file_digest, reason
+from piflow_bench.evaluation.pictures.pillow import rgb
+
+
+def to_uint8(images: np.ndarray, what: str = "samples") -> np.ndarray:
+    """uint8 of floats in [0, 1], by the rule ``floor(255 x + 1/2)``.
+
+    Raises:
+        UserError: for values out of range or not finite.
+    """
+    if images.itemsize < 4:  # 255 x + 1/2 of half precision is not exact.
+        images = images.astype(np.float32)
+    if not np.isfinite(images).all():
+        raise UserError(f"{what}: values that are not finite")
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        raise UserError(
+            f"{what}: floats must lie in [0, 1], not [{low:.3g}, {high:.3g}]; images in [-1, 1] "
+            "are (x + 1) / 2"
+        )
+    return (images * 255 + 0.5).astype(np.uint8)
+
+
+def _images(
+    array: np.ndarray, path: str, what: str, fingerprint: Callable[[], str], axes: str | None = None
+) -> Images:
+    axes = axes or axes_of(array.shape, array.dtype, what)
+    if not len(array):
+        raise UserError(f"{what}: no images in it")
+    height, width = (array.shape[axes.index(side)] for side in "hw")
+
+    def rows(places: np.ndarray) -> np.ndarray:
+        return as_rgb(np.asarray(array[places]), axes)
+
+    return Images(path, len(array), height, width, rows, fingerprint)
+
+
+def open_npy(path: Path, what: str) -> Images:
+    """The images of an npy file, which is read in pieces."""
+    named = f"{what}={path}"
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except DAMAGED as error:
+        raise UserError(f"{named}: {reason(error)}") from error
+    return _images(array, str(path), named, lambda: file_digest(path))
+
+
+def open_artifact(folder: Path, what: str) -> Images:
+    """Samples of the store: floats ``(n, c, h, w)`` in [-1, 1]."""
+    path, named = folder / "samples.npy", f"{what}={folder}"
+    try:
+        x = np.load(path, allow_pickle=False)
+    except DAMAGED as error:
+        raise UserError(f"{named}: samples.npy {reason(error)}") from error
+    if x.ndim != 4 or x.dtype.kind != "f" or x.shape[1] not in (1, 3):
+        raise UserError(f"{named}: samples of shape {x.shape} are no images")
+    array = to_uint8((x.clip(-1, 1) + 1) / 2, named)
+    return _images(array, str(folder), named, lambda: file_digest(path), FIRST)
+
+
+def in_memory(source: Any, what: str) -> Images:
+    """Images of an array, a tensor or a dataset."""
+    if not hasattr(source, "detach") and not isinstance(source, np.ndarray):
+        return _dataset(source, what)
+    array = np.ascontiguousarray(_uint8(source, what))
+
+    def fingerprint() -> str:
+        # Images of other sides may have the same bytes.
+        return hashlib.sha256(array.tobytes() + _shape(array.shape[1:])).hexdigest()
+
+    return _images(array, "memory", what, fingerprint)
+
+
+def _shape(sides: Sequence[int]) -> bytes:
+    return "x".join(map(str, sides)).encode()
+
+
+def _uint8(found: Any, what: str) -> np.ndarray:
+    """The array of an array or a tensor on any device; uint8 where it is of floats."""
+    if hasattr(found, "detach"):
+        found = found.detach().cpu()
+        # numpy has no bfloat16.
+        found = (found.float() if found.is_floating_point() else found).numpy()
+    array = np.asarray(found)
+    return to_uint8(array, what) if array.dtype.kind == "f" and array.size else array
+
+
+def _dataset(source: Any, what: str) -> Images:
+    """Items of a dataset, one by one: it may be larger than the memory."""
+    if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+        raise UserError(f"{what}: {type(source).__name__} is no path, array, tensor or dataset")
+    if not len(source):
+        raise UserError(f"{what}: no images in it")
+    from PIL.Image import Image
+
+    def item(index: int) -> np.ndarray:
+        found = source[int(index)]
+        found = found[0] if isinstance(found, tuple | list) else found
+        where = f"{what}: image {index}"
+        if isinstance(found, Image):
+            return rgb(found, where)
+        image = _uint8(found, where)
+        # One image is a stack of one; a third axis of an image without a fourth is its channels.
+        return as_rgb(image[None], axes_of((1, *image.shape), image.dtype, where))[0]
+
+    height, width, _ = item(0).shape
+
+    def rows(places: np.ndarray) -> np.ndarray:
+        found = [item(index) for index in places]
+        for row in found:
+            if row.shape != (height, width, 3):
+                raise UserError(
+                    f"{what}: images of several sizes: {width}x{height} and "
+                    f"{row.shape[1]}x{row.shape[0]}"
+                )
+        return np.stack(found)
+
+    def fingerprint() -> str:
+        whole = hashlib.sha256()
+        for index in range(len(source)):
+            whole.update(item(index).tobytes())
+        whole.update(_shape((height, width, 3)))
+        return whole.hexdigest()
+
+    return Images("memory", len(source), height, width, rows, fingerprint)

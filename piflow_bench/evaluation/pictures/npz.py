@@ -1,0 +1,196 @@
+"""Images in npz files as ADM writes them, streamed, and what npz files hold."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from piflow_bench.errors import UserError
+from piflow_bench.evaluation.pictures.axes import as_rgb, axes_of
+from piflow_bench.evaluation.pictures.images import Images
+
+NPZ_KEY, LABELS_KEY = "arr_0", "arr_1"
+DAMAGED = (
+    OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError
+)  # fmt: skip
+"""What reading a damaged npy or npz file raises."""
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def reason(error: Exception) -> str:
+    """Why a file of arrays is not read, in one line."""
+    line = _line(error)
+    if "pickle" in line or "Python objects" in line:
+        return "holds Python objects, which are pickles and not read; save plain numbers"
+    return f"cannot be read whole ({line})"
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Member:
+    """An array inside a zip file, read in rows without loading the whole."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int
+    """Bytes of the npy header."""
+
+
+def npz_members(path: Path, what: str) -> dict[str, Member]:
+    """The arrays of an npz file, by key; nothing but their headers is read."""
+    members = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.namelist():
+                if not entry.endswith(".npy"):
+                    continue
+                with archive.open(entry) as handle:
+                    version = np.lib.format.read_magic(handle)
+                    reader = {
+                        (1, 0): np.lib.format.read_array_header_1_0,
+                        (2, 0): np.lib.format.read_array_header_2_0,
+                    }.get(version)
+                    if reader is None:
+                        raise UserError(f"{what}: {entry} has npy version {version}")
+                    shape, fortran, dtype = reader(handle)
+                    key = entry.removesuffix(".npy")
+                    if fortran and len(shape) > 1 and key == NPZ_KEY:  # It is read by rows.
+                        raise UserError(f"{what}: {entry} is in Fortran order; save it in C order")
+                    members[key] = Member(path, entry, shape, dtype, handle.tell())
+    except DAMAGED as error:
+        raise UserError(f"{what}: not a whole npz file ({_line(error)})") from error
+    return members
+
+
+class _Stream:
+    """Rows of a member in order; going back opens it anew."""
+
+    def __init__(self, member: Member) -> None:
+        self.member, self.row = member, 0
+        self.handle: io.BufferedIOBase | None = None
+        self.bytes = int(np.prod(member.shape[1:])) * member.dtype.itemsize
+
+    def read(self, places: np.ndarray) -> np.ndarray:
+        """Rows at these places; those that follow each other are read at once."""
+        runs = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1)
+        return np.concatenate([self._run(int(run[0]), int(run[-1]) + 1) for run in runs])
+
+    def _run(self, start: int, stop: int) -> np.ndarray:
+        if self.handle is None or start < self.row:
+            archive = zipfile.ZipFile(self.member.path)  # noqa: SIM115 (open between reads)
+            self.handle = archive.open(self.member.name)  # type: ignore[assignment]
+            assert self.handle is not None
+            self.handle.seek(self.member.offset)
+            self.row = 0
+        self.handle.seek((start - self.row) * self.bytes, io.SEEK_CUR)
+        wanted = (stop - start) * self.bytes
+        parts, got = [], 0
+        while got < wanted:
+            part = self.handle.read(wanted - got)
+            if not part:
+                raise EOFError("ends early")
+            parts.append(part)
+            got += len(part)
+        self.row = stop
+        rows = np.frombuffer(b"".join(parts), self.member.dtype)
+        return rows.reshape(stop - start, *self.member.shape[1:])
+
+
+def open_npz(path: Path, what: str) -> Images:
+    """The images of an npz file, classed by its second array."""
+    named = f"{what}={path}"
+    members = npz_members(path, named)
+    if NPZ_KEY not in members:
+        raise UserError(
+            f"{named}: no array '{NPZ_KEY}' in it, only {', '.join(sorted(members)) or 'nothing'}"
+        )
+    member = members[NPZ_KEY]
+    axes = axes_of(member.shape, member.dtype, named)
+    if not member.shape[0]:
+        raise UserError(f"{named}: no images in it")
+    height, width = (member.shape[axes.index(side)] for side in "hw")
+    stream = _Stream(member)
+
+    def rows(places: np.ndarray) -> np.ndarray:
+        try:
+            return as_rgb(stream.read(places), axes)
+        except DAMAGED as error:
+            raise UserError(f"{named}: {NPZ_KEY} is damaged ({_line(error)})") from error
+
+    labels = _classes(path, members, member.shape[0], named)
+    warnings = []
+    if LABELS_KEY in members and labels is None:
+        other = members[LABELS_KEY]
+        warnings = [f"{named}: {LABELS_KEY}, {other.dtype} {other.shape}, is not read as classes"]
+    return Images(
+        str(path), member.shape[0], height, width, rows, lambda: file_digest(path),
+        tuple(warnings), labels,
+    )  # fmt: skip
+
+
+def _classes(path: Path, members: dict[str, Member], count: int, what: str) -> np.ndarray | None:
+    found = members.get(LABELS_KEY)
+    if found is None or found.dtype.kind not in "iuU":
+        return None
+    if found.shape not in ((count,), (count, 1)):
+        if len(found.shape) != 1:
+            return None
+        raise UserError(
+            f"{what}: {LABELS_KEY} has {found.shape[0]} labels for {count} images; one an image is "
+            "needed"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays[LABELS_KEY].ravel().astype(str)
+    except DAMAGED as error:
+        raise UserError(f"{what}: {LABELS_KEY} is damaged ({_line(error)})") from error
+
+
+def write_npz(path: Path, batches: Iterator[np.ndarray], count: int) -> None:
+    """An ADM-style npz (``arr_0`` uint8 NHWC, stored uncompressed), written batch by batch.
+
+    Args:
+        path: the file; it appears when it is whole.
+        batches: arrays ``(b, h, w, 3)`` uint8, ``count`` rows in all.
+        count: number of images, which the header states first.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    written = 0
+    with (
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+        archive.open(f"{NPZ_KEY}.npy", "w", force_zip64=True) as handle,
+    ):
+        for rows in batches:
+            if rows.dtype != np.uint8 or rows.ndim != 4:
+                raise ValueError(f"batches must be uint8 (b, h, w, c), not {rows.dtype}")
+            if not written:
+                header = {
+                    "descr": np.lib.format.dtype_to_descr(rows.dtype),
+                    "fortran_order": False,
+                    "shape": (count, *rows.shape[1:]),
+                }
+                np.lib.format.write_array_header_1_0(handle, header)  # type: ignore[arg-type]
+            handle.write(np.ascontiguousarray(rows).tobytes())
+            written += len(rows)
+    if written != count:
+        temporary.unlink()
+        raise ValueError(f"{written} images were written, {count} announced")
+    temporary.replace(path)

@@ -1,0 +1,54 @@
+"""Opening sets of images, whatever they are kept in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from piflow_bench.errors import UserError
+from piflow_bench.evaluation.pictures.arrays import in_memory, open_artifact, open_npy
+from piflow_bench.evaluation.pictures.folders import open_folder
+from piflow_bench.evaluation.pictures.images import Images
+from piflow_bench.evaluation.pictures.npz import open_npz
+
+
+def open_images(source: Any, what: str = "samples", workers: int = 2) -> Images:
+    """Images of a folder, an ``.npz`` or ``.npy`` file, an array, a tensor or a torch dataset.
+
+    A folder's images come in natural order (2.png before 10.png) and are classed by its subfolders,
+    an npz file's by ``arr_1``; a folder of the store (``samples.npy``, floats in [-1, 1]) is an
+    input as well.
+
+    Args:
+        source: a path; a uint8 array or tensor, ``(n, h, w, 3)`` or ``(n, 3, h, w)``, also with one
+            channel; floats in [0, 1]; or a dataset or list whose items are such images or Pillow's.
+        what: the setting's name, for messages.
+        workers: threads that decode files.
+
+    Raises:
+        UserError: naming the path and what is wrong with it.
+    """
+    return replace(_open(source, what, workers), source=source, workers=workers)
+
+
+def _open(source: Any, what: str, workers: int) -> Images:
+    if not isinstance(source, str | Path):
+        return in_memory(source, what)
+    path = Path(source)
+    if (path / "samples.npy").is_file():
+        return open_artifact(path, what)
+    if path.is_dir():
+        return open_folder(path, what, workers)
+    if not path.exists():
+        raise UserError(f"{what}={source}: no such file or folder")
+    if path.suffix == ".npz":
+        return open_npz(path, what)
+    if path.suffix == ".npy":
+        return open_npy(path, what)
+    if path.suffix in (".pkl", ".pickle", ".pt", ".pth"):
+        raise UserError(
+            f"{what}={source}: pickled files are not read; save the images as uint8 with "
+            "numpy.savez(FILE, arr_0=images)"
+        )
+    raise UserError(f"{what}={source}: neither a folder of images nor a .npz or .npy file")

@@ -1,0 +1,77 @@
+"""Pillow's images and the files it opens, by one rule.
+
+Grey images are repeated over the channels, palettes are looked up, alpha is dropped without
+blending (Pillow's ``convert("RGB")``, as torch-fidelity and clean-fid do). More than 8 bits a
+channel is refused: rounding it would be a choice of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from piflow_bench.errors import UserError
+
+DEEP_MODES = ("I", "F")
+"""First letters of the names of Pillow's modes of more than 8 bits a channel."""
+DEEP_LAYOUT = ";16B"
+"""Ends Pillow's name for a file's 16-bit channels, which it would cut to 8 bits unasked."""
+
+
+def rgb(image: Any, where: str) -> np.ndarray:
+    """A Pillow image of any mode as ``(h, w, 3)`` uint8.
+
+    Raises:
+        UserError: beginning with ``where``, for more than 8 bits a channel and for modes without a
+            conversion.
+    """
+    _check_depth(image, where)
+    if "transparency" in image.info:  # Pillow warns of what is the rule here.
+        image = image.copy()
+        del image.info["transparency"]
+    try:
+        return np.asarray(image.convert("RGB"))
+    except ValueError as error:
+        raise UserError(f"{where}: mode {image.mode} is not read as RGB ({error})") from error
+
+
+def decode(path: Path, what: str) -> np.ndarray:
+    """An image file as ``(h, w, 3)`` uint8."""
+    with _opened(path, what) as image:
+        return rgb(image, f"{what}: {path}")
+
+
+def size(path: Path, what: str) -> tuple[int, int]:
+    """Width and height of an image file, by its header alone."""
+    with _opened(path, what) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[Any]:
+    """A Pillow image whose header was read; UserError for what is damaged or too deep."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            _check_depth(image, f"{what}: {path}")
+            yield image
+    except UserError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UserError(f"{what}: {path}: not a readable image") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{what}: {path}: cannot be read whole ({error})") from error
+
+
+def _check_depth(image: Any, where: str) -> None:
+    layouts = [str(tile[3]) for tile in getattr(image, "tile", ())]
+    if image.mode.startswith(DEEP_MODES) or any(name.endswith(DEEP_LAYOUT) for name in layouts):
+        raise UserError(
+            f"{where}: more than 8 bits a channel ({image.mode}); convert it to 8 bits by the rule "
+            "your protocol names"
+        )
