@@ -101,6 +101,7 @@ class Unconditional:
         return self.size
 
     def __getitem__(self, rows: Any) -> Unconditional:
+        rows = rows.cpu() if isinstance(rows, Tensor) else rows
         return Unconditional(len(torch.empty(self.size, dtype=torch.bool)[rows]))
 
     def null(self) -> Unconditional:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.training.scale import Scale
 
 PATH_KEYS = (
     "store",
@@ -513,6 +514,7 @@ def _checked(config: ExperimentConfig) -> ExperimentConfig:
     for key in ("samples", "curve_samples", "data_samples", "reference_samples"):
         if getattr(config.protocol, key) < 20:
             raise UserError(f"protocol.{key}={getattr(config.protocol, key)}: must be at least 20")
+    build_dataclass(Scale, to_plain(config.scale), "scale")  # For verbs that make no plan.
     return config
 
 

@@ -58,14 +58,14 @@ def gaps(config: ExperimentConfig) -> list[Finding]:
 
     The others say in one line what they could not do.
     """
-    if not requirements(config) and not config.scale.device.startswith("cuda"):
+    if not requirements(config) and config.scale.device != "cuda":
         return []
     return [f for f in findings(config) if f.state == GAP]
 
 
 def _gpus(config: ExperimentConfig) -> Iterator[Finding]:
     scale = config.scale
-    if not scale.device.startswith("cuda"):
+    if scale.device != "cuda":
         yield Finding("GPU", OK, f"not needed: scale.device={scale.device}")
         return
     if config.launcher.name == "slurm":
@@ -88,7 +88,7 @@ def _gpus(config: ExperimentConfig) -> Iterator[Finding]:
 
 def _packages(config: ExperimentConfig) -> Iterator[Finding]:
     wanted = {"bitsandbytes": config.training.optimizer == "adamw8bit"}
-    wanted["triton"] = config.scale.device.startswith("cuda")
+    wanted["triton"] = config.scale.device == "cuda"
     for name, needed in wanted.items():
         if not needed:
             continue

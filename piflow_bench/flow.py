@@ -136,11 +136,11 @@ def guide(conditional: Tensor, unconditional: Tensor, w: float) -> Tensor:
 
 # ---------------------------------------------------------------------------- ODE solvers
 # Every solver integrates from times[0] (noise) to times[-1] (data) and is exact where the field is
-# straight. `velocity(x, t)` takes t of shape (B,).
+# straight. `velocity(x, t)` takes t of shape (B,), where x is; the grid itself may lie elsewhere.
 
 
 def _at(t: Tensor, x: Tensor) -> Tensor:
-    return t.to(x.dtype).expand(x.shape[0])
+    return t.to(x).expand(x.shape[0])
 
 
 def euler(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:

@@ -66,6 +66,7 @@ class Spec:
     condition: Condition
     """Some conditions, at least one: their kind."""
     device: str = "cpu"
+    """Where it will be trained or sampled: cpu | cuda. The teacher is there already."""
     seed: int = 0
 
 

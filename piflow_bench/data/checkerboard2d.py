@@ -132,6 +132,9 @@ def draw(seed: int, n: int) -> Tensor:
     return (CENTRES[square] + HALF * place).float()
 
 
-def load(settings: dict[str, Any]) -> Dataset:
-    """The dataset; settings: ``backbone_steps``, ``dim`` and ``depth`` of the common start."""
+def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
+    """The dataset; settings: ``backbone_steps``, ``dim`` and ``depth`` of the common start.
+
+    Nothing of it is worth a GPU: ``device`` changes nothing.
+    """
     return closed_form.dataset(NAME, velocity, draw, f"{CELLS} {EXTENT}", settings)

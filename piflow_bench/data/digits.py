@@ -116,8 +116,11 @@ def load_weights(path: Path, network: nn.Module) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def load(settings: dict[str, Any]) -> Dataset:
-    """The dataset; settings: ``checkpoint`` (another teacher), ``guidance`` (its scale)."""
+def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
+    """The dataset; settings: ``checkpoint`` (another teacher), ``guidance`` (its scale).
+
+    Its classifiers run on ``device``.
+    """
     valid = {"checkpoint": None, "guidance": GUIDANCE, "dim": 64, "depth": 3, "untrained": False}
     for key in settings:
         if key not in valid:
@@ -146,12 +149,12 @@ def load(settings: dict[str, Any]) -> Dataset:
         def network() -> Any:
             classifier = build()
             load_weights(ASSETS / name, classifier)
-            return classifier.eval()
+            return classifier.eval().to(device)
 
         @torch.no_grad()
         def extract(samples: Tensor) -> np.ndarray:
             function = getattr(network(), "features", network())
-            return function(quantise(samples)).double().numpy()
+            return function(quantise(samples.to(device))).double().cpu().numpy()
 
         return extract
 

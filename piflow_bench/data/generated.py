@@ -65,6 +65,7 @@ def _make(folder: Path) -> None:
         classes=CLASSES,
         shard=32,
         batch=8,
+        device="cpu",
     )
     reference(folder)
 
@@ -139,7 +140,6 @@ def inception(path: Path) -> None:
 
 def reference(folder: Path) -> None:
     """Images and statistics in one npz, as ADM's reference files hold them."""
-    from piflow_bench.data.imagenet import _device
     from piflow_bench.data.latents import Latents
     from piflow_bench.evaluation.extractors.extractor import get_extractor, usual_batch
     from piflow_bench.evaluation.moments import Moments
@@ -152,7 +152,7 @@ def reference(folder: Path) -> None:
     )
     network, batch = (
         get_extractor("inception", str(folder / "inception.pth")),
-        usual_batch(_device()),
+        usual_batch("cpu"),
     )
     parts = [network(pictures[i : i + batch]) for i in range(0, len(pictures), batch)]
     pooled, spatial = (

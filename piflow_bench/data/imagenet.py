@@ -79,10 +79,6 @@ def conditions(classes: int) -> Callable[[int, Sequence[int]], Classes]:
     return labels
 
 
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def requirements(settings: dict[str, Any]) -> list[Requirement]:
     """The files that the dataset is read from, for `doctor`."""
     o = {**DEFAULTS, **settings}
@@ -121,8 +117,8 @@ def _download(source: str) -> str:
     return f"hf download {owner}/{name} {'/'.join(inside)}".strip() + ", then"
 
 
-def load(settings: dict[str, Any]) -> Dataset:
-    """The dataset; settings: see ``DEFAULTS``."""
+def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
+    """The dataset; settings: see ``DEFAULTS``. Decodes and looks at images on ``device``."""
     for key in settings:
         if key not in DEFAULTS:
             raise UserError(f"dataset.settings.{key}: unknown; {nearest(key, list(DEFAULTS))}")
@@ -163,7 +159,7 @@ def load(settings: dict[str, Any]) -> Dataset:
 
     @cache
     def autoencoder() -> Autoencoder:
-        return Autoencoder.load(str(vae), _device(), str(o["autoencoder_dtype"]))
+        return Autoencoder.load(str(vae), device, str(o["autoencoder_dtype"]))
 
     def decode(x: Tensor) -> np.ndarray:
         return autoencoder().to_uint8(autoencoder().decode(x), str(o["uint8"]))
@@ -172,12 +168,12 @@ def load(settings: dict[str, Any]) -> Dataset:
     def network() -> Any:
         from piflow_bench.evaluation.extractors.extractor import get_extractor
 
-        return get_extractor(EXTRACTOR, o["weights"], _device())
+        return get_extractor(EXTRACTOR, o["weights"], device)
 
     def outputs(images: np.ndarray) -> dict[str, np.ndarray]:
         from piflow_bench.evaluation.extractors.extractor import usual_batch
 
-        batch = usual_batch(_device())
+        batch = usual_batch(device)
         parts = [network()(images[i : i + batch]) for i in range(0, len(images), batch)]
         return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 

@@ -51,7 +51,10 @@ def draw(seed: int, n: int) -> Tensor:
     return (MEANS[mode] + STD * noise).float()
 
 
-def load(settings: dict[str, Any]) -> Dataset:
-    """The dataset; settings: ``backbone_steps``, ``dim`` and ``depth`` of the common start."""
+def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
+    """The dataset; settings: ``backbone_steps``, ``dim`` and ``depth`` of the common start.
+
+    Nothing of it is worth a GPU: ``device`` changes nothing.
+    """
     modes = Modes(MEANS.numpy(), STD, WEIGHTS.numpy())
     return closed_form.dataset(NAME, velocity, draw, f"{MODES} {STD}", settings, modes)

@@ -221,7 +221,7 @@ def _check_machine(config: ExperimentConfig, scale: Scale) -> None:
             "training.optimizer=adamw8bit: needs bitsandbytes: pip install bitsandbytes, or set "
             "training.optimizer=adamw"
         )
-    if scale.device.startswith("cuda"):
+    if scale.device == "cuda":
         import torch
 
         found = torch.cuda.device_count()

@@ -105,22 +105,19 @@ def _end_with(owner: int) -> None:
 
 def main(talk: Path) -> None:
     """One of the processes; ``talk`` is the folder of its job."""
-    import torch
     from torch import distributed
 
     from piflow_bench.pipeline.progress import progress_writer
     from piflow_bench.pipeline.runtime import Runtime
     from piflow_bench.pipeline.stages import distill
+    from piflow_bench.training.distributed import form_group
     from piflow_bench.training.scale import Scale
 
     job, folder = json.loads((talk / JOB).read_text()), talk.parent
     _end_with(job["owner"])
     settings = job["runtime"]
     runtime = Runtime(**{**settings, "scale": Scale(**settings["scale"])})
-    cuda = runtime.scale.device == "cuda"
-    if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if cuda else "gloo")
+    form_group(runtime.scale.device, int(os.environ["LOCAL_RANK"]))
     inputs = {name: [Path(p) for p in paths] for name, paths in job["inputs"].items()}
     try:
         distill(job["config"], inputs, folder, runtime, progress_writer(folder))

@@ -138,7 +138,7 @@ def _launch(
         from piflow_bench.pipeline.slurm.rounds import run_slurm
         from piflow_bench.pipeline.slurm.settings import cluster_of
 
-        on_gpus = runtime.scale.device.startswith("cuda")
+        on_gpus = runtime.scale.device == "cuda"
         cluster = cluster_of(config.launcher, runtime.scale.processes, on_gpus)
         return run_slurm(
             stages, store, runtime, cluster, threads, display.notice, display.tick, detach
@@ -326,19 +326,24 @@ def teacher_forward_seconds(plan: Plan, repeats: int = 10) -> float:
     """Seconds of one teacher forward pass at the training batch, measured here."""
     import torch
 
-    dataset, batch = plan.dataset, plan.config.training.batch
+    from piflow_bench.costs import Stopwatch
+
+    dataset, scale, batch = plan.dataset, plan.config.scale, plan.config.training.batch
+    # Jobs of a cluster are planned where there may be no GPU.
+    device = scale.device if torch.cuda.is_available() else "cpu"
+    rows = min(scale.micro_batch or batch, batch)
     assert dataset is not None
     torch.set_num_threads(plan.config.training.threads)
-    network, x = dataset.fresh_network(), torch.zeros(batch, *dataset.shape)
-    condition = dataset.conditions(0, range(batch))
-    with torch.no_grad():
-        network(x, torch.full((batch,), 0.5), condition)
-        times = []
-        for _ in range(repeats):
-            started = time.perf_counter()
-            network(x, torch.full((batch,), 0.5), condition)
-            times.append(time.perf_counter() - started)
-    return min(times)  # Other work on the machine only adds.
+    network = dataset.fresh_network().to(device)
+    x, t = torch.zeros(rows, *dataset.shape).to(device), torch.full((rows,), 0.5).to(device)
+    condition = dataset.conditions(0, range(rows)).to(device)
+    times = []
+    for _ in range(repeats + 1):  # The first warms up.
+        watch = Stopwatch(device)
+        with torch.no_grad(), watch.running():
+            network(x, t, condition)
+        times.append(watch.seconds())
+    return min(times[1:]) * batch / rows  # Other work on the machine only adds.
 
 
 def show_status(config: ExperimentConfig, watch: bool) -> None:

@@ -50,9 +50,10 @@ def load_dataset(
         settings["generated"] = runtime.inputs
     if backbone is not None:
         settings["backbone"] = str(backbone / "network.safetensors")
-    return _cached_dataset(config["name"], json.dumps(settings, sort_keys=True))
+    text = json.dumps(settings, sort_keys=True)
+    return _cached_dataset(config["name"], text, runtime.scale.device)
 
 
 @lru_cache(maxsize=8)
-def _cached_dataset(name: str, settings: str) -> Dataset:
-    return registry.get("dataset", name)(json.loads(settings))
+def _cached_dataset(name: str, settings: str, device: str) -> Dataset:
+    return registry.get("dataset", name)(json.loads(settings), device)

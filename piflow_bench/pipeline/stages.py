@@ -48,15 +48,14 @@ def _backbone(inputs: Inputs) -> Path | None:
     return inputs["teacher"][0] if "teacher" in inputs else None
 
 
-def _spec(
-    config: Mapping[str, Any], dataset: Dataset, batch: int, train_nfe: int | None, seed: int
-) -> Spec:
+def _spec(config: Mapping[str, Any], dataset: Dataset, batch: int, seed: int, device: str) -> Spec:
     def fresh() -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return dataset.fresh_network()
 
-    return Spec(dataset.shape, train_nfe, batch, fresh, dataset.train_condition, seed=seed)
+    train_nfe = config.get("train_nfe")
+    return Spec(dataset.shape, train_nfe, batch, fresh, dataset.train_condition, device, seed)
 
 
 def _training(config: Mapping[str, Any]) -> TrainingSettings:
@@ -128,7 +127,7 @@ def distill(
         load_method(config, runtime),
         dataset.teacher(),
         TrainingData(dataset.training_rows, dataset.train_condition),
-        _spec(config, dataset, settings.batch, config["train_nfe"], seed),
+        _spec(config, dataset, settings.batch, seed, runtime.scale.device),
         settings,
         build_dataclass(Budget, config["budget"], "budget"),
         seed,
@@ -148,7 +147,7 @@ def published(
     source = runtime.student or ""
     dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))
     built = load_method(config, runtime).build(
-        dataset.teacher(), _spec(config, dataset, 1, config["train_nfe"], 0)
+        dataset.teacher(), _spec(config, dataset, 1, 0, "cpu")
     )
     network: Any = built.modules["student"]
     state = dit_state(read_weights(local_path(source))[0], f"student.checkpoint={source}")
@@ -179,7 +178,7 @@ def sample(
     where = sampling.Arithmetic(runtime.scale.device, config.get("precision", "fp32"))
     teacher: Teacher = dataset.teacher().to(where.device)
     seed = config.get("train_seed") or 0
-    spec = _spec(config, dataset, 1, config.get("train_nfe"), seed)
+    spec = _spec(config, dataset, 1, seed, where.device)
     built = load_method(config, runtime).build(teacher, spec)
     network: Any = built.modules["student"]
     if "distill" in inputs:

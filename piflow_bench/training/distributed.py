@@ -16,6 +16,21 @@ from torch import Tensor, distributed, nn
 
 BUCKET = 32 * 2**20
 """Values averaged at once: 128 MiB of float32."""
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+"""By device. Gradients lie on GPUs, but costs, logs and states on the CPU, which NCCL refuses."""
+
+
+def form_group(device: str, local_rank: int, **where: Any) -> None:
+    """Join the process group of a training.
+
+    Args:
+        device: cpu or cuda; on cuda this process takes a GPU of its machine for itself.
+        local_rank: its number among the processes of this machine.
+        where: how the others are found; see ``torch.distributed.init_process_group``.
+    """
+    if device == "cuda":
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+    distributed.init_process_group(BACKENDS[device], **where)
 
 
 def world() -> tuple[int, int]:

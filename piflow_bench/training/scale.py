@@ -10,7 +10,10 @@ class Scale:
     """Devices, processes, and how a global batch is divided among them."""
 
     device: str = "cpu"
-    """cpu | cuda; each process of several takes a GPU of its own."""
+    """cpu | cuda: where networks are trained and sampled, latents decoded and features computed.
+
+    ``cuda`` is the one GPU of a process, which it was given before it began.
+    """
     processes: int = 1
     """Processes that train one student together."""
     parallel: str = "ddp"
@@ -21,8 +24,11 @@ class Scale:
     """Whether torch.compile takes the networks' blocks."""
 
     def __post_init__(self) -> None:
-        if self.device.partition(":")[0] not in ("cpu", "cuda"):
-            raise ValueError(f"scale.device={self.device}: must be cpu or cuda")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(
+                f"scale.device={self.device}: must be cpu or cuda; CUDA_VISIBLE_DEVICES says which "
+                "GPUs there are"
+            )
         if self.parallel not in ("ddp", "fsdp"):
             raise ValueError(f"scale.parallel={self.parallel}: must be ddp or fsdp")
         if self.processes < 1:

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -84,11 +84,12 @@ class Trainer:
         scale: Scale | None = None,
     ) -> None:
         self.method, self.settings, self.budget = method, settings, budget
-        self.data, self.spec, self.train_seed = data, spec, train_seed
+        self.data, self.train_seed = data, train_seed
         self.scale = scale or Scale()
         self.rank, self.world = world()
         self.parts, self.part_rows = division(settings.batch, self.world, self.scale.micro_batch)
-        self.device = self._device()
+        self.device = self.scale.device
+        self.spec = replace(spec, device=self.device)
         self.memory = PeakMemory(self.device)
         """Of this process."""
         self.dtype = torch.float64 if settings.precision == "fp64" else torch.float32
@@ -100,7 +101,7 @@ class Trainer:
         unit = teacher_forward_flops(teacher, spec.shape, data.condition)
         self.tfe_flops = unit * (budget.batch or settings.batch)
         torch.manual_seed(train_seed)
-        self.built: Built = method.build(teacher, spec)
+        self.built: Built = method.build(teacher, self.spec)
         self.modules = dict(self.built.modules)
         self._lay_out(teacher.network)
         self.teacher = counted_teacher(teacher, self.meter, unit)
@@ -125,11 +126,6 @@ class Trainer:
     def start_clock(self) -> None:
         """Count seconds from now on, after those already spent."""
         self._since = time.perf_counter() - self.seconds
-
-    def _device(self) -> str:
-        if self.scale.device == "cuda" and self.world > 1:
-            return f"cuda:{self.rank % torch.cuda.device_count()}"
-        return self.scale.device
 
     def _lay_out(self, teacher: nn.Module) -> None:
         """Place the networks: device, precision, recomputation, compilation, sharding."""
@@ -221,7 +217,7 @@ class Trainer:
             random = TrainingRandom(self.train_seed, step, first, self.part_rows)
             index = random.integers("data rows", len(self.data.rows))
             x0 = self.data.rows.take(index, random) if needs_data else None
-            if x0 is not None and self.device.startswith("cuda"):
+            if x0 is not None and self.device == "cuda":
                 x0 = x0.pin_memory()
             found.append((index, x0))
         return found

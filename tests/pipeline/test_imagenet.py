@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from piflow_bench.config import compose
 from piflow_bench.data.generated import generate
 from piflow_bench.data.imagenet import load
 from piflow_bench.networks.pretrained import load_dit
+from piflow_bench.pipeline.plan import make_plan
 
 STUDENTS = {"piflow-gm32", "piflow-gm8", "piflow-dx20", "meanflow", "dmd2", "kd"}
 
@@ -75,6 +77,22 @@ def test_the_page_shows_decoded_pictures_and_published_numbers(folder):
 def test_a_second_call_finds_everything_done(folder):
     result = run(folder, "experiment=imagenet_1nfe")
     assert result.stdout.count("0 stages computed") == 2
+
+
+def test_the_plan_of_a_gpu_is_that_of_the_cpu(folder, monkeypatch):
+    """The user's device wins over the smoke profile's, and is in no key."""
+    keys = []
+    for device in ("cpu", "cuda"):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.chdir(folder)
+        (config,) = compose(
+            ["experiment=imagenet_1nfe_repa", "profile=smoke", f"scale.device={device}"]
+        )
+        plan = make_plan(config)
+        assert config.scale.device == device and config.scale.processes == 1
+        keys.append([stage.key for stage in plan.stages])
+    assert keys[0] == keys[1] and len(keys[0]) > 20
 
 
 def test_two_evaluations(folder):

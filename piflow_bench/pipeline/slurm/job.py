@@ -172,13 +172,13 @@ class _Others:
 
     def join(self, runtime: Runtime) -> None:
         """Form torch's process group."""
-        import torch
-        from torch import distributed
+        from piflow_bench.training.distributed import form_group
 
-        cuda = runtime.scale.device == "cuda"
-        if cuda:
-            torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
-        distributed.init_process_group(
-            "nccl" if cuda else "gloo", store=self.store, rank=self.rank, world_size=self.world
+        form_group(
+            runtime.scale.device,
+            self.local_rank,
+            store=self.store,
+            rank=self.rank,
+            world_size=self.world,
         )
         self.joined = True
