@@ -33,6 +33,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--detach", action="store_true", help="with launcher=slurm: submit the jobs and return"
     )
+    run.add_argument(
+        "--force",
+        action="store_true",
+        help="make anew what another source of an installed method made",
+    )
     run.add_argument("settings", nargs="*", help=SETTINGS)
 
     status = verb("status", "what is done, running and missing of an experiment")
@@ -172,7 +177,7 @@ def _run(options: argparse.Namespace) -> int:
             print_plan(config)
         else:
             command = shlex.join(["python", "-m", "piflow_bench", "run", *settings])
-            failed = run_experiment(config, command, options.detach)
+            failed = run_experiment(config, command, options.detach, options.force)
             code = max(code, FAILED_CELLS if failed else OK)
     return code
 

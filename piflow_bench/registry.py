@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.sources import FILE_PLUGIN
 
 GROUPS = {
     "method": "piflow_bench.methods",
@@ -65,7 +66,9 @@ def _from_file(path: Path) -> Any:
     """The one Method subclass that a file defines."""
     from piflow_bench.method import Method
 
-    module_name = f"piflow_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    # A file that was edited since it was loaded is another module.
+    content = str(path).encode() + path.read_bytes()
+    module_name = f"{FILE_PLUGIN}{hashlib.sha256(content).hexdigest()[:12]}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, path)
         assert spec is not None and spec.loader is not None
@@ -141,12 +144,3 @@ def get(kind: str, name: str, folders: Sequence[str] = ()) -> Any:
     if name not in plugins:
         raise UserError(f"no {kind} is called '{name}'; {nearest(name, list(plugins))}")
     return plugins[name].load()
-
-
-def source_digest(plugin: Any) -> str:
-    """sha256 of the file that defines a plugin; recorded, never part of a key."""
-    try:
-        source = inspect.getsourcefile(plugin)
-        return hashlib.sha256(Path(source).read_bytes()).hexdigest()[:16] if source else ""
-    except (TypeError, OSError):
-        return ""

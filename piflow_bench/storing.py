@@ -16,7 +16,7 @@ from rich.table import Table
 from piflow_bench.config import split_paths
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.store import META, Store
-from piflow_bench.pipeline.uses import DAY, Use, uses
+from piflow_bench.pipeline.uses import DAY, Use, damaged, uses
 from piflow_bench.progress_bar import bars
 
 DAYS = 7.0
@@ -87,6 +87,8 @@ def print_store(settings: Sequence[str], verbose: bool) -> None:
     store, others = open_store(settings)
     _refuse(others)
     known, console = uses(store), Console()
+    for record in damaged(store):
+        console.print(f"damaged: {record}", highlight=False, markup=False, soft_wrap=True)
     artifacts = list(entries(store, "artifacts", known))
     work = list(entries(store, "work", known))
     kinds = Table(title=f"{store.root}: {size_text(sum(e.bytes for e in artifacts + work))}")
@@ -164,6 +166,11 @@ def collect_garbage(settings: Sequence[str], delete: bool) -> None:
         raise UserError("days=: must be a number") from error
     _refuse(others, "days=")
     console = Console()
+    for record in damaged(store) if delete else []:
+        raise UserError(
+            f"{record}: cannot be read, so nobody knows what a run uses; run that run's command "
+            "again, or remove the file if the run is gone"
+        )
     known = uses(store)
     alive = [u for u in known if u.counts(days)]
     before = time.time() - days * DAY

@@ -93,6 +93,19 @@ def test_gc_removes_what_no_run_uses_and_only_when_told(store, capsys):
     call(store, "verify")
 
 
+@pytest.mark.parametrize("text", ["", '{"run": "x"', "[]", '{"run": "x", "artifacts": 3}', "null"])
+def test_a_record_of_a_run_that_was_cut_is_named_and_keeps_gc_from_guessing(store, capsys, text):
+    (store.root / "uses" / "cut.json").write_text(text)
+    assert len(uses(store)) == 3
+    call(store, "ls")
+    assert "damaged: " in capsys.readouterr().out
+    call(store, "gc")
+    call(store, "gc", "--delete", code=2)
+    error = capsys.readouterr().err
+    assert "cut.json: cannot be read" in error and error.count("\n") == 1
+    assert all(store.has(s) for s in store.stages)
+
+
 def test_gc_leaves_what_is_young_or_being_made(store, tmp_path):
     young = Stage("draw", {"n": 7})
     fill(store, young)

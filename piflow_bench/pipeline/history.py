@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from piflow_bench.files import read_json, write_json
@@ -28,6 +29,10 @@ class Start:
     pid: int
     lost: float = 0.0
     """Seconds of work that the attempt before this one had not kept when it ended."""
+    source: str = ""
+    """Digest of the modules of the stage's plugin, as they were loaded."""
+    anew: str = ""
+    """Why it did not go on from what the attempt before it had kept."""
 
 
 def starts_of(work: Path) -> list[Start]:
@@ -38,15 +43,41 @@ def starts_of(work: Path) -> list[Start]:
         return []
 
 
-def begin(work: Path) -> None:
-    """Note a beginning; call it where the work folder is as the last attempt left it."""
+def begin(work: Path, source: str = "", resumable: bool = True) -> None:
+    """Note a beginning, and leave of the last attempt's work what this one can go on from.
+
+    That is nothing where a stage is not ``resumable``, or its plugin's ``source`` is another.
+    """
     before = starts_of(work)
     array, task = (os.environ.get(f"SLURM_ARRAY_{n}_ID") for n in ("JOB", "TASK"))
     job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
     lost = _lost(work, before[-1]) if before else 0.0
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    now = Start(time.time(), node, job, os.getpid(), lost)
+    changed = bool(before) and before[-1].source != source and _has_kept(work)
+    anew = "its plugin's source is another" if changed and resumable else ""
+    if changed or not resumable:
+        _clear(work)
+    now = Start(time.time(), node, job, os.getpid(), lost, source, anew)
     write_json(work / STARTS, [asdict(s) for s in [*before, now]])
+
+
+def begin_anew(work: Path, why: str) -> None:
+    """Note that the present attempt cannot go on from what was kept."""
+    *before, now = starts_of(work) or [Start(time.time(), "", None, os.getpid())]
+    write_json(work / STARTS, [asdict(s) for s in [*before, replace(now, anew=why)]])
+
+
+def _clear(work: Path) -> None:
+    """Remove all but the record of beginnings."""
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != STARTS:
+            path.unlink(missing_ok=True)
+
+
+def _has_kept(work: Path) -> bool:
+    return any(next(work.glob(pattern), None) for pattern in KEPT)
 
 
 def _lost(work: Path, last: Start) -> float:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import shutil
+import signal
+import tempfile
 import threading
 import time
 import traceback
@@ -15,12 +18,14 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from piflow_bench import interruption, registry
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.history import STARTS, begin
+from piflow_bench.pipeline.history import begin
 from piflow_bench.pipeline.progress import progress_writer
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.store import Store, environment_error
+from piflow_bench.sources import source_digest
 
 
 @dataclass(frozen=True)
@@ -59,21 +64,22 @@ def execute(
     from piflow_bench.pipeline.stages import RESUMABLE, STAGES
 
     try:
+        source = _source(stage, runtime)
         with store.lock(stage):
             if store.has(stage) or store.finish(stage):
                 return "done", "", ""
             work = store.work(stage)
             work.mkdir(parents=True, exist_ok=True)
-            begin(work)
-            if stage.kind not in RESUMABLE:
-                _clear(work, STARTS)
+            begin(work, source, stage.kind in RESUMABLE)
             inputs = {n: [store.path(s) for s in stages] for n, stages in stage.inputs.items()}
             started = time.time()
             before()
             STAGES[stage.kind](stage.config, inputs, work, runtime, progress_writer(work))
             store.commit(stage, _provenance(started))
         return "done", "", ""
-    except Exception as error:
+    except (KeyboardInterrupt, interruption.Stopped):
+        raise
+    except BaseException as error:  # torch's CheckpointException is no Exception; nor is exit().
         reason = environment_error(error) or store.full()
         if reason:
             # A half-written artifact would fill the disk that is full already; a resumable stage
@@ -86,13 +92,19 @@ def execute(
         return "failed", text, traceback.format_exc()
 
 
-def _clear(folder: Path, kept: str) -> None:
-    """Remove all that a folder holds but one file."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name != kept:
-            path.unlink(missing_ok=True)
+def _source(stage: Stage, runtime: Runtime) -> str:
+    """Digest of the modules of the stage's method, as this process has loaded them; "" without.
+
+    Raises:
+        SourceChanged: if its key is of another source.
+    """
+    if "method" not in stage.config:
+        return ""
+    name = stage.config["method"]
+    found = source_digest(registry.get("method", name, runtime.folders))
+    if stage.config.get("source", found) != found:
+        raise SourceChanged(f"the source of method '{name}' was edited after the run had begun")
+    return found
 
 
 def _provenance(started: float) -> dict[str, Any]:
@@ -104,6 +116,10 @@ def _provenance(started: float) -> dict[str, Any]:
         "versions": versions(),
         "pid": os.getpid(),
     }
+
+
+class SourceChanged(RuntimeError):
+    """A plugin's file is not what the run was planned with; the same command plans it anew."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -121,11 +137,30 @@ def visible_gpus(slot: int, processes: int, named: str | None) -> str:
 
 
 def _worker(
+    connection: Connection,
+    root: str,
+    runtime: Runtime,
+    threads: int,
+    parent: int,
+    slot: int,
+    log: str,
+) -> None:
+    """A worker process: makes the stages it is sent, until it is told to stop.
+
+    What ends it without a word to its parent is written to the file ``log``.
+    """
+    with open(log, "w") as file:
+        faulthandler.enable(file)
+        try:
+            _serve(connection, root, runtime, threads, parent, slot)
+        except BaseException:
+            traceback.print_exc(file=file)
+            raise
+
+
+def _serve(
     connection: Connection, root: str, runtime: Runtime, threads: int, parent: int, slot: int
 ) -> None:
-    """A worker process: makes the stages it is sent, until it is told to stop."""
-    import signal
-
     if runtime.scale.device == "cuda":  # Before torch looks for GPUs.
         named = os.environ.get("CUDA_VISIBLE_DEVICES")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpus(slot, runtime.scale.processes, named)
@@ -160,7 +195,10 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.slot = slot
         self.connection, child = context.Pipe()
-        arguments = (child, str(root), runtime, threads, os.getpid(), slot)
+        handle, name = tempfile.mkstemp(prefix="piflow-worker-")
+        os.close(handle)
+        self.log = Path(name)
+        arguments = (child, str(root), runtime, threads, os.getpid(), slot, name)
         self.process = context.Process(target=_worker, args=arguments, daemon=True)
         self.process.start()
         child.close()
@@ -176,6 +214,15 @@ class _Worker:
         self.process.kill()
         self.process.join()
         self.connection.close()
+        self.log.unlink(missing_ok=True)
+
+    def last_words(self) -> str:
+        """What a process that died wrote of its end."""
+        return self.log.read_text(errors="replace").strip()
+
+
+def _ending(exit_code: int | None) -> str:
+    return f"signal {-exit_code}" if exit_code and exit_code < 0 else f"exit {exit_code}"
 
 
 class _Schedule:
@@ -223,17 +270,20 @@ class _Schedule:
             raise UserError(reason)
         self._fail(Failure(stage, reason, trace))
 
-    def died(self, stage: Stage, exit_code: int | None) -> None:
-        """A worker died while it made a stage: try again, or give up."""
+    def died(self, stage: Stage, exit_code: int | None, log: str = "") -> None:
+        """A worker died while it made a stage, and left ``log``: try again, or give up."""
         self.running.discard(stage.key)
         self.deaths[stage.key] = self.deaths.get(stage.key, 0) + 1
         if self.deaths[stage.key] <= self.retries:
             self.waiting[stage.key] = stage
             return
-        signal = f"signal {-exit_code}" if exit_code and exit_code < 0 else f"exit {exit_code}"
-        times = self.deaths[stage.key]
-        words = f"the worker process died {times} times ({signal}); out of memory?"
-        self._fail(Failure(stage, words))
+        words = f"the worker process died {self.deaths[stage.key]} times ({_ending(exit_code)})"
+        lines = log.splitlines()
+        if exit_code == -signal.SIGKILL:
+            words += "; out of memory?"
+        elif lines:  # Of a crash the first line says what it was, of a traceback the last.
+            words += f": {lines[0] if lines[0].startswith('Fatal') else lines[-1]}"
+        self._fail(Failure(stage, words, log))
 
     def _fail(self, failure: Failure) -> None:
         self.outcome.failures[failure.stage.key] = failure
@@ -300,7 +350,8 @@ def run_local(
                 except (EOFError, OSError):
                     worker.process.join()
                     pool.remove(worker)
-                    schedule.died(stage, worker.process.exitcode)
+                    schedule.died(stage, worker.process.exitcode, worker.last_words())
+                    worker.stop()
                     continue
                 worker.stage = None
                 schedule.finish(stage, result)

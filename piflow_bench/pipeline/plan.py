@@ -19,6 +19,7 @@ from piflow_bench.hub import digest, local_path
 from piflow_bench.method import Facts, Method
 from piflow_bench.pipeline.graph import Stage, closure
 from piflow_bench.pipeline.runtime import Runtime, load_dataset
+from piflow_bench.sources import is_file_plugin, source_digest
 from piflow_bench.training.scale import Scale, division
 from piflow_bench.training.settings import Budget, TrainingSettings
 
@@ -38,11 +39,24 @@ class Variant:
     budget: dict[str, Any]
     nfes: list[int]
     source: str
+    """Digest of the plugin's modules."""
+    from_file: bool
+    """Whether the plugin is a file, whose digest is its version."""
 
     @property
     def role(self) -> str:
         """student | teacher."""
         return "student" if self.facts.trains else "teacher"
+
+    def key(self, dataset: Mapping[str, Any]) -> dict[str, Any]:
+        """What decides the student that the method builds."""
+        content = {
+            "method": self.config.method,
+            "version": self.facts.version,
+            "settings": self.settings,
+            "dataset": dataset,
+        }
+        return {**content, "source": self.source} if self.from_file else content
 
 
 @dataclass(frozen=True)
@@ -141,7 +155,8 @@ def _variants(config: ExperimentConfig) -> list[Variant]:
                 merged,
                 budget,
                 nfes,
-                registry.source_digest(cls),
+                source_digest(cls),
+                is_file_plugin(cls),
             )
         )
     if not variants:
@@ -488,10 +503,7 @@ class _Planner:
         source = self.config.student.checkpoint
         assert source is not None
         content = {
-            "method": variant.config.method,
-            "version": variant.facts.version,
-            "settings": variant.settings,
-            "dataset": self.dataset_key,
+            **variant.key(self.dataset_key),
             "train_nfe": nfe,
             "train_seed": 0,
             "weights": digest(local_path(source, "student.checkpoint")),
@@ -500,7 +512,7 @@ class _Planner:
         stage = Stage(
             "published", content, self.teacher_inputs, f"{variant.name}: published weights", about
         )
-        base = {k: content[k] for k in ("method", "version", "settings", "dataset")}
+        base = variant.key(self.dataset_key)
         return [
             self._cell(variant, base, references, paired, n, None, stage, None, sampling)
             for n in variant.nfes
@@ -518,12 +530,7 @@ class _Planner:
         facts = variant.facts
         if facts.trains and self.config.student.checkpoint:
             return self.published_cells(variant, references, paired)
-        base = {
-            "method": variant.config.method,
-            "version": facts.version,
-            "settings": variant.settings,
-            "dataset": self.dataset_key,
-        }
+        base = variant.key(self.dataset_key)
         if not facts.trains:
             return [
                 self._cell(variant, base, references, paired, nfe, None, None, None, sampling)

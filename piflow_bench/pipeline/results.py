@@ -16,6 +16,7 @@ from piflow_bench.config import to_plain
 from piflow_bench.files import write_atomically
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Outcome
+from piflow_bench.pipeline.outdated import warnings_of
 from piflow_bench.pipeline.plan import Cell, Plan
 from piflow_bench.pipeline.store import Store
 from piflow_bench.provenance import git_commit, hardware, versions
@@ -271,33 +272,6 @@ def selections(plan: Plan, store: Store) -> dict[str, np.ndarray]:
     return {**arrays, "cells": np.array(json.dumps(cells))}
 
 
-def source_warnings(plan: Plan, store: Store) -> list[str]:
-    """Variants whose plugin's source changed under the same version since they were trained."""
-    found = []
-    for variant in plan.variants:
-        path = _source_record(store, variant.config.method, variant.facts.version)
-        if path.exists() and path.read_text() != variant.source:
-            found.append(
-                f"{variant.name}: the source of method '{variant.config.method}' changed under the "
-                f"same version {variant.facts.version}; results in the store may be older than it "
-                "(raise Facts.version to retrain)"
-            )
-    return sorted(set(found))
-
-
-def _source_record(store: Store, method: str, version: int) -> Path:
-    return store.root / "sources" / f"{method}-{version}"
-
-
-def record_sources(plan: Plan, store: Store) -> None:
-    """Remember the source digest of each method when its version is first used."""
-    (store.root / "sources").mkdir(exist_ok=True)
-    for variant in plan.variants:
-        path = _source_record(store, variant.config.method, variant.facts.version)
-        if not path.exists():
-            write_atomically(path, lambda p, text=variant.source: p.write_text(text))
-
-
 def fingerprint(plan: Plan, report_sources: str) -> str:
     """Hash of all that a run's results and page are made from."""
     content = [
@@ -382,7 +356,7 @@ def run_facts(
             }
             for f in roots.values()
         ],
-        "warnings": source_warnings(plan, store),
+        "warnings": warnings_of(plan, store),
         "references": list(config.references),
         "provenance": {
             "git_commit": git_commit(),

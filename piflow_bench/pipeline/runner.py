@@ -20,6 +20,7 @@ from piflow_bench.errors import UserError
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Outcome, run
 from piflow_bench.pipeline.live import Note, told
+from piflow_bench.pipeline.outdated import discard_outdated, warnings_of
 from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
 from piflow_bench.pipeline.store import Store, environment_error
 from piflow_bench.pipeline.uses import record_use
@@ -44,6 +45,7 @@ class _Display:
         total = sum(s.weight for s in stages)
         self.all = self.progress.add_task(f"{len(stages)} stages", total=total, words="")
         self.tasks: dict[str, tuple[Stage, Any]] = {}
+        self.told: set[tuple[str, int]] = set()
         self.finished = 0.0
 
     def notice(self, event: str, stage: Stage, words: str) -> None:
@@ -52,6 +54,8 @@ class _Display:
             task = self.progress.add_task(stage.label, total=1.0, words="")
             self.tasks[stage.key] = (stage, task)
             return
+        if event != "cached":
+            self._tell_of_beginnings(stage)
         self.finished += stage.weight
         if stage.key in self.tasks:
             self.progress.remove_task(self.tasks.pop(stage.key)[1])
@@ -62,10 +66,19 @@ class _Display:
             self.console.print(f"done {stage.label}", highlight=False)
         self.tick()
 
+    def _tell_of_beginnings(self, stage: Stage) -> None:
+        """Say once why a stage did not go on from what it had."""
+        starts = self.store.starts(stage)
+        words = starts[-1].anew if starts else ""
+        if words and (stage.key, len(starts)) not in self.told:
+            self.told.add((stage.key, len(starts)))
+            _say(self.console, f"begun anew {stage.label}: {words}")
+
     def tick(self) -> None:
         """Refresh shares from the running stages' progress files."""
         running = 0.0
         for stage, task in self.tasks.values():
+            self._tell_of_beginnings(stage)
             word = self.store.progress(stage)
             if word is not None:
                 running += word.share * stage.weight
@@ -73,10 +86,13 @@ class _Display:
         self.progress.update(self.all, completed=self.finished + running)
 
 
-def run_experiment(config: ExperimentConfig, command: str, detach: bool = False) -> int:
+def run_experiment(
+    config: ExperimentConfig, command: str, detach: bool = False, force: bool = False
+) -> int:
     """Run one experiment; returns the number of failed cells. The report's path is printed last.
 
-    With ``detach`` Slurm's jobs are submitted and left alone: the same command collects them.
+    With ``detach`` Slurm's jobs are submitted and left alone: the same command collects them. With
+    ``force`` what another source of an installed method made is made anew.
     """
     if detach and config.launcher.name != "slurm":
         raise UserError("--detach: needs launcher=slurm")
@@ -86,6 +102,8 @@ def run_experiment(config: ExperimentConfig, command: str, detach: bool = False)
     store, folder = store_of(config), Path(config.runs) / config.name
     _prepare_folders(folder, store, config)
     stages = plan.stages
+    with _machine():
+        _look_after(plan, store, console, force)
     missing = any(not store.has(s) for s in stages)
     # With nothing to make there is nothing to watch, and the disk may be full.
     live = told(folder, config, store, command) if missing else contextlib.nullcontext(_unheard)
@@ -112,6 +130,21 @@ def run_experiment(config: ExperimentConfig, command: str, detach: bool = False)
             _print_failure(console, failure.stage, failure.reason)
     print(page)
     return len(outcome.failures)
+
+
+def _look_after(plan: Plan, store: Store, console: Console, force: bool) -> None:
+    """Remove what is damaged, so that it is made anew; name, or remove, what is outdated."""
+    labels = {stage.key: stage.label for stage in plan.stages}
+    for key, words in store.set_aside_damaged(plan.stages).items():
+        _say(console, f"damaged {labels[key]}: {words}; it is made anew")
+    if force:
+        discard_outdated(plan, store)
+    for words in warnings_of(plan, store):
+        _say(console, words)
+
+
+def _say(console: Console, words: str) -> None:
+    console.print(words, highlight=False, markup=False, soft_wrap=True)
 
 
 def _unheard(stage: Stage, reason: str) -> None:
@@ -162,7 +195,7 @@ def _collect(
     """Write the results and the page, unless those in ``folder`` are of just these artifacts."""
     from piflow_reports import build, sources
 
-    from piflow_bench.pipeline.results import fingerprint, record_sources, write_run
+    from piflow_bench.pipeline.results import fingerprint, write_run
 
     record, page = folder / UP_TO_DATE, folder / "report.html"
     current = fingerprint(plan, sources())
@@ -171,7 +204,6 @@ def _collect(
     if whole and record.read_text() == current:
         return page
     record.unlink(missing_ok=True)
-    record_sources(plan, store)
     write_run(plan, store, outcome, folder, command, started)
     _write_failures(folder, outcome)
     page = build(folder)

@@ -10,12 +10,14 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from piflow_bench import registry
 from piflow_bench.config import build_dataclass
@@ -25,6 +27,7 @@ from piflow_bench.method import Method, Spec
 from piflow_bench.parts import Parts
 from piflow_bench.pipeline import arrays
 from piflow_bench.pipeline.closer import breakdown, selection
+from piflow_bench.pipeline.history import begin_anew
 from piflow_bench.pipeline.labels import design_of, labels_of
 from piflow_bench.pipeline.processes import in_processes
 from piflow_bench.pipeline.runtime import Inputs, Report, Runtime, load_dataset
@@ -62,6 +65,24 @@ def _training(config: Mapping[str, Any]) -> TrainingSettings:
     return build_dataclass(TrainingSettings, config["training"], "training")
 
 
+class NotFinite(RuntimeError):
+    """Samples with a NaN or an infinity: what made them is broken, and so would be all scores."""
+
+
+def _save_samples(folder: Path, x: Tensor, first: int = 0) -> None:
+    """Write ``samples.npy``: samples ``(n, *shape)``, from index ``first`` on.
+
+    Raises:
+        NotFinite: naming how many are not, and the first of them.
+    """
+    bad = (~x.flatten(1).isfinite().all(1)).nonzero().flatten()
+    if len(bad):
+        raise NotFinite(
+            f"{len(bad)} of {len(x)} samples are not finite; the first is sample {first + bad[0]}"
+        )
+    np.save(folder / "samples.npy", x.numpy())
+
+
 # ------------------------------------------------------------------ stages
 
 
@@ -94,7 +115,7 @@ def converged(
         where,
         parts := Parts(folder / "parts", runtime.save_seconds),
     )
-    np.save(folder / "samples.npy", x.numpy())
+    _save_samples(folder, x, config["start"])
     parts.forget()
 
 
@@ -110,7 +131,7 @@ def draw(
         x = dataset.memorised(config["n"])
     else:
         x = getattr(dataset, config["split"])
-    np.save(folder / "samples.npy", x.numpy())
+    _save_samples(folder, x)
 
 
 def distill(
@@ -135,6 +156,7 @@ def distill(
         report,
         save_seconds=runtime.save_seconds,
         scale=runtime.scale,
+        anew=partial(begin_anew, folder),
     )
 
 
@@ -200,7 +222,7 @@ def sample(
         where,
         parts := Parts(folder / "parts", runtime.save_seconds),
     )
-    np.save(folder / "samples.npy", drawn.x.numpy())
+    _save_samples(folder, drawn.x, config["start"])
     parts.forget()
     facts = {
         "nfe": drawn.nfe,

@@ -14,16 +14,17 @@ import errno
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 
 from piflow_bench.errors import UserError
 from piflow_bench.files import flush, read_json, write_json
 from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.history import STARTS, starts_of
+from piflow_bench.pipeline.history import STARTS, Start, starts_of
 from piflow_bench.pipeline.progress import PROGRESS, Progress, read_progress
 
 META = "artifact.json"
@@ -68,6 +69,8 @@ def file_digest(path: Path) -> str:
 
 
 TRASH = "trash"
+SMALL = 1 << 20
+"""Bytes below which a file's digest costs no more than its size."""
 FULL = 1 << 18
 """Free bytes below which a failure is the disk's: NumPy's and torch's writers hide errno 28."""
 
@@ -119,6 +122,17 @@ class Store:
         """What was recorded with a finished artifact."""
         found: dict[str, Any] = read_json(self.path(stage) / META)
         return found
+
+    def starts(self, stage: Stage) -> list[Start]:
+        """All beginnings of a stage, finished or not."""
+        if self.has(stage):
+            return [Start(**start) for start in self.meta(stage)["starts"]]
+        return starts_of(self.work(stage))
+
+    def source(self, stage: Stage) -> str:
+        """Digest of the modules of the plugin that made an artifact."""
+        starts = self.starts(stage)
+        return starts[-1].source if starts else ""
 
     def progress(self, stage: Stage) -> Progress | None:
         """The last word of a stage in progress."""
@@ -193,9 +207,35 @@ class Store:
         """Names of all artifacts."""
         return sorted(p.name for p in (self.root / "artifacts").iterdir() if p.is_dir())
 
-    def harm(self, name: str) -> str | None:
-        """How an artifact differs from what was recorded, or None."""
-        return _harm(self.root / "artifacts" / name)
+    def harm(self, name: str, digests: bool = True) -> str | None:
+        """How an artifact differs from what was recorded, or None; large files by size alone
+        without ``digests``.
+        """
+        return _harm(self.root / "artifacts" / name, digests)
+
+    def set_aside_damaged(self, stages: Sequence[Stage]) -> dict[str, str]:
+        """Remove what is damaged of finished artifacts, so that it is made anew; why, by key.
+
+        Sizes are looked at, and the digests of small files and of what will be read to make others.
+        """
+        found: dict[str, str] = {}
+        seen: set[tuple[str, bool]] = set()
+        while True:
+            lacking = {s.key for s in stages if not self.has(s)}
+            read = {p.key for s in stages if s.key in lacking for p in s.parents()}
+            before = len(found)
+            for stage in stages:
+                step = (stage.key, stage.key in read)
+                if stage.key in lacking or step in seen:
+                    continue
+                seen.add(step)
+                words = self.harm(stage.name, stage.key in read)
+                if words:
+                    with contextlib.suppress(Timeout), self.guard(stage.name, timeout=0):
+                        self.discard(self.path(stage))
+                        found[stage.key] = words
+            if len(found) == before:
+                return found
 
     def broken(self) -> list[str]:
         """Names of artifacts whose files are not what was recorded."""
@@ -209,17 +249,21 @@ def _contents(folder: Path) -> set[str]:
     return names - {META}
 
 
-def _harm(folder: Path) -> str | None:
+def _harm(folder: Path, digests: bool = True) -> str | None:
     """How a folder differs from its record, or None."""
     try:
-        files = dict(read_json(folder / META)["files"])
+        record = read_json(folder / META)
+        files, sizes = dict(record["files"]), record.get("sizes", {})
     except (KeyError, TypeError, ValueError):
         return f"{META} cannot be read"
     for file in sorted(_contents(folder) ^ set(files)):
         return f"{file} is missing" if file in files else f"{file} was added"
     for file, digest in files.items():
         try:
-            if file_digest(folder / file) != digest:
+            size = (folder / file).stat().st_size
+            if size != sizes.get(file, size):
+                return f"{file} has {size} bytes and not {sizes[file]}"
+            if (digests or size < SMALL) and file_digest(folder / file) != digest:
                 return f"{file} was changed"
         except OSError as error:
             return f"{file} cannot be read ({error.strerror})"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from piflow_bench.files import read_json, write_json
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.store import Store
 
@@ -45,16 +44,24 @@ def record_use(store: Store, run: Path, stages: Iterable[Stage]) -> None:
     path = store.root / FOLDER / f"{hashlib.sha256(str(run).encode()).hexdigest()[:20]}.json"
     path.parent.mkdir(exist_ok=True)
     content = {"run": str(run), "began": time.time(), "artifacts": [s.name for s in stages]}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content))
-    os.replace(temporary, path)
+    write_json(path, content)
 
 
 def uses(store: Store) -> list[Use]:
-    """All recorded runs."""
-    found = []
-    for path in sorted((store.root / FOLDER).glob("*.json")):
-        content = json.loads(path.read_text())
-        names = frozenset(content["artifacts"])
-        found.append(Use(Path(content["run"]), content["began"], names, path))
-    return sorted(found, key=lambda u: str(u.run))
+    """All recorded runs, without those whose records are damaged."""
+    found = (_read(path) for path in (store.root / FOLDER).glob("*.json"))
+    return sorted((u for u in found if u is not None), key=lambda u: str(u.run))
+
+
+def damaged(store: Store) -> list[Path]:
+    """Records of runs that cannot be read: nobody knows what these runs use."""
+    return [p for p in sorted((store.root / FOLDER).glob("*.json")) if _read(p) is None]
+
+
+def _read(record: Path) -> Use | None:
+    try:
+        content = read_json(record)
+        names = frozenset(str(name) for name in content["artifacts"])
+        return Use(Path(content["run"]), float(content["began"]), names, record)
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -62,27 +62,54 @@ def train(
     save_seconds: float = 20.0,
     log_rows: int = 200,
     scale: Scale | None = None,
+    anew: Callable[[str], None] = lambda why: None,
 ) -> list[dict[str, Any]]:
     """Train one variant within its budget; resumes from ``folder`` where it was stopped.
 
     Writes to ``folder``: ``checkpoint_{i}.safetensors`` (the student's averaged weights at every
     fraction of the budget), ``checkpoints.json`` (their costs) and ``log.jsonl``. In a process
-    group every process calls it with one folder, and the first one writes.
+    group every process calls it with one folder, and the first one writes. ``anew`` is told why a
+    state that is there is not gone on from.
 
     Returns:
         The rows of ``checkpoints.json``.
 
     Raises:
-        Diverged: if a loss is not finite.
+        Diverged: if a loss or a weight is not finite; neither is ever kept.
     """
     finished = folder / CHECKPOINTS_FILE
     if finished.exists():  # Killed between its last line and the caller's.
         state.forget(folder)
         return json.loads(finished.read_text())
     torch.set_num_threads(settings.threads)
-    trainer = Trainer(method, teacher, data, spec, settings, budget, train_seed, scale)
-    state.load(trainer, folder)
-    writes = trainer.rank == 0
+
+    def fresh() -> Trainer:
+        return Trainer(method, teacher, data, spec, settings, budget, train_seed, scale)
+
+    trainer = fresh()
+    try:
+        state.load(trainer, folder)
+    except state.Unusable as error:
+        trainer.reader.close()
+        state.forget(folder)
+        if trainer.rank == 0:
+            anew(f"the state it had kept cannot be gone on from: {error}")
+        trainer = fresh()
+    try:
+        return _steps(trainer, folder, report, save_seconds, log_rows)
+    finally:
+        trainer.reader.close()
+
+
+def _steps(
+    trainer: Trainer,
+    folder: Path,
+    report: Callable[[float, str], None],
+    save_seconds: float,
+    log_rows: int,
+) -> list[dict[str, Any]]:
+    """Steps until the budget is spent."""
+    budget, writes = trainer.budget, trainer.rank == 0
     log_path = folder / LOG_FILE
     if writes:
         _truncate_log(log_path, trainer.step)
@@ -104,22 +131,31 @@ def train(
                 and progress >= budget.checkpoints[len(trainer.reached)]
             ):
                 i = len(trainer.reached)
+                _check_finite(trainer)
                 weights = trainer.weights()
                 if writes:
                     save_file(weights, folder / f"checkpoint_{i}.safetensors")
                 trainer.reached.append(_costs(trainer, budget.checkpoints[i]))
             stop = trainer.is_asked_to_stop
             if stop or trainer.seconds - saved > save_seconds:
+                _check_finite(trainer)
                 state.save(trainer, folder)
                 saved = trainer.seconds
             if stop:
                 raise interruption.Stopped
-    trainer.reader.close()
     if writes:
-        _write(finished, json.dumps(trainer.reached, indent=1))
+        _write(folder / CHECKPOINTS_FILE, json.dumps(trainer.reached, indent=1))
     wait_for_all()
     state.forget(folder)
     return trainer.reached
+
+
+def _check_finite(trainer: Trainer) -> None:
+    """Refuse to keep weights that are not finite, in all processes if in any."""
+    bad = trainer.not_finite()
+    if summed(torch.tensor([float(bad is not None)])).item():
+        name = bad or "a weight of another process"
+        raise Diverged(f"{name} is not finite at step {trainer.step}: training diverged")
 
 
 def _log_row(trainer: Trainer, scalars: dict[str, Any]) -> dict[str, float]:

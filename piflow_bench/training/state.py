@@ -18,12 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from piflow_bench.training.distributed import wait_for_all, world
+from piflow_bench.training.distributed import summed, wait_for_all, world
 from piflow_bench.training.trainer import Trainer
 
 STATE = "state"
 FACTS = "facts.json"
 MOMENTS = "optimizers"
+
+
+class Unusable(RuntimeError):
+    """A state that training cannot go on from, and why."""
+
+
 FULL = 1 << 20
 """Free bytes below which a failure to write is the disk's."""
 
@@ -63,12 +69,10 @@ def _make_moments(trainer: Trainer) -> None:
             group["lr"] = rate
 
 
-def _steps(trainer: Trainer) -> dict[str, list[int]]:
-    """Steps of optimizers that count them as plain numbers."""
-    return {
-        name: [s["step"] for s in o.state.values() if isinstance(s.get("step"), int)]
-        for name, o in trainer.optimizers.items()
-    }
+def _steps(trainer: Trainer) -> dict[str, int]:
+    """Steps by parameter, of optimizers that count them as plain numbers."""
+    found = ((path, moments.get("step")) for path, moments in _moments(trainer))
+    return {path: step for path, step in found if isinstance(step, int)}
 
 
 def save(trainer: Trainer, folder: Path) -> None:
@@ -117,14 +121,37 @@ def save(trainer: Trainer, folder: Path) -> None:
 
 
 def load(trainer: Trainer, folder: Path) -> bool:
-    """Go on from the state in ``folder``, if there is one. All processes must call it."""
-    import torch.distributed.checkpoint as dcp
+    """Go on from the state in ``folder``, if there is one. All processes must call it.
 
+    Raises:
+        Unusable: if it is damaged, of another network, or not finite; the trainer is spoilt then.
+    """
     # A process killed between two renames leaves the one before.
     kept = [folder / f"{STATE}{end}" for end in ("", ".old")]
     source = next((path for path in kept if (path / FACTS).is_file()), None)
     if source is None:
         return False
+    reason = ""
+    try:
+        _read(trainer, source)
+    except PermissionError:
+        raise  # The machine's, and not the state's.
+    except Unusable as error:
+        reason = str(error)
+    except BaseException as error:  # torch's CheckpointException is no Exception.
+        if isinstance(error, KeyboardInterrupt | MemoryError):
+            raise
+        lines = str(error).strip().splitlines()
+        reason = f"it cannot be read ({type(error).__name__}: {lines[-1] if lines else ''})"
+    reason = reason or (f"{bad} is not finite" if (bad := trainer.not_finite()) else "")
+    if summed(torch.tensor([float(bool(reason))])).item():
+        raise Unusable(reason or "another process cannot read it")
+    return True
+
+
+def _read(trainer: Trainer, source: Path) -> None:
+    import torch.distributed.checkpoint as dcp
+
     facts = json.loads((source / FACTS).read_text())
     _make_moments(trainer)
     written = dcp.FileSystemReader(source / "tensors").read_metadata().state_dict_metadata
@@ -133,6 +160,9 @@ def load(trainer: Trainer, folder: Path) -> bool:
         if not any(f"{path}/{k}" in written for k in moments):
             moments.clear()
     tensors = _tensors(trainer)
+    others = {n for n in {*written} ^ {*tensors} if not n.startswith(MOMENTS)}
+    if others:
+        raise Unusable(f"it is of another network ({min(others)})")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dcp.load(tensors, checkpoint_id=str(source / "tensors"), no_dist=world()[1] == 1)
@@ -141,9 +171,9 @@ def load(trainer: Trainer, folder: Path) -> bool:
         module.load_state_dict(
             {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
         )
-    for name, counts in facts["steps"].items():
-        for state, count in zip(trainer.optimizers[name].state.values(), counts, strict=False):
-            state["step"] = count
+    for path, moments in _moments(trainer):
+        if path in facts["steps"]:
+            moments["step"] = facts["steps"][path]
     for name, updates in facts["ema"].items():
         trainer.ema[name].updates = updates
     trainer.step, trainer.images = facts["step"], facts["images"]
@@ -155,7 +185,6 @@ def load(trainer: Trainer, folder: Path) -> bool:
         trainer.meter.rows.update(facts["rows"])
     trainer.start_clock()
     torch.set_rng_state(torch.tensor(facts["random"], dtype=torch.uint8))
-    return True
 
 
 def forget(folder: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ from piflow_bench.training.distributed import (
     blocks_of,
     full,
     gather_rows,
+    local,
     shard,
     summed,
     summed_counts,
@@ -111,6 +112,8 @@ class Trainer:
             n: [p for m in o.modules for p in self.modules[m].parameters() if p.requires_grad]
             for n, o in self.built.optimizers.items()
         }
+        self.others = {n: self._all_but(parameters) for n, parameters in self.trained.items()}
+        """Parameters, by optimizer, that its losses may pass through and must not train."""
         self.ema = {name: EMA(self.modules[name], settings.ema) for name in self.built.ema}
         # What lies on a disk is read while the step before it is computed.
         self.reader = ReadAhead(self._read, 0 if isinstance(data.rows, TensorRows) else 2)
@@ -233,18 +236,18 @@ class Trainer:
         streams = [(self.method.training_step(b, c), c) for b, c in self.micro_batches()]
         scalars: dict[str, Any] = {}
         while True:
-            updates: list[Update] = []
+            updates: list[Update | None] = []
             for stream, context in streams:
                 with self._autocast():
                     update = next(stream, None)
-                if update is None:
-                    break
-                self.meter.backward(update.loss / len(streams), update.optimizer)
-                context.thaw()
+                if update is not None:
+                    with self._held(update.optimizer):
+                        self.meter.backward(update.loss / len(streams), update.optimizer)
+                    context.thaw()
                 updates.append(update)
-            if len(updates) < len(streams):
+            update = self._agreed(updates)
+            if update is None:
                 break
-            update = updates[0]
             scalars.update(update.scalars)
             if update.step:
                 scalars.update(self._optimizer_step(update.optimizer, progress))
@@ -252,6 +255,37 @@ class Trainer:
         self.images += self.settings.batch
         self._agree()
         return scalars
+
+    def _agreed(self, updates: list[Update | None]) -> Update | None:
+        """The update that all micro-batches made; None where all had come to their end.
+
+        Raises:
+            RuntimeError: if they differ: gradients of some would wait for another step.
+        """
+        kinds = {u and (u.optimizer, u.step) for u in updates}
+        if len(kinds) > 1:
+            raise RuntimeError(
+                f"{type(self.method).__name__}.training_step: the micro-batches of step "
+                f"{self.step} yield different updates ({sorted(map(str, kinds))}); their number, "
+                "order, optimizer and step must not depend on the rows"
+            )
+        return updates[0]
+
+    def _all_but(self, trained: list[nn.Parameter]) -> list[nn.Parameter]:
+        own = {id(p) for p in trained}
+        return [p for m in self.modules.values() for p in m.parameters() if id(p) not in own]
+
+    @contextmanager
+    def _held(self, name: str) -> Iterator[None]:
+        """Keep what other optimizers accumulate from a loss that passes through their networks."""
+        gradients = [p.grad for p in self.others[name]]
+        for p in self.others[name]:
+            p.grad = None
+        try:
+            yield
+        finally:
+            for p, gradient in zip(self.others[name], gradients, strict=True):
+                p.grad = gradient
 
     def _optimizer_step(self, name: str, progress: float) -> dict[str, Any]:
         optimizer, parameters = self.optimizers[name], self.trained[name]
@@ -265,9 +299,8 @@ class Trainer:
         for group in optimizer.param_groups:
             group["lr"] = declared.lr * scale
         optimizer.step()
-        # Other networks' gradients may have been touched by a loss that passed through them.
-        for module in self.modules.values():
-            module.zero_grad(set_to_none=True)
+        for p in parameters:
+            p.grad = None
         for trained in declared.modules:
             if trained in self.ema and self.step >= self.settings.warmup:
                 self.ema[trained].update()
@@ -286,6 +319,19 @@ class Trainer:
         else:
             state = self.modules["student"].state_dict()
         return {k: full(v).detach().clone().contiguous().cpu() for k, v in state.items()}
+
+    def not_finite(self) -> str | None:
+        """A network's parameter, or its average, that holds a NaN or an infinity, if there is one.
+
+        Of this process's part, where weights are sharded.
+        """
+        for name, module in self.modules.items():
+            average = self.ema[name].average if name in self.ema else {}
+            for key, parameter in module.named_parameters():
+                for label, value in (("", parameter), (" (average)", average.get(key))):
+                    if value is not None and not bool(local(value).isfinite().all()):
+                        return f"{name}.{key}{label}"
+        return None
 
     def parameter_count(self) -> int:
         """Parameters of the student."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from piflow_methods.piflow.method import PiFlow
 from safetensors.torch import load_file
 from torch import multiprocessing
 
-from piflow_bench.api import Classes, Guidance, SampleRandom, Spec, Teacher
+from piflow_bench.api import Classes, Guidance, Optimizer, SampleRandom, Spec, Teacher, Update
 from piflow_bench.data.dataset import TensorRows
 from piflow_bench.networks.dit import DiT
 from piflow_bench.training import loop, state
@@ -294,6 +295,240 @@ def test_checkpoints_lie_on_the_budget(tmp_path):
     for row, fraction in zip(rows, (0.25, 0.5, 1.0), strict=True):
         assert 60 * fraction <= row["tfe"] < 60 * fraction + 10
         assert row["images"] == row["step"] * 8
+
+
+def stop_after(monkeypatch, folder, steps, settings=None):
+    """A training that keeps a state after every step, and is killed after so many."""
+    original = Trainer.run_step
+
+    def dying(trainer):
+        if trainer.step == steps:
+            raise Killed
+        return original(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run_step", dying)
+        with pytest.raises(Killed):
+            run("piflow", folder, save_seconds=0.0, settings=settings)
+    assert (folder / "state" / "facts.json").is_file()
+
+
+def cut(folder):
+    for path in (folder / "state" / "tensors").glob("*.distcp"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def cut_metadata(folder):
+    path = folder / "state" / "tensors" / ".metadata"
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def cut_facts(folder):
+    path = folder / "state" / "facts.json"
+    path.write_text(path.read_text()[:20])
+
+
+def lose(folder):
+    shutil.rmtree(folder / "state" / "tensors")
+
+
+def _rewritten(folder, change):
+    method, teacher, data, spec = parts("piflow")
+    settings = TrainingSettings(batch=8, warmup=2)
+    trainer = Trainer(method, teacher, data, spec, settings, Budget("images", 64, (0.5, 1.0)), 3)
+    state.load(trainer, folder)
+    change(trainer)
+    state.save(trainer, folder)
+
+
+def with_nan(folder):
+    def change(trainer):
+        with torch.no_grad():
+            next(iter(trainer.modules["student"].parameters())).view(-1)[0] = float("nan")
+
+    _rewritten(folder, change)
+
+
+def with_a_layer_more(folder):
+    def change(trainer):
+        trainer.modules["student"].one_more = torch.nn.Linear(2, 2)
+
+    _rewritten(folder, change)
+
+
+def with_a_layer_less(folder):
+    def change(trainer):
+        del trainer.modules["student"].pos_embed
+
+    _rewritten(folder, change)
+
+
+@pytest.mark.parametrize(
+    "harm, words",
+    [
+        (cut, "cannot be read"),
+        (cut_metadata, "cannot be read"),
+        (cut_facts, "cannot be read"),
+        (lose, "cannot be read"),
+        (with_nan, "is not finite"),
+        (with_a_layer_more, "of another network"),
+        (with_a_layer_less, "of another network"),
+    ],
+)
+def test_a_state_that_cannot_be_gone_on_from_is_begun_anew(harm, words, tmp_path, monkeypatch):
+    _, whole = run("piflow", tmp_path / "whole")
+    folder, told = tmp_path / "parts", []
+    stop_after(monkeypatch, folder, 5)
+    harm(folder)
+    rows, weights = run("piflow", folder, anew=told.append)
+    assert len(told) == 1 and words in told[0] and "\n" not in told[0]
+    equal(whole[-1], weights[-1])
+    assert rows[-1]["step"] == 8
+    logged = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert logged == sorted(set(logged))
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_weights_that_are_not_finite_are_never_kept(average, tmp_path, monkeypatch):
+    stop_after(monkeypatch, tmp_path, 2)
+    before = (tmp_path / "state" / "facts.json").read_bytes()
+    original = Trainer.run_step
+
+    def spoilt(trainer):
+        scalars = original(trainer)
+        if average:
+            held = next(iter(trainer.ema["student"].average.values()))
+        else:
+            held = next(iter(trainer.modules["student"].parameters())).data
+        held.view(-1)[0] = float("inf")
+        return scalars
+
+    monkeypatch.setattr(Trainer, "run_step", spoilt)
+    with pytest.raises(
+        loop.Diverged, match=r"student\..* is not finite at step 3: training diverged"
+    ):
+        run("piflow", tmp_path, save_seconds=0.0)
+    assert (tmp_path / "state" / "facts.json").read_bytes() == before
+    with pytest.raises(loop.Diverged, match="step 4: training diverged"):  # Its checkpoint.
+        run("piflow", tmp_path, save_seconds=1e9)
+    assert not (tmp_path / "checkpoint_0.safetensors").exists()
+
+
+def test_the_reader_is_closed_however_training_ends(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(
+        "piflow_bench.data.readahead.ReadAhead.close", lambda reader: closed.append(reader)
+    )
+    stop_after(monkeypatch, tmp_path, 2)
+    assert len(closed) == 1
+    run("piflow", tmp_path)
+    assert len(closed) == 2
+
+
+class Two(torch.nn.Module):
+    """A stand-in for a network of one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.ones(()))
+
+
+class Alternating(KD):
+    """Accumulates on one optimizer while another one steps; its losses pass through both."""
+
+    def build(self, teacher, spec):
+        built = super().build(teacher, spec)
+        modules = {**built.modules, "a": Two(), "b": Two()}
+        optimizers = {
+            **built.optimizers,
+            **{n: Optimizer((n,), 0.1) for n in ("a", "b")},
+        }
+        return replace(built, modules=modules, optimizers=optimizers)
+
+    def training_step(self, batch, context):
+        a, b = context.modules["a"].w, context.modules["b"].w
+        yield Update("a", a * b.detach() * 3, step=False)
+        yield Update("b", b * a * 2)
+        GRADIENTS.append((a.grad.item(), b.grad))
+        yield Update("a", a * b.detach() * 4, step=False)
+        GRADIENTS.append((a.grad.item(), b.grad))
+        yield from super().training_step(batch, context)
+
+
+GRADIENTS = []
+
+
+def test_a_step_of_one_optimizer_leaves_what_another_accumulates(tmp_path):
+    _, teacher, data, spec = parts("kd")
+    method = Alternating(KD.Config(**METHODS["kd"][1]))
+    trainer = Trainer(method, teacher, data, spec, FLOAT64, Budget("images", 64, (1.0,)), 3)
+    b = trainer.modules["b"].w
+    GRADIENTS.clear()
+    after = 1 - trainer.run_step()["b_lr"]
+    assert GRADIENTS[0] == (3.0, None), "its own, without what b's loss left, and b's are spent"
+    assert GRADIENTS[1][0] == pytest.approx(3.0 + 4.0 * after)
+    assert b.item() == pytest.approx(after)
+
+
+class Uneven(KD):
+    """Yields by the rows of its micro-batch."""
+
+    how = ""
+
+    def training_step(self, batch, context):
+        for update in super().training_step(batch, context):
+            if self.how == "step":
+                yield replace(update, step=not context.last)
+                continue
+            yield update
+            if context.last == (self.how == "last has more"):
+                yield replace(update, loss=next(context.modules["student"].parameters()).sum())
+
+
+@pytest.mark.parametrize("how", ["last has more", "first has more", "step"])
+def test_micro_batches_that_yield_different_updates_are_refused(how, monkeypatch):
+    monkeypatch.setattr(Uneven, "how", how)
+    _, teacher, data, spec = parts("kd")
+    method = Uneven(KD.Config(**METHODS["kd"][1]))
+    budget = Budget("images", 64, (1.0,))
+    trainer = Trainer(method, teacher, data, spec, FLOAT64, budget, 3, Scale(micro_batch=4))
+    with pytest.raises(RuntimeError, match="micro-batches of step 0 yield different updates"):
+        trainer.run_step()
+
+
+class Counting(torch.optim.Optimizer):
+    """Moments and a plain number of steps, as 8-bit optimizers keep them."""
+
+    @torch.no_grad()
+    def step(self):
+        for p in self.param_groups[0]["params"]:
+            if p.grad is not None:
+                held = self.state[p]
+                held.setdefault("m", torch.zeros_like(p)).add_(p.grad)
+                held["step"] = held.get("step", 0) + 1
+
+
+def test_counted_steps_find_their_parameters_by_name(tmp_path, monkeypatch):
+    """A parameter that no gradient has reached has none, and shifts no other's."""
+    monkeypatch.setattr(
+        Trainer,
+        "_optimizer",
+        lambda self, o: Counting(list(self.modules["student"].parameters()), {"lr": o.lr}),
+    )
+    budget = Budget("images", 48, (1.0,))
+    trainer = Trainer(*parts("piflow"), FLOAT64, budget, 3)
+    trainer.run_step()
+    optimizer = trainer.optimizers["student"]
+    for count, p in enumerate(optimizer.param_groups[0]["params"]):
+        optimizer.state[p]["step"] = 100 + count
+        if count == 1:
+            del optimizer.state[p]
+    state.save(trainer, tmp_path)
+    other = Trainer(*parts("piflow"), FLOAT64, budget, 3)
+    assert state.load(other, tmp_path)
+    loaded = other.optimizers["student"]
+    for count, p in enumerate(loaded.param_groups[0]["params"]):
+        assert loaded.state[p].get("step") == (None if count == 1 else 100 + count)
 
 
 def test_divergence_is_an_error_not_a_result(tmp_path):

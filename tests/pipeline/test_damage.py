@@ -1,0 +1,276 @@
+"""Damage and edits: what is not what was recorded is named in one line and made anew."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from piflow_bench.cli import main
+from piflow_bench.config import compose
+from piflow_bench.pipeline import launch
+from piflow_bench.pipeline.graph import Stage
+from piflow_bench.pipeline.launch import _Schedule, execute
+from piflow_bench.pipeline.outdated import discard_outdated, outdated, warnings_of
+from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.pipeline.runtime import Runtime
+from piflow_bench.pipeline.stages import STAGES, NotFinite, _save_samples
+from piflow_bench.pipeline.store import META, SMALL, Store
+from tests.pipeline.harness import bits, places, results
+
+PLUGIN = """
+from piflow_methods.kd import KD
+
+
+class Edited(KD):
+    "Distillation by pairs, under a name of its own."
+"""
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "store")
+    store.prepare()
+    return store
+
+
+def commit(store, stage, **files):
+    work = store.work(stage)
+    work.mkdir(parents=True)
+    for name, content in files.items():
+        (work / name).write_bytes(content)
+    store.commit(stage, {})
+
+
+# ------------------------------------------------------------------ artifacts
+
+
+def harmed(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "cut":
+        path.write_bytes(content[:-1])
+    elif how == "changed":
+        content[0] ^= 1
+        path.write_bytes(content)
+    elif how == "gone":
+        path.unlink()
+    else:
+        (path.parent / META).write_text('{"files"')
+
+
+@pytest.mark.parametrize("how", ["cut", "changed", "gone", "without record"])
+@pytest.mark.parametrize("size", [10, SMALL + 1])
+def test_damage_is_found_before_use(store, how, size):
+    stage = Stage("draw", {"n": 1})
+    commit(store, stage, samples=b"x" * size)
+    user = Stage("features", {}, {"samples": (stage,)})
+    harmed(store.path(stage) / "samples", how)
+    finished = store.set_aside_damaged([stage])
+    # A large file of which nothing is to be made is looked at by its size alone.
+    unread = how == "changed" and size > SMALL
+    assert (stage.key in finished) != unread
+    assert store.has(stage) == unread
+    assert (stage.key in store.set_aside_damaged([stage, user])) == unread
+    assert not store.has(stage) and not (store.root / "trash").exists()
+
+
+def test_what_is_whole_stays_and_a_digest_is_taken_once(store, monkeypatch):
+    stages = [Stage("draw", {"n": n}) for n in range(2)]
+    for stage in stages:
+        commit(store, stage, samples=b"x" * 10)
+    user = Stage("features", {}, {"samples": tuple(stages)})
+    harmed(store.path(stages[1]) / "samples", "cut")
+    asked = []
+    harm = Store.harm
+    monkeypatch.setattr(
+        Store, "harm", lambda self, name, d=True: asked.append((name, d)) or harm(self, name, d)
+    )
+    assert set(store.set_aside_damaged([*stages, user])) == {stages[1].key}
+    assert store.has(stages[0])
+    assert len(asked) == len(set(asked))
+
+
+def test_a_damaged_store_is_mended_by_the_same_command(tmp_path, capsys):
+    arguments = ["run", "profile=smoke", "only=[teacher-euler]", "nfes=[1]", "launcher=debug"]
+    arguments += places(tmp_path)
+    assert main(arguments) == 0
+    before = bits(results(tmp_path))
+    artifacts = tmp_path / "store" / "artifacts"
+    harmed(next(artifacts.glob("sample-*")) / "samples.npy", "cut")
+    harmed(next(artifacts.glob("metrics-*")) / "metrics.json", "changed")
+    capsys.readouterr()
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert out.count("damaged ") == 2 and out.count("; it is made anew\n") == 2
+    assert "samples.npy has " in out and "metrics.json was changed" in out
+    assert "2 stages computed" in out
+    assert bits(results(tmp_path)) == before
+    assert Store(tmp_path / "store").broken() == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", ["converged", "sample", "draw"])
+def test_samples_that_are_not_finite_are_no_artifact(store, monkeypatch, kind, value):
+    x = torch.zeros(5, 1, 2, 2)
+    x[3, 0, 1, 1] = value
+
+    def make(config, inputs, folder, runtime, report):
+        _save_samples(folder, x, first=10)
+
+    monkeypatch.setitem(STAGES, kind, make)
+    stage = Stage(kind, {"n": 1})
+    status, reason, _ = execute(store, stage, Runtime())
+    assert status == "failed" and not store.has(stage)
+    assert reason == "NotFinite: 1 of 5 samples are not finite; the first is sample 13"
+
+
+def test_a_teacher_of_nan_is_no_reference(tmp_path, monkeypatch):
+    from piflow_bench import sampling
+    from piflow_bench.pipeline import stages
+
+    (config,) = compose(["profile=smoke"])
+    stage = next(s for s in make_plan(config).stages if s.kind == "converged")
+    monkeypatch.setattr(
+        sampling, "converged", lambda *a, **k: torch.full((4, 1, 8, 8), float("nan"))
+    )
+    with pytest.raises(NotFinite, match="4 of 4"):
+        stages.converged(stage.config, {}, tmp_path, Runtime(), lambda *a: None)
+    assert not (tmp_path / "samples.npy").exists()
+
+
+# ------------------------------------------------------------------ sources
+
+
+def attempts(store, monkeypatch, kind, runtime, stage):
+    """Make a stage that keeps something and fails; what it found."""
+    found = []
+
+    def fails(config, inputs, folder, runtime, report):
+        found.append((folder / "parts" / "1.npz").exists())
+        (folder / "parts").mkdir(exist_ok=True)
+        (folder / "parts" / "1.npz").touch()
+        raise ValueError("stopped")
+
+    monkeypatch.setitem(STAGES, kind, fails)
+    assert execute(store, stage, runtime)[0] == "failed"
+    return found[0]
+
+
+@pytest.mark.parametrize("kind", ["distill", "sample"])
+def test_work_of_another_source_is_not_gone_on_from(store, monkeypatch, kind):
+    stage = Stage(kind, {"method": "kd"})
+    digest = ["one"]
+    monkeypatch.setattr(launch, "source_digest", lambda plugin: digest[0])
+    go = [store, monkeypatch, kind, Runtime(), stage]
+    assert [attempts(*go), attempts(*go)] == [False, True]
+    digest[0] = "two"
+    assert [attempts(*go), attempts(*go)] == [False, True]
+    starts = store.starts(stage)
+    assert [s.source for s in starts] == ["one", "one", "two", "two"]
+    assert [bool(s.anew) for s in starts] == [False, False, True, False]
+
+
+def test_a_file_that_was_edited_after_the_plan_fails_with_its_reason(store, tmp_path):
+    (tmp_path / "edited.py").write_text(PLUGIN)
+    stage = Stage("distill", {"method": "edited", "source": "of the plan"})
+    status, reason, _ = execute(store, stage, Runtime(plugins=str(tmp_path)))
+    assert status == "failed"
+    assert "the source of method 'edited' was edited after the run had begun" in reason
+
+
+def plan_of(*settings):
+    (config,) = compose(["profile=smoke", "nfes=[1]", *settings])
+    return make_plan(config)
+
+
+def test_an_edit_of_a_file_plugin_changes_what_it_makes_and_nothing_else(tmp_path):
+    file = tmp_path / "edited.py"
+    settings = ("only=[kd,dmd2]", "variants.kd.method=edited", f"plugins={tmp_path}")
+    plans = []
+    for text in (PLUGIN, PLUGIN + "# edited\n", PLUGIN):
+        file.write_text(text)
+        plans.append({s.name: s for s in plan_of(*settings).stages})
+    first, second, third = plans
+    assert first.keys() == third.keys()
+    changed = [first[name] for name in first.keys() - second.keys()]
+    assert changed and all("kd" in s.label for s in changed)
+    assert any(s.kind == "distill" for s in changed)
+    assert any("dmd2" in s.label for s in second.values())
+
+
+def test_an_edit_of_an_installed_method_is_named_and_made_anew_when_asked(store):
+    plan = plan_of("only=[kd,dmd2]")
+    for stage in plan.stages:
+        work = store.work(stage)
+        work.mkdir()
+        variant = next((v for v in plan.variants if v.name == stage.about.get("variant")), None)
+        launch.begin(work, variant.source if variant else "")
+        store.commit(stage, {})
+    assert warnings_of(plan, store) == []
+    distill = next(s for s in plan.stages if s.kind == "distill" and "kd" in s.label)
+    record = store.path(distill) / META
+    content = json.loads(record.read_text())
+    content["starts"][-1]["source"] = "another"
+    record.write_text(json.dumps(content))
+    assert outdated(plan, store) == {"kd": [distill]}
+    (words,) = warnings_of(plan, store)
+    assert "raise its Facts.version" in words and "--force" in words
+    discard_outdated(plan, store)
+    left = {s.key for s in plan.stages if store.has(s)}
+    gone = [s for s in plan.stages if s.key not in left]
+    assert distill in gone and all("kd" in s.label for s in gone)
+    assert {"distill", "sample", "features", "metrics"} <= {s.kind for s in gone}
+
+
+# ------------------------------------------------------------------ workers
+
+
+@pytest.mark.parametrize(
+    "code, log, words",
+    [
+        (-signal.SIGKILL, "", "died 1 times (signal 9); out of memory?"),
+        (-signal.SIGSEGV, "Fatal Python error: Segmentation fault\n\nFile x", "(signal 11): Fatal"),
+        (1, "Traceback\n  File x\nValueError: broken", "(exit 1): ValueError: broken"),
+        (1, "", "died 1 times (exit 1)"),
+    ],
+)
+def test_a_worker_that_died_is_named_with_its_traceback(store, code, log, words):
+    stage = Stage("draw", {"n": 1})
+    schedule = _Schedule([stage], store, lambda *a: None)
+    schedule.start(stage)
+    schedule.died(stage, code, log)
+    failure = schedule.outcome.failures[stage.key]
+    assert words in failure.reason
+    assert ("out of memory" in failure.reason) == (code == -signal.SIGKILL)
+    assert failure.traceback == log
+
+
+@pytest.mark.parametrize("error", [SystemExit, GeneratorExit, RuntimeError])
+def test_whatever_a_stage_raises_is_its_own_failure(store, monkeypatch, error):
+    def make(config, inputs, folder, runtime, report):
+        raise error("odd")
+
+    monkeypatch.setitem(STAGES, "draw", make)
+    status, reason, trace = execute(store, Stage("draw", {"n": 1}), Runtime())
+    assert (status, reason) == ("failed", f"{error.__name__}: odd") and "Traceback" in trace
+
+
+def test_a_crash_of_a_worker_leaves_its_stack(tmp_path):
+    from piflow_bench.pipeline.launch import _worker
+
+    pid = os.fork()
+    if pid == 0:
+        launch._serve = lambda *a: os.kill(os.getpid(), signal.SIGSEGV)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        _worker(None, "", Runtime(), 1, 0, 0, str(tmp_path / "log"))
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGSEGV
+    assert "Segmentation fault" in (tmp_path / "log").read_text()
+
+
+def test_samples_are_written_as_they_are(tmp_path):
+    x = torch.randn(3, 2)
+    _save_samples(tmp_path, x)
+    assert np.load(tmp_path / "samples.npy").tobytes() == x.numpy().tobytes()
