@@ -35,7 +35,8 @@ from piflow_bench.api import (
 class Config:
     """Settings of endpoint regression."""
 
-    pairs: int = 4096  # teacher trajectories in the buffer; their cost is part of the budget
+    pairs: int = 4096  # teacher trajectories held at once; the oldest are replaced
+    pair_share: float = 0.25  # of the compute, for making them
     pair_steps: int = 16  # Heun steps of a whole trajectory
     lr: float = 1e-4
     beta1: float = 0.9
@@ -45,6 +46,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.pairs < 1 or self.pair_steps < 1:
             raise ValueError("pairs and pair_steps must be at least 1")
+        if not 0 < self.pair_share < 1:
+            raise ValueError(f"pair_share={self.pair_share}: must be in (0, 1)")
 
 
 @dataclass
@@ -65,7 +68,7 @@ class KD(Method):
     """Knowledge distillation by endpoint regression (Luhman & Luhman, arXiv 2101.02388)."""
 
     Config = Config
-    facts = Facts(family="regression", needs_pairs=True, paper="arXiv:2101.02388", version=2)
+    facts = Facts(family="regression", needs_pairs=True, paper="arXiv:2101.02388", version=3)
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """The teacher's backbone and an empty buffer of pairs."""
@@ -73,7 +76,7 @@ class KD(Method):
         network = copy.deepcopy(teacher.network).requires_grad_(True).train()
         return Built(
             student=EndpointStudent(network),
-            modules={"student": network, "pairs": buffer_for(c.pairs, spec)},
+            modules={"student": network, "pairs": buffer_for(c.pairs, c.pair_share, spec)},
             optimizers={
                 "student": Optimizer(("student",), c.lr, (c.beta1, c.beta2), 0.0, c.schedule)
             },

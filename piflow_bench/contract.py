@@ -516,7 +516,7 @@ def check_facts(facts: Any) -> None:
         value = getattr(facts, key)
         require(value in valid, f"facts.{key} is {value!r}: must be one of {', '.join(valid)}")
     kinds: dict[type, tuple[str, ...]] = {
-        str: ("family", "paper"),
+        str: ("family", "paper", "target"),
         bool: ("trains", "needs_data", "needs_teacher", "needs_pairs", "elastic", "stochastic"),
         int: ("version",),
     }

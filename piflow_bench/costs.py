@@ -113,7 +113,7 @@ class Handle:
         self.flops_per_row = flops_per_row
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """``function(x, ...)``, counted."""
+        """``function(x, ...)``, counted; a keyword that is True names a part with its own cost."""
         out = self._counted(x, *args, **kwargs)
         return out.to(x.dtype) if isinstance(out, Tensor) else out
 
@@ -122,7 +122,8 @@ class Handle:
         if meter._paused or rows == 0:
             return self.function(x, *args, **kwargs)
         mode = _mode()
-        key = f"{self.role}/{mode}"
+        part = "".join(f".{name}" for name, value in kwargs.items() if value is True)
+        key = f"{self.role}{part}/{mode}"
         if self.flops_per_row is not None:
             meter.unit[key] = self.flops_per_row
         with meter.clock.running() if meter.clock else nullcontext():

@@ -40,6 +40,8 @@ class Facts:
     nfes: tuple[int, ...] | None = None
     """NFEs that can be served; None: any."""
     stochastic: bool = False
+    target: str = ""
+    """What its optimum samples, in words, where that is not the end of the guided teacher's ODE."""
     guidance: str = "baked"
     """baked | at inference | none."""
     paper: str = ""
@@ -136,6 +138,9 @@ class Context:
     """Whether this is the step's last micro-batch of this process."""
     eager: Callable[[], AbstractContextManager[Any]] = nullcontext
     """Inside it nothing runs compiled: forward-mode derivatives need that."""
+
+    forwards: float = 0.0
+    """What all processes spent before this step, in teacher forwards of one sample."""
 
     held: list[nn.Parameter] = field(default_factory=list)
     """Parameters without gradient until the update's backward pass is over."""

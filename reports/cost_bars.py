@@ -168,10 +168,12 @@ def _fill(colour: str, solid: bool) -> dict[str, Any]:
 
 
 def _network(role: str) -> str:
-    return role.partition("/")[0]
+    return role.partition("/")[0].partition(".")[0]
 
 
 def _plain(role: str) -> str:
     """A role as counted, "fake_score/grad", in words."""
     network, _, kind = role.partition("/")
-    return network.replace("_", " ") + {"grad": ", with gradient", "": ""}.get(kind, f", {kind}")
+    return network.replace("_", " ").replace(".", ", ") + {"grad": ", with gradient", "": ""}.get(
+        kind, f", {kind}"
+    )

@@ -3,6 +3,9 @@
 Every backbone here (DiT, MLP) has one shape, so that a method can put its own head on any of them:
 
 - ``trunk(x, t, condition, duration) -> (hidden (B, T, dim), embedding (B, dim))``;
+- ``depth``, its number of blocks, and ``features(x, t, condition, duration, depth)``, the hidden
+  state ``(B, dim, *grid)`` after that many of them, deeper ones not computed; ``grid`` is (rows,
+  columns) of its tokens, (1, 1) for a point;
 - ``proj_out_2``, the linear output layer, and ``assemble(flat, n)``, which turns a linear layer's
   output ``(B, T, elements * n * C)`` into ``(B, n, C, *spatial)``;
 - ``readout(network, hidden, embedding)``, a plain function that makes the network's output.
@@ -187,8 +190,7 @@ class DiT(nn.Module):
 
     def place_positions(self) -> None:
         """Make the fixed position table; no checkpoint holds it."""
-        rows, columns = self.height // self.patch, self.width // self.patch
-        self.positions = sincos_2d(self.dim, rows, columns)
+        self.positions = sincos_2d(self.dim, *self.grid)
 
     def _initialise(self, blocks: list[_Block]) -> None:
         for module in self.modules():
@@ -218,23 +220,47 @@ class DiT(nn.Module):
         """
         self.emb.duration_embedder = second_time_embedding(self.emb.timestep_embedder)
 
-    def trunk(
-        self, x: Tensor, t: Tensor, condition: Classes, duration: Tensor | None = None
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.transformer_blocks)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of its tokens."""
+        return self.height // self.patch, self.width // self.patch
+
+    def _through(
+        self, x: Tensor, t: Tensor, condition: Classes, duration: Tensor | None, depth: int
     ) -> tuple[Tensor, Tensor]:
-        """Hidden tokens after the last norm ``(B, T, dim)``, and the embedding ``(B, dim)``."""
+        """Tokens ``(B, T, dim)`` after ``depth`` blocks, and the embedding ``(B, dim)``."""
         embedding = self.emb(t, condition.labels, duration)
         h = self.pos_embed(x) + self.positions
-        for block in self.transformer_blocks:
+        for block in self.transformer_blocks[:depth]:
             if self.checkpointing and torch.is_grad_enabled():
                 h = checkpoint(block, h, embedding, use_reentrant=False)
             else:
                 h = block(h, embedding)
+        return h, embedding
+
+    def features(
+        self, x: Tensor, t: Tensor, condition: Classes, duration: Tensor | None, depth: int
+    ) -> Tensor:
+        """Hidden state after ``depth`` blocks, as a map ``(B, dim, *grid)``."""
+        h, _ = self._through(x, t, condition, duration, depth)
+        return h.transpose(1, 2).unflatten(2, self.grid)
+
+    def trunk(
+        self, x: Tensor, t: Tensor, condition: Classes, duration: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden tokens after the last norm ``(B, T, dim)``, and the embedding ``(B, dim)``."""
+        h, embedding = self._through(x, t, condition, duration, self.depth)
         shift, scale = self.proj_out_1(silu(embedding))[:, None].chunk(2, dim=-1)
         return layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale) + shift, embedding
 
     def assemble(self, flat: Tensor, n: int) -> Tensor:
         """Tokens ``(B, T, p * p * n * C)`` as images ``(B, n, C, height, width)``."""
-        p, rows, columns = self.patch, self.height // self.patch, self.width // self.patch
+        p, (rows, columns) = self.patch, self.grid
         image = flat.reshape(flat.shape[0], rows, columns, p, p, n, -1)
         image = image.permute(0, 5, 6, 1, 3, 2, 4)
         return image.reshape(flat.shape[0], n, -1, self.height, self.width)

@@ -34,6 +34,7 @@ class MLP(nn.Module):
     """
 
     patch_elements = 1
+    grid = (1, 1)
 
     def __init__(
         self, channels: int = 2, dim: int = 128, depth: int = 4, frequencies: int = 6
@@ -58,18 +59,36 @@ class MLP(nn.Module):
         """Add the second time input, as :meth:`DiT.add_duration` does."""
         self.duration_embedder = second_time_embedding(self.time_embedder)
 
-    def trunk(
-        self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None = None
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    def _through(
+        self, x: Tensor, t: Tensor, duration: Tensor | None, depth: int
     ) -> tuple[Tensor, Tensor]:
-        """Hidden state ``(B, 1, dim)`` and embedding ``(B, dim)``."""
+        """Hidden state ``(B, 1, dim)`` after ``depth`` blocks, and the embedding ``(B, dim)``."""
         embedding = self.time_embedder(t)
         if self.duration_embedder is not None and duration is not None:
             embedding = embedding + self.duration_embedder(duration)
         octaves = 2.0 ** torch.arange(self.frequencies, dtype=x.dtype, device=x.device)
         angle = (x[:, :, None] * octaves).flatten(1) * (torch.pi / 4)
         h = self.proj_in(torch.cat([x, angle.sin(), angle.cos()], dim=1))[:, None]
-        for block in self.blocks:
+        for block in self.blocks[:depth]:
             h = block(h, embedding)
+        return h, embedding
+
+    def features(
+        self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None, depth: int
+    ) -> Tensor:
+        """Hidden state after ``depth`` blocks, as a map ``(B, dim, *grid)``."""
+        return self._through(x, t, duration, depth)[0].transpose(1, 2).unflatten(2, self.grid)
+
+    def trunk(
+        self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden state ``(B, 1, dim)`` and embedding ``(B, dim)``."""
+        h, embedding = self._through(x, t, duration, self.depth)
         return silu(self.proj_out_1(h + embedding[:, None])), embedding
 
     def assemble(self, flat: Tensor, n: int) -> Tensor:

@@ -100,6 +100,7 @@ class Trainer:
         self.meter = Meter(eager=self.eager)
         teacher = teacher.to(self.device, self.dtype)
         unit = teacher_forward_flops(teacher, spec.shape, data.condition)
+        self.unit_flops = unit
         self.tfe_flops = unit * (budget.batch or settings.batch)
         torch.manual_seed(train_seed)
         self.built: Built = method.build(teacher, self.spec)
@@ -207,6 +208,7 @@ class Trainer:
                 gather_rows,
                 part == self.parts - 1,
                 self.eager,
+                forwards=self.flops / self.unit_flops,
             )
             yield Batch(x0, condition, self.spec.shape), context
 

@@ -1,4 +1,4 @@
-"""DMD2's generator gradient on Gaussians with known scores."""
+"""DMD2's generator gradient on Gaussians with known scores; where its other networks are asked."""
 
 import math
 
@@ -12,10 +12,25 @@ from piflow_methods.dmd2 import (
     matching_loss,
     noise_time,
 )
+from piflow_methods.fake_score import FakeScore, discriminator
 from torch import nn
 
-from piflow_bench.api import TrainingRandom, Unconditional, flow
+from piflow_bench.api import (
+    Batch,
+    Classes,
+    Context,
+    Guidance,
+    Teacher,
+    TrainingRandom,
+    Unconditional,
+    flow,
+)
+from piflow_bench.networks.dit import DiT
+from piflow_bench.networks.mlp import MLP
 from tests.methods import gaussian
+from tests.methods.shipped import variants_of
+
+LAWS = ("karras", "uniform", "logit-normal")
 
 
 class AffineGenerator(nn.Module):
@@ -38,7 +53,7 @@ class ExactFakeScore(nn.Module):
         self.unused = nn.Parameter(torch.zeros(()))
 
     def forward(self, x, t, condition, step):
-        return gaussian.velocity(x, t, mu=self.b, s=abs(self.a)) + 0 * self.unused, None
+        return gaussian.velocity(x, t, mu=self.b, s=abs(self.a)) + 0 * self.unused
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +73,7 @@ def generator_update(a, b, rows=512, **settings):
     return networks["student"], updates[0], batch
 
 
-@pytest.mark.parametrize("law", ["karras", "uniform", "logit-normal"])
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize(("a", "b"), [(1.2, -0.4), (0.3, 0.9)])
 def test_generator_gradient_equals_its_closed_form(a, b, law):
     generator, update, batch = generator_update(a, b, time_law=law)
@@ -161,18 +176,184 @@ def test_multistep_sampling_keeps_the_marginal():
 
 
 def test_the_fake_score_sees_the_step_only_if_asked():
-    from piflow_methods.dmd2 import FakeScore
-
-    from piflow_bench.condition import Unconditional
-    from piflow_bench.networks.mlp import MLP
-
     torch.manual_seed(0)
     x, t, rows = torch.randn(6, 2), torch.rand(6), Unconditional(6)
     early, late = torch.ones(6), torch.full((6,), 0.25)
     for knows in (False, True):
-        fake = FakeScore(MLP(2, dim=32, depth=2), False, knows).double()
+        fake = FakeScore(MLP(2, dim=32, depth=2), None, knows).double()
         if knows:
             torch.nn.init.normal_(fake.network.duration_embedder.linear_2.weight)
         torch.nn.init.normal_(fake.network.proj_out_2.weight)
-        same = torch.equal(fake(x, t, rows, early)[0], fake(x, t, rows, late)[0])
+        same = torch.equal(fake(x, t, rows, early), fake(x, t, rows, late))
         assert same is not knows
+
+
+# ------------------------------------------------------------------ where the fake score is trained
+
+
+def test_the_fake_score_is_trained_where_the_generator_asks_it():
+    """At least half the matching law's density in each of its deciles, and all of its support."""
+    experiments = {name: Config(**e.settings) for name, (_, e) in variants_of("dmd2").items()}
+    assert {"digits: dmd2", "imagenet_1nfe_repa: dmd2-logit-normal"} <= set(experiments)
+    settings = {law: Config(time_law=law) for law in LAWS} | experiments
+    u, v = torch.rand(2, 100_000, generator=torch.Generator().manual_seed(0))
+    for name, c in settings.items():
+        matching, fake = c.matching_time(u), c.fake_time(v)
+        edges = torch.quantile(matching, torch.linspace(0, 1, 11, dtype=matching.dtype))
+        shares = torch.histogram(fake.double(), edges.double())[0] / len(fake)
+        assert (shares >= 0.05).all(), (name, shares)
+        ends = torch.tensor([0.0, 1.0])
+        low, high = c.fake_time(ends)
+        assert low <= c.matching_time(ends)[0] and c.matching_time(ends)[1] <= high, name
+
+
+def test_the_fake_scores_law_can_be_set():
+    ends = torch.tensor([0.0, 1.0])
+    c = Config(time_law="karras", fake_time_law="uniform", fake_time_low=0.1, fake_time_high=0.9)
+    assert c.fake_time(ends).tolist() == pytest.approx([0.1, 0.9])
+    assert c.matching_time(ends).tolist() == noise_time("karras", 0.02 + 0.96 * ends).tolist()
+    for wrong in ({"time_low": 0.5, "time_high": 0.5}, {"fake_time_high": 1.1}):
+        with pytest.raises(ValueError, match="must be rising quantiles in"):
+            Config(**wrong)
+
+
+# ------------------------------------------------------------------ the discriminator
+
+
+def judge_of_four_blocks(share):
+    torch.manual_seed(0)
+    network = DiT(channels=1, height=8, dim=16, depth=4, heads=2, classes=3)
+    for p in network.parameters():
+        nn.init.normal_(p, std=0.2)
+    return FakeScore(network, share, False).double()
+
+
+@pytest.mark.parametrize(("share", "blocks"), [(0.1, 1), (0.5, 2), (0.8, 3), (1.0, 4)])
+def test_the_discriminator_reaches_its_depth_and_no_deeper(share, blocks):
+    fake = judge_of_four_blocks(share)
+    asked = []
+    for i, block in enumerate(fake.network.transformer_blocks):
+        block.register_forward_hook(lambda *_, i=i: asked.append(i))
+    x = torch.randn(6, 1, 8, 8, requires_grad=True)
+    rows = Classes(torch.arange(6) % 3, 3)
+    logits = fake(x, torch.rand(6), rows, torch.ones(6), judge=True)
+    assert logits.shape == (6,) and asked == list(range(blocks))
+    logits.sum().backward()
+    assert x.grad.abs().sum() > 0
+    reached = {n for n, p in fake.named_parameters() if p.grad is not None and p.grad.any()}
+    deep = [f"network.transformer_blocks.{i}." for i in range(4)]
+    for i, start in enumerate(deep):
+        assert any(n.startswith(start) for n in reached) is (i < blocks)
+    assert not any(n.startswith("network.proj_out") for n in reached)
+    assert {n for n, _ in fake.named_parameters() if n.startswith("head.")} <= reached
+
+
+def test_the_generators_gan_gradient_passes_no_deeper_block(monkeypatch):
+    """Its gradient is the same whatever the blocks behind the discriminator hold."""
+
+    def gradient(disturb):
+        method = DMD2(Config(discriminator_depth=0.5))
+        teacher = Teacher(judge_of_four_blocks(None).network, judge_of_four_blocks(None).network)
+        spec_rows = Classes(torch.arange(8) % 3, 3)
+        student, fake = judge_of_four_blocks(None).network, judge_of_four_blocks(0.5)
+        student = student.requires_grad_(True)
+        method.nfe = 1
+        networks = {"student": student, "fake_score": fake}
+        random = TrainingRandom(5, 0, 0, 8)
+        batch = Batch(torch.randn(8, 1, 8, 8), spec_rows, (1, 8, 8))
+        context = Context(0, 0.0, random, teacher, networks, networks)
+        if disturb:
+            with torch.no_grad():
+                for block in fake.network.transformer_blocks[2:]:
+                    for p in block.parameters():
+                        p.mul_(-3)
+        # The matching gradient alone asks the whole fake score.
+        monkeypatch.setattr("piflow_methods.dmd2.matching_loss", lambda x, g: 0 * x.sum())
+        next(method.training_step(batch, context)).loss.backward()
+        context.thaw()
+        assert all(p.grad is None for p in fake.parameters())
+        return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+
+    plain, disturbed = gradient(False), gradient(True)
+    assert plain.norm() > 0 and torch.equal(plain, disturbed)
+
+
+def test_every_question_to_the_discriminator_has_its_own_time_and_noise():
+    asked = []
+
+    class Noting(ExactFakeScore):
+        def forward(self, x, t, condition, step, judge=False):
+            asked.append((judge, x.detach(), t))
+            return (x.sum(1) * self.unused) if judge else super().forward(x, t, condition, step)
+
+    method = DMD2(Config(time_law="uniform"))
+    method.nfe = 1
+    networks = {"student": AffineGenerator(0.0, 0.7), "fake_score": Noting(1.0, 0.0)}
+    batch, context = gaussian.setting(networks)
+    for _ in method.training_step(batch, context):
+        context.thaw()
+    assert [judge for judge, _, _ in asked] == [False, True, False, True, True]
+    times = torch.stack([t for _, _, t in asked])
+    assert (torch.corrcoef(times) - torch.eye(5)).abs().max() < 0.5
+    # The generator gives one point, so that what is left of its samples is their noise.
+    noises = [(x - (1 - t[:, None]) * 0.7) / t[:, None] for _, x, t in asked[:4]]
+    for i, a in enumerate(noises):
+        for b in noises[:i]:
+            assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 0.4
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (2, 2), (4, 4), (8, 8), (16, 16), (4, 8)])
+def test_the_discriminators_stack_takes_any_grid(grid):
+    head = discriminator(16, *grid)
+    assert head(torch.randn(3, 16, *grid)).shape == (3, 1, 1, 1)
+    assert len(head) == 4 + 3 * sum(min(grid) > size for size in (4, 8))
+
+
+def test_a_look_at_half_the_network_is_booked_as_half():
+    from piflow_bench.costs import Handle, Meter
+
+    meter = Meter()
+    handle = Handle("fake_score", judge_of_four_blocks(0.5), meter)
+    x, rows = torch.randn(4, 1, 8, 8), Classes(torch.arange(4) % 3, 3)
+    for judge in (False, True):
+        handle(x, torch.rand(4), rows, torch.ones(4), judge=judge)
+    whole, part = (meter.unit[f"fake_score{k}/grad"] for k in ("", ".judge"))
+    head = 2 * 16 * (16 * 16 + 1)  # One 4 x 4 convolution, and the linear layer.
+    assert part - head == pytest.approx(whole / 2, rel=0.1)
+
+
+# ------------------------------------------------------------------ what it converges to
+
+
+class _Guided(nn.Module):
+    """The velocity of class N(1, 0.4^2), and of N(0, 1) without one."""
+
+    def forward(self, x, t, condition):
+        with_class = gaussian.velocity(x, t, mu=1.0, s=0.4)
+        without = gaussian.velocity(x, t, mu=0.0, s=1.0)
+        return torch.where((condition.labels == 0)[:, None], with_class, without)
+
+
+@pytest.mark.parametrize(("w", "same"), [(1.0, True), (1.5, False)])
+def test_the_guided_odes_end_is_its_optimum_without_guidance_only(w, same):
+    """On Gaussians the guided ODE is linear: it ends in N(b, a^2), where the generator is put."""
+    field = _Guided()
+    teacher = Teacher(field, nn.Linear(1, 1), Guidance(w), closed_form=True)
+    points = torch.tensor([[0.0], [1.0]])
+    of_class = Classes(torch.zeros(2, dtype=torch.int64), 1)
+    times = flow.time_grid(2000, dtype=torch.float64)
+    b, b_and_a = flow.heun(lambda x, t: teacher(x, t, of_class), points, times)[:, 0].tolist()
+    a = b_and_a - b
+    expected = (0.4, 1.0) if same else (0.253, 1.184)
+    assert (a, b) == pytest.approx(expected, abs=2e-3)
+
+    rows, dim = 2048, 32  # Copies of it: the loss is divided by a mean over them.
+    method = DMD2(Config(gan=False, time_law="logit-normal"))
+    method.nfe = 1
+    networks = {"student": AffineGenerator(a, b), "fake_score": ExactFakeScore(a, b)}
+    batch = Batch(None, Classes(torch.zeros(rows, dtype=torch.int64), 1), (dim,))
+    context = Context(0, 0.0, TrainingRandom(5, 0, 0, rows), teacher, networks, networks)
+    next(method.training_step(batch, context)).loss.backward()
+    slopes = networks["student"].a.grad.item(), networks["student"].b.grad.item()
+    largest = max(map(abs, slopes))
+    assert largest < 1e-5 if same else largest > 0.1
