@@ -246,6 +246,17 @@ def _register_third_party_configs() -> None:
     Plugins.instance().register(PiflowBenchConfigs)
 
 
+def keys_that_set(config: ExperimentConfig, optimizer: str) -> list[str]:
+    """The keys by which the chosen variants ask for an optimizer."""
+    found: dict[str, None] = {}
+    for name, entry in config.variants.items():
+        if not config.only or name in config.only:
+            own = entry.training.get("optimizer")
+            if (own or config.training.optimizer) == optimizer:
+                found[f"variants.{name}.training.optimizer" if own else "training.optimizer"] = None
+    return list(found)
+
+
 def compose(arguments: Sequence[str]) -> list[ExperimentConfig]:
     """The experiments that the arguments describe: one, or several where a value is ``a,b``.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench import registry
-from piflow_bench.config import ExperimentConfig, to_plain
+from piflow_bench.config import ExperimentConfig, keys_that_set, to_plain
 from piflow_bench.hub import in_cache, is_address
 
 OK, GAP, NOTE = "ok", "missing", "note"
@@ -87,7 +87,7 @@ def _gpus(config: ExperimentConfig) -> Iterator[Finding]:
 
 
 def _packages(config: ExperimentConfig) -> Iterator[Finding]:
-    wanted = {"bitsandbytes": config.training.optimizer == "adamw8bit"}
+    wanted = {"bitsandbytes": bool(keys_that_set(config, "adamw8bit"))}
     wanted["triton"] = config.scale.device == "cuda"
     for name, needed in wanted.items():
         if not needed:
@@ -245,7 +245,8 @@ def _stored_bytes(config: ExperimentConfig) -> float:
 
 def memory(config: ExperimentConfig, network: Network, entry: Any, facts: Any) -> float:
     """Bytes of GPU memory of one process that trains a variant, estimated."""
-    moments = 2 if config.training.optimizer == "adamw8bit" else 8
+    optimizer = entry.training.get("optimizer", config.training.optimizer)
+    moments = 2 if optimizer == "adamw8bit" else 8
     own = 4 + 4 + moments
     nets = network.parameters * (own + 4 + len(facts.auxiliary) * own)
     if config.scale.parallel == "fsdp":

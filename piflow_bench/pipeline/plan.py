@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench import flow, registry
-from piflow_bench.config import ExperimentConfig, VariantConfig, build_dataclass, to_plain
+from piflow_bench.config import (
+    ExperimentConfig,
+    VariantConfig,
+    build_dataclass,
+    keys_that_set,
+    to_plain,
+)
 from piflow_bench.data.dataset import Dataset
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.hub import digest, local_path
@@ -231,10 +237,11 @@ def _check_machine(config: ExperimentConfig, scale: Scale) -> None:
         division(config.training.batch, scale.processes, scale.micro_batch)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if config.training.optimizer == "adamw8bit" and not find_spec("bitsandbytes"):
+    asking = keys_that_set(config, "adamw8bit")
+    if asking and not find_spec("bitsandbytes"):
         raise UserError(
-            "training.optimizer=adamw8bit: needs bitsandbytes: pip install bitsandbytes, or set "
-            "training.optimizer=adamw"
+            f"{asking[0]}=adamw8bit: needs bitsandbytes: pip install bitsandbytes, or set "
+            + " ".join(f"{key}=adamw" for key in asking)
         )
     if scale.device == "cuda":
         import torch

@@ -18,7 +18,10 @@ from piflow_bench.data.imagenet import load
 from piflow_bench.networks.pretrained import load_dit
 from piflow_bench.pipeline.plan import make_plan
 
-STUDENTS = {"piflow-gm32", "piflow-gm8", "piflow-dx20", "meanflow", "dmd2", "kd"}
+STUDENTS = {
+    *("piflow-gm32", "piflow-gm8", "piflow-dx20", "meanflow"),
+    *("dmd2", "dmd2-logit-normal", "kd"),
+}
 
 # The run's two workers and another file's tests share two cores: threads that wait for each other
 # cost a quarter of the time.
