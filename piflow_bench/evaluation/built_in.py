@@ -9,7 +9,7 @@ import numpy as np
 from piflow_bench.evaluation import distances, diversity, projections
 from piflow_bench.evaluation.classes import inception_score
 from piflow_bench.evaluation.inputs import Inputs
-from piflow_bench.evaluation.metrics import Metric, Scored
+from piflow_bench.evaluation.metrics import PAIRS, SUBSETS, Metric, Scored
 from piflow_bench.evaluation.mmd import PairSums, u_statistic
 from piflow_bench.evaluation.moments import Moments, block_moments, merge_all
 from piflow_bench.evaluation.polynomial import cubic_sums, prefers_moments
@@ -53,8 +53,10 @@ def _fd_infinity(inputs: Inputs) -> Scored:
 def _kid(inputs: Inputs) -> Scored:
     """Replicates keep the drawn subsets and take the block's members out of each of them."""
     s, x, y = inputs.settings, inputs.generated, inputs.ref.features
-    draws = distances.kid_draws(len(x), len(y), s.kid_subsets, s.kid_subset_size, s.kid_seed)
-    sums = distances.kid_subset_sums(x, y, inputs.blocks, draws)
+    strata = inputs.subset_strata
+    size = s.kid_subset_size
+    draws = distances.kid_draws(len(x), len(y), s.kid_subsets, size, s.kid_seed, *strata)
+    sums = distances.kid_subset_sums(x, y, inputs.blocks, draws, *strata)
     values = [u_statistic(each) for each in sums]
     left: Sequence[float] = ()
     if inputs.block_count > 1:
@@ -71,7 +73,7 @@ def _kid_exact(inputs: Inputs) -> Scored:
         sums = cubic_sums(inputs.generated, inputs.blocks, m, inputs.ref.third_moments())
     else:
         sums = inputs.passed.kernels["cubic"]
-    return _from_sums("kid_exact", sums, distances.kid_exact)
+    return _from_sums("kid_exact", inputs.stratified("cubic", sums), distances.kid_exact)
 
 
 def _cmmd(inputs: Inputs) -> Scored:
@@ -79,7 +81,7 @@ def _cmmd(inputs: Inputs) -> Scored:
 
 
 def _energy(inputs: Inputs) -> Scored:
-    sums = inputs.passed.kernels["distance"]
+    sums = inputs.stratified("distance", inputs.passed.kernels["distance"])
     return _from_sums("energy_distance", sums, distances.energy_distance)
 
 
@@ -189,12 +191,16 @@ METRICS: tuple[Metric, ...] = (
         "fd_infinity", "Fréchet distance, n to infinity", False, "quality", _BOTH, _fd_infinity,
         from_moments=True,
     ),
-    Metric("kid", "KID", False, "quality", _BOTH, _kid, spread="kid_std"),
-    Metric("kid_std", "KID, spread over subsets", None, "other", _BOTH, _kid),
+    Metric("kid", "KID", False, "quality", _BOTH, _kid, spread="kid_std", estimator=SUBSETS),
+    Metric("kid_std", "KID, spread over subsets", None, "other", _BOTH, _kid, estimator=SUBSETS),
     Metric(
-        "kid_exact", "KID, all pairs", False, "quality", _BOTH, _kid_exact, passes="kernel:cubic"
+        "kid_exact", "KID, all pairs", False, "quality", _BOTH, _kid_exact, passes="kernel:cubic",
+        estimator=PAIRS,
     ),
-    Metric("cmmd", "CMMD", False, "quality", _BOTH, _cmmd, passes="kernel:directions"),
+    Metric(
+        "cmmd", "CMMD", False, "quality", _BOTH, _cmmd, passes="kernel:directions",
+        estimator="V-statistic",
+    ),
     Metric("mind", "MIND", False, "quality", _BOTH, _mind),
     Metric("is", "Inception score", True, "quality", ("logits",), _inception, spread="is_std"),
     Metric(
@@ -208,16 +214,16 @@ METRICS: tuple[Metric, ...] = (
     Metric("vendi", "Vendi score", True, "diversity", ("generated",), _vendi),
     Metric(
         "pairwise_distance", "Pairwise cosine distance", True, "diversity", ("generated",),
-        _pairwise,
+        _pairwise, estimator="mean over pairs",
     ),
     Metric(
         "energy_distance", "Energy distance", False, "quality", _BOTH, _energy,
-        passes="kernel:distance",
+        passes="kernel:distance", estimator=PAIRS,
     ),
     Metric("sliced_wasserstein", "Sliced Wasserstein", False, "quality", _BOTH, _sliced),
     Metric(
         "pairwise_within", "Pairwise cosine distance within classes", True, "diversity",
-        ("generated", "labels"), _pairwise_within,
+        ("generated", "labels"), _pairwise_within, estimator="mean over pairs",
     ),
     Metric(
         "vendi_within", "Vendi score within classes", True, "diversity", ("generated", "labels"),
@@ -226,21 +232,24 @@ METRICS: tuple[Metric, ...] = (
     Metric("lpips_within", "Pairwise LPIPS", True, "diversity", ("lpips",), _lpips_within),
     Metric(
         "teacher_mse", "Squared error to the teacher", False, "agreement", _TEACHER,
-        _mean_of("teacher_mse"),
+        _mean_of("teacher_mse"), estimator="mean",
     ),
     Metric(
         "teacher_psnr", "PSNR to the teacher, dB", True, "agreement", _TEACHER,
-        _mean_of("teacher_psnr"),
+        _mean_of("teacher_psnr"), estimator="mean",
     ),
     Metric(
         "teacher_lpips", "LPIPS to the teacher", False, "agreement", _TEACHER,
-        _mean_of("teacher_lpips"),
+        _mean_of("teacher_lpips"), estimator="mean",
     ),
     Metric(
         "teacher_cosine", "Feature cosine to the teacher", True, "agreement", _TEACHER,
-        _mean_of("teacher_cosine"),
+        _mean_of("teacher_cosine"), estimator="mean",
     ),
-    Metric("clip_score", "CLIP score", True, "quality", ("prompts",), _mean_of("clip_score")),
+    Metric(
+        "clip_score", "CLIP score", True, "quality", ("prompts",), _mean_of("clip_score"),
+        estimator="mean",
+    ),
     Metric("flow_map_error", "Flow map error", False, "agreement", _TEACHER),
     Metric("class_accuracy", "Class accuracy", True, "quality", ("logits",)),
     Metric("modes_covered", "Modes covered", True, "diversity", _MODES),

@@ -46,6 +46,13 @@ class Design:
         rank = np.argsort(np.argsort(first))
         return cls(n, rank[ids.ravel()])
 
+    @property
+    def law(self) -> str:
+        """The law of the labels, as far as it is known, in words."""
+        if self.groups is None:
+            return "not stated"
+        return f"balanced over {int(self.groups.max()) + 1} classes"
+
     def blocks(self, count: int = BLOCKS) -> np.ndarray:
         """Block ids ``(n,)`` 0..g-1 of up to ``count`` blocks of 2 or more samples.
 
@@ -59,3 +66,22 @@ class Design:
         ids = np.empty(self.n, dtype=np.int64)
         ids[order] = np.arange(self.n) % count
         return ids
+
+    def strata(self, blocks: np.ndarray | None = None) -> np.ndarray | None:
+        """The groups ``(n,)``, where all of them have pairs, also without any one block.
+
+        None elsewhere: what is not there cannot be weighted.
+        """
+        if self.groups is None:
+            return None
+        sizes = np.bincount(self.groups)
+        if blocks is not None and blocks.max() > 0:
+            sizes = sizes[:, None] - table(self.groups, blocks)
+        return self.groups if sizes.min() >= 2 else None
+
+
+def table(groups: np.ndarray, blocks: np.ndarray, count: int | None = None) -> np.ndarray:
+    """Samples ``(C, g)`` of every group in every block; ``count``: g, if not the largest id + 1."""
+    shape = (int(groups.max()) + 1, count or int(blocks.max()) + 1)
+    cells = np.ravel_multi_index((groups, blocks), shape)
+    return np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)

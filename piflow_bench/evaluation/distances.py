@@ -9,6 +9,12 @@ import numpy as np
 
 from piflow_bench.evaluation.mmd import PairSums, u_statistic, v_statistic
 from piflow_bench.evaluation.moments import Moments, merge_all
+from piflow_bench.evaluation.stratified import (
+    draw_subset,
+    own_pairs_of_subset,
+    stratify,
+    weights_of_subset,
+)
 
 CMMD_SCALE = 1000.0
 
@@ -99,15 +105,30 @@ def fd_infinity(
     return at_infinity(*fd_by_size(generated, reference, seed, points, order))
 
 
-def kid_draws(n: int, m: int, subsets: int, size: int, seed: int) -> list[tuple]:
-    """Index pairs ``(size,), (size,)`` of KID's subsets, in torch-fidelity's order of drawing."""
+def kid_draws(
+    n: int,
+    m: int,
+    subsets: int,
+    size: int,
+    seed: int,
+    strata: np.ndarray | None = None,
+    reference_strata: np.ndarray | None = None,
+) -> list[tuple]:
+    """Index pairs ``(size,), (size,)`` of KID's subsets, in torch-fidelity's order of drawing.
+
+    From a balanced design with groups ``strata`` ``(n,)``, or ``(m,)`` of the reference, subsets
+    are drawn group by group.
+    """
     if size > min(n, m) or size < 2 or subsets < 1:
         raise ValueError(f"KID subsets of {size} need 2 <= size <= {min(n, m)} and subsets >= 1")
     rng = np.random.RandomState(seed)
-    return [
-        (rng.choice(n, size, replace=False), rng.choice(m, size, replace=False))
-        for _ in range(subsets)
-    ]
+
+    def draw(total: int, groups: np.ndarray | None) -> np.ndarray:
+        if groups is None:
+            return rng.choice(total, size, replace=False)
+        return draw_subset(groups, size, rng)
+
+    return [(draw(n, strata), draw(m, reference_strata)) for _ in range(subsets)]
 
 
 def _cubic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -118,9 +139,17 @@ def _cubic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def kid_subset_sums(
-    generated: np.ndarray, reference: np.ndarray, blocks: np.ndarray, draws: list[tuple]
+    generated: np.ndarray,
+    reference: np.ndarray,
+    blocks: np.ndarray,
+    draws: list[tuple],
+    strata: np.ndarray | None = None,
+    reference_strata: np.ndarray | None = None,
 ) -> list[PairSums]:
-    """Kernel sums of every subset, split by the blocks ``(n,)`` of the generated points in it."""
+    """Kernel sums of every subset, split by the blocks ``(n,)`` of the generated points in it.
+
+    ``strata`` ``(n,)`` and ``reference_strata`` ``(m,)``: as for ``kid_draws``.
+    """
     count = int(np.max(blocks)) + 1
     x, y = np.asarray(generated, np.float64), np.asarray(reference, np.float64)
     sums = []
@@ -128,14 +157,24 @@ def kid_subset_sums(
         member = np.zeros((len(mine), count))
         member[np.arange(len(mine)), blocks[mine]] = 1.0
         a, b = x[mine], y[theirs]
-        inside, known = _cubic(a, a), _cubic(b, b)
+        inside, known, across = _cubic(a, a), _cubic(b, b), _cubic(a, b)
         np.fill_diagonal(inside, 0.0)
         np.fill_diagonal(known, 0.0)
-        within = member.T @ inside @ member
-        cross = _cubic(a, b).sum(axis=1) @ member
-        sums.append(
-            PairSums(within, cross, float(known.sum()), member.sum(axis=0).astype(int), len(b))
-        )
+        own = reference_own = None
+        if strata is not None:
+            weights = weights_of_subset(strata, mine)
+            inside *= weights[:, None] * weights
+            across *= weights[:, None]
+            own = own_pairs_of_subset(inside, strata[mine], blocks[mine], count)
+        if reference_strata is not None:
+            weights = weights_of_subset(reference_strata, theirs)
+            known *= weights[:, None] * weights
+            across *= weights
+            reference_own = float(own_pairs_of_subset(known, reference_strata[theirs])[0])
+        within, cross = member.T @ inside @ member, across.sum(axis=1) @ member
+        sizes = member.sum(axis=0).astype(int)
+        found = PairSums(within, cross, float(known.sum()), sizes, len(b))
+        sums.append(stratify(found, own, reference_own))
     return sums
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.inputs import Extras, Inputs
-from piflow_bench.evaluation.metrics import Metric, all_metrics
+from piflow_bench.evaluation.metrics import PAIRS, SUBSETS, Metric, all_metrics
 from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.polynomial import prefers_moments
 from piflow_bench.evaluation.reference import Reference
@@ -40,6 +40,8 @@ class MetricValue:
     interval: Interval
     n: int
     replicates: tuple[float, ...]
+    estimator: str = ""
+    """What stands for expectations: "plug-in", "U-statistic", "stratified by 10 classes"."""
 
     @property
     def value(self) -> float:
@@ -115,7 +117,9 @@ def evaluate_with_replicates(
     if y is not None or reference_moments is not None:
         held = Reference(np.empty((0, x.shape[1])) if y is None else y, reference_moments)
     wanted = _wanted(asked, len(x), held, chosen)
-    inputs = Inputs(x, held, blocks, chosen, given, wanted)
+    strata = design.strata(blocks)
+    theirs = None if given.reference_design is None else given.reference_design.strata()
+    inputs = Inputs(x, held, blocks, chosen, given, wanted, strata, theirs)
     for metric in asked:
         _check_needs(metric, inputs)
     return _score(asked, inputs)
@@ -159,7 +163,10 @@ def _score(metrics: Sequence[Metric], inputs: Inputs) -> list[MetricValue]:
         # One block is the whole sample: there is nothing left without it.
         kept = tuple(float(r) for r in replicates) if inputs.block_count > 1 else ()
         interval = jackknife_interval(value, kept, inputs.settings.confidence)
-        results.append(MetricValue(metric.name, interval, len(inputs.blocks), kept))
+        designs = {PAIRS: (inputs.strata, inputs.reference_strata), SUBSETS: inputs.subset_strata}
+        strata = designs.get(metric.estimator)
+        how = metric.estimator if strata is None else inputs.estimator(strata)
+        results.append(MetricValue(metric.name, interval, len(inputs.blocks), kept, how))
     return results
 
 
@@ -172,7 +179,8 @@ def evaluate_features(
     reference_labels: np.ndarray | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
-    """Table with columns metric, value, ci_low, ci_high, n of features ``(n, d)`` and ``(m, d)``.
+    """Table of features ``(n, d)`` and ``(m, d)``, with the columns metric, value, ci_low, ci_high,
+    n, estimator.
 
     Intervals are delete-block jackknife intervals of the metric's expectation at this n and this
     reference (NaN for spreads, and with ``intervals=False``). Arguments as for
@@ -187,7 +195,7 @@ def evaluate_features(
         reference_labels=reference_labels,
         **settings,
     )
-    columns = ["metric", "value", "ci_low", "ci_high", "n"]
+    columns = ["metric", "value", "ci_low", "ci_high", "n", "estimator"]
     return pd.DataFrame([[getattr(row, c) for c in columns] for row in rows], columns=columns)
 
 

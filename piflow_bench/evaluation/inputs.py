@@ -11,9 +11,11 @@ import numpy as np
 
 from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.diversity import PairDistances
+from piflow_bench.evaluation.mmd import PairSums
 from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.reference import Reference
 from piflow_bench.evaluation.settings import Settings
+from piflow_bench.evaluation.stratified import IN_A_SUBSET, own_pairs, stratify
 
 if TYPE_CHECKING:
     from piflow_bench.evaluation.passes import Passed, Wanted
@@ -54,6 +56,10 @@ class Inputs:
     extras: Extras
     wanted: Wanted | None = None
     """What all asked metrics together read off the passes over pairs."""
+    strata: np.ndarray | None = None
+    """Groups ``(n,)`` of a balanced design, for unbiased pair statistics; None of any other."""
+    reference_strata: np.ndarray | None = None
+    """The same ``(m,)`` of the reference."""
 
     @property
     def ref(self) -> Reference:
@@ -70,6 +76,42 @@ class Inputs:
     def left_out(self) -> np.ndarray | None:
         """The blocks, where there are any to be left out."""
         return self.blocks if self.block_count > 1 else None
+
+    def stratified(self, kernel: str, sums: PairSums) -> PairSums:
+        """A kernel's sums over all pairs, weighed by the designs; it is one of ``KERNELS``."""
+        own = reference_own = None
+        if self.strata is not None:
+            import torch
+
+            from piflow_bench.evaluation.passes import KERNELS
+
+            x = torch.from_numpy(self.generated).to(self.settings.device)
+            blocks, height = self.left_out, self.settings.block
+            own = own_pairs(KERNELS[kernel], x, self.strata, blocks, height)
+        if self.reference_strata is not None:
+            reference_own = self.ref.own_pairs(kernel, self.reference_strata, self.settings)
+        return stratify(sums, own, reference_own)
+
+    @property
+    def subset_strata(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """The strata of both sides that have room in KID's subsets."""
+        room = self.settings.kid_subset_size // IN_A_SUBSET
+        mine, theirs = (
+            groups if groups is not None and groups.max() < room else None
+            for groups in (self.strata, self.reference_strata)
+        )
+        return mine, theirs
+
+    def estimator(self, strata: Sequence[np.ndarray | None]) -> str:
+        """What a mean over pairs is, in words; ``strata`` of the samples, then the reference."""
+        words = [
+            None if groups is None else f"stratified by {int(groups.max()) + 1} classes"
+            for groups in strata
+        ]
+        mine, theirs = words
+        if mine == theirs:
+            return mine or "U-statistic"
+        return f"samples {mine or 'not stratified'}, reference {theirs or 'not stratified'}"
 
     @cached_property
     def passed(self) -> Passed:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Scored = Mapping[str, tuple[float, "Sequence[float] | np.ndarray"]]
 """Value and delete-one-block replicates (none for a spread) by metric name."""
 
+PAIRS, SUBSETS = "pairs", "pairs of subsets"
+"""Means over pairs of different samples, weighed by the designs (see ``stratified``)."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -47,6 +50,8 @@ class Metric:
     """Whether the reference's mean and covariance suffice."""
     passes: str | None = None
     """What it reads off the passes over pairs: kernel:NAME | balls | recall | authentic."""
+    estimator: str = "plug-in"
+    """What stands for an expectation; of ``PAIRS`` and ``SUBSETS`` it depends on the design."""
 
 
 @lru_cache(maxsize=1)

@@ -18,7 +18,9 @@ class PairSums:
 
     ``within`` ``(g, g)``: over pairs of different generated points, by the blocks of both;
     ``cross`` ``(g,)``: generated block with the whole reference; ``reference``: over ordered pairs
-    of different reference points; ``counts`` ``(g,)`` and ``reference_count``: sizes.
+    of different reference points; ``counts`` ``(g,)`` and ``reference_count``: sizes; ``added``
+    ``(1 + g,)`` and ``reference_added``: what balanced designs add to the sums within, of all and
+    without each block (see ``stratified``).
     """
 
     within: np.ndarray
@@ -26,6 +28,8 @@ class PairSums:
     reference: float
     counts: np.ndarray
     reference_count: int
+    added: np.ndarray | None = None
+    reference_added: float = 0.0
 
     def without(self, block: int | None) -> tuple[float, float, int]:
         """Sum within, sum across and size of the generated sample, one block left out or none."""
@@ -40,10 +44,12 @@ class PairSums:
 def u_statistic(sums: PairSums, block: int | None = None) -> float:
     """E k(x, x') + E k(y, y') - 2 E k(x, y), unbiased (Gretton et al. 2012, eq. 3)."""
     within, cross, n = sums.without(block)
-    m = sums.reference_count
+    m, reference = sums.reference_count, sums.reference + sums.reference_added
+    if sums.added is not None:
+        within += float(sums.added[0 if block is None else 1 + block])
     if n < 2 or m < 2:
         raise ValueError("an unbiased pair statistic needs 2 points on both sides")
-    return within / (n * (n - 1)) + sums.reference / (m * (m - 1)) - 2.0 * cross / (n * m)
+    return within / (n * (n - 1)) + reference / (m * (m - 1)) - 2.0 * cross / (n * m)
 
 
 def v_statistic(sums: PairSums, block: int | None = None) -> float:

@@ -18,6 +18,7 @@ from piflow_bench.evaluation.distances import FrechetReference
 from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.polynomial import reference_facts as third_moments
 from piflow_bench.evaluation.settings import Settings
+from piflow_bench.evaluation.stratified import own_pairs
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +87,20 @@ class Reference:
     def third_moments(self) -> tuple[float, np.ndarray]:
         """KID's kernel over reference pairs through third moments."""
         return self._fact("third moments", None, lambda: third_moments(self.features))
+
+    def own_pairs(self, kernel: str, strata: np.ndarray, settings: Settings) -> float:
+        """What its groups ``(m,)`` add to a kernel's sum (see ``stratified.own_pairs``)."""
+
+        def compute() -> float:
+            import torch
+
+            from piflow_bench.evaluation.passes import KERNELS
+
+            y = torch.from_numpy(self.features).to(settings.device)
+            return float(own_pairs(KERNELS[kernel], y, strata, None, settings.block)[0])
+
+        groups = hashlib.sha256(np.ascontiguousarray(strata).data).hexdigest()
+        return self._fact("own pairs", (kernel, groups), compute)
 
     def pair_facts(self, wanted: Wanted, points: Points, settings: Settings) -> ReferenceFacts:
         """What the passes need to know of the reference; one pass for what is new.

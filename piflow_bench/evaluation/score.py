@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 COLUMNS = [
     "metric", "group", "value", "ci_low", "ci_high", "n", "n_reference", "interval", "estimand",
+    "estimator",
     "samples", "taken", "classes", "reference", "extractor", "protocol", "protocol_hash", "rules",
     "warnings",
 ]  # fmt: skip
@@ -245,7 +246,8 @@ def _rows(
     target = sources.reference
     digest = target.digest() if target else "none"
     classes = sources.classes() if OF_CLASSES & set(rules.metrics) else "not used"
-    resolved = rules.rules(network.identity, sources.count, digest, classes)
+    law = sources.label_law()
+    resolved = rules.rules(network.identity, sources.count, digest, classes, law)
     shared = (
         sources.samples.path,
         sources.taken,
@@ -261,8 +263,8 @@ def _rows(
     rows = []
     for group, v in values:
         of_reference = count if group == WHOLE else None
-        bounds = (v.ci_low, v.ci_high, v.n, of_reference, v.interval.how, v.interval.estimand)
-        rows.append((v.metric, group, v.value, *bounds, *shared))
+        bounds = (v.ci_low, v.ci_high, v.n, of_reference, v.interval.how)
+        rows.append((v.metric, group, v.value, *bounds, v.interval.estimand, v.estimator, *shared))
     return pd.DataFrame(rows, columns=COLUMNS).astype({"n_reference": "Int64"})
 
 

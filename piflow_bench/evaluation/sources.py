@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from piflow_bench.errors import UserError
+from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.pairing import by_name, check_counts, check_order
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.npz import NPZ_KEY, npz_members
@@ -80,6 +81,13 @@ class Sources:
             return "not stated"
         sizes = np.unique(self.labels, return_counts=True)[1]
         return f"{len(sizes)}, of {sizes.min()} to {sizes.max()} samples"
+
+    def label_law(self) -> str:
+        """Whether both sides are balanced over classes, as far as their labels tell."""
+        images = self.reference.images if self.reference else None
+        mine = Design.of(self.count, self.labels).law
+        theirs = "not stated" if images is None else Design.of(len(images), images.labels).law
+        return mine if mine == theirs else f"samples: {mine}; reference: {theirs}"
 
 
 def open_sources(

@@ -81,6 +81,7 @@ def _empty_columns() -> dict[str, Any]:
         "sample_memory": np.nan,
         "interval": "",
         "estimand": "",
+        "estimator": "",
     }
 
 

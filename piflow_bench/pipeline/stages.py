@@ -312,7 +312,7 @@ def metrics(
         extras=extras,
         **config["settings"],
     )
-    rows = [_row(v.metric, v.interval, v.n, v.replicates) for v in values]
+    rows = [_row(v.metric, v.interval, v.n, v.replicates, v.estimator) for v in values]
     assert extras.design is not None
     blocks = extras.design.blocks()
     if config["accuracy"] and labels is not None:
@@ -324,7 +324,11 @@ def metrics(
 
 
 def _row(
-    metric: str, interval: Interval, n: int, replicates: Sequence[float] | np.ndarray
+    metric: str,
+    interval: Interval,
+    n: int,
+    replicates: Sequence[float] | np.ndarray,
+    estimator: str,
 ) -> dict[str, Any]:
     return {
         "metric": metric,
@@ -335,6 +339,7 @@ def _row(
         "replicates": [float(r) for r in replicates],
         "interval": interval.how,
         "estimand": interval.estimand,
+        "estimator": estimator,
     }
 
 
@@ -343,7 +348,8 @@ def _per_sample_row(metric: str, scores: np.ndarray, blocks: np.ndarray) -> dict
     from piflow_bench.evaluation.uncertainty import bootstrap_mean_interval, mean_with_replicates
 
     interval = bootstrap_mean_interval(scores, seed=0)
-    return _row(metric, interval, len(scores), mean_with_replicates(scores, blocks).replicates)
+    left = mean_with_replicates(scores, blocks).replicates
+    return _row(metric, interval, len(scores), left, "mean")
 
 
 def _modes(dataset: Dataset, points: np.ndarray, blocks: np.ndarray) -> list[dict[str, Any]]:
@@ -358,7 +364,8 @@ def _modes(dataset: Dataset, points: np.ndarray, blocks: np.ndarray) -> list[dic
     for metric in ("mode_share", "modes_covered", "mode_mass", "mode_tv"):
         replicates = [float(getattr(part, MODE_FIELDS[metric])) for part in left]
         value = float(getattr(whole, MODE_FIELDS[metric]))
-        rows.append(_row(metric, jackknife_interval(value, replicates), n, replicates))
+        interval = jackknife_interval(value, replicates)
+        rows.append(_row(metric, interval, n, replicates, "plug-in"))
     return rows
 
 
@@ -380,6 +387,7 @@ def partition(
     asked = [m for m in config["metrics"] if known or "labels" not in all_metrics()[m].needs]
     rng = np.random.default_rng(0)
     values: dict[str, list[float]] = {}
+    estimators: dict[str, str] = {}
     for repeat in range(config["repeats"]):
         report(repeat / config["repeats"], "real against real")
         order = rng.permutation(len(pool))
@@ -392,12 +400,13 @@ def partition(
             pool[rows], reference, asked, extras=extras, **config["settings"]
         ):
             values.setdefault(v.metric, []).append(float(v.value))
+            estimators[v.metric] = v.estimator
     found = []
     for metric, draws in values.items():
         over = replace(
             seed_interval(draws), method="t over re-partitions", estimand="mean over re-partitions"
         )
-        found.append(_row(metric, over, config["n"], []))
+        found.append(_row(metric, over, config["n"], [], estimators[metric]))
     (folder / "metrics.json").write_text(json.dumps(found))
 
 

@@ -1,5 +1,7 @@
 """One set of samples, scored as files, as features and in a run: the same bits."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +15,7 @@ from piflow_bench.evaluation.extractors.extractor import Extractor
 CLASSES, N, M = 5, 100, 150
 METRICS = ["fd", "kid", "kid_exact", "energy_distance", "vendi", "coverage", "pairwise_within"]
 SUBSETS = {"kid_subsets": 4, "kid_subset_size": 40}
-COLUMNS = ["metric", "value", "ci_low", "ci_high", "n"]
+COLUMNS = ["metric", "value", "ci_low", "ci_high", "n", "estimator"]
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +73,11 @@ def test_files_arrays_and_features_give_the_same_bits(design, tmp_path):
             samples, tmp_path / "y.npz", metrics=METRICS, cache=tmp_path / "c", **given, **SUBSETS
         )
         pd.testing.assert_frame_equal(found[COLUMNS], direct[COLUMNS], check_exact=True)
+    how = {"balanced": "stratified by 5 classes", "drawn": "U-statistic"}[design]
+    pairs = direct[direct.metric.isin(["kid", "kid_exact", "energy_distance"])]
+    assert set(pairs["estimator"]) == {how}
+    law = {"balanced": "balanced over 5 classes", "drawn": "not stated"}[design]
+    assert all(json.loads(rules)["label_law"] == law for rules in found["rules"])
 
 
 def test_sorted_samples_have_the_intervals_of_mixed_ones(tmp_path):

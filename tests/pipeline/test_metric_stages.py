@@ -66,7 +66,9 @@ def test_a_run_scores_as_evaluate_features_does(tmp_path):
     direct = evaluate_features(x, y, METRICS, labels=labels.astype(str), reference_labels=others)
     for _, row in direct.iterrows():
         same = found[row["metric"]]
-        assert [same[c] for c in ("value", "ci_low", "ci_high")] == [*row[1:4]], row["metric"]
+        for column in ("value", "ci_low", "ci_high", "estimator"):
+            assert same[column] == row[column], (row["metric"], column)
+    assert found["kid_exact"]["estimator"] == "stratified by 6 classes"
 
 
 def test_a_metric_that_needs_labels_changes_no_other_one_and_breaks_no_control(tmp_path):
