@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from piflow_bench.api import (
+    SCHEDULES,
     Batch,
     Built,
     Condition,
@@ -36,7 +37,10 @@ from piflow_bench.api import (
     Teacher,
     Update,
     flow,
+    setting,
 )
+
+TIME_LAWS = ("karras", "uniform", "logit-normal")
 
 
 @dataclass(frozen=True)
@@ -44,49 +48,36 @@ class Config:
     """Settings of DMD2; defaults follow the ImageNet-64 recipe in flow-matching terms."""
 
     gan: bool = True  # discriminator on the fake-score network's features
-    discriminator_depth: float = 0.5  # share of the network's blocks that it looks through
-    ratio: int = 5  # fake-score updates per generator update (TTUR)
-    time_law: str = "karras"  # karras | uniform | logit-normal: of the time in the DM gradient
-    time_low: float = 0.02  # quantiles between which it is cut
-    time_high: float = 0.98
-    fake_time_law: str | None = None  # where fake score and GAN are trained; None: as time_law
-    fake_time_low: float = 0.0
-    fake_time_high: float = 1.0
-    step_shift: float = 1.0  # time warp of the multi-step grid
+    # share of the network's blocks that the discriminator looks through
+    discriminator_depth: float = setting(0.5, above=0, most=1)
+    ratio: int = setting(5, least=1)  # fake-score updates per generator update (TTUR)
+    time_law: str = setting("karras", choices=TIME_LAWS)  # of the time in the DM gradient
+    time_low: float = setting(0.02, least=0, most=1)  # quantiles between which it is cut
+    time_high: float = setting(0.98, least=0, most=1)
+    # where fake score and GAN are trained; None: as time_law
+    fake_time_law: str | None = setting(None, choices=TIME_LAWS)
+    fake_time_low: float = setting(0.0, least=0, most=1)
+    fake_time_high: float = setting(1.0, least=0, most=1)
+    step_shift: float = setting(1.0, above=0)  # time warp of the multi-step grid
     fake_knows_step: bool = False  # the fake score sees which step it models (not the paper)
-    generator_gan_weight: float = 3e-3
-    fake_gan_weight: float = 1e-2
-    regression_weight: float = 0.0  # DMD v1's regression on pairs
-    pairs: int = 2048  # for the regression: pairs held at once
-    pair_share: float = 0.1  # of the compute, for making them
-    pair_steps: int = 16
-    lr: float = 2e-6
-    fake_lr: float = 2e-6
-    beta1: float = 0.9
-    beta2: float = 0.999
-    weight_decay: float = 0.01
-    schedule: str = "constant"
+    generator_gan_weight: float = setting(3e-3, least=0)
+    fake_gan_weight: float = setting(1e-2, least=0)
+    regression_weight: float = setting(0.0, least=0)  # DMD v1's regression on pairs
+    pairs: int = setting(2048, least=1)  # for the regression: pairs held at once
+    pair_share: float = setting(0.1, above=0, below=1)  # of the compute, for making them
+    pair_steps: int = setting(16, least=1)
+    lr: float = setting(2e-6, least=0)
+    fake_lr: float = setting(2e-6, least=0)
+    beta1: float = setting(0.9, least=0, below=1)
+    beta2: float = setting(0.999, least=0, below=1)
+    weight_decay: float = setting(0.01, least=0)
+    schedule: str = setting("constant", choices=SCHEDULES)
 
     def __post_init__(self) -> None:
-        for name in ("time_law", "fake_time_law"):
-            if getattr(self, name) not in ("karras", "uniform", "logit-normal", None):
-                raise ValueError(
-                    f"{name}={getattr(self, name)}: must be karras, uniform or logit-normal"
-                )
         for name in ("time", "fake_time"):
             low, high = getattr(self, f"{name}_low"), getattr(self, f"{name}_high")
-            if not 0 <= low < high <= 1:
-                raise ValueError(
-                    f"{name}_low={low}, {name}_high={high}: must be rising quantiles in [0, 1]"
-                )
-        if not 0 < self.discriminator_depth <= 1:
-            raise ValueError(f"discriminator_depth={self.discriminator_depth}: must be in (0, 1]")
-        if self.ratio < 1:
-            raise ValueError(f"ratio={self.ratio}: must be at least 1")
-        if self.pairs < 1 or self.pair_steps < 1:
-            raise ValueError("pairs and pair_steps must be at least 1")
-        if not 0 < self.pair_share < 1:
-            raise ValueError(f"pair_share={self.pair_share}: must be in (0, 1)")
+            if low >= high:
+                raise ValueError(f"{name}_low={low}: must be below {name}_high={high}")
 
     def matching_time(self, u: Tensor) -> Tensor:
         """Times ``(B,)`` of the distribution-matching gradient from uniform draws."""

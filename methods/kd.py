@@ -15,6 +15,7 @@ from piflow_methods.pairs import PairBuffer, buffer_for
 from torch import Tensor
 
 from piflow_bench.api import (
+    SCHEDULES,
     Batch,
     Built,
     Condition,
@@ -28,6 +29,7 @@ from piflow_bench.api import (
     Teacher,
     Update,
     flow,
+    setting,
 )
 
 
@@ -35,19 +37,13 @@ from piflow_bench.api import (
 class Config:
     """Settings of endpoint regression."""
 
-    pairs: int = 4096  # teacher trajectories held at once; the oldest are replaced
-    pair_share: float = 0.25  # of the compute, for making them
-    pair_steps: int = 16  # Heun steps of a whole trajectory
-    lr: float = 1e-4
-    beta1: float = 0.9
-    beta2: float = 0.99
-    schedule: str = "constant"
-
-    def __post_init__(self) -> None:
-        if self.pairs < 1 or self.pair_steps < 1:
-            raise ValueError("pairs and pair_steps must be at least 1")
-        if not 0 < self.pair_share < 1:
-            raise ValueError(f"pair_share={self.pair_share}: must be in (0, 1)")
+    pairs: int = setting(4096, least=1)  # teacher trajectories held at once; the oldest go
+    pair_share: float = setting(0.25, above=0, below=1)  # of the compute, for making them
+    pair_steps: int = setting(16, least=1)  # Heun steps of a whole trajectory
+    lr: float = setting(1e-4, least=0)
+    beta1: float = setting(0.9, least=0, below=1)
+    beta2: float = setting(0.99, least=0, below=1)
+    schedule: str = setting("constant", choices=SCHEDULES)
 
 
 @dataclass

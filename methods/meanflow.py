@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from piflow_bench.api import (
+    SCHEDULES,
     Batch,
     Built,
     Condition,
@@ -24,6 +25,7 @@ from piflow_bench.api import (
     Teacher,
     Update,
     flow,
+    setting,
 )
 
 
@@ -32,40 +34,31 @@ class Config:
     """Settings of MeanFlow; defaults are the paper's for ImageNet."""
 
     distill: bool = True  # the teacher's guided velocity replaces the data velocity
-    time_law: str = "logit-normal"  # logit-normal | uniform: of two draws t is the larger
-    time_mean: float = -0.4  # of the logit-normal law
-    time_std: float = 1.0
-    end_mean: float | None = None  # the second draw's own logit-normal law; None: as the first
-    end_std: float = 1.6
-    instant_share: float = 0.75  # rows with r = t, chosen independently
-    power: float = 1.0  # p of the adaptive loss weight
-    weight_floor: float = 0.01  # c of the adaptive loss weight, per sample
-    jvp: str = "exact"  # exact | finite-difference
-    difference_step: float = 0.05  # in t, along the target velocity; at most half the interval
-    derivative_precision: str = "float32"  # float32 | tf32 | bfloat16: of the products in dU/dt
-    tangent_warmup: int = 0  # steps over which the derivative term is ramped up
-    omega: float | None = None  # from scratch: w (1 - kappa); None takes it from the teacher's w
-    kappa: float = 0.0  # from scratch: share of the class-conditional self-prediction
-    class_dropout: float = 0.1  # from scratch
-    lr: float = 1e-4
-    beta1: float = 0.9
-    beta2: float = 0.95
-    schedule: str = "constant"
-
-    def __post_init__(self) -> None:
-        if self.jvp not in ("exact", "finite-difference"):
-            raise ValueError(f"jvp={self.jvp}: must be exact or finite-difference")
-        if self.derivative_precision not in ("float32", "tf32", "bfloat16"):
-            raise ValueError(
-                f"derivative_precision={self.derivative_precision}: must be float32, tf32 or "
-                "bfloat16"
-            )
-        if not 0 < self.difference_step <= 0.5:
-            raise ValueError(f"difference_step={self.difference_step}: must be in (0, 0.5]")
-        if self.time_law not in ("logit-normal", "uniform"):
-            raise ValueError(f"time_law={self.time_law}: must be logit-normal or uniform")
-        if not 0 <= self.instant_share <= 1:
-            raise ValueError(f"instant_share={self.instant_share}: must be in [0, 1]")
+    # of two draws t is the larger
+    time_law: str = setting("logit-normal", choices=("logit-normal", "uniform"))
+    time_mean: float = setting(-0.4)  # of the logit-normal law
+    time_std: float = setting(1.0, above=0)
+    # the second draw's own logit-normal law; None: as the first
+    end_mean: float | None = setting(None)
+    end_std: float = setting(1.6, above=0)
+    instant_share: float = setting(0.75, least=0, most=1)  # rows with r = t, independently
+    power: float = setting(1.0, least=0)  # p of the adaptive loss weight
+    weight_floor: float = setting(0.01, above=0)  # c of the adaptive loss weight, per sample
+    jvp: str = setting("exact", choices=("exact", "finite-difference"))
+    # in t, along the target velocity; at most half the interval
+    difference_step: float = setting(0.05, above=0, most=0.5)
+    # of the products in dU/dt
+    derivative_precision: str = setting("float32", choices=("float32", "tf32", "bfloat16"))
+    tangent_warmup: int = setting(0, least=0)  # steps over which the derivative term is ramped up
+    # from scratch: w (1 - kappa); None takes it from the teacher's w
+    omega: float | None = setting(None)
+    # from scratch: share of the class-conditional self-prediction
+    kappa: float = setting(0.0, least=0, below=1)
+    class_dropout: float = setting(0.1, least=0, most=1)  # from scratch
+    lr: float = setting(1e-4, least=0)
+    beta1: float = setting(0.9, least=0, below=1)
+    beta2: float = setting(0.95, least=0, below=1)
+    schedule: str = setting("constant", choices=SCHEDULES)
 
 
 def adaptive_loss(error: Tensor, power: float, floor: float) -> Tensor:

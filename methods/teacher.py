@@ -20,6 +20,7 @@ from piflow_bench.api import (
     Student,
     Teacher,
     flow,
+    setting,
 )
 
 
@@ -27,13 +28,9 @@ from piflow_bench.api import (
 class Config:
     """Settings of a plain teacher sampler."""
 
-    solver: str = "euler"  # euler | heun | dpmpp | unipc
+    solver: str = setting("euler", choices=tuple(flow.SOLVERS))
     guided: bool = False  # guidance costs two evaluations a step
-    shift: float = 1.0  # time warp of the grid
-
-    def __post_init__(self) -> None:
-        if self.solver not in flow.SOLVERS:
-            raise ValueError(f"solver={self.solver}: must be one of {', '.join(flow.SOLVERS)}")
+    shift: float = setting(1.0, above=0)  # time warp of the grid
 
 
 def spent(

@@ -1,4 +1,7 @@
-"""All that a plugin may import from the harness, in one place."""
+"""All that a plugin may import from the harness, in one place.
+
+The fields of a method's ``Config`` are declared with ``setting``: its default, and what it may be.
+"""
 
 from piflow_bench import flow
 from piflow_bench.condition import Classes, Condition, Unconditional
@@ -6,10 +9,13 @@ from piflow_bench.data.dataset import Dataset
 from piflow_bench.errors import UserError
 from piflow_bench.method import Batch, Built, Context, Facts, Method, Optimizer, Spec, Update
 from piflow_bench.randomness import SampleRandom, TrainingRandom
+from piflow_bench.settings import setting
 from piflow_bench.student import Student
 from piflow_bench.teacher import Guidance, Teacher, solve
+from piflow_bench.training.settings import SCHEDULES
 
 __all__ = [
+    "SCHEDULES",
     "Batch",
     "Built",
     "Classes",
@@ -29,5 +35,6 @@ __all__ = [
     "Update",
     "UserError",
     "flow",
+    "setting",
     "solve",
 ]

@@ -7,9 +7,8 @@ missing is skipped and says so.
 from __future__ import annotations
 
 import inspect
-import re
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from typing import Any
 import torch
 
 from piflow_bench import registry, standins
-from piflow_bench.config import build_dataclass
 from piflow_bench.contract import Failure, Skip, Suite, check_config, check_facts, require
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.method import Method
+from piflow_bench.settings import build_dataclass, nested
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 
@@ -32,31 +31,6 @@ class CheckResult:
     test: str
     status: str
     reason: str = ""
-
-
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
-
-
-def _settings(overrides: Sequence[str]) -> dict[str, Any]:
-    """``a.b=value`` arguments as nested settings, values read as YAML."""
-    import yaml
-
-    settings: dict[str, Any] = {}
-    for override in overrides:
-        key, _, text = override.partition("=")
-        try:
-            # YAML 1.1 takes 1e-4 for a string.
-            value = float(text) if _NUMBER.fullmatch(text) else yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"{override}: the value is not readable YAML") from error
-        *parents, last = key.split(".")
-        place = settings
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise UserError(f"{override}: '{parent}' is set to a value as well")
-        place[last] = value
-    return settings
 
 
 def _explain(error: BaseException, source: str) -> str:
@@ -111,7 +85,7 @@ def check_method(name: str, overrides: list[str], plugins: str | None) -> list[C
     found = registry.find("method", [plugins] if plugins else [])
     if name not in found:
         raise UserError(f"no method is called '{name}'; {nearest(name, list(found))}")
-    settings = _settings(overrides)
+    settings = nested(overrides)
     loaded: list[Any] = []
 
     def load() -> None:

@@ -7,14 +7,16 @@ import hashlib
 import itertools
 import re
 import sys
-import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.settings import build_dataclass, setting
 from piflow_bench.training.scale import Scale
+from piflow_bench.training.settings import Budget, TrainingSettings
 
 PATH_KEYS = (
     "store",
@@ -34,26 +36,38 @@ PATH_KEYS = (
 """Keys whose values are taken literally, before hydra's grammar: any character may occur."""
 
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
+"""Names of experiments and variants: letters, digits and . _ + -"""
+QUESTIONS = ("imitation", "data", "truth")
+
+
+def _solvers() -> list[str]:
+    from piflow_bench.flow import SOLVERS
+
+    return list(SOLVERS)
+
+
 @dataclass
 class VariantConfig:
     """A method with its settings, under a name unique in the experiment."""
 
-    method: str = "???"
-    settings: dict[str, Any] = field(default_factory=dict)
-    nfes: list[int] | None = None  # of the experiment's NFEs, those it is entered at; None: all
-    sampling: dict[str, Any] = field(default_factory=dict)  # settings of sample()
-    training: dict[str, Any] = field(default_factory=dict)  # overrides of the experiment's training
-    budget: dict[str, Any] = field(default_factory=dict)  # overrides of the experiment's budget
-    seed_offset: int = 0  # added to every train seed (the A/A control)
-    tuning: str = ""  # how the settings were chosen: trials, seeds, split
+    method: str = setting("???")
+    settings: dict[str, Any] = setting(factory=dict)
+    # of the experiment's NFEs, those it is entered at; None: all
+    nfes: list[int] | None = setting(None, least=1)
+    sampling: dict[str, Any] = setting(factory=dict)  # settings of sample()
+    training: dict[str, Any] = setting(factory=dict)  # overrides of the experiment's training
+    budget: dict[str, Any] = setting(factory=dict)  # overrides of the experiment's budget
+    seed_offset: int = setting(0, least=0)  # added to every train seed (the A/A control)
+    tuning: str = setting("")  # how the settings were chosen: trials, seeds, split
 
 
 @dataclass
 class DatasetConfig:
     """Dataset plugin and its settings."""
 
-    name: str = "???"
-    settings: dict[str, Any] = field(default_factory=dict)
+    name: str = setting("???")
+    settings: dict[str, Any] = setting(factory=dict)
     fit_backbone: bool = False  # closed-form teachers: a network is fitted as common start
 
 
@@ -61,142 +75,111 @@ class DatasetConfig:
 class StudentConfig:
     """Weights that are scored without training."""
 
-    checkpoint: str | None = None  # path, or hf://owner/name/folder; needs one trained variant
+    # path, or hf://owner/name/folder; needs one trained variant
+    checkpoint: str | None = setting(None)
 
 
 @dataclass
 class ConvergedConfig:
     """How the teacher is solved to convergence."""
 
-    solver: str = "unipc"
-    steps: int = 16
+    solver: str = setting("unipc", choices=_solvers)
+    steps: int = setting(16, least=1)
 
 
 @dataclass
 class ProtocolConfig:
     """The fixed rules of the evaluation; its hash is on every row."""
 
-    name: str = "???"
-    samples: int = 2000
-    curve_samples: int = 1000  # at earlier checkpoints of the budget
-    data_samples: int = 1400  # of the samples, those compared with held-out data
-    reference_samples: int = 20000
-    reference_seed: int = 1_000_003
-    precision: str = "fp32"  # of sampling: fp32 | bf16 (autocast)
-    questions: list[str] = field(default_factory=lambda: ["imitation", "data"])
-    extractors: list[str] = field(default_factory=lambda: ["classifier", "pixels"])
-    metrics: list[str] = field(default_factory=list)
-    curve_metrics: list[str] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)  # of the metrics
-    agreement: str | None = "teacher_mse"  # name of the same-noise distance to the teacher
-    primary_question: str = "imitation"
-    primary_quality: str = "fd"
-    primary_diversity: str = "recall"
+    name: str = setting("???")
+    samples: int = setting(2000, least=20)
+    curve_samples: int = setting(1000, least=20)  # at earlier checkpoints of the budget
+    data_samples: int = setting(1400, least=20)  # of the samples, those compared with held-out data
+    reference_samples: int = setting(20000, least=20)
+    reference_seed: int = setting(1_000_003, least=0)
+    precision: str = setting("fp32", choices=("fp32", "bf16"))  # of sampling; bf16: autocast
+    questions: list[str] = setting(factory=lambda: ["imitation", "data"], choices=QUESTIONS)
+    extractors: list[str] = setting(factory=lambda: ["classifier", "pixels"])
+    metrics: list[str] = setting(factory=list, choices=all_metrics)
+    curve_metrics: list[str] = setting(factory=list, choices=all_metrics)
+    settings: dict[str, Any] = setting(factory=dict)  # of the metrics
+    # the same-noise distance to the teacher
+    agreement: str | None = setting("teacher_mse", choices=("teacher_mse", "flow_map_error"))
+    primary_question: str = setting("imitation", choices=QUESTIONS)
+    primary_quality: str = setting("fd", choices=all_metrics)
+    primary_diversity: str = setting("recall", choices=all_metrics)
 
 
 @dataclass
-class LauncherConfig:
-    """Where stages run."""
+class Resources:
+    """What one job asks of a cluster."""
 
-    name: str = "local"  # local | debug | slurm
-    retries: int = 2  # of stages that end without a word: killed, out of memory, a node lost
-    workers: int | None = None  # local; None: cores / threads
-    minutes: int = 240  # slurm, from here on: of a job
-    cpus: int = 1
-    memory_gb: float = 8.0
-    gpus: int = 0
-    nodes: int = 1
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict)  # further sbatch options
-    setup: list[str] = field(default_factory=list)  # shell lines before the command
-    python: str | None = None  # the command that is Python on a node; None: this one
-    srun: list[str] = field(default_factory=list)  # further arguments of srun
-    pack: int = 1  # stages that one job makes, one after the other
-    array: int = 64  # jobs of one array that run at once
-    grace_seconds: int = 120  # before its time limit a job is told to keep what it has
-    poll_seconds: float = 5.0
-    stages: dict[str, Any] = field(default_factory=dict)  # resources by kind of stage
-    variants: dict[str, Any] = field(default_factory=dict)  # resources by variant
+    minutes: int = setting(240, least=1)
+    cpus: int = setting(1, least=1)  # of every process
+    memory_gb: float = setting(8.0, above=0)  # of a node
+    gpus: int = setting(0, least=0)  # of a node, for a training; others that run networks get one
+    nodes: int = setting(1, least=1)  # of a training; other stages use one
+    partition: str | None = setting(None)
+    account: str | None = setting(None)
+    qos: str | None = setting(None)
+    constraint: str | None = setting(None)
+    extra: dict[str, Any] = setting(factory=dict)  # further sbatch options
+    setup: list[str] = setting(factory=list)  # shell lines before the command
+    # the command that is Python on a node, such as one inside a container; None: this one
+    python: str | None = setting(None)
+    srun: list[str] = setting(factory=list)  # further arguments of srun
+    pack: int = setting(1, least=1)  # stages that one job makes, one after the other
 
 
 @dataclass
-class BudgetConfig:
-    """Training compute per variant (see piflow_bench.training.settings.Budget)."""
+class LauncherConfig(Resources):
+    """Where stages run, and what their jobs ask for."""
 
-    unit: str = "tfe"
-    amount: float = 5000.0
-    checkpoints: list[float] = field(default_factory=lambda: [0.125, 0.25, 0.5, 1.0])
-
-
-@dataclass
-class EMAConfig:
-    """See piflow_bench.training.settings.EMASettings."""
-
-    kind: str = "power"
-    gamma: float = 7.0
-    decay: float = 0.999
-
-
-@dataclass
-class TrainingConfig:
-    """See piflow_bench.training.settings.TrainingSettings."""
-
-    batch: int = 64
-    precision: str = "fp32"
-    clip: float = 50.0
-    warmup: int = 20
-    ema: EMAConfig = field(default_factory=EMAConfig)
-    threads: int = 1
-    optimizer: str = "adamw"
-    checkpointing: bool = False
-
-
-@dataclass
-class ScaleConfig:
-    """See piflow_bench.training.scale.Scale: changes no result beyond rounding."""
-
-    device: str = "cpu"
-    processes: int = 1
-    parallel: str = "ddp"
-    micro_batch: int | None = None
-    compile: bool = False
+    name: str = setting("local", choices=("local", "debug", "slurm"))
+    # of stages that end without a word: killed, out of memory, a node lost
+    retries: int = setting(2, least=0)
+    workers: int | None = setting(None, least=1)  # local; None: cores / threads
+    array: int = setting(64, least=1)  # slurm, from here on: jobs of one array that run at once
+    grace_seconds: int = setting(120, least=1)  # told before its time limit to keep what it has
+    poll_seconds: float = setting(5.0, above=0)
+    stages: dict[str, Any] = setting(factory=dict)  # resources by kind of stage
+    variants: dict[str, Any] = setting(factory=dict)  # resources by variant
 
 
 @dataclass
 class ExperimentConfig:
     """One question: dataset, teacher, variants, seeds, NFEs, budget, protocol."""
 
-    name: str = "???"
-    title: str = ""
-    question: str = ""
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    converged: ConvergedConfig = field(default_factory=ConvergedConfig)
-    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
-    launcher: LauncherConfig = field(default_factory=LauncherConfig)
-    budget: BudgetConfig = field(default_factory=BudgetConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    scale: ScaleConfig = field(default_factory=ScaleConfig)
-    nfes: list[int] = field(default_factory=lambda: [1, 4])
-    train_seeds: list[int] = field(default_factory=lambda: [0])
-    sample_seed: int = 0
-    variants: dict[str, VariantConfig] = field(default_factory=dict)
-    student: StudentConfig = field(default_factory=StudentConfig)
-    only: list[str] | None = None
-    add: list[str] = field(default_factory=list)  # methods entered with their default settings
+    name: str = setting("???", pattern=NAME, words="of letters, digits and . _ + -")
+    title: str = setting("")
+    question: str = setting("")
+    dataset: DatasetConfig = setting(factory=DatasetConfig)
+    converged: ConvergedConfig = setting(factory=ConvergedConfig)
+    protocol: ProtocolConfig = setting(factory=ProtocolConfig)
+    launcher: LauncherConfig = setting(factory=LauncherConfig)
+    budget: Budget = setting(factory=Budget)
+    training: TrainingSettings = setting(factory=TrainingSettings)
+    scale: Scale = setting(factory=Scale)
+    nfes: list[int] = setting(factory=lambda: [1, 4], least=1)
+    train_seeds: list[int] = setting(factory=lambda: [0], least=0)
+    sample_seed: int = setting(0, least=0)
+    variants: dict[str, VariantConfig] = setting(factory=dict)
+    student: StudentConfig = setting(factory=StudentConfig)
+    only: list[str] | None = setting(None)
+    add: list[str] = setting(factory=list)  # methods entered with their default settings
     aa: bool = False  # enter the first trained variant twice, under two names
-    parts: list[str] = field(default_factory=list)  # experiments that this one consists of
-    references: list[Any] = field(default_factory=list)  # published numbers, never ranked
-    sample_batch: int = 250  # samples drawn at once; changes no result beyond rounding
-    shard: int = 5000  # samples of one stage: larger sets are drawn and described in pieces
-    save_seconds: float = 20.0  # between two states of a stage in progress
-    store: str | None = None
-    runs: str = "runs"
-    plugins: str | None = None
-    checkpoint: str | None = None  # another teacher checkpoint for the dataset
-    smoke: dict[str, Any] = field(default_factory=dict)  # settings by key under profile=smoke
+    parts: list[str] = setting(factory=list)  # experiments that this one consists of
+    references: list[Any] = setting(factory=list)  # published numbers, never ranked
+    # samples drawn at once; changes no result beyond rounding
+    sample_batch: int = setting(250, least=1)
+    # samples of one stage: larger sets are drawn and described in pieces
+    shard: int = setting(5000, least=1)
+    save_seconds: float = setting(20.0, least=0)  # between two states of a stage in progress
+    store: str | None = setting(None)
+    runs: str = setting("runs")
+    plugins: str | None = setting(None)
+    checkpoint: str | None = setting(None)  # another teacher checkpoint for the dataset
+    smoke: dict[str, Any] = setting(factory=dict)  # settings by key under profile=smoke
     is_smoke: bool = False
 
 
@@ -278,7 +261,7 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
     from omegaconf.errors import OmegaConfBaseException
 
     overrides, paths = split_paths(arguments)
-    ConfigStore.instance().store(name="schema", node=ExperimentConfig)
+    ConfigStore.instance().store(name="schema", node=_schema())
     _register_third_party_configs()
     GlobalHydra.instance().clear()
     with initialize_config_module("piflow_experiments", version_base="1.3"):
@@ -296,22 +279,27 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
             ) from error
         choices = []
         swept = []
+        named = any(override.key_or_group == "name" for override in parsed)
         for override in parsed:
             key = override.key_or_group
             if key.partition(".")[0] == "hydra":
                 raise UserError(f"{key}: no such setting; see `piflow_bench show`")
             if key in groups:
                 _check_group(key, override, groups[key])
+            _refuse_no_truth(override)
             if override.is_sweep_override():
                 sign = (override.input_line or "").partition(key)[0]
                 values = list(override.sweep_string_iterator())
                 choices.append([f"{sign}{key}={v}" for v in values])
-                swept.append(["" if key == "experiment" else f"{key}={v}" for v in values])
+                own_names = key == "experiment" and not named
+                swept.append(["" if own_names else f"{key}={v}" for v in values])
             else:
                 choices.append([override.input_line or ""])
-        found: list[tuple[list[str], ExperimentConfig]] = []
-        parts: list[str] = []
-        for combination in itertools.product(*choices):
+        found: list[tuple[list[str], ExperimentConfig, str]] = []
+        for combination, values in zip(
+            itertools.product(*choices), itertools.product(*swept), strict=True
+        ):
+            words = " ".join(v for v in values if v)
             try:
                 composed = hydra_compose("config", overrides=list(combination))
                 if composed.is_smoke:
@@ -321,44 +309,78 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
                             OmegaConf.update(
                                 composed, key, value, force_add=bool(OPEN.match(f"{key}="))
                             )
-                container = OmegaConf.to_object(composed)
+                plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
             except (HydraException, OmegaConfBaseException) as error:
-                raise UserError(_explain(error, combination, loader)) from error
+                # What consists of several has none of the variants that its parts have.
+                chosen = [o for o in combination if o.startswith("experiment=")]
+                try:
+                    plain = {"name": "parts", "parts": list(hydra_compose("config", chosen).parts)}
+                except (HydraException, OmegaConfBaseException):
+                    plain = {"parts": []}
+                if not plain["parts"]:
+                    raise UserError(_explain(error, combination, loader)) from error
             except Exception as error:
                 if type(error).__module__.startswith("yaml"):
                     text = " ".join(str(error).split())
                     raise UserError(f"configuration file: {text}") from error
                 raise
-            assert isinstance(container, ExperimentConfig)
-            if container.parts:
-                parts = container.parts
-                break
+            assert isinstance(plain, dict)
             for key, value in paths.items():
-                _set_path(container, key, value)
-            _refuse_unknown(container)
+                _set_path(plain, key, value)
+            config = build_dataclass(ExperimentConfig, plain, "")
             own = [*combination, *(f"{key}={value}" for key, value in paths.items())]
-            found.append((own, _checked(container)))
-    apart = [" ".join(values) for values in itertools.product(*swept)]
-    if parts:
-        rest = [a for a in arguments if a.partition("=")[0] != "experiment"]
-        several = {part: expand([f"experiment={part}", *rest]) for part in parts}
-        found = [pair for part in parts for pair in several[part]]
-        apart = [part for part in parts for _ in several[part]]
-    return _apart(found, apart)
+            found.append((own, config, words))
+    # Hydra composes one experiment at a time: those of several come after it is let go.
+    every: list[tuple[list[str], ExperimentConfig]] = []
+    apart: list[str] = []
+    for own, config, words in found:
+        rest = [o for o in own if o.lstrip("+").partition("=")[0] != "experiment"]
+        members = [
+            (f"{part} {words}".strip() if named else words, pair)
+            for part in config.parts
+            for pair in expand([f"experiment={part}", *rest])
+        ] or [(words, (own, _checked(config)))]
+        apart += [text for text, _ in members]
+        every += [pair for _, pair in members]
+    return _apart(every, apart)
 
 
-def _set_path(container: ExperimentConfig, key: str, value: str) -> None:
+def _schema() -> Any:
+    """The experiment's dataclasses as hydra's schema: frozen ones would refuse every override."""
+    from omegaconf import OmegaConf
+
+    def thaw(node: Any) -> None:
+        OmegaConf.set_readonly(node, None)
+        for key in node if OmegaConf.is_dict(node) else ():
+            child = node._get_node(key)
+            if OmegaConf.is_config(child):
+                thaw(child)
+
+    node = OmegaConf.structured(ExperimentConfig)
+    thaw(node)
+    return node
+
+
+def _refuse_no_truth(override: Any) -> None:
+    """Numbers given to a switch, which hydra would take for true."""
+    kind: Any = ExperimentConfig
+    for name in override.key_or_group.split("."):
+        kind = typing.get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
+    values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+    for value in values if kind is bool else ():
+        if not isinstance(value, bool):
+            raise UserError(f"{override.key_or_group}={value}: must be bool: true or false")
+
+
+def _set_path(plain: dict[str, Any], key: str, value: str) -> None:
     """Set a path-valued key, which hydra never saw."""
-    place: Any = container
+    place: Any = plain
     *parents, last = key.split(".")
     for parent in parents:
-        place = getattr(place, parent, None) if not isinstance(place, dict) else place.get(parent)
-    if isinstance(place, dict):
-        place[last] = value
-    elif hasattr(place, last):
-        setattr(place, last, value)
-    else:
+        place = place.get(parent)
+    if not isinstance(place, dict) or (last not in place and parents[:1] != ["dataset"]):
         raise UserError(f"{key}=: not a setting of this verb")
+    place[last] = value
 
 
 OPEN = re.compile(
@@ -373,16 +395,6 @@ def _open(override: str) -> str:
     return f"++{override}" if OPEN.match(override) else override
 
 
-def _refuse_unknown(instance: Any, where: str = "") -> None:
-    """Settings that `+key=value` added to a dataclass that has no such field."""
-    valid = [f.name for f in dataclasses.fields(instance)]
-    for key, value in vars(instance).items():
-        if key not in valid:
-            raise UserError(f"{where}{key}: no such setting; {nearest(key, valid)}")
-        if dataclasses.is_dataclass(value):
-            _refuse_unknown(value, f"{where}{key}.")
-
-
 def _apart(
     found: list[tuple[list[str], ExperimentConfig]], swept: list[str]
 ) -> list[tuple[list[str], ExperimentConfig]]:
@@ -394,7 +406,7 @@ def _apart(
             suffix = re.sub(r"[^A-Za-z0-9._+]+", "-", values).strip("-")
             name = f"{experiment.name}-{suffix}"
             taken = [e.name for e in experiments]
-            if name in taken or not NAME.fullmatch(name):
+            if name in taken or not re.fullmatch(NAME, name):
                 digest = hashlib.sha256(values.encode()).hexdigest()[:8]
                 name = f"{name[:55]}-{digest}"
             experiment.name = name
@@ -481,15 +493,7 @@ def _nearest_key(key: str, valid: list[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else "see `piflow_bench show`"
 
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
-
-
 def _checked(config: ExperimentConfig) -> ExperimentConfig:
-    if not NAME.fullmatch(config.name):
-        raise UserError(f"name={config.name!r}: letters, digits and . _ + - only")
-    for nfe in config.nfes + [n for v in config.variants.values() for n in v.nfes or []]:
-        if nfe < 1:
-            raise UserError(f"nfes: {nfe} is not a number of network evaluations; must be >= 1")
     if len(set(config.nfes)) != len(config.nfes) or not config.nfes:
         raise UserError(f"nfes={config.nfes}: must be distinct and not empty")
     if len(set(config.train_seeds)) != len(config.train_seeds) or not config.train_seeds:
@@ -499,86 +503,14 @@ def _checked(config: ExperimentConfig) -> ExperimentConfig:
             raise UserError(f"add={name}: the experiment has a variant of that name already")
         config.variants[name] = VariantConfig(method=name)
     for name in config.variants:
-        if not NAME.fullmatch(name):
-            raise UserError(f"variant {name!r}: letters, digits and . _ + - only")
+        if not re.fullmatch(NAME, name) or "." in name:  # A dot begins a setting's own name.
+            raise UserError(f"variant {name!r}: letters, digits and _ + - only")
     for name in config.only or []:
         if name not in config.variants:
             raise UserError(f"only={name}: no such variant; {nearest(name, list(config.variants))}")
     if config.only == []:
         raise UserError("only=[]: name at least one variant, or leave it out")
-    limits = {
-        "launcher.workers": (config.launcher.workers, 1),
-        "launcher.retries": (config.launcher.retries, 0),
-        "converged.steps": (config.converged.steps, 1),
-        "shard": (config.shard, 1),
-        "sample_batch": (config.sample_batch, 1),
-        "sample_seed": (config.sample_seed, 0),
-        "protocol.reference_seed": (config.protocol.reference_seed, 0),
-        "train_seeds": (min(config.train_seeds), 0),
-        "save_seconds": (config.save_seconds, 0),
-    }
-    for key, (value, least) in limits.items():
-        if value is not None and value < least:
-            raise UserError(f"{key}={value}: must be at least {least}")
-    if config.launcher.name not in ("local", "debug", "slurm"):
-        raise UserError(f"launcher.name={config.launcher.name}: must be local, debug or slurm")
-    for key in ("samples", "curve_samples", "data_samples", "reference_samples"):
-        if getattr(config.protocol, key) < 20:
-            raise UserError(f"protocol.{key}={getattr(config.protocol, key)}: must be at least 20")
-    build_dataclass(Scale, to_plain(config.scale), "scale")  # For verbs that make no plan.
     return config
-
-
-# ------------------------------------------------------------------ typed settings
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    origin = typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, k) for k in typing.get_args(kind))
-    if kind is type(None):
-        return value is None
-    if origin in (list, tuple):
-        return isinstance(value, list | tuple)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind) if isinstance(kind, type) else True
-
-
-def build_dataclass(cls: Any, values: Mapping[str, Any], where: str) -> Any:
-    """An instance of a settings dataclass, from plain values.
-
-    Raises:
-        UserError: naming the key, its value, and the nearest valid key or the right type.
-    """
-    hints = typing.get_type_hints(cls)
-    valid = [f.name for f in dataclasses.fields(cls)]
-    converted: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in valid:
-            raise UserError(f"{where}.{key}: no such setting; {nearest(key, valid)}")
-        kind = hints[key]
-        if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-            converted[key] = build_dataclass(kind, value, f"{where}.{key}")
-            continue
-        if not _fits(value, kind):
-            name = getattr(kind, "__name__", str(kind)) if isinstance(kind, type) else str(kind)
-            hint = f"; lists are written [{value}]" if "list" in name else ""
-            raise UserError(f"{where}.{key}={value}: must be {name}{hint}")
-        if typing.get_origin(kind) is tuple:
-            value = tuple(value)
-        converted[key] = float(value) if kind is float else value
-    try:
-        return cls(**converted)
-    except ValueError as error:
-        # The message may begin with the name of the settings: once is enough.
-        text = str(error).removeprefix(f"{where.rpartition('.')[2]}.")
-        sign = "." if re.match(r"[\w.]+[=:]", text) else ": "
-        raise UserError(f"{where}{sign}{text}") from error
-    except TypeError as error:
-        raise UserError(f"{where}: {error}") from error
 
 
 def to_plain(instance: Any) -> Any:

@@ -216,7 +216,7 @@ def network_of(config: ExperimentConfig) -> Network | None:
 
 def _chosen(config: ExperimentConfig) -> list[tuple[str, Any, Any]]:
     """(name, entry, facts) of the experiment's variants."""
-    from piflow_bench.config import build_dataclass
+    from piflow_bench.settings import build_dataclass
 
     folders = [config.plugins] if config.plugins else []
     found = []

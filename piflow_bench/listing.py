@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.resources import files
 
 from piflow_bench.config import split_paths
@@ -17,8 +18,12 @@ def experiments() -> dict[str, str]:
     """Names of experiments and the distribution that brings them."""
     found = {}
     for plugin in find("config").values():
-        package = plugin.load()
-        for file in files(package).joinpath("experiment").iterdir():
+        try:
+            folder = files(plugin.load()).joinpath("experiment")
+        except PluginError as error:  # It must not hide the others.
+            print(f"warning: {error}", file=sys.stderr)
+            continue
+        for file in folder.iterdir() if folder.is_dir() else ():
             if file.name.endswith(".yaml"):
                 found[file.name.removesuffix(".yaml")] = plugin.source
     return dict(sorted(found.items()))

@@ -10,27 +10,22 @@ from typing import Any
 
 from rich.console import Console
 
-from piflow_bench.config import build_dataclass, split_paths
+from piflow_bench.config import split_paths
 from piflow_bench.data.prepare_imagenet import Preparation, prepare
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.progress_bar import bars
+from piflow_bench.settings import DEVICE, build_dataclass, read_setting, setting
 
 PATHS = ("source", "out", "autoencoder", "reference")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Machine:
+class Machine:
     """Settings that change no result."""
 
-    batch: int = 32
-    device: str | None = None
-    processes: int = 1
-
-    def __post_init__(self) -> None:
-        if self.batch < 1 or self.processes < 1:
-            raise ValueError("batch and processes must be at least 1")
-        if self.device is not None and self.device.partition(":")[0] not in ("cpu", "cuda"):
-            raise ValueError(f"device={self.device}: must be cpu or cuda")
+    batch: int = setting(32, least=1)
+    device: str | None = setting(None, **DEVICE)
+    processes: int = setting(1, least=1)
 
 
 def prepare_imagenet(arguments: Sequence[str]) -> Path:
@@ -39,26 +34,24 @@ def prepare_imagenet(arguments: Sequence[str]) -> Path:
     Raises:
         UserError: naming the setting.
     """
-    import yaml
-
     overrides, paths = split_paths(arguments, PATHS)
     groups = {
-        group: [f.name for f in dataclasses.fields(group)] for group in (Preparation, _Machine)
+        group: [f.name for f in dataclasses.fields(group)] for group in (Preparation, Machine)
     }
     known = [*PATHS, *(name for names in groups.values() for name in names)]
     given: dict[Any, dict[str, Any]] = {group: {} for group in groups}
     for override in overrides:
-        key, _, text = override.partition("=")
+        key = override.partition("=")[0]
         group = next((g for g, names in groups.items() if key in names), None)
         if group is None:
             raise UserError(f"{key}: no such setting; {nearest(key, known)}")
-        given[group][key] = yaml.safe_load(text)
+        given[group][key] = read_setting(override)[1]
     for key in ("source", "out"):
         if key not in paths:
             raise UserError(f"prepare imagenet: needs {key}=PATH")
     if "reference" in paths:
         given[Preparation]["reference"] = paths.pop("reference")
-    settings, machine = (build_dataclass(g, v, "prepare") for g, v in given.items())
+    settings, machine = (build_dataclass(g, v, "") for g, v in given.items())
     with _Progress() as report:
         return prepare(
             **paths,

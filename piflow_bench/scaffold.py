@@ -38,19 +38,16 @@ from piflow_bench.api import (
     Teacher,
     Update,
     flow,
+    setting,
 )
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings; each has a type and a default, and can be set from the command line."""
+    """Settings, each with its type, default and bounds; they are set from the command line."""
 
-    teacher_steps: int = 4  # Euler steps of the teacher in a segment
-    lr: float = 1e-4
-
-    def __post_init__(self) -> None:
-        if self.teacher_steps < 1:
-            raise ValueError(f"teacher_steps={self.teacher_steps}: must be at least 1")
+    teacher_steps: int = setting(4, least=1)  # Euler steps of the teacher in a segment
+    lr: float = setting(1e-4, least=0)
 
 
 @dataclass

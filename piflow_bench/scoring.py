@@ -8,12 +8,15 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.protocols import names
 from piflow_bench.provenance import git_commit, hardware, versions
+from piflow_bench.settings import DEVICE, NPZ, build_dataclass, read_setting, setting
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,38 +41,32 @@ PATH_KEYS = {
 class Settings:
     """Settings of the verb; all others are settings of the metrics."""
 
-    samples: str = ""
-    reference: str | None = None
-    protocol: str = "default"
-    extractor: str | None = None
-    weights: str | None = None
-    metrics: list[str] | None = None
-    n: int | None = None
-    teacher: str | None = None
-    prompts: str | None = None
-    labels: str | None = None
-    per_class: list[str] = field(default_factory=list)
-    lpips_weights: str | None = None
-    clip_weights: str | None = None
-    device: str = "cpu"
-    precision: str | None = None
+    samples: str = setting("")
+    reference: str | None = setting(None)
+    protocol: str = setting("default", choices=names)
+    extractor: str | None = setting(None)
+    weights: str | None = setting(None)
+    metrics: list[str] | None = setting(None, choices=all_metrics)
+    n: int | None = setting(None, least=1)
+    teacher: str | None = setting(None)
+    prompts: str | None = setting(None)
+    labels: str | None = setting(None)
+    per_class: list[str] = setting(factory=list, choices=all_metrics)
+    lpips_weights: str | None = setting(None)
+    clip_weights: str | None = setting(None)
+    device: str = setting("cpu", **DEVICE)
+    precision: str | None = setting(None, choices=("float32", "tf32", "bfloat16"))
     compiled: bool = False
-    workers: int = 2
-    processes: int = 1
-    batch: int | None = None
-    statistics: str | None = None
-    out: str | None = None
-    store: str | None = None
+    workers: int = setting(2, least=1)
+    processes: int = setting(1, least=1)
+    batch: int | None = setting(None, least=1)
+    statistics: str | None = setting(None, **NPZ)
+    out: str | None = setting(None)
+    store: str | None = setting(None)
 
     def __post_init__(self) -> None:
         if not self.samples:
             raise ValueError("samples=PATH is needed")
-        for name in ("n", "workers", "processes", "batch"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
-        if self.statistics is not None and not self.statistics.endswith(".npz"):
-            raise ValueError(f"statistics={self.statistics}: the file to write ends in .npz")
 
 
 def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
@@ -78,9 +75,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
     Raises:
         UserError: naming the key, its value and the nearest valid one.
     """
-    import yaml
-
-    from piflow_bench.config import build_dataclass, split_paths
+    from piflow_bench.config import split_paths
     from piflow_bench.evaluation.settings import Settings as MetricSettings
     from piflow_bench.evaluation.settings import make_settings
 
@@ -91,20 +86,16 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
     values: dict[str, Any] = {PATH_KEYS[key]: value for key, value in paths.items()}
     metric_values = {}
     for override in overrides:
-        key, _, text = override.partition("=")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"{override}: {text} is no value; lists are written [a,b]") from error
+        key = override.partition("=")[0]
         if key in of_metrics:
-            metric_values[key] = value
+            metric_values[key] = read_setting(override)[1]
         elif key in plain:
-            values[key] = value
+            values[key] = read_setting(override)[1]
         else:
             raise UserError(
                 f"{key}: no such setting; {nearest(key, [*PATH_KEYS, *plain, *of_metrics])}"
             )
-    settings = build_dataclass(Settings, values, "evaluate")
+    settings = build_dataclass(Settings, values, "")
     make_settings(metric_values)
     return settings, metric_values
 

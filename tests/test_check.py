@@ -8,6 +8,7 @@ import piflow_bench.check as check
 from piflow_bench.cli import CHECK_FAILED, main
 from piflow_bench.cli import OK as EXIT_OK
 from piflow_bench.errors import UserError
+from piflow_bench.settings import nested
 
 PLUGINS = str(Path(__file__).parent / "plugins")
 
@@ -160,8 +161,8 @@ def test_false_needs_are_named(tmp_path, old, new, reason):
         (("kb", [], None), "no method is called 'kb'"),
         (("kd", ["pair=3"], None), "kd.pair: no such setting; did you mean 'pairs'?"),
         (("kd", ["lr=fast"], None), "kd.lr=fast: must be float"),
-        (("kd", ["pairs=0"], None), "pairs and pair_steps must be at least 1"),
-        (("kd", ["pairs=[1"], None), "not readable YAML"),
+        (("kd", ["pairs=0"], None), "kd.pairs=0: must be at least 1"),
+        (("kd", ["pairs=[1"], None), "pairs=[1: not readable"),
         (("kd", [], "/nowhere"), "no such file or folder"),
     ],
 )
@@ -171,8 +172,8 @@ def test_the_users_mistakes_are_user_errors(arguments, message):
     assert message in str(caught.value)
 
 
-def test_settings_are_read_as_yaml():
-    read = check._settings(["lr=1e-4", "gan=false", "a.b=[1, 2]", "name=gm", "x=null"])
+def test_settings_are_read_as_hydra_does():
+    read = nested(["lr=1e-4", "gan=false", "a.b=[1, 2]", "name=gm", "x=null"])
     assert read == {"lr": 1e-4, "gan": False, "a": {"b": [1, 2]}, "name": "gm", "x": None}
 
 

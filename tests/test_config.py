@@ -1,6 +1,7 @@
 """Composing and validating experiments: every mistake is refused before any work, in one line."""
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from piflow_bench.data.digits import ASSETS
 from piflow_bench.errors import UserError
 
 TEACHER = ASSETS / "digits_teacher.safetensors"
+POINTS = ("analytic_mixture2d", "analytic_checkerboard2d")
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def refused(tmp_path, capsys, monkeypatch):
         ("only=[piflow-gm9]", ["only=piflow-gm9", "'piflow-gm8'"]),
         ("protocol.metrics=[fdd]", ["protocol.metrics=fdd", "'fd'"]),
         ("protocol.curve_metrics=[recal]", ["protocol.curve_metrics=recal", "'recall'"]),
-        ("protocol.settings.kk=3", ["protocol.settings", "'kk'", "'k'"]),
+        ("protocol.settings.kk=3", ["protocol.settings.kk", "'k'"]),
         ("protocol.extractors=[pixel]", ["protocol.extractors=pixel", "pixels"]),
         ("protocol.questions=[imitate]", ["imitate", "'imitation'"]),
         ("protocol.primary_quality=recal", ["protocol.primary_quality=recal", "'recall'"]),
@@ -81,11 +83,11 @@ def refused(tmp_path, capsys, monkeypatch):
         ("variants.kd.settings.pairs=2.5", ["variants.kd.settings.pairs=2.5", "int"]),
         ("dataset.settings.guidance=abc", ["guidance", "abc"]),
         # impossible values
-        ("nfes=[-1]", ["-1", ">= 1"]),
-        ("nfes=[0]", ["0", ">= 1"]),
+        ("nfes=[-1]", ["nfes=-1", "at least 1"]),
+        ("nfes=[0]", ["nfes=0", "at least 1"]),
         ("nfes=[]", ["nfes=[]", "not empty"]),
         ("nfes=[1,1]", ["nfes=[1, 1]", "distinct"]),
-        ("variants.kd.nfes=[-4]", ["-4", ">= 1"]),
+        ("variants.kd.nfes=[-4]", ["variants.kd.nfes=-4", "at least 1"]),
         ("train_seeds=[0,0]", ["train_seeds=[0, 0]", "distinct"]),
         ("train_seeds=[-1]", ["train_seeds=-1", "at least 0"]),
         ("sample_seed=-1", ["sample_seed=-1", "at least 0"]),
@@ -95,14 +97,14 @@ def refused(tmp_path, capsys, monkeypatch):
         ("converged.steps=0", ["converged.steps=0", "at least 1"]),
         ("shard=0", ["shard=0", "at least 1"]),
         ("sample_batch=0", ["sample_batch=0", "at least 1"]),
-        ("training.batch=-4", ["training.batch=-4", "positive"]),
+        ("training.batch=-4", ["training.batch=-4", "at least 1"]),
         ("training.threads=0", ["training.threads=0", "at least 1"]),
-        ("budget.amount=-3", ["budget.amount=-3", "positive"]),
+        ("budget.amount=-3", ["budget.amount=-3", "above 0"]),
         ("budget.checkpoints=[0.5]", ["budget.checkpoints", "end with 1"]),
         ("protocol.samples=3", ["protocol.samples=3", "at least 20"]),
         ("protocol.metrics=[]", ["protocol.metrics=[]", "at least one"]),
-        ("protocol.settings.k=-1", ["protocol.settings", "k=-1", ">= 1"]),
-        ("name=../up", ["name='../up'", "letters"]),
+        ("protocol.settings.k=-1", ["protocol.settings.k=-1", "at least 1"]),
+        ("name=../up", ["name=../up", "letters"]),
         # not of the right form
         ("nfes", ["'nfes'", "key=value"]),
         ("nfes=[", ["nfes=["]),
@@ -117,6 +119,16 @@ def test_one_line_names_key_value_and_fix(refused, setting, words):
     message = refused(setting)
     for word in words:
         assert word in message, message
+
+
+def test_the_twin_of_a_variant_has_a_name_of_its_own(site, refused):
+    text = HEAD + "name: twin\nvariants:\n  a: {method: kd}\n  a-aa: {method: kd}\n"
+    site.install("third_party_twin", {"twin": text})
+    assert "aa=true: enters a again as a-aa" in refused("experiment=twin", "aa=true")
+
+
+def test_a_variant_is_named_without_a_dot(refused):
+    assert "letters, digits" in refused("+variants={v1.5: {method: kd}}")
 
 
 def test_an_nfe_that_a_variant_cannot_do(refused):
@@ -266,6 +278,15 @@ class TestThirdPartyExperiments:
         assert "third_party_broken" in error
         assert "no luck" in error
 
+    def test_a_broken_package_does_not_break_the_list(self, site, capsys):
+        site.install("third_party_broken_too", {}, init="raise RuntimeError('no luck')")
+        site.install("third_party_protocols", {})
+        shutil.rmtree(site.folder / "third_party_protocols" / "experiment")
+        assert main(["list", "experiments"]) == 0
+        captured = capsys.readouterr()
+        assert "digits_full" in captured.out
+        assert "no luck" in captured.err
+
 
 class TestPaths:
     NAMES = ("a b", "[x]", "a,b", "k=v", "{a}", "it's", "$HOME", "ä")
@@ -314,6 +335,29 @@ class TestCompose:
     def test_a_sweep_over_experiments_keeps_their_names(self):
         names = [c.name for c in compose(["experiment=digits,digits_full"])]
         assert names == ["digits", "digits_full"]
+
+    @pytest.mark.parametrize(
+        ("given", "names"),
+        [
+            (["experiment=digits,analytic"], ["digits", *POINTS]),
+            (["experiment=analytic,digits"], [*POINTS, "digits"]),
+            (
+                ["experiment=analytic,digits", "sample_seed=3,4"],
+                [f"{n}-sample_seed-{s}" for s in (3, 4) for n in POINTS]
+                + [f"digits-sample_seed-{s}" for s in (3, 4)],
+            ),
+            (
+                ["experiment=digits,analytic", "name=mine"],
+                ["mine-experiment-digits"] + [f"mine-{n}-experiment-analytic" for n in POINTS],
+            ),
+            (["experiment=analytic", "variants.kd.settings.beta1=0.5"], [*POINTS]),
+        ],
+    )
+    def test_every_named_experiment_is_there(self, given, names):
+        found = expand(given)
+        assert [config.name for _, config in found] == names
+        for settings, config in found:
+            assert compose(settings) == [config]
 
     def test_names_of_a_sweep_stay_apart_and_valid(self):
         titles = ["'a b'", "'a/b'", f"'{'x' * 90}1'", f"'{'x' * 90}2'"]

@@ -19,6 +19,7 @@ from piflow_methods.piflow.policies import (
 from torch import Tensor
 
 from piflow_bench.api import (
+    SCHEDULES,
     Batch,
     Built,
     Condition,
@@ -32,6 +33,7 @@ from piflow_bench.api import (
     Teacher,
     Update,
     flow,
+    setting,
 )
 
 
@@ -39,33 +41,27 @@ from piflow_bench.api import (
 class Config:
     """Settings of pi-Flow; names and defaults follow the paper's ImageNet recipe where they can."""
 
-    policy: str = "gm"  # gm | dx-grid | dx-polynomial
-    components: int = 8  # K of the mixture, or N estimates of a DX policy
+    policy: str = setting("gm", choices=("gm", "dx-grid", "dx-polynomial"))
+    components: int = setting(8, least=1)  # K of the mixture, or N estimates of a DX policy
     data_free: bool = False
-    states: int = 2  # M supervised states of a segment
-    substeps: int = 128  # policy substeps over the whole unit interval
-    window_substeps: int = 0  # micro-window, in substeps of the segment
-    shift: float = 1.0  # time warp m
-    final_step_scale: float = 1.0  # length of the last segment over the others'
-    dropout: float = 0.05  # of mixture components, in the policy that rolls out
-    num_decay: int = 0  # steps over which the teacher's share of the path decays to 0
-    temperature: float = 1.0  # at inference, never on the last step
-    h: float = 0.0  # renoising between steps; 0 is deterministic
-    loss_scale: float = 3.0
-    init_noise: float = 0.05  # std of the components' biases at the start
-    logstd_inner: int = 1024
-    lr: float = 5e-5
-    beta1: float = 0.9
-    beta2: float = 0.95
-    schedule: str = "constant"  # constant | cosine | linear
-
-    def __post_init__(self) -> None:
-        if self.policy not in ("gm", "dx-grid", "dx-polynomial"):
-            raise ValueError(f"policy={self.policy}: must be gm, dx-grid or dx-polynomial")
-        if self.components < 1 or self.states < 1 or self.substeps < 1:
-            raise ValueError("components, states and substeps must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout}: must be in [0, 1)")
+    states: int = setting(2, least=1)  # M supervised states of a segment
+    substeps: int = setting(128, least=1)  # policy substeps over the whole unit interval
+    window_substeps: int = setting(0, least=0)  # micro-window, in substeps of the segment
+    shift: float = setting(1.0, above=0)  # time warp m
+    final_step_scale: float = setting(1.0, above=0)  # length of the last segment over the others'
+    # of mixture components, in the policy that rolls out
+    dropout: float = setting(0.05, least=0, below=1)
+    # steps over which the teacher's share of the path decays to 0
+    num_decay: int = setting(0, least=0)
+    temperature: float = setting(1.0, above=0)  # at inference, never on the last step
+    h: float = setting(0.0, least=0)  # renoising between steps; 0 is deterministic
+    loss_scale: float = setting(3.0, above=0)
+    init_noise: float = setting(0.05, least=0)  # std of the components' biases at the start
+    logstd_inner: int = setting(1024, least=1)
+    lr: float = setting(5e-5, least=0)
+    beta1: float = setting(0.9, least=0, below=1)
+    beta2: float = setting(0.95, least=0, below=1)
+    schedule: str = setting("constant", choices=SCHEDULES)
 
 
 def segments(nfe: int, final_step_scale: float) -> list[tuple[float, float]]:

@@ -19,6 +19,7 @@ from piflow_bench.data.dataset import Dataset
 from piflow_bench.randomness import seed_of
 
 NAME = "checkerboard2d"
+Config = closed_form.Config
 CELLS = 4
 EXTENT = math.sqrt(3)
 """The board is [-EXTENT, EXTENT]^2; each axis is then uniform with variance 1."""

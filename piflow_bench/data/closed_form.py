@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from piflow_bench import flow
 from piflow_bench.condition import Condition, Unconditional
 from piflow_bench.data.dataset import Dataset, Modes
 from piflow_bench.data.digits import load_weights
-from piflow_bench.errors import UserError, nearest
 from piflow_bench.networks.mlp import MLP
 from piflow_bench.randomness import seed_of
+from piflow_bench.settings import build_dataclass, setting
 from piflow_bench.teacher import Teacher
 
 Field = Callable[[Tensor, Tensor], Tensor]
@@ -33,8 +34,16 @@ Draw = Callable[[int, int], Tensor]
 TRAIN_SEED, TEST_SEED, BACKBONE_SEED = 101, 202, 303
 POINTS = 20_000
 """Points of the training set, and as many held out."""
-SETTINGS: Mapping[str, Any] = {"backbone_steps": 1500, "dim": 64, "depth": 3, "backbone": None}
-"""Settings of the datasets; ``backbone`` is a file of weights fitted before."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the datasets: of the common start of all students."""
+
+    backbone_steps: int = setting(1500, least=0)
+    dim: int = setting(64, least=1)
+    depth: int = setting(3, least=1)
+    backbone: str | None = setting(None)  # a file of weights fitted before
 
 
 # ---------------------------------------------------------------------------- one Gaussian
@@ -159,17 +168,6 @@ def fit_backbone(
 # ---------------------------------------------------------------------------- the dataset
 
 
-def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    for key, value in settings.items():
-        if key not in SETTINGS:
-            raise UserError(f"dataset.settings.{key}: unknown; {nearest(key, list(SETTINGS))}")
-        least = 0 if key == "backbone_steps" else 1
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if key != "backbone" and not (whole and value >= least):
-            raise UserError(f"dataset.settings.{key}={value}: must be an integer >= {least}")
-    return {**SETTINGS, **settings}
-
-
 def dataset(
     name: str,
     velocity: Field,
@@ -183,30 +181,30 @@ def dataset(
     ``definition`` holds every number that defines the distribution; its hash is the digest.
 
     Raises:
-        UserError: for settings outside ``SETTINGS``.
+        UserError: for settings that ``Config`` has not.
     """
-    options = _options(settings)
+    options = build_dataclass(Config, settings, "dataset.settings")
     digest = hashlib.sha256(f"{name} {definition}".encode()).hexdigest()
 
     def fresh_network() -> MLP:
-        return MLP(dim=options["dim"], depth=options["depth"])
+        return MLP(dim=options.dim, depth=options.depth)
 
     @cache
     def teacher() -> Teacher:
         def field(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
             return velocity(x, t)
 
-        if options["backbone"] is not None:
+        if options.backbone is not None:
             network = fresh_network()
-            load_weights(Path(options["backbone"]), network)
+            load_weights(Path(options.backbone), network)
         else:
             network = fit_backbone(
                 velocity,
                 draw,
-                options["backbone_steps"],
+                options.backbone_steps,
                 seed_of(name, BACKBONE_SEED),
-                dim=options["dim"],
-                depth=options["depth"],
+                dim=options.dim,
+                depth=options.depth,
             )
         return Teacher(field, network, closed_form=True, digest=digest)
 

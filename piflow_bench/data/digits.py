@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from torch import Tensor, nn
 
 from piflow_bench.condition import Classes
 from piflow_bench.data.dataset import Dataset
-from piflow_bench.errors import UserError, nearest
+from piflow_bench.errors import UserError
 from piflow_bench.networks.dit import DiT
+from piflow_bench.settings import build_dataclass, setting
 from piflow_bench.teacher import Guidance, Teacher
 
 ASSETS = Path(__file__).parent / "assets"
@@ -116,33 +118,37 @@ def load_weights(path: Path, network: nn.Module) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
-    """The dataset; settings: ``checkpoint`` (another teacher), ``guidance`` (its scale).
+@dataclass(frozen=True)
+class Config:
+    """Settings of the dataset."""
 
-    Its classifiers run on ``device``.
-    """
-    valid = {"checkpoint": None, "guidance": GUIDANCE, "dim": 64, "depth": 3, "untrained": False}
-    for key in settings:
-        if key not in valid:
-            raise UserError(f"dataset.settings.{key}: unknown; {nearest(key, list(valid))}")
-    options = {**valid, **settings}
+    checkpoint: str | None = setting(None)  # another teacher
+    guidance: float = setting(GUIDANCE, least=0)  # its scale
+    dim: int = setting(64, least=1)
+    depth: int = setting(3, least=1)
+    untrained: bool = False  # the smoke profile's tiny network
+
+
+def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
+    """The dataset; settings: see ``Config``. Its classifiers run on ``device``."""
+    options = build_dataclass(Config, settings, "dataset.settings")
     x, y, x_test, y_test = images()
 
     def fresh_network() -> DiT:
-        return teacher_network(int(options["dim"]), int(options["depth"]))
+        return teacher_network(options.dim, options.depth)
 
     @cache
     def teacher() -> Teacher:
         network = fresh_network()
-        if options["untrained"]:  # The smoke profile's tiny network.
+        if options.untrained:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 network = fresh_network()
             digest = "untrained"
         else:
-            path = Path(options["checkpoint"] or ASSETS / "digits_teacher.safetensors")
+            path = Path(options.checkpoint or ASSETS / "digits_teacher.safetensors")
             digest = load_weights(path, network)
-        return Teacher(network, network, Guidance(float(options["guidance"])), digest=digest)
+        return Teacher(network, network, Guidance(options.guidance), digest=digest)
 
     def network_features(name: str, build: Callable[[], Any]) -> Callable[[Tensor], np.ndarray]:
         @cache
@@ -176,5 +182,5 @@ def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
         digest=hashlib.sha256(x.numpy().tobytes() + x_test.numpy().tobytes()).hexdigest(),
         judge=network_features("digits_judge.safetensors", Perceptron),
         label_law="balanced",
-        notes={"guidance": float(options["guidance"])},
+        notes={"guidance": options.guidance},
     )

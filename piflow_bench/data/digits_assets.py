@@ -16,6 +16,7 @@ from piflow_bench.condition import Classes
 from piflow_bench.data.dataset import TensorRows
 from piflow_bench.data.digits import CLASSES, SHAPE, Classifier, Perceptron, images, teacher_network
 from piflow_bench.method import Batch, Built, Context, Facts, Method, Optimizer, Spec, Update
+from piflow_bench.settings import setting
 from piflow_bench.student import Student
 from piflow_bench.teacher import Teacher
 from piflow_bench.training.loop import train
@@ -30,8 +31,8 @@ Report = Callable[[float, str], None]
 class FlowMatchingConfig:
     """Settings of the teacher's own training."""
 
-    lr: float = 2e-3
-    class_dropout: float = 0.1
+    lr: float = setting(2e-3, least=0)
+    class_dropout: float = setting(0.1, least=0, most=1)
 
 
 class FlowMatching(Method):

@@ -8,7 +8,7 @@ decoded before anyone looks at them. The reference of the data question is a fil
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,35 +21,48 @@ from piflow_bench.condition import Classes
 from piflow_bench.data.dataset import Dataset
 from piflow_bench.data.latents import Latents
 from piflow_bench.doctor import Requirement
-from piflow_bench.errors import UserError, nearest
+from piflow_bench.errors import UserError
 from piflow_bench.evaluation.extractors.extractor import cache_folder, find_weights
 from piflow_bench.evaluation.extractors.inception import FILE, URL
 from piflow_bench.hub import SCHEME, digest, is_address, local_path
-from piflow_bench.networks.autoencoder import Autoencoder
+from piflow_bench.networks.autoencoder import DTYPES, UINT8, Autoencoder
 from piflow_bench.networks.dit import DiT
 from piflow_bench.networks.pretrained import architecture, dit_state, load_dit, read_weights
 from piflow_bench.randomness import SampleRandom, TrainingRandom
+from piflow_bench.settings import build_dataclass, setting
 from piflow_bench.teacher import Guidance, Teacher
 
 EXTRACTOR = "inception"
 CHUNK = 256
 """Samples decoded and looked at between two words of progress."""
-DEFAULTS: dict[str, Any] = {
-    "latents": None,  # folder made by `prepare imagenet`
-    "reference": None,  # npz of statistics and images, or a folder of images
-    "checkpoint": "hf://Lakonik/pi-Flow-ImageNet/teachers/repa_imagenet.pth",
-    "units": 1.0,  # the teacher's time at noise
-    "reverse": False,  # whether its time runs from noise to data
-    "heads": None,  # of the teacher, where its file does not say
-    "guidance": 3.2,
-    "guidance_low": 0.0,  # guidance holds for t in [low, high]
-    "guidance_high": 0.7,
-    "autoencoder": "hf://stabilityai/sd-vae-ft-ema",
-    "autoencoder_dtype": "float32",
-    "uint8": "adm",  # how pixels become integers: adm | round
-    "weights": None,  # of Inception, where they are not in the cache folder
-    "generated": None,  # folder for generated inputs, in place of all the paths above
-}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the dataset."""
+
+    latents: str | None = setting(None)  # folder made by `prepare imagenet`
+    reference: str | None = setting(None)  # npz of statistics and images, or a folder of images
+    checkpoint: str = setting("hf://Lakonik/pi-Flow-ImageNet/teachers/repa_imagenet.pth")
+    units: float = setting(1.0, above=0)  # the teacher's time at noise
+    reverse: bool = False  # whether its time runs from noise to data
+    heads: int | None = setting(None, least=1)  # of the teacher, where its file does not say
+    guidance: float = setting(3.2, least=0)
+    guidance_low: float = setting(0.0, least=0, most=1)  # guidance holds for t in [low, high]
+    guidance_high: float = setting(0.7, least=0, most=1)
+    autoencoder: str = setting("hf://stabilityai/sd-vae-ft-ema")
+    autoencoder_dtype: str = setting("float32", choices=DTYPES)
+    uint8: str = setting("adm", choices=tuple(UINT8))  # how pixels become integers
+    weights: str | None = setting(None)  # of Inception, where they are not in the cache folder
+    # folder for generated inputs, in place of all the paths above
+    generated: str | bool | None = setting(None)
+
+    def __post_init__(self) -> None:
+        if self.guidance_low > self.guidance_high:
+            raise ValueError(
+                f"guidance_low={self.guidance_low}: must be at most guidance_high, "
+                f"{self.guidance_high}"
+            )
 
 
 @dataclass(frozen=True)
@@ -81,26 +94,26 @@ def conditions(classes: int) -> Callable[[int, Sequence[int]], Classes]:
 
 def requirements(settings: dict[str, Any]) -> list[Requirement]:
     """The files that the dataset is read from, for `doctor`."""
-    o = {**DEFAULTS, **settings}
-    if o["generated"]:
+    o = build_dataclass(Config, settings, "dataset.settings")
+    if o.generated:
         return []
-    weights = o["weights"] or str(cache_folder() / FILE)
+    weights = o.weights or str(cache_folder() / FILE)
     return [
         Requirement(
             "dataset.settings.latents",
-            o["latents"],
+            o.latents,
             "python -m piflow_bench prepare imagenet source=IMAGENET out=LATENTS, then "
             "dataset.settings.latents=LATENTS",
         ),
         Requirement(
             "dataset.settings.reference",
-            o["reference"],
+            o.reference,
             "dataset.settings.reference=VIRTUAL_imagenet256_labeled.npz, of ADM's suite",
         ),
-        Requirement("teacher", o["checkpoint"], f"{_download(o['checkpoint'])} checkpoint=FILE"),
+        Requirement("teacher", o.checkpoint, f"{_download(o['checkpoint'])} checkpoint=FILE"),
         Requirement(
             "autoencoder",
-            o["autoencoder"],
+            o.autoencoder,
             f"{_download(o['autoencoder'])} dataset.settings.autoencoder=FOLDER",
         ),
         Requirement(
@@ -118,30 +131,26 @@ def _download(source: str) -> str:
 
 
 def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
-    """The dataset; settings: see ``DEFAULTS``. Decodes and looks at images on ``device``."""
-    for key in settings:
-        if key not in DEFAULTS:
-            raise UserError(f"dataset.settings.{key}: unknown; {nearest(key, list(DEFAULTS))}")
+    """The dataset; settings: see ``Config``. Decodes and looks at images on ``device``."""
+    build_dataclass(Config, settings, "dataset.settings")
     if settings.get("generated"):
         from piflow_bench.data.generated import generate
 
         settings = {**settings, **generate(Path(settings["generated"]))}
-    o = {**DEFAULTS, **settings}
-    for r in requirements({**o, "generated": None}):
+    o = build_dataclass(Config, settings, "dataset.settings")
+    for r in requirements(asdict(o)):
         if r.source is None:
             raise UserError(f"{r.name}: not given; {r.mend}")
-    latents = Latents(Path(o["latents"]))
-    guidance = Guidance(float(o["guidance"]), float(o["guidance_low"]), float(o["guidance_high"]))
-    source = str(o["checkpoint"])
+    latents = Latents(Path(o.latents))
+    guidance = Guidance(o.guidance, o.guidance_low, o.guidance_high)
+    source = o.checkpoint
     path = local_path(source, "teacher")
-    reference = local_path(str(o["reference"]), "reference")
-    vae = local_path(str(o["autoencoder"]), "autoencoder")
+    reference = local_path(o.reference, "reference")
+    vae = local_path(o.autoencoder, "autoencoder")
 
     @cache
     def teacher() -> Teacher:
-        network, of = load_dit(
-            source, float(o["units"]), bool(o["reverse"]), latents.shape[1], o["heads"]
-        )
+        network, of = load_dit(source, o.units, o.reverse, latents.shape[1], o.heads)
         if network.channels != latents.shape[0] or network.height != latents.shape[1]:
             raise UserError(
                 f"checkpoint {source}: for latents of {network.channels}x{network.height}x"
@@ -151,24 +160,24 @@ def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
 
     def fresh_network() -> DiT:
         tensors, facts = read_weights(path)
-        a = architecture(dit_state(tensors), facts, latents.shape[1], o["heads"], source)
+        a = architecture(dit_state(tensors), facts, latents.shape[1], o.heads, source)
         return DiT(
             a.channels, a.height, None, a.dim, a.depth, a.heads, a.patch, a.classes,
-            float(o["units"]),
+            o.units,
         )  # fmt: skip
 
     @cache
     def autoencoder() -> Autoencoder:
-        return Autoencoder.load(str(vae), device, str(o["autoencoder_dtype"]))
+        return Autoencoder.load(str(vae), device, o.autoencoder_dtype)
 
     def decode(x: Tensor) -> np.ndarray:
-        return autoencoder().to_uint8(autoencoder().decode(x), str(o["uint8"]))
+        return autoencoder().to_uint8(autoencoder().decode(x), o.uint8)
 
     @cache
     def network() -> Any:
         from piflow_bench.evaluation.extractors.extractor import get_extractor
 
-        return get_extractor(EXTRACTOR, o["weights"], device)
+        return get_extractor(EXTRACTOR, o.weights, device)
 
     def outputs(images: np.ndarray) -> dict[str, np.ndarray]:
         from piflow_bench.evaluation.extractors.extractor import usual_batch
@@ -191,11 +200,15 @@ def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
         extractors={EXTRACTOR: lambda x: outputs(decode(x))},
         digest=latents.digest,
         identity={
-            **{k: o[k] for k in ("units", "reverse", "heads", "uint8", "autoencoder_dtype")},
+            "units": o.units,
+            "reverse": o.reverse,
+            "heads": o.heads,
+            "uint8": o.uint8,
+            "autoencoder_dtype": o.autoencoder_dtype,
             "guidance": [guidance.scale, guidance.low, guidance.high],
             "autoencoder": digest(vae),
             "reference": digest(reference),
-            "extractor": _extractor_digest(o["weights"]),
+            "extractor": _extractor_digest(o.weights),
         },
         rows=LatentRows(latents),
         outputs=("features", "logits", "spatial"),

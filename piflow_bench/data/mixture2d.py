@@ -23,6 +23,7 @@ from piflow_bench.randomness import seed_of
 __all__ = ["draw", "load", "mixture_posterior_mean", "mixture_velocity", "posterior"]
 
 NAME = "mixture2d"
+Config = closed_form.Config
 STD = 0.08
 MODES = (
     # weight, mean

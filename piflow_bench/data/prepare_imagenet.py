@@ -37,8 +37,10 @@ from piflow_bench.data.images_source import (
 )
 from piflow_bench.data.latents import FACTS, FORMAT, KINDS, content_digest, shard_names
 from piflow_bench.errors import UserError
+from piflow_bench.evaluation.protocols import names
 from piflow_bench.networks.autoencoder import Autoencoder
 from piflow_bench.randomness import SampleRandom
+from piflow_bench.settings import NPZ, build_dataclass, setting
 
 UNFINISHED, SPOOL, REFERENCE = "unfinished.json", ".images.bin", "reference.json"
 SPOOL_LOCK = "images.lock"
@@ -54,41 +56,29 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 class Preparation:
     """What decides the latents, beside the images and the autoencoder; and what is made of them."""
 
-    size: int = 256
+    size: int = setting(256, least=1)
     """Side of the cropped images, pixels."""
-    kind: str = "mean-std"
-    """mean-std | sample."""
+    kind: str = setting("mean-std", choices=KINDS)
     flip: bool = True
     """Whether mirror images are encoded too."""
-    dtype: str = "float16"
-    """float16 | float32, of what is stored."""
-    classes: int = 1000
-    shard: int = 10000
+    dtype: str = setting("float16", choices=("float16", "float32"))
+    """Of what is stored."""
+    classes: int = setting(1000, least=1)
+    shard: int = setting(10000, least=1)
     """Images in a shard."""
-    seed: int = 0
+    seed: int = setting(0, least=0)
     """Of the encoder's noise, where samples are stored."""
     skip_corrupt: bool = False
     """Whether images that cannot be decoded are left out."""
     partial: bool = False
     """Whether some of ImageNet's images may be absent."""
-    reference: str | None = None
+    reference: str | None = setting(None, **NPZ)
     """An npz file for the cropped images' statistics under ``protocol``."""
-    protocol: str | None = None
+    protocol: str | None = setting(None, choices=names)
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"kind={self.kind}: must be {' or '.join(KINDS)}")
-        if self.dtype not in ("float16", "float32"):
-            raise UserError(f"dtype={self.dtype}: must be float16 or float32")
-        for name in ("size", "classes", "shard"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
-        if self.seed < 0:
-            raise UserError(f"seed={self.seed}: must be at least 0")
         if (self.reference is None) != (self.protocol is None):
             raise UserError("reference=FILE.npz and protocol=NAME are given together or not at all")
-        if self.reference is not None and not self.reference.endswith(".npz"):
-            raise UserError(f"reference={self.reference}: the file to write ends in .npz")
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide a shard's bytes.
@@ -151,7 +141,7 @@ def prepare(
     Raises:
         UserError: naming what is wrong with the images, the folder or the settings.
     """
-    chosen = Preparation(**settings)
+    chosen = build_dataclass(Preparation, settings, "")
     folder = Path(out)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.partition(":")[0] == "cuda" and not torch.cuda.is_available():

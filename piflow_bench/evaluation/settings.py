@@ -2,90 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from piflow_bench.errors import UserError, nearest
+from piflow_bench.errors import UserError
 from piflow_bench.evaluation.design import Design
+from piflow_bench.settings import DEVICE, build_dataclass, setting
 
 
 @dataclass(frozen=True)
 class Settings:
     """Settings of the metrics; all but those of ``AFFECT_NO_VALUE`` are part of a protocol."""
 
-    k: int = 3
-    comparator: str = "le"
-    neighbour_reference: int | None = None
+    k: int = setting(3, least=1)
+    comparator: str = setting("le", choices=("le", "lt"))
+    neighbour_reference: int | None = setting(None, least=2)
     """Precision, recall, density and coverage use only the first this-many reference rows."""
-    neighbour_precision: str = "float64"
-    """float64, or float16: ADM's distances, for its precision and recall (see ``adm.py``)."""
-    kid_subsets: int = 100
-    kid_subset_size: int = 1000
-    kid_seed: int = 2020
-    is_splits: int = 10
+    neighbour_precision: str = setting("float64", choices=("float64", "float16"))
+    """float16: ADM's distances, for its precision and recall (see ``adm.py``)."""
+    kid_subsets: int = setting(100, least=1)
+    kid_subset_size: int = setting(1000, least=2)
+    kid_seed: int = setting(2020, least=0)
+    is_splits: int = setting(10, least=1)
     is_shuffle: bool = True
-    is_seed: int = 2020
-    mind_directions: int = 1000
-    mind_seed: int = 2020
-    sliced_directions: int = 128
-    sliced_seed: int = 2020
-    fd_infinity_seed: int = 2020
-    clip_scale: str = "cosine"
+    is_seed: int = setting(2020, least=0)
+    mind_directions: int = setting(1000, least=1)
+    mind_seed: int = setting(2020, least=0)
+    sliced_directions: int = setting(128, least=1)
+    sliced_seed: int = setting(2020, least=0)
+    fd_infinity_seed: int = setting(2020, least=0)
+    clip_scale: str = setting("cosine", choices=("cosine", "hessel", "percent"))
     """cosine, hessel (2.5 max(cos, 0)) or percent (100 max(cos, 0))."""
-    block: int | None = None
+    block: int | None = setting(None, least=1)
     """Rows of a strip of pairwise distances: memory, never values."""
-    device: str = "cpu"
+    device: str = setting("cpu", **DEVICE)
     """Where pairwise distances are computed."""
     intervals: bool = True
-    confidence: float = 0.95
+    confidence: float = setting(0.95, above=0, below=1)
 
 
 AFFECT_NO_VALUE = ("block", "device", "intervals", "confidence")
-_CHOICES = {
-    "comparator": ("le", "lt"),
-    "neighbour_precision": ("float64", "float16"),
-    "clip_scale": ("cosine", "hessel", "percent"),
-}
-_AT_LEAST = {
-    "k": 1,
-    "neighbour_reference": 2,
-    "kid_subsets": 1,
-    "kid_subset_size": 2,
-    "is_splits": 1,
-    "mind_directions": 1,
-    "sliced_directions": 1,
-    "block": 1,
-}
 
 
-def make_settings(settings: dict[str, Any]) -> Settings:
-    """Settings from keywords; UserError names an unknown key's nearest or a value's limits."""
-    known = [field.name for field in fields(Settings)]
-    for key, value in settings.items():
-        if key == "generated_labels":
-            raise UserError("generated_labels is called labels now")
-        if key not in known:
-            raise UserError(f"unknown metric setting '{key}'; {nearest(key, known)}")
-        default = getattr(Settings, key)
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        number = isinstance(default, int) and not isinstance(default, bool)
-        if number or (default is None and value is not None):
-            if not whole or value < _AT_LEAST.get(key, 0):
-                raise UserError(
-                    f"setting {key}={value!r} must be a whole number >= {_AT_LEAST.get(key, 0)}"
-                )
-        elif isinstance(default, bool) and not isinstance(value, bool):
-            raise UserError(f"setting {key}={value!r} must be true or false")
-    made = Settings(**settings)
-    for key, choices in _CHOICES.items():
-        if getattr(made, key) not in choices:
-            valid = ", ".join(f"'{each}'" for each in choices)
-            raise UserError(f"setting {key}={getattr(made, key)!r} must be one of {valid}")
-    if not isinstance(made.confidence, float) or not 0.0 < made.confidence < 1.0:
-        raise UserError(f"setting confidence={made.confidence!r} must lie between 0 and 1")
-    return made
+def make_settings(settings: Mapping[str, Any], where: str = "") -> Settings:
+    """Settings from keywords; UserError names a key below ``where`` and what it may be."""
+    if "generated_labels" in settings:
+        raise UserError("generated_labels is called labels now")
+    return build_dataclass(Settings, settings, where)
 
 
 def check_features(features: np.ndarray, what: str) -> np.ndarray:

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.hub import digest, local_path
+from piflow_bench.settings import refuse_name
 
 WEIGHTS = "diffusion_pytorch_model"
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+DTYPES = ("float32", "float16", "bfloat16")
 UINT8 = {
     "adm": lambda x: (x + 1) * 127.5,  # Truncated, as ADM's and DiT's sampling scripts do.
     "round": lambda x: x * 127.5 + 128,  # To the nearest, as the official pi-Flow evaluation does.
@@ -64,8 +66,8 @@ class Autoencoder:
         Raises:
             UserError: if it is no AutoencoderKL in safetensors.
         """
-        if dtype not in ("float32", "float16", "bfloat16"):
-            raise UserError(f"autoencoder dtype={dtype}: must be float32, float16 or bfloat16")
+        if dtype not in DTYPES:
+            raise UserError(f"autoencoder dtype={dtype}: {refuse_name(dtype, DTYPES)}")
         folder = local_path(str(source), "autoencoder")
         _check_config(folder, source)
         weights = _weights(folder, source)

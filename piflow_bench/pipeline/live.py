@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from piflow_bench.config import ExperimentConfig, VariantConfig, build_dataclass, to_plain
+from piflow_bench.config import ExperimentConfig, VariantConfig, to_plain
 from piflow_bench.errors import UserError
 from piflow_bench.files import write_atomically
 from piflow_bench.pipeline.graph import Stage
@@ -24,6 +24,7 @@ from piflow_bench.pipeline.plan import Plan, make_plan
 from piflow_bench.pipeline.results import write_run
 from piflow_bench.pipeline.slurm.records import outcome_of
 from piflow_bench.pipeline.store import Store
+from piflow_bench.settings import build_dataclass
 
 LIVE = "live.json"
 """In a run's folder while it goes on: what its page is made from."""

@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from piflow_bench import registry
-from piflow_bench.config import build_dataclass
 from piflow_bench.data.dataset import Dataset
 from piflow_bench.hub import local_path
 from piflow_bench.method import Method, Spec
@@ -31,6 +30,7 @@ from piflow_bench.pipeline.history import begin_anew
 from piflow_bench.pipeline.labels import design_of, labels_of
 from piflow_bench.pipeline.processes import in_processes
 from piflow_bench.pipeline.runtime import Inputs, Report, Runtime, load_dataset
+from piflow_bench.settings import build_dataclass
 from piflow_bench.teacher import Teacher
 from piflow_bench.training.distributed import world
 from piflow_bench.training.loop import train

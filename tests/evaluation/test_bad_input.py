@@ -320,8 +320,8 @@ SETTINGS = {
     "metric of another output": (lambda t: {"metrics": "[sfd]"}, ["'sfd'", "spatial", "digits"]),
     "extractor": (lambda t: {"extractor": "digit"}, ["extractor", "'digit'", "'digits'"]),
     "setting": (lambda t: {"comparater": "lt"}, ["comparater", "'comparator'"]),
-    "value of a setting": (lambda t: {"comparator": "<"}, ["comparator='<'", "'le', 'lt'"]),
-    "type of a setting": (lambda t: {"k": "three"}, ["k='three'", "whole number >= 1"]),
+    "value of a setting": (lambda t: {"comparator": "<"}, ["comparator=<", "not readable"]),
+    "type of a setting": (lambda t: {"k": "three"}, ["k=three", "int, at least 1"]),
     "no samples": (lambda t: {"samples": None}, ["samples=PATH"]),
     "no reference": (lambda t: {"reference": None}, ["'fd'", "reference=PATH"]),
     "images of a size the network cannot see": (

@@ -218,7 +218,7 @@ BAD = np.array(X)
 BAD[[4, 7], 2] = np.nan
 ERRORS = {
     "unknown metric 'recal'; did you mean 'recall'": dict(metrics=["recal"]),
-    "unknown metric setting 'kid_subset'; did you mean 'kid_subset": dict(kid_subset=3),
+    "kid_subset: no such setting; did you mean 'kid_subset": dict(kid_subset=3),
     "'flow_map_error' cannot be computed from features: it needs teacher": dict(
         metrics=["flow_map_error"]
     ),
@@ -231,13 +231,13 @@ ERRORS = {
     "1 sample": dict(generated=X[:1]),
     "real numbers": dict(generated=np.array([["a"], ["b"]])),
     "kid_subset_size=1000 exceeds the 90 samples; set kid_subset_size=90": dict(metrics=["kid"]),
-    "k=0 must be a whole number >= 1": dict(k=0),
-    "k=2.5 must be": dict(k=2.5),
+    "k=0: must be at least 1": dict(k=0),
+    "k=2.5: must be int, at least 1": dict(k=2.5),
     "k=90 needs more than 90 points": dict(metrics=["precision"], k=90, reference=X),
-    "comparator='<=' must be": dict(comparator="<="),
-    "confidence=95 must lie": dict(confidence=95),
-    "is_shuffle='no' must be true or false": dict(is_shuffle="no"),
-    "neighbour_reference=1 must be": dict(neighbour_reference=1),
+    "comparator=<=: must be le or lt": dict(comparator="<="),
+    "confidence=95: must be above 0 and below 1": dict(confidence=95),
+    "is_shuffle=no: must be bool": dict(is_shuffle="no"),
+    "neighbour_reference=1: must be at least 2": dict(neighbour_reference=1),
     "block_ids has 3 rows for 90": dict(block_ids=np.arange(3)),
     "one block only": dict(block_ids=np.zeros(90)),
     "metric 'vendi': generated row 0 is all zeros": dict(metrics=["vendi"], generated=X * 0),

@@ -500,7 +500,7 @@ def test_python_on_a_node_may_be_another_command(cluster, local, begun):
 @pytest.mark.parametrize(
     "setting, words",
     [
-        ("launcher.cpus=0", "must be positive"),
+        ("launcher.cpus=0", "must be at least 1"),
         ("launcher.stages={training: {gpus: 1}}", "no such stage"),
         ("launcher.stages={distill: {gpu: 1}}", "did you mean"),
         ("launcher.partition=nowhere", "sbatch refused"),

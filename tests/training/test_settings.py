@@ -1,5 +1,7 @@
 import pytest
 
+from piflow_bench.errors import UserError
+from piflow_bench.settings import build_dataclass
 from piflow_bench.training.settings import Budget, TrainingSettings, learning_rate_scale
 
 
@@ -17,8 +19,8 @@ def test_learning_rate_warms_up_and_decays():
     [{"unit": "hours"}, {"amount": 0}, {"checkpoints": (0.5,)}, {"checkpoints": (0.5, 0.2, 1.0)}],
 )
 def test_impossible_budgets_are_refused(values):
-    with pytest.raises(ValueError, match="budget"):
-        Budget(**values)
+    with pytest.raises(UserError, match="budget"):
+        build_dataclass(Budget, values, "budget")
 
 
 @pytest.mark.parametrize(
@@ -26,5 +28,5 @@ def test_impossible_budgets_are_refused(values):
     [{"batch": 0}, {"optimizer": "sgd"}, {"precision": "fp8"}, {"threads": 0}],
 )
 def test_impossible_training_settings_are_refused(values):
-    with pytest.raises(ValueError, match="training"):
-        TrainingSettings(**values)
+    with pytest.raises(UserError, match="training"):
+        build_dataclass(TrainingSettings, values, "training")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from piflow_bench.config import Resources
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Failure, Interrupted, Notice, Outcome
@@ -29,7 +30,7 @@ from piflow_bench.pipeline.slurm.records import (
     record_of,
     write_record,
 )
-from piflow_bench.pipeline.slurm.settings import Cluster, Resources
+from piflow_bench.pipeline.slurm.settings import Cluster
 from piflow_bench.pipeline.store import Store
 from piflow_bench.training.scale import division
 
@@ -52,14 +53,15 @@ def _arrays(
     stages: Sequence[Stage], cluster: Cluster
 ) -> list[tuple[str, Resources, int, list[tuple[Stage, ...]]]]:
     """Stages (inputs first) as arrays: kind, resources, processes, and the stages of every job."""
-    groups: dict[tuple[int, str, Resources, int], list[Stage]] = {}
+    groups: dict[tuple[int, str, str, int], list[Stage]] = {}
     level = _levels(stages)
     for stage in stages:
-        shape = cluster.of(stage), cluster.processes_of(stage)
+        shape = repr(cluster.of(stage)), cluster.processes_of(stage)
         groups.setdefault((level[stage.key], stage.kind, *shape), []).append(stage)
     largest = queue.largest_array() if len(stages) > queue.LARGEST_ARRAY else queue.LARGEST_ARRAY
     found = []
-    for (_, kind, r, processes), members in sorted(groups.items(), key=lambda g: g[0][:2]):
+    for (_, kind, _, processes), members in sorted(groups.items(), key=lambda g: g[0][:2]):
+        r = cluster.of(members[0])
         pack = 1 if processes * r.nodes > 1 else r.pack
         jobs = [tuple(members[i : i + pack]) for i in range(0, len(members), pack)]
         for i in range(0, len(jobs), largest):
@@ -99,8 +101,8 @@ def _submit(
             nodes=r.nodes,
             ntasks_per_node=processes,
             cpus_per_task=r.cpus,
-            array_parallelism=cluster.array,
-            signal_delay_s=cluster.grace_seconds,
+            array_parallelism=cluster.launcher.array,
+            signal_delay_s=cluster.launcher.grace_seconds,
             setup=[*r.setup, "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"],
             srun_args=["--kill-on-bad-exit=1", *r.srun],
             additional_parameters=further,
@@ -218,7 +220,7 @@ def run_slurm(
             if detach:
                 break
             while current.open:
-                time.sleep(cluster.poll_seconds)
+                time.sleep(cluster.launcher.poll_seconds)
                 for stage, status, facts in current.poll(store):
                     if status == "started":
                         notice("start", stage, "")
@@ -234,7 +236,7 @@ def run_slurm(
                         notice("failed", stage, failure.reason)
                     elif status == "died":
                         deaths[stage.key] = deaths.get(stage.key, 0) + 1
-                        if deaths[stage.key] > cluster.retries:
+                        if deaths[stage.key] > cluster.launcher.retries:
                             words = f"{facts['reason']}, {deaths[stage.key]} times"
                             log = (record_of(store, stage) or {}).get("log", "")
                             final[stage.key] = Failure(stage, words, "\n".join(last_lines(log)))
