@@ -1,6 +1,7 @@
 """The contract of a method as tests; `check` runs them.
 
-Every test works on fresh objects, so that none depends on another.
+Every test works on fresh objects, so that none depends on another. They are one list in one file,
+however long: what a method must do can be read from top to bottom.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from piflow_bench import sampling
+from piflow_bench.costs import Handle, Meter
 from piflow_bench.data.dataset import TensorRows
 from piflow_bench.errors import nearest
 from piflow_bench.method import Built, Facts, Method, Spec, Update
@@ -144,6 +146,7 @@ class Suite:
             ("samples", self.samples, ("build",)),
             ("honest NFE", self.honest, ("samples",)),
             ("reproducible samples", self.reproducible, ("samples",)),
+            ("bfloat16 samples", self.rounded_samples, ("samples",)),
         ]
         if not self.facts.trains:
             return sampled
@@ -155,6 +158,7 @@ class Suite:
             ("save, load, resume", self.resume, ("training step", "determinism")),
             ("division of a batch", self.division, ("training step", "determinism")),
             ("declared needs", self.needs, ("training step", "determinism")),
+            ("bfloat16 training", self.rounded_training, ("training step",)),
         ]
 
     # -------------------------------------------------------------- fresh objects
@@ -182,7 +186,12 @@ class Suite:
         """The NFE of the training tests: 2 where it is served, so that steps differ."""
         return 2 if 2 in self.served else self.served[-1]
 
-    def trainer(self, micro_batch: int | None = None, data: Tensor | None = None) -> _Watched:
+    def trainer(
+        self,
+        micro_batch: int | None = None,
+        data: Tensor | None = None,
+        precision: str = "fp32",
+    ) -> _Watched:
         """A training run at its start."""
         x0 = self.dataset.train if data is None else data
         trainer = _Watched(
@@ -190,7 +199,7 @@ class Suite:
             self.stand_in.teacher(0),
             TrainingData(TensorRows(x0), self.dataset.train_condition),
             self.spec(None if self.facts.elastic else self.train_nfe, BATCH),
-            TrainingSettings(batch=BATCH, warmup=2),
+            TrainingSettings(batch=BATCH, precision=precision, warmup=2),
             Budget("images", float(BATCH * STEPS), (1.0,)),
             SEED,
             Scale(micro_batch=micro_batch),
@@ -318,6 +327,24 @@ class Suite:
                 stochastic == declared,
                 f"sample(nfe={nfe}) {'uses' if stochastic else 'does not use'} draws beside its "
                 f"initial noise, but facts.stochastic is {self.facts.stochastic}",
+            )
+
+    def rounded_samples(self) -> None:
+        """Samples under bfloat16 autocast: finite, and not themselves rounded."""
+        for nfe in self.served:
+            teacher = self.stand_in.teacher(0)
+            built = self.built(teacher, nfe)
+            network = Handle("student", self.network(built, teacher), Meter())
+            with sampling.Arithmetic(precision="bf16").autocast():
+                x = self.draw(built.student, network, nfe, 4)
+            require(
+                bool(torch.isfinite(x).all()),
+                f"sample(nfe={nfe}) is not finite under bfloat16 autocast",
+            )
+            require(
+                x.dtype == torch.float32,
+                f"sample(nfe={nfe}) returned {x.dtype} for float32 noise under bfloat16 autocast: "
+                "keep what is added up in the noise's precision (x.to(noise))",
             )
 
     # -------------------------------------------------------------- training
@@ -486,6 +513,21 @@ class Suite:
             f"facts.jvp is '{facts.jvp}', but a network is differentiated in forward mode",
         )
         return "evaluated: " + ", ".join(sorted({key.split("/")[0] for key in rows}))
+
+    def rounded_training(self) -> None:
+        """A few steps under bfloat16 autocast: dtypes fit, and all stays finite."""
+        trainer = self.after(3, precision="bf16")
+        for name, gradient in trainer.gradients:
+            require(
+                bool(torch.isfinite(gradient).all()),
+                f"the gradient of update '{name}' is not finite under bfloat16 autocast",
+            )
+        for name, module in trainer.modules.items():
+            for key, value in module.state_dict().items():
+                require(
+                    not value.is_floating_point() or bool(torch.isfinite(value).all()),
+                    f"{name}.{key} is not finite after 3 steps under bfloat16 autocast",
+                )
 
 
 # ------------------------------------------------------------------ declarations

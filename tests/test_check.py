@@ -89,6 +89,19 @@ def test_bad_plugins_are_named(name, test, reason, results, capsys):
     assert {"loads", IMAGE + "build", POINTS + "build"} <= passed
 
 
+BFLOAT16 = [
+    ("mixes_precisions", "bfloat16 training", "dtypes match", "(mixes_precisions.py:11)"),
+    ("rounds_samples", "bfloat16 samples", "returned torch.bfloat16 for float32 noise", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "test", "reason", "line"), BFLOAT16, ids=[b[0] for b in BFLOAT16])
+def test_what_fails_in_bfloat16_alone_is_found_there_alone(name, test, reason, line):
+    failed = failures(check.check_method(name, [], PLUGINS))
+    assert set(failed) == {IMAGE + test, POINTS + test}
+    assert all(reason in found and line in found for found in failed.values())
+
+
 def test_a_plugin_that_cannot_be_imported_fails_to_load(results):
     assert main(["check", "raises_at_import", f"plugins={PLUGINS}"]) == CHECK_FAILED
     reason = failures(results)["loads"]
