@@ -38,6 +38,7 @@ class Teacher:
             teachers; for closed-form ones a network fitted to the field.
         guidance: the guidance that belongs to "the teacher" in this experiment.
         digest: sha256 of the weights or definition.
+        taken: which of the several sets of weights in its file it has.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class Teacher:
         guidance: Guidance | None = None,
         digest: str = "",
         closed_form: bool = False,
+        taken: str = "",
     ) -> None:
         self.field, self.network = field, network
         self.guidance = guidance or Guidance()
-        self.digest, self.closed_form = digest, closed_form
+        self.digest, self.closed_form, self.taken = digest, closed_form, taken
         network.requires_grad_(False).eval()
 
     def bind(self, field: Callable[..., Tensor]) -> Self:

@@ -24,6 +24,7 @@ from piflow_bench.condition import Classes
 from piflow_bench.data.dataset import Dataset
 from piflow_bench.errors import UserError
 from piflow_bench.networks.dit import DiT
+from piflow_bench.networks.weights import check_finite
 from piflow_bench.settings import build_dataclass, setting
 from piflow_bench.teacher import Guidance, Teacher
 
@@ -114,6 +115,7 @@ def load_weights(path: Path, network: nn.Module) -> str:
             f"checkpoint {path}: weights of another network (first difference: {wrong[0]} "
             f"{wrong[1]})"
         )
+    check_finite(state, f"checkpoint {path}")
     network.load_state_dict(state)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

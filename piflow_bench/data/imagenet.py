@@ -25,9 +25,10 @@ from piflow_bench.errors import UserError
 from piflow_bench.evaluation.extractors.extractor import cache_folder, find_weights
 from piflow_bench.evaluation.extractors.inception import FILE, URL
 from piflow_bench.hub import SCHEME, digest, is_address, local_path
-from piflow_bench.networks.autoencoder import DTYPES, UINT8, Autoencoder
+from piflow_bench.networks.autoencoder import DTYPES, UINT8, Autoencoder, stated_facts
 from piflow_bench.networks.dit import DiT
-from piflow_bench.networks.pretrained import architecture, dit_state, load_dit, read_weights
+from piflow_bench.networks.pretrained import architecture, dit_state, load_dit
+from piflow_bench.networks.weights import read_weights
 from piflow_bench.randomness import SampleRandom, TrainingRandom
 from piflow_bench.settings import build_dataclass, setting
 from piflow_bench.teacher import Guidance, Teacher
@@ -43,14 +44,14 @@ class Config:
 
     latents: str | None = setting(None)  # folder made by `prepare imagenet`
     reference: str | None = setting(None)  # npz of statistics and images, or a folder of images
-    checkpoint: str = setting("hf://Lakonik/pi-Flow-ImageNet/teachers/repa_imagenet.pth")
+    checkpoint: str | None = setting("hf://Lakonik/pi-Flow-ImageNet/teachers/repa_imagenet.pth")
     units: float = setting(1.0, above=0)  # the teacher's time at noise
     reverse: bool = False  # whether its time runs from noise to data
     heads: int | None = setting(None, least=1)  # of the teacher, where its file does not say
     guidance: float = setting(3.2, least=0)
     guidance_low: float = setting(0.0, least=0, most=1)  # guidance holds for t in [low, high]
     guidance_high: float = setting(0.7, least=0, most=1)
-    autoencoder: str = setting("hf://stabilityai/sd-vae-ft-ema")
+    autoencoder: str | None = setting("hf://stabilityai/sd-vae-ft-ema")
     autoencoder_dtype: str = setting("float32", choices=DTYPES)
     uint8: str = setting("adm", choices=tuple(UINT8))  # how pixels become integers
     weights: str | None = setting(None)  # of Inception, where they are not in the cache folder
@@ -110,11 +111,11 @@ def requirements(settings: dict[str, Any]) -> list[Requirement]:
             o.reference,
             "dataset.settings.reference=VIRTUAL_imagenet256_labeled.npz, of ADM's suite",
         ),
-        Requirement("teacher", o.checkpoint, f"{_download(o['checkpoint'])} checkpoint=FILE"),
+        Requirement("teacher", o.checkpoint, f"{_download(o.checkpoint)} checkpoint=FILE"),
         Requirement(
             "autoencoder",
             o.autoencoder,
-            f"{_download(o['autoencoder'])} dataset.settings.autoencoder=FOLDER",
+            f"{_download(o.autoencoder)} dataset.settings.autoencoder=FOLDER",
         ),
         Requirement(
             "Inception's weights", weights, f"put {FILE} there, or dataset.settings.weights=FILE"
@@ -122,9 +123,9 @@ def requirements(settings: dict[str, Any]) -> list[Requirement]:
     ]
 
 
-def _download(source: str) -> str:
+def _download(source: str | None) -> str:
     """The command that fetches an address where there is a network."""
-    if not is_address(source):
+    if source is None or not is_address(source):
         return ""
     owner, name, *inside = source.removeprefix(SCHEME).partition("@")[0].split("/")
     return f"hf download {owner}/{name} {'/'.join(inside)}".strip() + ", then"
@@ -136,7 +137,12 @@ def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
     if settings.get("generated"):
         from piflow_bench.data.generated import generate
 
-        settings = {**settings, **generate(Path(settings["generated"]))}
+        # What is given stays: the profile sets what its files give to null.
+        given = {k: v for k, v in settings.items() if v is not None}
+        made = generate(Path(settings["generated"]))
+        if "checkpoint" in given:  # Its heads are its own.
+            del made["heads"]
+        settings = {**made, **given, "generated": None}
     o = build_dataclass(Config, settings, "dataset.settings")
     for r in requirements(asdict(o)):
         if r.source is None:
@@ -148,23 +154,34 @@ def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
     reference = local_path(o.reference, "reference")
     vae = local_path(o.autoencoder, "autoencoder")
 
+    if latents.shape[1] != latents.shape[2]:
+        raise UserError(
+            f"dataset.settings.latents={o.latents}: {'x'.join(map(str, latents.shape))}, but the "
+            "networks here are of squares; prepare square images"
+        )
+    _check_autoencoder(latents, vae, o.autoencoder)
+
     @cache
     def teacher() -> Teacher:
-        network, of = load_dit(source, o.units, o.reverse, latents.shape[1], o.heads)
-        if network.channels != latents.shape[0] or network.height != latents.shape[1]:
+        network, of, taken = load_dit(source, o.units, o.reverse, latents.shape[1], o.heads)
+        if network.channels != latents.shape[0]:
             raise UserError(
-                f"checkpoint {source}: for latents of {network.channels}x{network.height}x"
-                f"{network.height}, but these are {'x'.join(map(str, latents.shape))}"
+                f"checkpoint {source}: for latents of {network.channels} channels, but these are "
+                f"{'x'.join(map(str, latents.shape))}"
             )
-        return Teacher(network, network, guidance, digest=of)
+        classes = network.emb.class_embedder.embedding_table.num_embeddings - 1
+        if classes != latents.classes:
+            raise UserError(
+                f"checkpoint {source}: embeds {classes} classes and a null label, but "
+                f"dataset.settings.latents={o.latents} has {latents.classes} classes"
+            )
+        return Teacher(network, network, guidance, digest=of, taken=taken)
 
     def fresh_network() -> DiT:
-        tensors, facts = read_weights(path)
-        a = architecture(dit_state(tensors), facts, latents.shape[1], o.heads, source)
-        return DiT(
-            a.channels, a.height, None, a.dim, a.depth, a.heads, a.patch, a.classes,
-            o.units,
-        )  # fmt: skip
+        found = read_weights(path)
+        state = dit_state(found.state)
+        a = architecture(state, found.facts, latents.shape[1], o.heads, source)
+        return DiT(a.channels, a.height, None, a.dim, a.depth, a.heads, a.patch, a.classes, o.units)
 
     @cache
     def autoencoder() -> Autoencoder:
@@ -218,6 +235,19 @@ def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
         label_law="uniform",
         notes={"guidance": guidance.scale},
     )
+
+
+def _check_autoencoder(latents: Latents, folder: Path, source: str | None) -> None:
+    """Refuse an autoencoder that states another fact than the one that made the latents."""
+    made = {"channels": latents.shape[0], **latents.facts}
+    if "size" in made:
+        made["factor"] = made["size"] // latents.shape[1]
+    for name, value in stated_facts(folder, str(source)).items():
+        if name in made and made[name] != value:
+            raise UserError(
+                f"dataset.settings.autoencoder={source}: its {name} is {value}, but that of the "
+                f"one which made {latents.folder} is {made[name]}"
+            )
 
 
 def _extractor_digest(weights: str | None) -> str:

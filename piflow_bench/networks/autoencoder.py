@@ -121,7 +121,29 @@ class Autoencoder:
         return to_uint8(images, rule)
 
 
-def _check_config(folder: Path, source: str) -> None:
+def stated_facts(folder: Path, source: str) -> dict[str, Any]:
+    """What a folder's ``config.json`` states of its latents, and the digest of its weights.
+
+    By the names of ``latents.json``: ``scaling``, ``shift``, ``channels``, ``factor`` and
+    ``autoencoder``; what is not stated is left out. No weights are loaded.
+
+    Raises:
+        UserError: if it is no AutoencoderKL in safetensors.
+    """
+    config = _check_config(folder, source)
+    facts: dict[str, Any] = {"autoencoder": _weights(folder, source)}
+    if config.get("scaling_factor") is not None:
+        facts["scaling"] = float(config["scaling_factor"])
+    if "shift_factor" in config:
+        facts["shift"] = float(config["shift_factor"] or 0.0)
+    if "latent_channels" in config:
+        facts["channels"] = config["latent_channels"]
+    if "block_out_channels" in config:
+        facts["factor"] = 2 ** (len(config["block_out_channels"]) - 1)
+    return facts
+
+
+def _check_config(folder: Path, source: str) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"autoencoder={source}: no config.json of diffusers in {folder}")
@@ -132,6 +154,7 @@ def _check_config(folder: Path, source: str) -> None:
     kind = config.get("_class_name") if isinstance(config, dict) else None
     if kind != "AutoencoderKL":
         raise UserError(f"autoencoder={source}: a {kind}, not an AutoencoderKL")
+    return config
 
 
 def _weights(folder: Path, source: str) -> str:

@@ -13,101 +13,40 @@ Predicted variances are dropped. What the network's time means is not in the fil
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from piflow_bench.errors import UserError
 from piflow_bench.hub import digest, local_path
 from piflow_bench.networks.dit import DiT
+from piflow_bench.networks.weights import (
+    State,
+    is_averaged,
+    load_into,
+    one_averaged,
+    read_weights,
+)
 
-State = dict[str, Tensor]
-WEIGHTS = "diffusion_pytorch_model"
 _INPUTS = ("pos_embed.proj.weight", "x_embedder.proj.weight")
-_NESTED = ("ema", "state_dict", "model", "module")
-"""Where a training script's file keeps the weights; averaged ones first."""
+POSITIONS = ("pos_embed", "pos_embed.pos_embed")
+"""Names of the fixed position table, which some files state."""
+POSITIONS_TOLERANCE = 0.01
+"""Rounding of a table that was stored in half precision, and more."""
 
 
-# ------------------------------------------------------------------ reading
+class Pretrained(NamedTuple):
+    """A network from a checkpoint."""
 
-
-def read_weights(path: Path) -> tuple[State, dict[str, Any]]:
-    """Tensors by name, and the ``config.json`` beside them (empty where there is none).
-
-    ``path`` is a file, or a folder as diffusers writes it.
-
-    Raises:
-        UserError: if there are no weights, or they cannot be read without unpickling objects.
-    """
-    if path.is_dir():
-        folder = path / "transformer" if (path / "transformer").is_dir() else path
-        config = folder / "config.json"
-        facts = json.loads(config.read_text()) if config.is_file() else {}
-        return _read_folder(folder), facts
-    return _read_file(path), {}
-
-
-def _read_folder(folder: Path) -> State:
-    index = folder / f"{WEIGHTS}.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        files = [folder / Path(name).name for name in names]
-    else:
-        files = [p for p in (folder / f"{WEIGHTS}{end}" for end in (".safetensors", ".bin"))
-                 if p.is_file()][:1]  # fmt: skip
-        if not files:
-            files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"checkpoint {folder}: no {WEIGHTS}.safetensors in this folder")
-    state: State = {}
-    for file in files:
-        state |= _read_file(file)
-    return state
-
-
-def _read_file(path: Path) -> State:
-    if not path.is_file():
-        raise UserError(f"checkpoint {path}: no such file")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"checkpoint {path}: not readable safetensors ({error})") from error
-    try:
-        # DiT's and SiT's files hold their command-line arguments, which are plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(
-            f"checkpoint {path}: not a PyTorch file of plain tensors ({reason}); "
-            "files that hold code are refused: save the weights with "
-            "safetensors.torch.save_file"
-        ) from error
-    return _tensors(content, path)
-
-
-def _tensors(content: Any, path: Path) -> State:
-    while isinstance(content, Mapping):
-        inner = next((content[k] for k in _NESTED if isinstance(content.get(k), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping):
-        raise UserError(f"checkpoint {path}: holds {type(content).__name__}, not named tensors")
-    state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-    if not state:
-        raise UserError(f"checkpoint {path}: holds no tensors")
-    return state
+    network: DiT
+    digest: str
+    """sha256 of the checkpoint."""
+    taken: str
+    """Which of the file's sets of weights it has; empty if it has one."""
 
 
 # ------------------------------------------------------------------ layouts
@@ -119,9 +58,10 @@ def dit_state(state: State, where: str = "checkpoint") -> State:
     Raises:
         UserError: if it is none of the known layouts.
     """
-    state = _without_prefix(state, where)
+    prefix = prefix_of(state, where)
+    state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if "emb.class_embedder.embedding_table.weight" in state:
-        converted = dict(state)
+        converted = {k: v for k, v in state.items() if k not in POSITIONS}
     elif "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight" in state:
         converted = _from_diffusers(state, where)
     elif "blocks.0.attn.qkv.weight" in state:
@@ -135,16 +75,19 @@ def dit_state(state: State, where: str = "checkpoint") -> State:
     return _without_variances(converted)
 
 
-def _without_prefix(state: State, where: str) -> State:
-    """One network of several, under its own names: averaged weights first, never a teacher's."""
+def prefix_of(state: State, where: str = "checkpoint") -> str:
+    """What stands before the names of one network of several: the averaged, never a teacher's.
+
+    Raises:
+        UserError: if there is no network, or two averaged ones.
+    """
     prefixes = [k.removesuffix(end) for k in state for end in _INPUTS if k.endswith(end)]
     prefixes = [p for p in prefixes if p == "" or p.endswith(".")]
     own = [p for p in prefixes if "teacher" not in p] or prefixes
     if not own:
         some = ", ".join(sorted(state)[:3])
         raise UserError(f"{where}: no patch embedding of a DiT (it has {some}, ...)")
-    prefix = min(own, key=lambda p: ("ema" not in p, len(p), p))
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return one_averaged(own, where) or min(own, key=lambda p: (len(p), p))
 
 
 def _from_diffusers(state: State, where: str) -> State:
@@ -154,7 +97,7 @@ def _from_diffusers(state: State, where: str) -> State:
         match = re.fullmatch(r"transformer_blocks\.\d+\.norm1\.emb\.(.+)", name)
         if match:
             copies.setdefault(match[1], []).append(value)
-        elif name != "pos_embed.pos_embed":  # Fixed, and made anew.
+        elif name not in POSITIONS:  # Fixed, and made anew.
             converted[name] = value
     for name, values in copies.items():
         if any(not torch.equal(v, values[0]) for v in values[1:]):
@@ -265,8 +208,8 @@ def load_dit(
     reverse: bool = False,
     height: int | None = None,
     heads: int | None = None,
-) -> tuple[DiT, str]:
-    """A velocity network from a checkpoint, in float32, and the checkpoint's sha256.
+) -> Pretrained:
+    """A velocity network from a checkpoint, in float32.
 
     Args:
         source: a local path, or an address on the hub (see ``hub.local_path``).
@@ -281,7 +224,8 @@ def load_dit(
     """
     path = local_path(source, "teacher")
     where = f"checkpoint {source}"
-    tensors, facts = read_weights(path)
+    tensors, facts, taken = read_weights(path)
+    prefix = prefix_of(tensors, where)
     state = dit_state(tensors, where)
     a = architecture(state, facts, height, heads, where)
     scale, offset = (-units, units) if reverse else (units, 0.0)
@@ -295,21 +239,25 @@ def load_dit(
             state[name] = -state[name]
     load_into(network, state, where, assign=True)
     network.place_positions()
-    return network, digest(path)
+    _check_positions(network, tensors, prefix, where)
+    if is_averaged(prefix):
+        taken = ".".join(filter(None, [taken, prefix.rstrip(".")]))
+    return Pretrained(network, digest(path), taken)
 
 
-def load_into(network: nn.Module, state: State, where: str, assign: bool = False) -> None:
-    """``load_state_dict``, with one clear line where names or shapes differ."""
-    expected = {k: tuple(v.shape) for k, v in network.state_dict().items()}
-    found = {k: tuple(v.shape) for k, v in state.items()}
-    if expected != found:
-        missing, extra = (
-            sorted(expected.keys() - found.keys()),
-            sorted(found.keys() - expected.keys()),
-        )
-        differ = [k for k in sorted(expected.keys() & found.keys()) if expected[k] != found[k]]
-        words = [f"lacks {missing[0]} and {len(missing) - 1} more"] if missing else []
-        words += [f"has {extra[0]} and {len(extra) - 1} more that do not belong"] if extra else []
-        words += [f"{k} is {found[k]}, not {expected[k]}" for k in differ[:1]]
-        raise UserError(f"{where}: weights of another network: {'; '.join(words)}")
-    network.load_state_dict(state, assign=assign)
+def _check_positions(network: DiT, tensors: State, prefix: str, where: str) -> None:
+    """Refuse a network whose file states another position table than the one that is made."""
+    for name in POSITIONS:
+        stated = tensors.get(prefix + name)
+        if stated is None:
+            continue
+        stated, made = stated.float().squeeze(0), network.positions.squeeze(0)
+        if stated.shape != made.shape:
+            raise UserError(
+                f"{where}: its position table is of {len(stated)} patches, these samples are of "
+                f"{len(made)}"
+            )
+        if (stated - made).abs().max() > POSITIONS_TOLERANCE:
+            raise UserError(
+                f"{where}: its position table ({name}) is not the sines and cosines of a DiT"
+            )

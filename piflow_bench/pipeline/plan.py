@@ -85,6 +85,8 @@ class Plan:
     rules: dict[str, Any] = field(default_factory=dict)
     """What the hash stands for."""
     dataset: Dataset | None = None
+    taken: str = ""
+    """Which of the several sets of weights in its file the teacher has."""
 
     @property
     def stages(self) -> list[Stage]:
@@ -264,7 +266,9 @@ class _Planner:
                     f"protocol.extractors={name}: {self.dataset.name} has "
                     f"{', '.join(self.dataset.extractors)}"
                 )
-        weights = "" if config.dataset.fit_backbone else self.dataset.teacher().digest
+        self.taken, weights = "", ""
+        if not config.dataset.fit_backbone:
+            self.taken, weights = self.dataset.teacher().taken, self.dataset.teacher().digest
         self.dataset_key = {
             "name": config.dataset.name,
             "settings": dict(
@@ -751,6 +755,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
         protocol_hash=planner.protocol_hash,
         rules=planner.rules,
         dataset=planner.dataset,
+        taken=planner.taken,
     )
     references = planner.references()
     paired = planner.converged(

@@ -366,6 +366,7 @@ def run_facts(
             "threads": config.training.threads,
             "device": config.scale.device,
             "processes": config.scale.processes,
+            "teacher_weights": plan.taken,
             "started": started,
             "seconds": round(outcome.seconds, 1),
         },

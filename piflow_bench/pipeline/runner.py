@@ -101,6 +101,8 @@ def run_experiment(
     plan = make_plan(config)
     store, folder = store_of(config), Path(config.runs) / config.name
     _prepare_folders(folder, store, config)
+    if plan.taken:
+        _say(console, f"teacher: of the sets of weights in its file, {plan.taken}")
     stages = plan.stages
     with _machine():
         _look_after(plan, store, console, force)

@@ -164,7 +164,8 @@ def published(
     config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
 ) -> None:
     """A published student's weights, in the place of a training run's last checkpoint."""
-    from piflow_bench.networks.pretrained import dit_state, load_into, read_weights
+    from piflow_bench.networks.pretrained import dit_state
+    from piflow_bench.networks.weights import load_into, read_weights
 
     source = runtime.student or ""
     dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))
@@ -172,7 +173,8 @@ def published(
         dataset.teacher(), _spec(config, dataset, 1, 0, "cpu")
     )
     network: Any = built.modules["student"]
-    state = dit_state(read_weights(local_path(source))[0], f"student.checkpoint={source}")
+    found = read_weights(local_path(source))
+    state = dit_state(found.state, f"student.checkpoint={source}")
     load_into(network, {k: v.float() for k, v in state.items()}, f"student.checkpoint={source}")
     save_file(network.state_dict(), folder / "checkpoint_0.safetensors")
     row = {

@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from piflow_bench.condition import Classes
 from piflow_bench.errors import UserError
-from piflow_bench.networks.pretrained import dit_state, load_dit, load_into, read_weights
+from piflow_bench.networks.embeddings import sincos_2d
+from piflow_bench.networks.pretrained import dit_state, load_dit
+from piflow_bench.networks.weights import is_averaged, load_into, read_weights
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -31,7 +33,7 @@ def close(actual, expected):
 
 @torch.no_grad()
 def velocity(path, inputs, **settings):
-    network, digest = load_dit(str(path), height=8, heads=2, **settings)
+    network, digest, _ = load_dit(str(path), height=8, heads=2, **settings)
     assert len(digest) == 64 and all(p.dtype == torch.float32 for p in network.parameters())
     return network(*inputs)
 
@@ -59,6 +61,60 @@ def test_averaged_weights_come_before_raw_ones_and_never_a_teachers(official, tm
     close(velocity(tmp_path / "a.pth", inputs, units=1000), expected)
     torch.save({"model": wrong, "ema": state, "args": argparse.Namespace(lr=1)}, tmp_path / "b.pt")
     close(velocity(tmp_path / "b.pt", inputs, units=1000), expected)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ema",
+        "ema_model",
+        "model_ema",
+        "ema_state_dict",
+        "state_dict_ema",
+        "params_ema",
+        "ema_0.9999",
+    ],
+)
+@pytest.mark.parametrize("raw", ["model", "state_dict"])
+def test_averaged_weights_by_any_name_come_first_and_are_told(official, tmp_path, name, raw):
+    state, inputs, expected = official
+    wrong = {k: v + 1 for k, v in state.items()}
+    torch.save({raw: wrong, "optimizer": {"ema": {"a": wrong}}, name: state}, tmp_path / "t.pth")
+    close(velocity(tmp_path / "t.pth", inputs, units=1000), expected)
+    assert load_dit(str(tmp_path / "t.pth"), height=8, heads=2).taken == name
+    torch.save({name: {"module": state}, raw: wrong}, tmp_path / "n.pth")
+    assert load_dit(str(tmp_path / "n.pth"), height=8, heads=2).taken == name
+
+
+def test_one_set_of_weights_needs_no_word(official, tmp_path):
+    for content in (official[0], {"state_dict": official[0], "step": 3}):
+        torch.save(content, tmp_path / "t.pth")
+        assert load_dit(str(tmp_path / "t.pth"), height=8, heads=2).taken == ""
+
+
+def test_two_averaged_sets_are_refused_by_name(official, tmp_path):
+    state = official[0]
+    torch.save({"ema_0.99": state, "ema_0.9999": state, "model": state}, tmp_path / "t.pth")
+    with pytest.raises(UserError, match=r"several averaged sets.*ema_0\.99 and ema_0\.9999"):
+        load_dit(str(tmp_path / "t.pth"), height=8, heads=2)
+    flat = {f"{p}.{k}": v.clone() for p in ("net_ema", "ema_slow") for k, v in state.items()}
+    save_file(flat, tmp_path / "t.safetensors")
+    with pytest.raises(UserError, match=r"ema_slow\. and net_ema\."):
+        load_dit(str(tmp_path / "t.safetensors"), height=8, heads=2)
+
+
+def test_what_is_averaged():
+    assert all(map(is_averaged, ["ema", "EMA", "model_ema", "net.ema", "ema-0.999"]))
+    assert not any(map(is_averaged, ["schema", "model", "teacher_ema", "optimizer_ema", ""]))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(official, tmp_path, value):
+    state = {k: v.clone() for k, v in official[0].items()}
+    state["proj_out_1.bias"][5] = value
+    torch.save(state, tmp_path / "t.pth")
+    with pytest.raises(UserError, match=r"t\.pth: 1 of \d+ values of proj_out_1\.bias are not fin"):
+        load_dit(str(tmp_path / "t.pth"), height=8, heads=2)
 
 
 def test_half_precision_weights_become_masters_in_float32(official, tmp_path):
@@ -121,12 +177,12 @@ def test_diffusers_layout_drops_variances_and_merges_embeddings(
 ):
     inputs = official[1]
     diffusers_model.save_pretrained(tmp_path / "dit")
-    network, _ = load_dit(str(tmp_path / "dit"), units=1000)  # Heads and size by config.json.
+    network, *_ = load_dit(str(tmp_path / "dit"), units=1000)  # Heads and size by config.json.
     with torch.no_grad():
         close(network(*inputs), diffusers_velocity(diffusers_model, inputs))
     diffusers_model.save_pretrained(tmp_path / "pipeline" / "transformer", max_shard_size="60KB")
     assert list((tmp_path / "pipeline" / "transformer").glob("*.index.json"))
-    again, _ = load_dit(str(tmp_path / "pipeline"), units=1000)
+    again, *_ = load_dit(str(tmp_path / "pipeline"), units=1000)
     for a, b in zip(network.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -141,7 +197,7 @@ def test_blocks_of_different_embeddings_are_refused(diffusers_model, tmp_path):
 
 def as_original(model):
     """The names and joint projections of the original DiT's checkpoints."""
-    state, out = model.state_dict(), {"pos_embed": torch.zeros(1, 16, 24)}
+    state, out = model.state_dict(), {"pos_embed": sincos_2d(24, 4, 4).reshape(1, 16, 24)}
     out["projectors.0.0.weight"] = torch.zeros(3, 24)  # REPA's.
     emb = "transformer_blocks.0.norm1.emb"
     pairs = {
@@ -200,12 +256,12 @@ def test_published_students_load_into_what_the_method_builds(head, tmp_path):
         {k.removeprefix("teacher."): v for k, v in tensors.items() if k.startswith("teacher.")},
         tmp_path / "teacher.pth",
     )
-    network, _ = load_dit(str(tmp_path / "teacher.pth"), units=1000, height=8, heads=2)
+    network, *_ = load_dit(str(tmp_path / "teacher.pth"), units=1000, height=8, heads=2)
     if head == "gm":
         attach_gm_head(network, facts["num_gaussians"], inner=facts["logstd_inner_dim"])
     else:
         attach_dx_head(network, facts["n_grid"])
-    loaded, config = read_weights(folder)
+    loaded, config, _ = read_weights(folder)
     assert config["num_layers"] == 2
     load_into(network, dit_state(loaded), "student")
     with torch.no_grad():

@@ -108,7 +108,7 @@ def test_published_weights_are_scored_without_training(folder, tmp_path):
     from piflow_methods.piflow.heads import attach_gm_head
 
     inputs = generate(folder / "runs" / "inputs")
-    network, _ = load_dit(inputs["checkpoint"], height=8, heads=4)
+    network, *_ = load_dit(inputs["checkpoint"], height=8, heads=4)
     attach_gm_head(network, 32)
     weights = tmp_path / "gm [k=32], 1 step"  # A path that hydra's grammar would choke on.
     weights.mkdir()
