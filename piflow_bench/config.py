@@ -151,6 +151,8 @@ class ExperimentConfig:
     """One question: dataset, teacher, variants, seeds, NFEs, budget, protocol."""
 
     name: str = setting("???", pattern=NAME, words="of letters, digits and . _ + -")
+    # the experiment's file, whatever the run is called; only recorded
+    experiment_file: str = setting("")
     title: str = setting("")
     question: str = setting("")
     dataset: DatasetConfig = setting(factory=DatasetConfig)
@@ -257,7 +259,7 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
     overrides, paths = split_paths(arguments)
@@ -301,7 +303,13 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
         ):
             words = " ".join(v for v in values if v)
             try:
-                composed = hydra_compose("config", overrides=list(combination))
+                composed = hydra_compose(
+                    "config", overrides=list(combination), return_hydra_config=True
+                )
+                chosen = str(composed.hydra.runtime.choices["experiment"])
+                with open_dict(composed):
+                    del composed["hydra"]
+                    composed.experiment_file = chosen
                 if composed.is_smoke:
                     given = {o.partition("=")[0].lstrip("+") for o in combination} | set(paths)
                     for key, value in composed.smoke.items():

@@ -84,7 +84,7 @@ def alerts(run: inputs.Run, summary: pd.DataFrame) -> list[dict[str, str]]:
     found += [("warning", "", str(text)) for text in run.info.get("warnings") or []]
     found += [("warning", "Few samples", text) for text in _few_samples(run.breakdown)]
     found += [("warning", "Protocols differ", t) for t in frames.protocol_clashes(run.results)]
-    if any(commit.endswith("dirty") for commit in run.results["git_commit"].unique()):
+    if any("+" in commit for commit in run.results["git_commit"].unique()):
         found.append(("warning", "", "the code had uncommitted changes"))
     return [
         dict(zip(("kind", "where", "text", "log"), (*row, "")[:4], strict=True)) for row in found
@@ -168,14 +168,19 @@ def provenance(run: inputs.Run) -> list[tuple[str, str]]:
     """Where, when and with what the run was made."""
     recorded = dict(run.info.get("provenance") or {})
     results = run.results
-    for key in ("git_commit", "hardware"):
-        values = sorted(set(results[key]) - {""})
+    for key in ("git_commit", "hardware", "node"):
+        values = sorted(set(results[key]) - {""}) if key in results else []
         recorded.setdefault(key, ", ".join(values))
     versions = recorded.pop("versions", None)
     if versions is None:
-        texts = sorted(set(results["versions"]) - {""})
-        versions = texts[0] if texts else ""
+        versions = _versions([json.loads(t) for t in set(results["versions"]) - {""}])
     return listed({**recorded, "versions": versions})
+
+
+def _versions(found: list[dict[str, str]]) -> dict[str, str]:
+    """Versions of every package, all of them where artifacts were made with several."""
+    names = sorted({name for versions in found for name in versions})
+    return {n: ", ".join(sorted({v[n] for v in found if n in v})) for n in names}
 
 
 def listed(recorded: dict[str, Any]) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -108,9 +109,12 @@ def _source(stage: Stage, runtime: Runtime) -> str:
 
 
 def _provenance(started: float) -> dict[str, Any]:
-    from piflow_bench.provenance import versions
+    from piflow_bench.provenance import git_commit, hardware, versions
 
     return {
+        "git_commit": git_commit(),
+        "hardware": hardware(),
+        "node": socket.gethostname(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "duration": round(time.time() - started, 3),
         "versions": versions(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from piflow_bench.pipeline.launch import Outcome
 from piflow_bench.pipeline.outdated import warnings_of
 from piflow_bench.pipeline.plan import Cell, Plan
 from piflow_bench.pipeline.store import Store
-from piflow_bench.provenance import git_commit, hardware, versions
+from piflow_bench.provenance import git_commit, versions
 
 COST_AND_PROVENANCE = (
     "train_seconds",
@@ -30,6 +31,9 @@ COST_AND_PROVENANCE = (
     "git_commit",
     "versions",
     "hardware",
+    "node",
+    "train_hardware",
+    "sample_hardware",
     "start",
     "duration",
     "run",
@@ -63,6 +67,33 @@ def _costs(cell: Cell, store: Store) -> dict[str, Any]:
             columns[name] = sum(s.get(name, np.nan) * s["n"] for s in shards) / n
         columns["sample_memory"] = max(s.get("memory", np.nan) for s in shards)
     return columns
+
+
+def _provenance(cell: Cell, store: Store, stage: Stage | None = None) -> dict[str, str]:
+    """Commit, versions, machine of what a row comes from: training, samples, its own artifact.
+
+    Where they differ each is named once, in that order.
+    """
+    training = [cell.distill] if cell.distill is not None else []
+    own = [stage] if stage is not None else []
+    line = [store.meta(s) for s in (*training, *cell.samples, *own) if store.has(s)]
+
+    def each(name: str, metas: Sequence[Mapping[str, Any]] = line) -> str:
+        return ", ".join(dict.fromkeys(str(m[name]) for m in metas if m.get(name)))
+
+    packages = dict.fromkeys(name for meta in line for name in meta["versions"])
+    versions = {
+        name: ", ".join(dict.fromkeys(m["versions"][name] for m in line if name in m["versions"]))
+        for name in packages
+    }
+    return {
+        "git_commit": each("git_commit"),
+        "versions": json.dumps(versions, sort_keys=True),
+        "hardware": each("hardware"),
+        "node": each("node"),
+        "train_hardware": each("hardware", [store.meta(s) for s in training if store.has(s)]),
+        "sample_hardware": each("hardware", [store.meta(s) for s in cell.samples if store.has(s)]),
+    }
 
 
 def _empty_columns() -> dict[str, Any]:
@@ -100,16 +131,14 @@ def results_table(plan: Plan, store: Store, outcome: Outcome) -> pd.DataFrame:
     for cell in plan.cells:
         common = {
             "run": config.name,
-            "experiment": config.name,
+            "experiment": config.experiment_file,
             **_empty_columns(),
             **cell.columns,
             **_costs(cell, store),
             "sample_seed": config.sample_seed,
             "protocol": plan.protocol_hash,
             "rules": rules,
-            "git_commit": git_commit(),
-            "versions": json.dumps(versions(), sort_keys=True),
-            "hardware": hardware(),
+            **_provenance(cell, store),
         }
         for stage in cell.results:
             about = {
@@ -121,6 +150,7 @@ def results_table(plan: Plan, store: Store, outcome: Outcome) -> pd.DataFrame:
             if store.has(stage):
                 meta = store.meta(stage)
                 times = {"start": meta["started"], "duration": meta["duration"]}
+                times |= _provenance(cell, store, stage)
                 for value in json.loads((store.path(stage) / "metrics.json").read_text()):
                     rows.append(
                         {
@@ -321,7 +351,7 @@ def run_facts(
     roots = {f.stage.key: f for f in outcome.failures.values() if f.root is None}
     return {
         "name": config.name,
-        "experiment": config.name,
+        "experiment": config.experiment_file,
         "title": config.title,
         "question_text": config.question,
         "command": command,
@@ -360,9 +390,11 @@ def run_facts(
         "warnings": warnings_of(plan, store),
         "references": list(config.references),
         "provenance": {
-            "git_commit": git_commit(),
-            "versions": versions(),
-            "hardware": hardware(),
+            "collected": {  # By whom the table was written: every row has its own origin.
+                "git_commit": git_commit(),
+                "node": socket.gethostname(),
+                "versions": versions(),
+            },
             "threads": config.training.threads,
             "device": config.scale.device,
             "processes": config.scale.processes,

@@ -274,3 +274,37 @@ def test_samples_are_written_as_they_are(tmp_path):
     x = torch.randn(3, 2)
     _save_samples(tmp_path, x)
     assert np.load(tmp_path / "samples.npy").tobytes() == x.numpy().tobytes()
+
+
+# ------------------------------------------------------------------ provenance
+
+
+def test_rows_tell_where_what_they_come_from_was_made(tmp_path, monkeypatch):
+    """Trained on one machine by one commit, scored on another: each row names both."""
+    from piflow_bench.pipeline.results import results_table
+
+    arguments = ["run", "profile=smoke", "only=[teacher-euler]", "nfes=[1]", "launcher=debug"]
+    arguments += ["name=mine", *places(tmp_path)]
+    assert main(arguments) == 0
+    (config,) = compose(arguments[1:])
+    plan, store = make_plan(config), Store(tmp_path / "store")
+    (cell,) = [c for c in plan.cells if c.columns["variant"] == "teacher-euler"]
+    for stage in cell.samples:
+        path = store.path(stage) / META
+        meta = json.loads(path.read_text())
+        assert {"git_commit", "versions", "hardware", "node"} <= set(meta)
+        assert meta["node"] and meta["hardware"] and meta["versions"]["python"]
+        other = {"git_commit": "feed", "hardware": "a GPU", "node": "far"}
+        other["versions"] = {**meta["versions"], "torch": "9.9"}
+        path.write_text(json.dumps({**meta, **other}))
+    table = results_table(plan, store, launch.Outcome())
+    mine = table[table.variant == "teacher-euler"]
+    assert (mine["hardware"] == f"a GPU, {meta['hardware']}").all()
+    assert (mine["node"] == f"far, {meta['node']}").all()
+    assert mine["git_commit"].str.startswith("feed").all()
+    assert (mine["sample_hardware"] == "a GPU").all() and (mine["train_hardware"] == "").all()
+    torch_versions = {json.loads(text)["torch"] for text in mine["versions"]}
+    assert torch_versions == {f"9.9, {meta['versions']['torch']}"}
+    others = table[table.variant != "teacher-euler"]
+    assert not others["hardware"].str.contains("GPU").any()
+    assert set(table["run"]) == {"mine"} and set(table["experiment"]) == {"digits"}
