@@ -197,6 +197,7 @@ def details(scores: pd.DataFrame) -> list[dict[str, Any]]:
                 "span": words.span(row["ci_low"], row["ci_high"], places),
                 "n": n,
                 "interval": "" if row["interval"] == "none" else row["interval"],
+                "estimator": row["estimator"],
             }
         )
     return found

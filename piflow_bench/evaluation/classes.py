@@ -42,3 +42,19 @@ def inception_score(
         log_q = np.log(np.maximum(p.mean(axis=0), np.finfo(np.float64).tiny))
         scores.append(np.exp((p * (part - log_q)).sum(axis=1).mean()))
     return float(np.mean(scores)), float(np.std(scores))
+
+
+def sorted_warning(logits: np.ndarray, splits: int, seed: int) -> str | None:
+    """What an Inception score of samples in the order given hides; None where order hardly counts.
+
+    Its splits are stretches of the samples. Where those come sorted by class, a split sees a few
+    classes only and scores low, however varied the whole is. A tenth is beyond what splits of mixed
+    samples differ by.
+    """
+    given, mixed = (inception_score(logits, splits, shuffle, seed)[0] for shuffle in (False, True))
+    if given >= 0.9 * mixed:
+        return None
+    return (
+        f"samples come sorted by class and the Inception score takes them in the order given: "
+        f"{given:.3g}; in a mixed order it is {mixed:.3g}"
+    )

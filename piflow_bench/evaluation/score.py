@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.evaluation.classes import sorted_warning
 from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.extraction import Arrays, extract
 from piflow_bench.evaluation.extractors.extractor import (
@@ -29,6 +30,7 @@ from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.pictures.opening import open_images
 from piflow_bench.evaluation.protocols import Protocol, load_protocol, rules_hash
+from piflow_bench.evaluation.settings import make_settings
 from piflow_bench.evaluation.sources import Reference, Sources, open_sources
 from piflow_bench.evaluation.statistics import Statistics
 from piflow_bench.evaluation.subsets import described, subset
@@ -220,6 +222,10 @@ def evaluate(
         on = {"device": device, **rules.settings}
         values += _by_class(per_class, ours, theirs, sources, extras, on)
     warnings = _warnings(asked, sources, ours[FEATURES].shape[1])
+    chosen = make_settings(rules.settings)
+    if "is" in asked and not chosen.is_shuffle:
+        hidden = sorted_warning(ours[LOGITS], chosen.is_splits, chosen.is_seed)
+        warnings += [hidden] if hidden else []
     return _rows(values, rules, sources, network, warnings)
 
 

@@ -75,25 +75,30 @@ def own_pairs(
     """
     import torch
 
-    from piflow_bench.evaluation.kernels import KernelSums
     from piflow_bench.evaluation.tiles import Frame, Points, pair_dtype, strips
 
     ids = np.zeros(len(groups), dtype=np.int64) if blocks is None else blocks
     counts = table(groups, ids)
+    one = torch.eye(counts.shape[1], dtype=torch.float64, device=x.device)
     found = np.zeros(1 if blocks is None else 1 + counts.shape[1])
-    order = np.lexsort((ids, groups))
+    order = np.argsort(groups, kind="stable")
     for group, rows in enumerate(np.split(order, np.cumsum(counts.sum(axis=1))[:-1])):
         part = x[torch.from_numpy(rows).to(x.device)]
+        member = one[torch.from_numpy(ids[rows]).to(x.device)]
         points = Points.of(part, Frame.around(part, dtype=pair_dtype(len(rows), len(rows))))
-        # Blocks that hold none of the group have no column: ids without gaps, then put back.
-        here, at = np.unique(ids[rows], return_inverse=True)
-        sums = KernelSums(kernel, torch.from_numpy(at).to(x.device))
+        total = torch.zeros_like(one)
         for strip in strips(points, None, height):
-            sums.add(strip)
-        total = sums.total.cpu().numpy()
-        n, whole = len(rows), float(total.sum())
-        left = np.full(counts.shape[1], whole)
-        left[here] += np.diagonal(total) - 2.0 * total.sum(axis=1)
+            values = kernel(strip)
+            values.diagonal().fill_(0.0)
+            high = len(values)
+            # Products with the blocks' members: groups are many and small, their slices too.
+            top, right = member[strip.row_slice], member[strip.first + high :]
+            total += top.T @ values[:, :high].double() @ top
+            beyond = top.T @ values[:, high:].double() @ right
+            total += beyond + beyond.T
+        sums = total.cpu().numpy()
+        n, whole = len(rows), float(sums.sum())
+        left = whole + np.diagonal(sums) - 2.0 * sums.sum(axis=1)
         found[0] += whole / (n - 1)
         found[1:] += (left / (n - counts[group] - 1))[: len(found) - 1]
     return found

@@ -27,7 +27,7 @@ def means_of_channels(monkeypatch):
 
     def network(x):
         pooled = torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
-        return {"features": pooled, "logits": pooled[:, :4]}
+        return {"features": pooled, "logits": 20 * pooled[:, :4]}
 
     loaded = Extractor("means", "0" * 64, "", ("features", "logits"), prepare, network, "cpu")
     monkeypatch.setattr(score, "get_extractor", lambda *recipe: loaded)
@@ -95,3 +95,29 @@ def test_sorted_samples_have_the_intervals_of_mixed_ones(tmp_path):
     # Other blocks of 5 samples: chance makes them differ by some tens of per cent.
     ratios = widths["sorted"] / widths["mixed"]
     assert (ratios > 0.5).all() and (ratios < 2).all()
+
+
+def test_an_inception_score_in_the_order_given_says_so_where_samples_come_sorted(tmp_path):
+    """ADM's value stays. The classes are those that the logits tell: files need not state them."""
+
+    def told(images, protocol):
+        found = piflow_bench.evaluate(
+            images, None, protocol, metrics=["is"], n=N, cache=tmp_path, is_splits=5
+        ).iloc[0]
+        return found["value"], found["warnings"]
+
+    rng = np.random.default_rng(0)
+    labels = np.arange(N) % 4
+    images = rng.integers(0, 3, size=(N, 8, 8, 3)).astype("u1")
+    # The first four features, which stand for logits here, are of the red channel's quarters.
+    for i, label in enumerate(labels):
+        row, column = divmod(int(label), 2)
+        images[i, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4, 0] = 250
+    mixed, warning = told(images, "adm-imagenet256")
+    assert "sorted" not in warning
+    order = np.argsort(labels, kind="stable")
+    value, warning = told(images[order], "adm-imagenet256")
+    assert value < 0.6 * mixed
+    assert "samples come sorted by class and the Inception score takes them in the order" in warning
+    assert f"{value:.3g}; in a mixed order" in warning
+    assert "sorted" not in told(images[order], "torch-fidelity")[1]

@@ -42,12 +42,12 @@ RESULTS = Path(__file__).parent / "results" / "intervals.csv"
 class Size:
     """How large the samples of a simulation are."""
 
-    n: int = 240
-    m: int = 2400
-    d: int = 12
-    classes: int = 6
+    n: int = 200
+    m: int = 1600
+    d: int = 8
+    classes: int = 5
     subsets: int = 10
-    subset_size: int = 100
+    subset_size: int = 60
 
 
 @dataclass(frozen=True)
