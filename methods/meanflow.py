@@ -230,7 +230,7 @@ class MeanFlow(Method):
         omega = w * (1 - c.kappa) if c.omega is None else c.omega
         mixed = v
         if omega != 1 or c.kappa != 0:
-            inside = keep & (t >= self.guidance.low) & (t <= self.guidance.high)
+            inside = keep & self.guidance.holds(t)
             with torch.no_grad():
                 zero = torch.zeros_like(t)
                 mixed = omega * v + (1 - omega - c.kappa) * student(

@@ -41,8 +41,7 @@ def spent(
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         nonlocal count
-        inside = guidance.on and guidance.low <= float(t) <= guidance.high
-        count += 2 if inside else 1
+        count += 2 if guidance.holds(t).all() else 1
         return torch.zeros_like(x)
 
     flow.SOLVERS[solver](velocity, torch.zeros(1, 1), flow.time_grid(steps, shift), **options)

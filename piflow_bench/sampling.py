@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -55,6 +54,7 @@ class Samples:
     nfe: float
     flops_per_sample: float
     seconds_per_sample: float
+    """Of the student's ``sample`` alone: noise, labels and copies are made before and after."""
     policy_seconds_per_sample: float = float("nan")
     """Those outside the network: what a policy between its evaluations costs."""
     memory: float = float("nan")
@@ -71,20 +71,26 @@ def _run(
     sample_seed: int,
     settings: Mapping[str, Any],
     arithmetic: Arithmetic,
-) -> tuple[Tensor, Meter]:
-    meter = Meter(clock=Stopwatch(arithmetic.device))
+    unit: Mapping[str, float],
+) -> tuple[Tensor, Meter, float]:
+    """Samples, the meter of their evaluations, and the seconds of ``sample``.
+
+    ``unit`` holds costs of a row that were measured before: measuring them takes time.
+    """
+    meter = Meter(clock=Stopwatch(arithmetic.device), unit=dict(unit))
+    whole = Stopwatch(arithmetic.device)
     random = SampleRandom(sample_seed, indices, arithmetic.device)
     noise = random.noise(dataset.shape)
     condition = dataset.conditions(sample_seed, indices).to(arithmetic.device)
     bound = student.bind(Handle("student", network, meter))
-    with arithmetic.autocast():
+    with arithmetic.autocast(), whole.running():
         x = bound.sample(noise, condition, nfe, random, **settings)
     if not isinstance(x, Tensor) or x.shape != noise.shape:
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"sample() returned {shape} for noise of shape {tuple(noise.shape)}")
     if not torch.isfinite(x).all():
         raise ValueError("sample() returned values that are not finite")
-    return x.float().cpu(), meter
+    return x.float().cpu(), meter, whole.seconds()
 
 
 def _check(meter: Meter, samples: int, nfe: int, all_flops: float | None = None) -> None:
@@ -106,17 +112,18 @@ def audit(
     nfe: int,
     settings: Mapping[str, Any],
     arithmetic: Arithmetic = CPU,
-) -> None:
-    """Sample a few with all FLOPs counted, through the handle or not.
+) -> dict[str, float]:
+    """Sample a few with all FLOPs counted, through the handle or not; returns costs of a row.
 
     Raises:
         DishonestNFE: if evaluations are hidden, or their number is wrong.
     """
     with count_all_flops() as counter:
-        _, meter = _run(
-            student, network, dataset, range(AUDIT_SAMPLES), nfe, 0, settings, arithmetic
+        _, meter, _ = _run(
+            student, network, dataset, range(AUDIT_SAMPLES), nfe, 0, settings, arithmetic, {}
         )
     _check(meter, AUDIT_SAMPLES, nfe, float(counter.get_total_flops()))
+    return meter.unit
 
 
 def sample(
@@ -142,15 +149,15 @@ def sample(
     settings = settings or {}
     if isinstance(network, nn.Module):
         network.eval()
-    audit(student, network, dataset, nfe, settings, arithmetic)
+    unit = audit(student, network, dataset, nfe, settings, arithmetic)
     parts = parts or Parts()
     memory = PeakMemory(arithmetic.device)
     for low in range(indices.start + parts.rows, indices.stop, batch):
         part = range(low, min(low + batch, indices.stop))
-        started = time.perf_counter()
-        x, meter = _run(student, network, dataset, part, nfe, sample_seed, settings, arithmetic)
+        x, meter, seconds = _run(
+            student, network, dataset, part, nfe, sample_seed, settings, arithmetic, unit
+        )
         _check(meter, len(part), nfe)
-        seconds = time.perf_counter() - started
         assert meter.clock is not None
         policy = max(seconds - meter.clock.seconds(), 0.0)
         costs = {"flops": [meter.flops], "seconds": [seconds], "policy": [policy]}

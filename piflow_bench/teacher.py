@@ -27,6 +27,15 @@ class Guidance:
         """Whether it changes anything."""
         return self.scale != 1.0
 
+    def holds(self, t: Tensor) -> Tensor:
+        """Whether it holds at each of the times ``t``, by shape; its edges belong to it.
+
+        All who ask compare in float32, whatever precision they keep their times in.
+        """
+        low, high = torch.tensor([self.low, self.high], dtype=torch.float32).tolist()
+        t = t.float()
+        return (t >= low) & (t <= high) & self.on
+
 
 class Teacher:
     """The field that students imitate.
@@ -90,7 +99,7 @@ class Teacher:
         with torch.no_grad():
             if not g.on:
                 return self.conditional(x, t, condition)
-            inside = (t >= g.low) & (t <= g.high)
+            inside = g.holds(t)
             if not inside.any():
                 return self.conditional(x, t, condition)
             rows = inside.nonzero()[:, 0]

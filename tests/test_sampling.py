@@ -1,5 +1,6 @@
 """Sampling: independent of batches, evaluations counted, hidden ones caught."""
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from piflow_bench import sampling
 from piflow_bench.api import Student, flow
 from piflow_bench.data import digits
 from piflow_bench.parts import Parts
+from piflow_bench.randomness import SampleRandom
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,47 @@ def test_time_outside_the_network_is_told_apart(dataset, tmp_path):
         student, slow, dataset, range(8), 1, 0, 4, parts=Parts(tmp_path / "parts", 0.0)
     )
     assert again.policy_seconds_per_sample == drawn.policy_seconds_per_sample
+
+
+def test_the_clock_runs_in_sample_alone(dataset, monkeypatch):
+    """By a clock that moves only when told: noise and labels cost nothing of a sample's time."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def costing(seconds, function):
+        def called(*args, **kwargs):
+            now[0] += seconds
+            return function(*args, **kwargs)
+
+        return called
+
+    network = network_of(dataset)
+    timed = costing(2.0, network)
+
+    class Pondering(Stepping):
+        def sample(self, noise, condition, nfe, random, **settings):
+            now[0] += 3.0
+            return super().sample(noise, condition, nfe, random)
+
+    monkeypatch.setattr(SampleRandom, "noise", costing(7.0, SampleRandom.noise))
+    monkeypatch.setattr(sampling, "_check", costing(11.0, sampling._check))
+    slow = dataclasses.replace(dataset, conditions=costing(5.0, dataset.conditions))
+    drawn = sampling.sample(Pondering(timed), timed, slow, range(8), 2, 0, 4)
+    assert drawn.seconds_per_sample == pytest.approx(2 * (3 + 2 * 2) / 8)
+    assert drawn.policy_seconds_per_sample == pytest.approx(2 * 3 / 8)
+    assert drawn.nfe == 2
+
+
+def test_flops_are_counted_once_for_all_batches(dataset, monkeypatch):
+    """Counting takes a multiple of the network's own time, which would be booked as its cost."""
+    from piflow_bench import costs
+
+    counters = []
+    counter = costs.FlopCounterMode
+    monkeypatch.setattr(costs, "FlopCounterMode", lambda **o: counters.append(o) or counter(**o))
+    drawn = draw(dataset, range(8), 2)
+    assert len(counters) == 2, "the audit, and within it the cost of a row"
+    assert drawn.flops_per_sample == pytest.approx(draw(dataset, range(8), 8).flops_per_sample)
 
 
 def test_more_evaluations_than_asked_for_are_named(dataset):

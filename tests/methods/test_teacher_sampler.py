@@ -1,9 +1,12 @@
 """Few-step teachers spend exactly the evaluations they are asked for."""
 
+from functools import partial
+
 import pytest
+import torch
 from piflow_methods.teacher import plan, spent
 
-from piflow_bench.api import Guidance, flow
+from piflow_bench.api import Guidance, Teacher, Unconditional, flow
 
 WHOLE, PART = Guidance(2.0), Guidance(2.0, 0.0, 0.7)
 
@@ -23,6 +26,26 @@ def test_guidance_on_a_part_of_time_costs_two_only_there():
     # One step is at t = 1, outside guidance; two steps cost three: nothing costs two.
     with pytest.raises(ValueError, match="exactly 2 evaluations"):
         plan("euler", 2, PART)
+
+
+@pytest.mark.parametrize("solver", list(flow.SOLVERS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_planned_is_spent_where_a_step_lies_at_the_edge(solver, dtype):
+    """Steps at tenths, guidance that begins or ends at one of them."""
+    for edge in range(11):
+        for guidance in (Guidance(2.0, 0.0, edge / 10), Guidance(2.0, edge / 10, 1.0)):
+            rows = 0
+
+            def field(x, t, condition):
+                nonlocal rows
+                rows += len(x)
+                return torch.zeros_like(x)
+
+            teacher = Teacher(field, torch.nn.Identity(), guidance)
+            times = flow.time_grid(10, dtype=torch.float64)
+            noise, condition = torch.zeros(3, 2, dtype=dtype), Unconditional(3)
+            flow.SOLVERS[solver](partial(teacher, condition=condition), noise, times)
+            assert rows == 3 * spent(solver, 10, {}, guidance, 1.0), (edge, guidance)
 
 
 def test_heun_takes_an_euler_step_first_for_even_numbers():

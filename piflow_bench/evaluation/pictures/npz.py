@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
+import tempfile
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -81,11 +85,12 @@ def npz_members(path: Path, what: str) -> dict[str, Member]:
 
 
 class _Stream:
-    """Rows of a member in order; going back opens it anew."""
+    """Rows of a member: in order as the file is read once, in any order from a copy beside it."""
 
     def __init__(self, member: Member) -> None:
         self.member, self.row = member, 0
-        self.handle: io.BufferedIOBase | None = None
+        self.handle: IO[bytes] | None = None
+        self.copy: np.memmap | None = None
         self.bytes = int(np.prod(member.shape[1:])) * member.dtype.itemsize
 
     def read(self, places: np.ndarray) -> np.ndarray:
@@ -94,12 +99,12 @@ class _Stream:
         return np.concatenate([self._run(int(run[0]), int(run[-1]) + 1) for run in runs])
 
     def _run(self, start: int, stop: int) -> np.ndarray:
-        if self.handle is None or start < self.row:
-            archive = zipfile.ZipFile(self.member.path)  # noqa: SIM115 (open between reads)
-            self.handle = archive.open(self.member.name)  # type: ignore[assignment]
-            assert self.handle is not None
-            self.handle.seek(self.member.offset)
-            self.row = 0
+        if self.copy is None and start < self.row:
+            self.copy = self._copied()
+        if self.copy is not None:
+            return np.array(self.copy[start:stop])
+        if self.handle is None:
+            self.handle = self._opened()
         self.handle.seek((start - self.row) * self.bytes, io.SEEK_CUR)
         wanted = (stop - start) * self.bytes
         parts, got = [], 0
@@ -110,8 +115,30 @@ class _Stream:
             parts.append(part)
             got += len(part)
         self.row = stop
+        if stop == self.member.shape[0]:
+            self._close()
         rows = np.frombuffer(b"".join(parts), self.member.dtype)
         return rows.reshape(stop - start, *self.member.shape[1:])
+
+    def _opened(self) -> IO[bytes]:
+        # Both end with the handle: an archive is closed when nothing in it is open.
+        with zipfile.ZipFile(self.member.path) as archive:
+            handle = archive.open(self.member.name)
+        handle.seek(self.member.offset)
+        return handle
+
+    def _close(self) -> None:
+        if self.handle is not None:
+            self.handle.close()
+            self.handle = None
+
+    def _copied(self) -> np.memmap:
+        """All rows in a file without a name: what a zip file holds cannot be gone back in."""
+        self._close()
+        with tempfile.TemporaryFile() as file, self._opened() as handle:
+            shutil.copyfileobj(handle, file, 1 << 22)
+            file.flush()
+            return np.memmap(file, self.member.dtype, "r", shape=self.member.shape)
 
 
 def open_npz(path: Path, what: str) -> Images:
@@ -141,7 +168,7 @@ def open_npz(path: Path, what: str) -> Images:
         other = members[LABELS_KEY]
         warnings = [f"{named}: {LABELS_KEY}, {other.dtype} {other.shape}, is not read as classes"]
     return Images(
-        str(path), member.shape[0], height, width, rows, lambda: file_digest(path),
+        str(path), member.shape[0], height, width, rows, cache(lambda: file_digest(path)),
         tuple(warnings), labels,
     )  # fmt: skip
 
