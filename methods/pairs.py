@@ -86,7 +86,7 @@ class PairBuffer(nn.Module):
         places = (self.solved + torch.arange(n, device=states.device)) % self.pairs
         kept = slice(max(n - self.pairs, 0), None)
         self.states[places[kept]] = states[kept].to(self.states.dtype)
-        self.packed[places[kept]] = packed[kept]
+        self.packed[places[kept]] = packed[kept].to(self.packed)  # Some conditions are nowhere.
         grid = self.nfe * self._per_segment(steps)
         self.solved += n
         self.evaluations += n * spent("heun", grid, {}, context.teacher.guidance, 1.0)
