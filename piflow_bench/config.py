@@ -72,6 +72,14 @@ class DatasetConfig:
 
 
 @dataclass
+class FamilyConfig:
+    """The comparisons that are tested: every variant against the leader, in the primary metrics."""
+
+    # a trained variant; None: differences are described, not tested
+    leader: str | None = setting(None)
+
+
+@dataclass
 class StudentConfig:
     """Weights that are scored without training."""
 
@@ -166,6 +174,7 @@ class ExperimentConfig:
     train_seeds: list[int] = setting(factory=lambda: [0], least=0)
     sample_seed: int = setting(0, least=0)
     variants: dict[str, VariantConfig] = setting(factory=dict)
+    family: FamilyConfig = setting(factory=FamilyConfig)
     student: StudentConfig = setting(factory=StudentConfig)
     only: list[str] | None = setting(None)
     add: list[str] = setting(factory=list)  # methods entered with their default settings
@@ -516,6 +525,11 @@ def _checked(config: ExperimentConfig) -> ExperimentConfig:
     for name in config.only or []:
         if name not in config.variants:
             raise UserError(f"only={name}: no such variant; {nearest(name, list(config.variants))}")
+    leader = config.family.leader
+    if leader is not None and leader not in config.variants:
+        raise UserError(
+            f"family.leader={leader}: no such variant; {nearest(leader, list(config.variants))}"
+        )
     if config.only == []:
         raise UserError("only=[]: name at least one variant, or leave it out")
     return config

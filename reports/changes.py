@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from piflow_bench.errors import UserError
+from piflow_bench.evaluation.inference.compare import LEVEL, changed
 from piflow_bench.evaluation.uncertainty import holm
 
-LEVEL = 0.05
 CELL = ["role", "track", "variant", "setting", "nfe", "question", "extractor", "metric"]
 """What names a cell in both runs; a series is named by the settings that a run happens to have."""
 NEEDED = ("value", "seeds", "by_seed", "seed_replicates", "replicates")
@@ -60,7 +60,7 @@ def changes(old: inputs.Run, new: inputs.Run) -> list[Change]:
         sides = [{k: row[f"{k}_{s}"] for k in NEEDED}
                  for s in ("new", "old")]  # fmt: skip
         known = words.finite(row["value_new"]) and not _other_seeds(row)
-        found.append((row, frames.difference(*map(pd.Series, sides)) if known else None))
+        found.append((row, changed(*sides) if known else None))
     p_values = holm(np.array([np.nan if d is None else d.p for _, d in found], dtype=float))
     listed = [_change(row, d, float(p)) for (row, d), p in zip(found, p_values, strict=True)]
     order = ("lost", "worse", "differs", "unknown", "better", "not told apart", "equal")

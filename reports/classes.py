@@ -18,6 +18,8 @@ from piflow_reports.plots import (
 )
 from piflow_reports.styles import Style
 
+from piflow_bench.evaluation.inference.cells import better_higher
+
 
 def by_class(
     breakdown: pd.DataFrame,
@@ -38,7 +40,7 @@ def by_class(
     labels = [words.metric(m).label for m in names]
     for nfe in nfes:
         here = rows[rows["nfe"] == nfe]
-        x, y = (axis_title(m, words.better_higher(m)) for m in names[::-1])
+        x, y = (axis_title(m, better_higher(m)) for m in names[::-1])
         figure = blank(x, y, 420)
         table = []
         for series in [s for s in order if s in looks]:
@@ -66,7 +68,7 @@ def by_class(
         if not table:
             continue
         values = here.loc[here["metric"] == names[0], "value"]
-        log_y(figure, values, words.better_higher(names[0]))
+        log_y(figure, values, better_higher(names[0]))
         found.append(
             Figure(
                 f"{prefix}class-{nfe}",

@@ -18,8 +18,12 @@ LATEX = {
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "|": r"\textbar{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "−": r"$-$", "∞": r"$\infty$", "—": "---",
-    "·": r"\textperiodcentered{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "×": r"$\times$",
+    "·": r"\textperiodcentered{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
+    "▲": r"$^{\triangle}$", "▼": r"$^{\nabla}$", "×": r"$\times$",
 }  # fmt: skip
+
+MARKS = {"": "", "better": "▲", "worse": "▼"}
+MARKED = "▲ better, ▼ worse: told apart from the declared leader; nothing else is tested."
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -80,12 +84,14 @@ def ranking_rows(rankings: list[tuple[str, Ranking]]) -> pd.DataFrame:
         "low",
         "high",
         "best",
+        "than_leader",
         "reason",
     ]
     rows = [
         [
             section, ranking.nfe, group.title, row.role, row.series, row.method, row.seeds,
-            *column.measure, cell.value, cell.low, cell.high, cell.bold, cell.hole or cell.note,
+            *column.measure, cell.value, cell.low, cell.high, cell.bold, cell.mark,
+            cell.hole or cell.note,
         ]
         for section, ranking in rankings
         for group in ranking.groups
@@ -101,7 +107,7 @@ def heading(section: str, ranking: Ranking) -> str:
 
 
 def markdown(rankings: list[tuple[str, Ranking]]) -> str:
-    """GitHub tables; bold is the best and whatever is not told apart from it."""
+    """GitHub tables; bold is the best value, arrows are what is told apart from the leader."""
     parts = []
     for section, ranking in rankings:
         heads = [f"{md(c.label)} {words.arrow(c.higher)}".strip() for c in ranking.columns]
@@ -113,7 +119,7 @@ def markdown(rankings: list[tuple[str, Ranking]]) -> str:
                 table.append([md(row.series), str(row.seeds or words.MISSING), *cells])
         lines = ["| " + " | ".join(line) + " |" for line in table]
         parts.append(f"## {md(heading(section, ranking))}\n\n" + "\n".join(lines))
-    note = "Bold: the best of its group and all that is not told apart from it. Brackets: 95 %."
+    note = f"Bold: the best value of its group. {MARKED} Brackets: 95 %."
     return "\n\n".join([*parts, note]) + "\n"
 
 
@@ -129,7 +135,7 @@ def md_cell(cell: Cell) -> str:
     if cell.hole:
         return f"failed: {md(cell.hole)}"
     text = f"**{cell.text}**" if cell.bold else cell.text
-    return f"{text} {cell.span}".strip()
+    return " ".join(part for part in (text + MARKS[cell.mark], cell.span) if part)
 
 
 def latex(rankings: list[tuple[str, Ranking]]) -> str:
@@ -165,7 +171,7 @@ def caption_note(ranking: Ranking) -> str:
     hashes = sorted({column.measure[3][:12] for column in ranking.columns} - {""})
     return (
         f"n = {', '.join(map(str, counts)) or '?'} samples, protocol {', '.join(hashes) or '?'}. "
-        "Bold: best of its group and what is not told apart from it; brackets: 95 % intervals."
+        f"Bold: best value of its group; brackets: 95 % intervals. {MARKED}"
     )
 
 
@@ -186,4 +192,5 @@ def tex_cell(cell: Cell) -> str:
     if cell.hole:
         return "failed"
     text = f"\\textbf{{{tex(cell.text)}}}" if cell.bold else tex(cell.text)
+    text += tex(MARKS[cell.mark])
     return text + (f" {{\\scriptsize {tex(cell.span)}}}" if cell.span else "")

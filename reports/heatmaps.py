@@ -43,6 +43,7 @@ def _heatmap(pairs: pd.DataFrame, names: list[str], metric: str, nfe: int, prefi
         places = words.decimals([row["difference"]], [(row["high"] - row["low"]) / 2])
         span = words.span(row["low"], row["high"], places)
         apart = "told apart" if row["significant"] else "not told apart"
+        apart = apart if row["family"] else "described"
         table.append([row["a"], row["b"], words.fixed(row["difference"], places), span, apart])
         for a, b, sign in ((row["a"], row["b"], 1), (row["b"], row["a"], -1)):
             low, high = sorted((sign * row["low"], sign * row["high"]))
@@ -69,15 +70,18 @@ def _heatmap(pairs: pd.DataFrame, names: list[str], metric: str, nfe: int, prefi
         colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9},
     )  # fmt: skip
     _names(figure, ticks)
-    coloured = "Coloured where a pair is told apart after Holm's correction, grey where it is not."
+    coloured = (
+        "Coloured where a pair of the declared family is told apart after Holm's correction; the "
+        "others are described only."
+    )
     label = words.metric(metric).label
     return Figure(
         f"{prefix}pairs-{metric}-{nfe}",
         f"{label} at {nfe} NFE: row less column",
-        coloured if largest else "No pair is told apart after Holm's correction.",
+        coloured if largest else "No pair is told apart; differences are described.",
         spec(figure),
         height,
-        ["a", "b", "a − b", "95 % interval", "Told apart"],
+        ["a", "b", "a − b", "95 % interval", "Verdict"],
         table,
     )
 

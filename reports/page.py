@@ -100,8 +100,9 @@ def section(run: inputs.Run, prefix: str, families: int = 1) -> Section:
     looks = styles.assign(
         *({s: variants[s] for s in order if roles[s] == role} for role in ("student", "teacher"))
     )
-    pairs, pair_note = verdicts.comparisons(results, primary, families)
-    ranked = tables.rankings(summary, nfes, order, primary, verdicts.ties(pairs))
+    pairs, pair_note = verdicts.comparisons(summary, primary, families, frames.rules(results))
+    said = verdicts.verdicts(summary, pairs, primary)
+    ranked = tables.rankings(summary, nfes, order, primary, verdicts.marks(said, primary))
     run = _with_series(run)
     groups = figure_groups(run, summary, nfes, looks, order, variants, primary, pairs, prefix)
     grids, picked = pictures.within_budget(run.grid, run.selections, looks, order, nfes)
@@ -117,12 +118,12 @@ def section(run: inputs.Run, prefix: str, families: int = 1) -> Section:
             "quality": words.metric(primary.quality).label,
             "diversity": words.metric(primary.diversity).label,
         },
-        "verdicts": verdicts.verdicts(summary, pairs, primary),
+        "verdicts": said,
         "tracks": words.TRACKS,
         "pairs": verdicts.pair_rows(pairs),
         "pair_note": pair_note,
         "alone": verdicts.alone(summary),
-        "level_note": verdicts.level_note(pairs, families),
+        "level_note": verdicts.level_note(pairs, primary, families),
         "ceiling": ceiling.ceiling(summary, nfes, order, primary),
         "rankings": ranked,
         "looks": looks,
@@ -232,7 +233,8 @@ def figure_groups(
         ),
         (
             "Paired differences",
-            "Students against each other on the same noise, in the primary metrics.",
+            "Students against each other on the same noise, in the primary metrics; only those "
+            "with the declared leader are tested.",
             heatmaps.differences(pairs, order, primary, prefix),
         ),
         (

@@ -13,6 +13,7 @@ from piflow_reports.facts import listed
 from piflow_reports.tables import Cell, Column
 
 from piflow_bench.errors import UserError
+from piflow_bench.evaluation.inference.cells import better_higher
 from piflow_bench.evaluation.protocols import refuse_mixture
 from piflow_bench.evaluation.score import COLUMNS, WHOLE
 
@@ -144,7 +145,7 @@ def _cells(
     """Columns of ``metrics`` and rows of the values of column ``by``."""
     columns, filled = [], []
     for i, name in enumerate(metrics):
-        higher = words.better_higher(name)
+        higher = better_higher(name)
         meaning, label = words.metric(name).meaning, words.metric(name).label
         columns.append(Column(("", "", name, ""), label, meaning, higher, i == 0))
         filled.append(_column(scores[scores["metric"] == name], by, higher))
@@ -192,7 +193,7 @@ def details(scores: pd.DataFrame) -> list[dict[str, Any]]:
             {
                 "label": label,
                 "meaning": meaning,
-                "higher": words.better_higher(row["metric"]),
+                "higher": better_higher(row["metric"]),
                 "value": words.fixed(row["value"], places),
                 "span": words.span(row["ci_low"], row["ci_high"], places),
                 "n": n,
@@ -237,7 +238,7 @@ def figures(scores: pd.DataFrame, order: Sequence[str]) -> list[plots.Figure]:
             continue
         summary = rows.assign(low=rows["ci_low"], high=rows["ci_high"])
         height = 90 + 34 * len(rows)
-        figure = plots.blank(plots.axis_title(name, words.better_higher(name)), "", height)
+        figure = plots.blank(plots.axis_title(name, better_higher(name)), "", height)
         figure.add_scatter(
             x=plots.numbers(rows["value"]),
             y=rows["place"].tolist(),

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from piflow_reports import words
-from piflow_reports.frames import Primary, measured, pair_differences
-
-from piflow_bench.evaluation.uncertainty import holm
+from piflow_reports.frames import Primary, measured
 
 Measure = tuple[str, str, str, str]  # question, extractor, metric, protocol
 
@@ -35,6 +32,8 @@ class Cell:
     text: str = words.MISSING
     span: str = ""
     bold: bool = False
+    mark: str = ""
+    """better | worse: told apart from the declared leader."""
     hole: str = ""
     note: str = ""
     low: float = math.nan
@@ -76,8 +75,8 @@ class Ranking:
     """Samples behind the students' numbers, every count once."""
 
 
-Ties = dict[tuple[int, str, str, str, str], float]
-"""(nfe, question, metric, a, b) -> a - b where compare() tells the two variants apart, else 0."""
+Marks = dict[tuple[int, str, str, str], str]
+"""(nfe, question, metric, series) -> better | worse: told apart from the declared leader."""
 
 
 def columns(summary: pd.DataFrame, primary: Primary) -> dict[str, list[Column]]:
@@ -120,12 +119,11 @@ def rankings(
     nfes: list[int],
     order: list[str],
     primary: Primary,
-    ties: Ties,
+    marks: Marks,
 ) -> dict[int, list[Ranking]]:
     """Per NFE the main table and those of the other questions and extractors."""
     tables = columns(summary, primary)
     values = _values(summary)
-    ties = ties | _teacher_ties(summary, nfes, tables.get("", []))
     only_controls = set(measured(summary)["role"]) == {"control"}
     result: dict[int, list[Ranking]] = {}
     for nfe in nfes:
@@ -133,7 +131,7 @@ def rankings(
         for title, chosen in tables.items():
             ranking = Ranking(nfe, title, chosen, _groups(summary, nfe, order, chosen, values))
             for group in ranking.groups:
-                _embolden(group, ranking, values, ties)
+                _embolden(group, ranking, marks)
                 if chosen and chosen[0].higher is not None:
                     sign = -1 if chosen[0].higher else 1
                     group.rows.sort(key=lambda r: _sortable(r.cells[0].value, sign))
@@ -235,82 +233,17 @@ def _cell(found: pd.Series | None, own: pd.DataFrame, column: Column, places: in
     return Cell()
 
 
-def _embolden(
-    group: Group,
-    ranking: Ranking,
-    values: dict[tuple[str, float, Measure], pd.Series],
-    ties: Ties,
-) -> None:
-    """Mark the best value of each column and all that cannot be told apart from it."""
+def _embolden(group: Group, ranking: Ranking, marks: Marks) -> None:
+    """Bold is the best value of a column, whatever chance made of it; marks are what was tested."""
     if group.kind == "control":
         return
     for i, column in enumerate(ranking.columns):
         rows = [row for row in group.rows if words.finite(row.cells[i].value)]
         if column.higher is None or len(rows) < 2:
             continue
-        sign = -1 if column.higher else 1
-        best = min(range(len(rows)), key=lambda k: sign * rows[k].cells[i].value)
-        question, _, name, _ = column.measure
-        if column.primary:
-            # Students that share no train seed are not compared: nothing tells them apart.
-            pair = (ranking.nfe, question, name, rows[best].series)
-            gaps = [ties.get((*pair, row.series), 0.0) for row in rows]
-        else:
-            at = (float(ranking.nfe), column.measure)
-            gaps = _told_apart([values[(row.series, *at)] for row in rows], best)
-        for k, (row, gap) in enumerate(zip(rows, gaps, strict=True)):
-            # Without an interval nothing says that two differ, nor that they do not.
-            worse = not sign * gap >= 0
-            row.cells[i].bold = k == best or not worse
-
-
-def _teacher_ties(summary: pd.DataFrame, nfes: list[int], main: list[Column]) -> Ties:
-    """The teacher's samplers in the primary columns: Holm over all their pairs of the page."""
-    rows = measured(summary)
-    rows = rows[rows["role"] == "teacher"]
-    places, groups = [], []
-    for column in (c for c in main if c.primary):
-        question, extractor, name, protocol = column.measure
-        own = rows[(rows["question"] == question) & (rows["metric"] == name)]
-        own = own[(own["extractor"] == extractor) & (own["protocol"] == protocol)]
-        for nfe in nfes:
-            here = own[own["nfe"] == nfe].to_dict("records")
-            if len(here) > 1:
-                places.append((nfe, question, name))
-                groups.append(here)
-    found: Ties = {}
-    if not groups:
-        return found
-    for place, group, (first, second, gaps) in zip(places, groups, _gaps(groups), strict=True):
-        for i, j, gap in zip(first, second, gaps, strict=True):
-            a, b = group[i]["series"], group[j]["series"]
-            found[(*place, a, b)], found[(*place, b, a)] = float(gap), -float(gap)
-    return found
-
-
-def _gaps(groups: Sequence[Sequence[Any]]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Per group of summary rows its pairs i < j, and i - j where told apart, else 0; NaN unknown.
-
-    Holm's correction covers the pairs of all groups.
-    """
-    pairs = [pair_differences(rows) for rows in groups]
-    corrected = holm(np.concatenate([p for *_, p in pairs]))
-    ends = np.cumsum([len(p) for *_, p in pairs])[:-1]
-    found = []
-    for (i, j, gap, _), p in zip(pairs, np.split(corrected, ends), strict=True):
-        told = np.where(p < 0.05, gap, 0.0)
-        found.append((i, j, np.where(np.isfinite(p), told, np.nan)))
-    return found
-
-
-def _told_apart(rows: list[pd.Series], best: int) -> list[float]:
-    """How far one summary row of a group is from each: 0 where not told apart, NaN if unknown.
-
-    The best is chosen by the same data and so may be any of them: Holm's correction covers all
-    pairs of the group, not only those with the best.
-    """
-    ((i, j, gap),) = _gaps([rows])
-    found = np.zeros(len(rows))
-    found[j[i == best]] = gap[i == best]
-    found[i[j == best]] = -gap[j == best]
-    return [float(f) for f in found]
+        best = (max if column.higher else min)(row.cells[i].value for row in rows)
+        for row in rows:
+            row.cells[i].bold = row.cells[i].value == best
+            if column.primary:
+                question, _, name, _ = column.measure
+                row.cells[i].mark = marks.get((ranking.nfe, question, name, row.series), "")

@@ -1,33 +1,41 @@
-"""Who wins, in words that say no more than the paired intervals allow."""
+"""Who wins, in words that say no more than the declared comparisons allow."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 from piflow_reports import words
-from piflow_reports.frames import Primary, final, measured, select, with_series
-from piflow_reports.tables import Ties
+from piflow_reports.frames import (
+    Primary,
+    floor,
+    measured,
+    select,
+)
+from piflow_reports.tables import Marks
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation import student_t
-from piflow_bench.evaluation.comparisons import METHOD_SEEDS, compare
-
-LEVEL = 0.05
-"""Share of null reports with a false "better" anywhere."""
+from piflow_bench.evaluation.inference.compare import LEVEL, METHOD_SEEDS, compare
+from piflow_bench.evaluation.uncertainty import t_quantile
 
 LISTED = 8
 """Most variants that a sentence names."""
+NEAR = 3.0
+"""Times the value of two equal distributions below which a Fréchet distance is hardly tested."""
+FRECHET = ("fd", "sfd")
 
 
 @dataclass
 class Verdict:
-    """One sentence: the leader in a primary metric at one NFE, and what it is told apart from."""
+    """What is said of a primary metric at one NFE: of the declared leader, or of the best."""
 
     nfe: int
     track: str
+    name: str
     metric: str
+    """The metric's label."""
     role: str
     leader: str
     value: str
@@ -35,53 +43,47 @@ class Verdict:
     tied: list[str]
     sentences: list[str]
     tone: str
+    """clear | partly | open | behind: the declared leader's; described where none was declared."""
+    better: list[str] = field(default_factory=list)
+    """Told apart from the leader, and better."""
+    worse: list[str] = field(default_factory=list)
 
 
 def comparisons(
-    results: pd.DataFrame, primary: Primary, families: int = 1
+    summary: pd.DataFrame,
+    primary: Primary,
+    families: int = 1,
+    rules: Mapping[str, str] | None = None,
 ) -> tuple[pd.DataFrame, str]:
-    """Paired comparisons of the students in the primary metrics, and a note where there are none.
+    """Comparisons of the students in the primary metrics, and a note where there are none.
 
-    A page of several ``families`` of comparisons divides its 5 % of false reports among them.
-    Teachers and controls stay out: pairs nobody asks about would only weaken Holm's correction.
+    Every pair with its interval; those of the declared family are tested. A page of several
+    ``families`` divides its 5 % of false reports among them. Teachers and controls stay out.
+    ``rules``: those behind each protocol's hash, for what is said where protocols meet.
     """
-    # A variant sampled in several ways is several competitors.
-    rows = with_series(final(results))
-    rows = rows.assign(variant=rows["series"])
-    rows = rows[
-        (rows["role"] == "student")
-        & (rows["status"] == "ok")
-        & rows["metric"].isin([primary.quality, primary.diversity])
-        & (rows["question"] == primary.question)
+    cells = summary[summary["role"] == "student"]
+    parts = [
+        select(cells, primary.question, name, primary.extractor)
+        for name in dict.fromkeys((primary.quality, primary.diversity))
     ]
-    if rows.groupby(["track", "nfe"])["variant"].nunique().max() in (0, 1) or not len(rows):
+    chosen = measured(pd.concat(parts))
+    if not len(chosen) or chosen.groupby(["track", "nfe"])["series"].nunique().max() < 2:
         return pd.DataFrame(), "There are no two students to compare at the same NFE."
-    present = [m for m in (primary.quality, primary.diversity) if m in set(rows["metric"])]
-    quality, diversity = present[0], present[-1]
     try:
         table = compare(
-            rows, quality, diversity, question=primary.question, extractor=primary.extractor
+            chosen,
+            [primary.quality, primary.diversity],
+            leader=primary.leader,
+            families=families,
+            rules=rules,
         )
     except UserError as error:
         return pd.DataFrame(), f"No comparison: {error}."
-    table["p_holm"] = (families * table["p_holm"]).clip(upper=1.0)
-    table["significant"] = table["p_holm"] < LEVEL
-    return table, "" if len(table) else "No two students share a train seed."
-
-
-def ties(table: pd.DataFrame) -> Ties:
-    """How far pairs that are told apart differ, in both orders."""
-    found: Ties = {}
-    for row in table.to_dict("records"):
-        key = (int(row["nfe"]), row["question"], row["metric"])
-        gap = float(row["difference"]) if row["significant"] else 0.0
-        found[(*key, row["a"], row["b"])] = gap
-        found[(*key, row["b"], row["a"])] = -gap
-    return found
+    return table, ""
 
 
 def verdicts(summary: pd.DataFrame, table: pd.DataFrame, primary: Primary) -> list[Verdict]:
-    """One verdict per NFE, track and primary metric, best method first."""
+    """One verdict per NFE, track and primary metric."""
     found: list[Verdict] = []
     if not len(table):
         return found
@@ -92,88 +94,105 @@ def verdicts(summary: pd.DataFrame, table: pd.DataFrame, primary: Primary) -> li
             here = rows[(rows["track"] == track) & (rows["nfe"] == nfe)]
             higher = here["higher"].iloc[0] if len(here) else None
             if higher is not None and len(here) >= 2:
-                role = "Quality" if name == primary.quality else "Diversity"
-                found.append(_verdict(here, pairs, name, role, bool(higher)))
+                said = _verdict(here, pairs, primary, name, bool(higher))
+                said.sentences += _no_power(summary, here, primary, name)
+                found.append(said)
     found.sort(key=lambda v: (v.track != "distilled", v.track, v.nfe, v.role == "Diversity"))
     return found
 
 
+def marks(said: list[Verdict], primary: Primary) -> Marks:
+    """What tables mark: who is told apart from the declared leader."""
+    return {
+        (v.nfe, primary.question, v.name, series): word
+        for v in said
+        for word, names in (("better", v.better), ("worse", v.worse))
+        for series in names
+    }
+
+
 def _verdict(
-    here: pd.DataFrame, pairs: pd.DataFrame, name: str, role: str, higher: bool
+    here: pd.DataFrame, pairs: pd.DataFrame, primary: Primary, name: str, higher: bool
 ) -> Verdict:
     ordered = here.sort_values(["value", "series"], ascending=[not higher, True])
+    leading = ordered[ordered["variant"] == primary.leader]
     best = ordered.iloc[0]
-    others = [str(series) for series in ordered["series"].iloc[1:]]
-    against = {_other(row, best["series"]): row for row in pairs.to_dict("records")
-               if best["series"] in (row["a"], row["b"])}  # fmt: skip
-    told = {o: row for o, row in against.items() if row["significant"]}
-    # A pair is compared on its common seeds, which may order it otherwise than all seeds do.
-    ahead = [o for o, row in told.items()
-             if (_signed(row, str(best["series"]), higher) < 0) and o in others]  # fmt: skip
-    beaten = [o for o in others if o in told and o not in ahead]
-    level = [o for o in others if o in against and o not in told]
-    apart = [o for o in others if o not in against]
-    label = words.metric(name).label
-    width = (here["high"] - here["low"]) / 2
-    places = words.decimals(here["value"], width)
-    nfe = int(best["nfe"])
-    found = [against[o] for o in beaten + level]
+    # Of several ways to sample the leader, the best: each way's comparisons are in the family.
+    head = leading.iloc[0] if len(leading) else best
+    series = str(head["series"])
+    against = {_other(row, series): row for row in pairs.to_dict("records")
+               if series in (row["a"], row["b"])}  # fmt: skip
+    names = [str(s) for s in ordered["series"] if s in against]
+    label, nfe = words.metric(name).label, int(head["nfe"])
     gap_places = words.decimals(
-        [row["difference"] for row in found], [(row["high"] - row["low"]) / 2 for row in found]
+        [against[o]["difference"] for o in names],
+        [(against[o]["high"] - against[o]["low"]) / 2 for o in names],
     )
-    gaps = {o: _gap(row, str(best["series"]), higher, gap_places) for o, row in against.items()}
-    methods = against and all(row["level"] == "method" for row in against.values())
-    own = dict(zip(here["series"].map(str), here["seeds"], strict=True))
-    for o, row in against.items():
-        # The values shown are means over all of a variant's seeds, the difference is not.
-        if row["seeds"] < max(own[o], own[str(best["series"])]):
-            some = words.count(row["seeds"], "common train seed")
-            gaps[o] += "" if o in ahead else f" on {some}"
-    better = "higher" if higher else "lower"
-    subject = f"At {nfe} NFE {words.isolated(best['series'])}"
-    if not methods:
-        subject = f"At {nfe} NFE, among these checkpoints, {words.isolated(best['series'])}"
+    gaps = {o: _gap(against[o], series, higher, gap_places) for o in names}
+    at = f"At {nfe} NFE"
+    if not all(row["level"] == "method" for row in against.values()):
+        at += ", among these checkpoints,"
+    better, end = ("higher", "highest") if higher else ("lower", "lowest")
     sentences = []
-    if beaten:
-        than = _listed([f"{words.isolated(o)} by {gaps[o]}" for o in beaten])
-        sentences.append(f"{subject} has {better} {label} than {than}.")
-    if level:
-        listed = _listed([f"{words.isolated(o)} ({gaps[o]})" for o in level])
-        if ahead and not beaten:
-            end = "highest" if higher else "lowest"
-            sentences.append(
-                f"{subject} has the {end} mean {label} over its own train seeds, but is not told "
-                f"apart from {listed}."
-            )
-        elif beaten:
-            sentences.append(f"It is not told apart from {listed}.")
-        else:
-            sentences.append(
-                f"{subject} has the best {label}, but is not told apart from {listed}."
-            )
-    if ahead:
-        listed = _listed([f"{words.isolated(o)} ({gaps[o]})" for o in ahead])
+    ahead, beaten, level = [], [], []
+    if len(leading):
+        tested = [o for o in names if against[o]["family"]]
+        told = [o for o in tested if against[o]["significant"]]
+        ahead = [o for o in told if _signed(against[o], series, higher) < 0]
+        beaten = [o for o in told if o not in ahead]
+        level = [o for o in tested if o not in told]
+        if beaten:
+            than = _listed([f"{words.isolated(o)} by {gaps[o]}" for o in beaten])
+            sentences.append(f"{at} {words.isolated(series)} has {better} {label} than {than}.")
+        for other in ahead:
+            gap = _gap(against[other], other, higher, gap_places)
+            text = f"{words.isolated(other)} has {better} {label} than {words.isolated(series)}"
+            sentences.append(f"{at} {text} by {gap}.")
+        if level:
+            listed = _listed([f"{words.isolated(o)} ({gaps[o]})" for o in level])
+            who = "It" if beaten and not ahead else words.isolated(series)
+            start = f"{who} is" if sentences else f"{at} the {label} of {who} is"
+            sentences.append(f"{start} not told apart from {listed}.")
+        if str(best["series"]) in level:
+            sentences.append(f"The {end} value is that of {words.isolated(best['series'])}.")
+        tone = "behind" if ahead else "open" if not beaten else "partly" if level else "clear"
+    else:
+        listed = _listed([f"{words.isolated(o)} ({gaps[o]})" for o in names])
         sentences.append(
-            f"On their common train seeds {words.isolated(best['series'])} is worse than {listed}: "
-            "the values are means over other seeds."
+            f"{at} the {end} {label} is that of {words.isolated(series)}; ahead of {listed}. "
+            "Described, not tested."
         )
-    if apart:
-        listed = words.joined([words.isolated(o) for o in apart])
-        sentences.append(f"No paired comparison with {listed}: no common train seed.")
-    tone = "clear" if beaten and not level and not apart else "partly" if beaten else "open"
-    tone = "open" if ahead else tone
+        tone = "described"
+    places = words.decimals(here["value"], (here["high"] - here["low"]) / 2)
     return Verdict(
         nfe,
-        str(best["track"]),
+        str(head["track"]),
+        name,
         label,
-        role,
-        str(best["series"]),
-        words.fixed(best["value"], places),
-        words.span(best["low"], best["high"], places),
-        level + ahead,
+        "Quality" if name == primary.quality else "Diversity",
+        series,
+        words.fixed(head["value"], places),
+        words.span(head["low"], head["high"], places),
+        level,
         sentences,
         tone,
+        ahead,
+        beaten,
     )
+
+
+def _no_power(summary: pd.DataFrame, here: pd.DataFrame, primary: Primary, name: str) -> list[str]:
+    """A warning where values are so small that their test can see little."""
+    least = floor(summary, primary.question, name, primary.extractor)
+    near = here[here["value"] < NEAR * least]
+    if name not in FRECHET or len(near) < 2:
+        return []
+    listed = "All" if len(near) == len(here) else words.count(len(near), "value")
+    return [
+        f"{listed} below {NEAR:g} times that of two equal distributions "
+        f"({words.figures(least, 3)}): there intervals are about 1.5 times too wide and the test "
+        "is nearly powerless, so that not told apart does not mean equal."
+    ]
 
 
 def _listed(items: list[str]) -> str:
@@ -234,6 +253,7 @@ def pair_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
                 "p_holm": _p(row["p_holm"]),
                 "seeds": int(row["seeds"]),
                 "level": row["level"],
+                "family": bool(row["family"]),
                 "significant": bool(row["significant"]),
             }
         )
@@ -246,25 +266,41 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def level_note(table: pd.DataFrame, families: int = 1) -> str:
-    """What the sentences are about: methods, or only the checkpoints at hand."""
+def level_note(table: pd.DataFrame, primary: Primary, families: int = 1) -> str:
+    """What was tested, and what the sentences are about: methods, or the checkpoints at hand."""
     if not len(table):
         return ""
-    methods = (table["level"] == "method").mean()
-    if methods == 1:
-        seeds, pairs = int(table["seeds"].min()), families * len(table)
-        errors = student_t.quantile(1 - LEVEL / pairs, seeds - 1)
+    family = table[table["family"]]
+    if not primary.leader:
         return (
-            f"Each pair shares at least {METHOD_SEEDS} train seeds: the sentences speak of methods "
-            "as trained here, with a paired t interval over seeds to which the sampling noise is "
-            "added that all seeds share. It presumes that no method fails rarely and badly: look "
-            f"at the single seeds. With {seeds} seeds and {pairs:,} comparisons the first to be "
-            f"told apart needs a difference of {errors:.1f} standard errors, so that what is not "
-            "told apart need not be equal."
+            "The experiment declares no family of comparisons (family.leader): differences are "
+            "described with their intervals, and nobody is told apart."
         )
+    if not len(family):
+        return (
+            f"The declared leader, {words.isolated(primary.leader)}, is not among the students "
+            "compared: differences are described with their intervals, and nobody is told apart."
+        )
+    pairs = families * len(family)
     text = (
-        f"Below {METHOD_SEEDS} common train seeds the sentences speak of these checkpoints only: "
-        "their intervals hold the noise of sampling, not that of training again, which is often "
-        "larger."
+        f"Declared before the run: every variant against {words.isolated(primary.leader)} in the "
+        f"primary metrics, {words.count(pairs, 'comparison')}, Holm-corrected together. All "
+        "other differences are described, not tested. "
+    )
+    methods = (family["level"] == "method").mean()
+    if methods == 1:
+        seeds = int(family["seeds"].min())
+        errors = t_quantile(1 - LEVEL / pairs, 2 * seeds - 3)
+        return text + (
+            f"Each variant has at least {METHOD_SEEDS} train seeds: the sentences speak of methods "
+            "as trained here, by Welch's t over seeds to which the sampling noise is added that "
+            "all share. It presumes that no method fails rarely and badly: look at the single "
+            f"seeds. With {seeds} seeds and as many comparisons the first to be told apart needs a "
+            f"difference of {errors:.1f} standard errors or more, so that what is not told apart "
+            "need not be equal."
+        )
+    text += (
+        f"Below {METHOD_SEEDS} train seeds the sentences speak of these checkpoints only: their "
+        "intervals hold the noise of sampling, not that of training again, which is often larger."
     )
     return text if methods == 0 else text + " The column “level” says which pair is which."

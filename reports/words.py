@@ -95,14 +95,6 @@ def metric(name: str) -> Metric:
     return Metric(facts.label if facts else name.replace("_", " ").capitalize() or "value", "")
 
 
-def better_higher(name: str, declared: object = None) -> bool | None:
-    """Whether more is better: as the results declare it, otherwise as the harness knows it."""
-    if isinstance(declared, (bool, np.bool_)):
-        return bool(declared)
-    facts = all_metrics().get(name)
-    return facts.higher_is_better if facts else None
-
-
 def arrow(higher: bool | None) -> str:
     """An arrow in the better direction; nothing where there is none."""
     return "" if higher is None else ("↑" if higher else "↓")

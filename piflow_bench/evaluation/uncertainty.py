@@ -12,11 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from piflow_bench.evaluation import student_t
-
 JACKKNIFE = "delete-block jackknife over blocks"
 AT_THIS_N = "expectation at this n and this reference"
-OVER_SEEDS = "expectation over training seeds"
 
 
 @dataclass(frozen=True)
@@ -51,13 +48,24 @@ class Difference:
     n: int
 
 
-def _t_quantile(confidence: float, dof: float) -> float:
+def t_quantile(confidence: float, dof: float) -> float:
+    """t with P(|T| < t) = ``confidence`` at ``dof`` degrees of freedom."""
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
-    return student_t.quantile(confidence, dof)
+    from scipy.special import stdtrit
+
+    return float(stdtrit(dof, 0.5 + confidence / 2))
 
 
-def _unknown(value: float, units: int) -> Difference:
+def two_sided(t: float, dof: float) -> float:
+    """P(|T| > |t|) for T with ``dof`` degrees of freedom, accurate far out."""
+    from scipy.special import betainc
+
+    return float(betainc(dof / 2, 0.5, dof / (dof + t * t)))
+
+
+def unknown(value: float, units: int) -> Difference:
+    """A difference of which nothing but its value can be said."""
     return Difference(value, float("nan"), float("nan"), float("nan"), units)
 
 
@@ -65,17 +73,18 @@ FUZZ = 1e-12
 """Share of the compared values' size up to which a spread is rounding: it stands for none."""
 
 
-def _t_difference(
+def t_difference(
     value: float, error: float, dof: float, units: int, conf: float, scale: float
 ) -> Difference:
+    """Student's t of a difference with a standard error; ``scale`` is the compared values' size."""
     if dof < 1 or not np.isfinite([value, error]).all():
-        return _unknown(value, units)
+        return unknown(value, units)
     if error <= FUZZ * scale:
         # Counts jump: replicates that agree say that none is near a jump, not that chance is nil.
         same = abs(value) <= FUZZ * scale
-        return Difference(value, value, value, 1.0, units) if same else _unknown(value, units)
-    half = _t_quantile(conf, dof) * error
-    p = student_t.two_sided(value / error, dof)
+        return Difference(value, value, value, 1.0, units) if same else unknown(value, units)
+    half = t_quantile(conf, dof) * error
+    p = two_sided(value / error, dof)
     return Difference(value, value - half, value + half, p, units)
 
 
@@ -97,7 +106,7 @@ def jackknife_interval(
     g = len(replicates)
     low = high = float("nan")
     if g >= 2 and np.isfinite(replicates).all():
-        half = _t_quantile(confidence, g - 1) * jackknife_error(replicates)
+        half = t_quantile(confidence, g - 1) * jackknife_error(replicates)
         low, high = value - half, value + half
     return Interval(float(value), low, high, g, JACKKNIFE, AT_THIS_N)
 
@@ -114,10 +123,10 @@ def jackknife_difference(
     if g != len(b_replicates):
         raise ValueError(f"replicates of {g} and {len(b_replicates)} blocks cannot be paired")
     if g < 2:
-        return _unknown(float(a_value - b_value), g)
+        return unknown(float(a_value - b_value), g)
     error = jackknife_error(np.asarray(a_replicates, float) - np.asarray(b_replicates, float))
     scale = max(abs(float(a_value)), abs(float(b_value)))
-    return _t_difference(float(a_value - b_value), error, g - 1, g, confidence, scale)
+    return t_difference(float(a_value - b_value), error, g - 1, g, confidence, scale)
 
 
 @dataclass(frozen=True)
@@ -134,78 +143,6 @@ def mean_with_replicates(scores: np.ndarray, blocks: np.ndarray) -> Replicated:
     left = len(blocks) - sizes
     with np.errstate(invalid="ignore", divide="ignore"):
         return Replicated(float(np.mean(scores)), (sums.sum() - sums) / left)
-
-
-def shared_variance(replicates: np.ndarray) -> float:
-    """What all training seeds share of the sampling variance of their mean.
-
-    Trainings of one recipe are sampled from the same noise, and answer to it alike in part. The
-    spread over seeds cannot see that part, so that an interval of seeds alone is too short for an
-    expectation over noise.
-
-    Args:
-        replicates: delete-one-block values ``(seeds, blocks)`` of every seed, the same blocks.
-
-    Returns:
-        With the jackknife variance V of the mean over S seeds, and the mean v of the seeds' own,
-        V - (v - V) / (S - 1): unbiased where the seeds' own noise is independent; at least 0.
-    """
-    r = np.asarray(replicates, dtype=np.float64)
-    seeds = len(r)
-    together = jackknife_error(r.mean(axis=0)) ** 2
-    apart = float(np.mean([jackknife_error(own) ** 2 for own in r]))
-    return max(together - (apart - together) / (seeds - 1), 0.0)
-
-
-def _over_seeds(values: np.ndarray, replicates: np.ndarray | None) -> float:
-    """Standard error of the mean over seeds ``(s,)``, the noise that they share included."""
-    between = float(values.var(ddof=1)) / len(values)
-    usable = replicates is not None and replicates.ndim == 2 and replicates.shape[1] > 1
-    if not usable or not np.isfinite(replicates).all():
-        return float(np.sqrt(between))
-    assert replicates is not None
-    return float(np.sqrt(between + shared_variance(replicates)))
-
-
-def seed_interval(
-    values: Sequence[float] | np.ndarray,
-    confidence: float = 0.95,
-    replicates: np.ndarray | None = None,
-) -> Interval:
-    """Student's t interval of the mean over training seeds; NaN bounds for a single seed.
-
-    ``replicates`` ``(seeds, blocks)``: delete-one-block values of every seed; with them the
-    interval holds also the sampling noise that all seeds share. The degrees of freedom stay those
-    of the seeds: Satterthwaite's would rise where the seeds' spread is small by chance, and with
-    them the share of false discoveries.
-    """
-    v = np.asarray(values, dtype=np.float64)
-    if len(v) == 0:
-        raise ValueError("an interval over seeds needs at least one value")
-    low = high = float("nan")
-    if len(v) >= 2:
-        half = _t_quantile(confidence, len(v) - 1) * _over_seeds(v, replicates)
-        low, high = float(v.mean() - half), float(v.mean() + half)
-    return Interval(float(v.mean()), low, high, len(v), "t over seeds", OVER_SEEDS)
-
-
-def paired_seed_difference(
-    a: Sequence[float] | np.ndarray,
-    b: Sequence[float] | np.ndarray,
-    confidence: float = 0.95,
-    replicates: np.ndarray | None = None,
-) -> Difference:
-    """Paired t of a - b over training seeds; entry i of both sides is the same seed.
-
-    ``replicates`` ``(seeds, blocks)`` of the differences: see ``seed_interval``.
-    """
-    both = np.array([a, b], dtype=np.float64)
-    d = both[0] - both[1]
-    if len(d) < 2:
-        return _unknown(float(d.mean()) if len(d) else float("nan"), len(d))
-    error = _over_seeds(d, replicates)
-    scale = float(np.abs(both).max())
-    return _t_difference(float(d.mean()), error, len(d) - 1, len(d), confidence, scale)
 
 
 def bootstrap_mean_interval(

@@ -167,6 +167,12 @@ def _variants(config: ExperimentConfig) -> list[Variant]:
             + "; ".join(f"{name}: {entry.nfes}" for name, entry in chosen.items())
         )
     trained = [v.name for v in variants if v.facts.trains]
+    leader = config.family.leader
+    if leader in [v.name for v in variants] and leader not in trained:
+        raise UserError(
+            f"family.leader={leader}: trains nothing, so no student is compared with it; name one "
+            f"of {', '.join(trained) or 'the trained variants'}"
+        )
     if config.student.checkpoint and len(trained) != 1:
         raise UserError(
             "student.checkpoint: needs the one variant whose weights it holds, not "

@@ -364,6 +364,7 @@ def run_facts(
             "diversity": p.primary_diversity,
             "extractor": p.extractors[0],
         },
+        "family": {"leader": config.family.leader},
         "variants": [
             {
                 "name": v.name,

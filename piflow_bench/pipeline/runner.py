@@ -118,9 +118,9 @@ def run_experiment(
             console.print("submitted; the same command without --detach collects", highlight=False)
             return 0
         page = _collect(plan, store, outcome, folder, command, started)
-    import pandas as pd
+    from piflow_reports.terminal import print_results
 
-    print_results(console, pd.read_parquet(folder / "results.parquet"), plan)
+    print_results(console, folder)
     computed = len(outcome.done) - len(outcome.cached)
     console.print(
         f"{computed} stages computed, {len(outcome.cached)} found in the store, "
@@ -255,63 +255,6 @@ def _write_failures(folder: Path, outcome: Outcome) -> None:
         path.write_text("\n".join(texts))
     else:
         path.unlink(missing_ok=True)
-
-
-def print_results(console: Console, table: Any, plan: Plan) -> None:
-    """The primary metrics of every variant at every NFE."""
-    p = plan.config.protocol
-    rows = table[
-        (table.budget_fraction == 1.0)
-        & (table.question == p.primary_question)
-        & (table.extractor == p.extractors[0])
-    ]
-    metrics = [p.primary_quality, p.primary_diversity]
-    out = Table(title=f"{plan.config.name}: {p.primary_question}, {p.extractors[0]}")
-    out.add_column("variant", overflow="fold")
-    out.add_column("NFE", justify="right")
-    for metric in metrics:
-        out.add_column(f"{metric} [95 % interval]", justify="right")
-    out.add_column("seeds", justify="right")
-    order = {"teacher": 0, "student": 1, "control": 2}
-    several = rows.groupby(["variant", "nfe"], dropna=False).sampler.transform("nunique") > 1
-    names = rows.variant.where(~several, rows.variant + " (" + rows.sampler + ")")
-    rows = rows.assign(name=names)
-    groups = rows.groupby(["name", "nfe", "role"], dropna=False, sort=False)
-    cells = sorted(
-        groups, key=lambda g: (order[g[0][2]], 0 if g[0][1] is None else _nfe(g[0][1]), g[0][0])
-    )
-    for (name, nfe, _), group in cells:
-        line = [str(name), "" if _nfe(nfe) == 0 else str(_nfe(nfe))]
-        for metric in metrics:
-            line.append(_interval_text(group[group.metric == metric]))
-        line.append(str(group.train_seed.nunique() or ""))
-        out.add_row(*line)
-    console.print(out)
-
-
-def _nfe(value: Any) -> int:
-    import pandas as pd
-
-    return 0 if pd.isna(value) else int(value)
-
-
-def _interval_text(rows: Any) -> str:
-    good = rows[rows.status == "ok"]
-    if rows.empty:
-        return ""
-    if good.empty:
-        return "failed"
-    if len(good) == 1:
-        row = good.iloc[0]
-        return f"{row.value:.3g} [{row.ci_low:.3g}, {row.ci_high:.3g}]"
-    import numpy as np
-
-    from piflow_bench.evaluation.uncertainty import seed_interval
-
-    left = [np.asarray(r, dtype=float) for r in good.replicates]
-    same = np.array(left) if len({len(r) for r in left}) == 1 else None
-    interval = seed_interval(good.value.to_numpy(), replicates=same)
-    return f"{interval.value:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
 
 
 def print_plan(config: ExperimentConfig) -> None:

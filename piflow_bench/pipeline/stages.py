@@ -377,9 +377,9 @@ def partition(
     """Real against real at the protocol's sizes: random re-partitions of all real samples."""
     from piflow_bench.evaluation.design import Design
     from piflow_bench.evaluation.features import evaluate_with_replicates
+    from piflow_bench.evaluation.inference.seeds import seed_interval
     from piflow_bench.evaluation.inputs import Extras
     from piflow_bench.evaluation.metrics import all_metrics
-    from piflow_bench.evaluation.uncertainty import seed_interval
 
     pool = arrays.features(inputs["real"], config["extractor"])
     dataset = load_dataset(config["dataset"], runtime)

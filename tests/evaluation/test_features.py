@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -251,28 +250,13 @@ def test_user_errors(message):
         evaluate_with_replicates(**arguments)
 
 
-def test_the_golden_metrics_need_no_scipy():
-    """The tests of the metrics themselves, with scipy's import blocked."""
-    code = (
-        "import sys; sys.modules['scipy'] = None\n"
-        "import pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-k', "
-        "'(golden or replicates or user_errors) and not scipy', *sys.argv[1:]]))"
-    )
-    files = ["test_features", "test_distances", "test_neighbours", "test_diversity", "test_classes"]
-    tests = [str(Path(__file__).with_name(f"{name}.py")) for name in files]
-    ran = subprocess.run(
-        [sys.executable, "-c", code, *tests], capture_output=True, text=True, timeout=300
-    )
-    assert ran.returncode == 0, ran.stdout[-2000:]
-    assert "failed" not in ran.stdout and "skipped" not in ran.stdout
-
-
 def test_distances_of_moments_need_no_torch():
     code = """
 import sys
 import numpy as np
 from piflow_bench.evaluation.features import evaluate_features
-from piflow_bench.evaluation import comparisons, modes
+from piflow_bench.evaluation import modes
+from piflow_bench.evaluation.inference import compare
 x = np.random.default_rng(0).normal(size=(50, 3))
 evaluate_features(x, x + .1, ["fd", "kid_exact", "vendi"])
 assert "torch" not in sys.modules

@@ -1,24 +1,37 @@
 """Intervals and tests against values worked out by hand; their coverage: test_coverage.py."""
 
+import math
+
 import numpy as np
 import pytest
 
 from piflow_bench.evaluation import uncertainty as U
+from piflow_bench.evaluation.inference import seeds as S
 
 
 def test_jackknife_of_a_mean_is_its_t_interval():
     x = np.random.default_rng(0).normal(size=24)
     left = [np.delete(x, i).mean() for i in range(24)]
-    jackknife, t = U.jackknife_interval(x.mean(), left), U.seed_interval(x)
+    jackknife, t = U.jackknife_interval(x.mean(), left), S.seed_interval(x)
     assert (jackknife.low, jackknife.high) == pytest.approx((t.low, t.high))
     assert jackknife.n == 24 and "reference" in jackknife.estimand
 
 
 def test_t_interval_by_hand():
     """Values 1, 2, 3: mean 2, sd 1, t(2, .975) = 4.302653, half-width 4.302653 / sqrt 3."""
-    found = U.seed_interval([1, 2, 3])
+    found = S.seed_interval([1, 2, 3])
     assert (found.value, found.high - 2) == pytest.approx((2, 2.484138), rel=1e-6)
-    assert U.seed_interval([1, 2, 3], 0.9).high - 2 == pytest.approx(2.919986 / 3**0.5, rel=1e-6)
+    assert S.seed_interval([1, 2, 3], 0.9).high - 2 == pytest.approx(2.919986 / 3**0.5, rel=1e-6)
+
+
+def test_students_t_in_closed_form():
+    """One degree of freedom is Cauchy's; two: 1 - t / sqrt(2 + t^2); a tail far out is no zero."""
+    assert U.two_sided(1.0, 1) == pytest.approx(0.5)
+    assert U.two_sided(3.0, 1) == pytest.approx(1 - 2 / math.pi * math.atan(3.0))
+    assert U.two_sided(-3.0, 2) == pytest.approx(1 - 3.0 / math.sqrt(11.0))
+    assert U.t_quantile(0.95, 1) == pytest.approx(math.tan(0.475 * math.pi))
+    assert U.two_sided(1e4, 4) == pytest.approx(12 / 1e16 / 2, rel=1e-2)
+    assert U.two_sided(U.t_quantile(0.99, 5.3), 5.3) == pytest.approx(0.01)
 
 
 def test_jackknife_by_hand():
@@ -30,7 +43,7 @@ def test_jackknife_by_hand():
 
 def test_paired_seed_difference_by_hand():
     """Differences 1, 2, 3, 4, 5: mean 3, t = 3 / (1.5811 / sqrt 5) = 4.2426, p = .013236."""
-    found = U.paired_seed_difference([2, 4, 6, 8, 10], [1, 2, 3, 4, 5])
+    found = S.paired_seed_difference([2, 4, 6, 8, 10], [1, 2, 3, 4, 5])
     assert found.difference == 3 and found.n == 5
     assert found.p == pytest.approx(0.0132356, rel=1e-4)
     assert found.high - 3 == pytest.approx(2.776445 * 0.5**0.5, rel=1e-6)
@@ -53,10 +66,10 @@ def test_unknown_is_nan_not_zero():
     for found in (
         U.jackknife_interval(1, []),
         U.jackknife_interval(1, [1, np.nan]),
-        U.seed_interval([1.0]),
+        S.seed_interval([1.0]),
     ):
         assert np.isnan([found.low, found.high]).all()
-    assert np.isnan(U.paired_seed_difference([1.0], [2.0]).p)
+    assert np.isnan(S.paired_seed_difference([1.0], [2.0]).p)
     assert np.isnan(U.jackknife_difference(1, [1.0], 2, [2.0]).p)
     assert np.isnan(U.jackknife_difference(1, [1.0, np.nan], 2, [2.0, 1.0]).p)
 
@@ -71,7 +84,7 @@ def test_holm_by_hand():
 
 def test_bootstrap_of_a_mean():
     scores = np.random.default_rng(1).exponential(size=400)
-    found, t = U.bootstrap_mean_interval(scores, 3), U.seed_interval(scores)
+    found, t = U.bootstrap_mean_interval(scores, 3), S.seed_interval(scores)
     assert found == U.bootstrap_mean_interval(scores, 3)
     assert (found.low, found.high) == pytest.approx((t.low, t.high), abs=0.02)
     assert found.value == pytest.approx(scores.mean()) and found.n == 400
@@ -85,9 +98,9 @@ def test_the_noise_that_seeds_share_is_found():
         blocks = own * rng.standard_normal((5, 20)) + common * rng.standard_normal((1, 20))
         return blocks.mean(1, keepdims=True) + (blocks.mean(1, keepdims=True) - blocks) / 19
 
-    found = [U.shared_variance(replicates(3.0, 2.0)) for _ in range(2000)]
+    found = [S.shared_variance(replicates(3.0, 2.0)) for _ in range(2000)]
     assert np.mean(found) == pytest.approx(2.0**2 / 20, rel=0.1)
-    alone = [U.shared_variance(replicates(3.0, 0.0)) for _ in range(500)]
+    alone = [S.shared_variance(replicates(3.0, 0.0)) for _ in range(500)]
     assert min(alone) >= 0 and np.mean(alone) < 0.15 * 3.0**2 / 20
 
 
@@ -95,25 +108,25 @@ def test_shared_noise_widens_an_interval_over_seeds():
     values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
     same = np.tile(np.random.default_rng(1).standard_normal(20) / 19, (5, 1))
     plain, wide = (
-        U.seed_interval(values),
-        U.seed_interval(values, replicates=values[:, None] + same),
+        S.seed_interval(values),
+        S.seed_interval(values, replicates=values[:, None] + same),
     )
     error = np.hypot(values.std(ddof=1) / 5**0.5, U.jackknife_error(same[0]))
     assert wide.high - 3 == pytest.approx(2.7764451 * error)
     assert wide.high > plain.high and wide.value == plain.value
     # Replicates that are missing change nothing.
-    gap = U.paired_seed_difference(values, values * 2, replicates=None)
-    assert gap == U.paired_seed_difference(values, values * 2)
-    assert U.paired_seed_difference(values, values * 2, replicates=same).p > gap.p
+    gap = S.paired_seed_difference(values, values * 2, replicates=None)
+    assert gap == S.paired_seed_difference(values, values * 2)
+    assert S.paired_seed_difference(values, values * 2, replicates=same).p > gap.p
 
 
 @pytest.mark.parametrize("shift", [1, 2, 3, 4, 9])
 def test_a_constant_difference_is_no_certainty_when_it_is_rounded(shift):
     """Counts of 500 that differ by as much in every seed or block: the spread is rounding."""
     a = np.array([491, 498, 474, 491, 497])
-    found = U.paired_seed_difference(a / 500, (a - shift) / 500)
+    found = S.paired_seed_difference(a / 500, (a - shift) / 500)
     assert np.isnan(found.p) and found.difference == pytest.approx(shift / 500)
     blocks = np.array([343, 349, 343, 346, 345] * 4)
     found = U.jackknife_difference(350 / 360, blocks / 360, 346 / 360, (blocks - shift) / 360)
     assert np.isnan(found.p)
-    assert U.paired_seed_difference(a / 500, a * 3 / 1500).p == 1
+    assert S.paired_seed_difference(a / 500, a * 3 / 1500).p == 1

@@ -224,7 +224,7 @@ def info(students=tuple(STUDENTS)):
         "config": "experiment: digits\nnfes: [1, 4]\nvariants:\n  piflow-gm8: {method: piflow}\n",
         "primary": {"question": "imitation", "quality": "fd", "diversity": "recall",
                     "extractor": "classifier"},
-        "dataset": "digits",
+        "family": {"leader": "piflow-gm8"}, "dataset": "digits",
         "variants": [
             {"name": name, "method": STUDENTS[name][0], "family": STUDENTS[name][0],
              "track": STUDENTS[name][1], "label": name, "paper": "arXiv:2510.14974",

@@ -129,7 +129,7 @@ def test_two_tracks_have_verdicts_apart(tmp_path):
     table.loc[table["variant"] == "piflow-dx", "track"] = "from scratch"
     table.to_parquet(folder / "results.parquet")
     text = built(folder).words
-    verdicts = text[text.index("Verdict") : text.index("paired comparisons")]
+    verdicts = text[text.index("Verdict") : text.index("paired differences")]
     assert verdicts.count("From scratch") == verdicts.count("Distilled") == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 from piflow_reports import ceiling, frames, inputs, pictures, plots, styles, tables, verdicts, words
 from scipy.stats import t
 
-from piflow_bench.evaluation.uncertainty import shared_variance
+from piflow_bench.evaluation.inference.seeds import shared_variance
 from tests.reports import synthetic
 
 
@@ -28,9 +28,10 @@ def primary(results):
 
 
 def ranked(results, summary, primary):
-    table, _ = verdicts.comparisons(results, primary)
+    table, _ = verdicts.comparisons(summary, primary)
     order = frames.series_order(results, synthetic.info())
-    return tables.rankings(summary, [1, 4], order, primary, verdicts.ties(table))
+    marks = verdicts.marks(verdicts.verdicts(summary, table, primary), primary)
+    return tables.rankings(summary, [1, 4], order, primary, marks)
 
 
 def one(frame, **wanted):
@@ -79,13 +80,14 @@ def test_tracks_teacher_and_controls_never_share_a_group(results, summary, prima
         assert "meanflow" not in names and "teacher-euler" not in names
 
 
-def test_bold_is_the_best_and_what_is_not_told_apart(results, summary, primary):
+def test_bold_is_the_best_value_and_marks_are_told_apart_from_the_leader(results, summary, primary):
     main = ranked(results, summary, primary)[1][0]
     distilled = {row.series: row for row in main.groups[0].rows}
     assert [c.label for c in main.columns[:2]] == ["FD", "Recall"]
     assert [name for name, row in distilled.items() if row.cells[0].bold] == ["piflow-gm8"]
-    bold = {name for name, row in distilled.items() if row.cells[1].bold}
-    assert bold == {"piflow-gm8", "piflow-dx"}
+    marked = {name: row.cells[1].mark for name, row in distilled.items() if row.cells[1].mark}
+    assert marked == {"dmd2": "worse", synthetic.HOSTILE: "worse"}
+    assert not any(row.cells[i].mark for row in distilled.values() for i in range(2, 5))
     assert not any(cell.bold for group in main.groups[1:] for r in group.rows for cell in r.cells)
 
 
@@ -110,7 +112,7 @@ def test_protocols_get_columns_of_their_own(results, primary):
     summary = frames.summarise(frames.final(mixed))
     columns = tables.columns(summary, primary)[""]
     assert [c.label for c in columns[:2]] == ["FD (5f3c1e)", "FD (other-)"]
-    table, note = verdicts.comparisons(mixed, primary)
+    table, note = verdicts.comparisons(frames.summarise(frames.final(mixed)), primary)
     assert not len(table) and "protocol" in note
 
 
@@ -124,7 +126,7 @@ def test_several_samplers_of_a_variant_are_several_series(results):
 def test_several_samplers_of_a_student_are_compared(primary):
     table = inputs.normalise(synthetic.results(students=("dmd2", "piflow-dx"), failed=False))
     both = pd.concat([table, table[table["variant"] == "dmd2"].assign(sampler="substeps=8")])
-    pairs, _ = verdicts.comparisons(both, primary)
+    pairs, _ = verdicts.comparisons(frames.summarise(frames.final(both)), primary)
     summary = frames.summarise(frames.final(both))
     names = {"piflow-dx", "dmd2", "dmd2 · substeps=8"}
     assert set(pairs["a"]) | set(pairs["b"]) == names
@@ -160,8 +162,8 @@ def pairs(level="method", significant=(True, False)):
     return pd.DataFrame([
         {"track": "distilled", "nfe": 1, "question": "imitation", "metric": "fd", "a": a, "b": b,
          "difference": d, "low": low, "high": high, "p": 0.01, "p_holm": 0.02, "seeds": 5,
-         "level": level, "significant": s}
-        for (a, b, d, low, high), s in zip(rows, [*significant, True], strict=True)
+         "level": level, "family": "a" in (a, b), "significant": s}
+        for (a, b, d, low, high), s in zip(rows, [*significant, False], strict=True)
     ])  # fmt: skip
 
 
@@ -175,7 +177,7 @@ def three():
 
 
 def test_a_verdict_says_what_the_pairs_say():
-    primary = frames.Primary("imitation", "fd", "recall", "classifier")
+    primary = frames.Primary("imitation", "fd", "recall", "classifier", leader="a")
     (found,) = verdicts.verdicts(three(), pairs(), primary)
     assert found.sentences == [
         "At 1 NFE a has lower FD than b by 1.9 [1.2, 2.6].",
@@ -183,9 +185,12 @@ def test_a_verdict_says_what_the_pairs_say():
     ]
     assert (found.leader, found.tone) == ("a", "partly")
     (few,) = verdicts.verdicts(three(), pairs("checkpoints", (False, False)), primary)
-    assert few.sentences[0].startswith("At 1 NFE, among these checkpoints, a has the best FD, but")
+    assert few.sentences == [
+        "At 1 NFE, among these checkpoints, the FD of a is not told apart from c (0.1 [−0.2, 0.4]) "
+        "and b (1.9 [1.2, 2.6])."
+    ]
     assert few.tone == "open"
-    assert "these checkpoints only" in verdicts.level_note(pairs("checkpoints"))
+    assert "these checkpoints only" in verdicts.level_note(pairs("checkpoints"), primary)
 
 
 def uneven(a, b):
@@ -200,35 +205,11 @@ def uneven(a, b):
     ]))  # fmt: skip
 
 
-@pytest.mark.parametrize("metric", ["fd", "kid"])
-def test_the_mean_of_more_seeds_wins_nothing_against_the_pairs(metric):
-    """The mean of a is lower for its last seeds, which b has not; on common seeds b is better."""
-    results = uneven([5.0, 5.01, 4.99, 5.0, 5.02, 1, 1, 1, 1], [4.0, 4.02, 3.99, 4.01, 4.0])
-    primary = frames.Primary("imitation", "fd", "fd", "classifier")
-    summary = frames.summarise(results)
-    table, _ = verdicts.comparisons(results, primary)
-    (pair,) = table.to_dict("records")
-    assert pair["significant"] and pair["difference"] > 0
-    (found,) = verdicts.verdicts(summary, table, primary)
-    assert found.leader == "a" and found.tone == "open" and found.tied == ["b"]
-    assert found.sentences == [
-        "On their common train seeds a is worse than b (−1.000 [−1.015, −0.985]): "
-        "the values are means over other seeds."
-    ]
-    made = tables.rankings(summary, [1], ["a", "b"], primary, verdicts.ties(table))
-    bold = {
-        (row.series, column.measure[2]): cell.bold
-        for ranking in made[1] for group in ranking.groups for row in group.rows
-        for column, cell in zip(ranking.columns, row.cells, strict=True)
-    }  # fmt: skip
-    assert bold["a", metric] and bold["b", metric]
-
-
 def test_runs_on_one_page_share_its_false_reports():
-    results = uneven([5.0, 5.3, 4.9, 5.1, 5.2], [4.9, 5.0, 4.4, 5.0, 4.9])
-    primary = frames.Primary("imitation", "fd", "fd", "classifier")
-    alone, _ = verdicts.comparisons(results, primary)
-    four, _ = verdicts.comparisons(results, primary, families=4)
+    results = uneven([5.0, 5.3, 4.9, 5.1, 5.2], [4.8, 4.9, 4.3, 4.9, 4.8])
+    primary = frames.Primary("imitation", "fd", "fd", "classifier", leader="a")
+    alone, _ = verdicts.comparisons(frames.summarise(frames.final(results)), primary)
+    four, _ = verdicts.comparisons(frames.summarise(frames.final(results)), primary, families=4)
     assert four.p_holm[0] == pytest.approx(4 * alone.p_holm[0])
     assert alone.significant[0] and not four.significant[0]
 

@@ -26,8 +26,7 @@ import numpy as np
 import pandas as pd
 
 from piflow_bench.evaluation.features import evaluate_with_replicates
-from piflow_bench.evaluation.student_t import quantile
-from piflow_bench.evaluation.uncertainty import Difference, jackknife_difference
+from piflow_bench.evaluation.uncertainty import Difference, jackknife_difference, t_quantile
 
 DESIGNS = ("drawn", "in turn", "sorted")
 PLACES = ("at the ceiling", "away")
@@ -138,7 +137,7 @@ def simulate(design: str, place: str, count: int, size: Size = Size()) -> list[R
                 count,
                 holds=float(np.mean((low <= truth) & (truth <= high))),
                 holds_zero=float(np.mean((low <= 0) & (high >= 0))) if zero else float("nan"),
-                width_ratio=float(np.mean(high - low) / 2 / quantile(0.95, 19) / sd),
+                width_ratio=float(np.mean(high - low) / 2 / t_quantile(0.95, 19) / sd),
                 mean=float(values.mean()),
                 sd=float(sd),
             )

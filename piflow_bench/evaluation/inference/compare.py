@@ -1,0 +1,131 @@
+"""Who is told apart from whom.
+
+An experiment's file declares one family of comparisons before anything is run: every variant
+against one named leader, in the primary metrics, at every NFE. Holm's correction covers that
+family, and nobody is told apart outside it: all other differences are shown with their intervals
+and no verdict.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from piflow_bench.evaluation.inference.cells import measured, stacked
+from piflow_bench.evaluation.inference.seeds import paired_seed_difference, seed_difference
+from piflow_bench.evaluation.protocols import refuse_mixture
+from piflow_bench.evaluation.uncertainty import Difference, holm, jackknife_difference
+
+LEVEL = 0.05
+"""Share of null reports that tell somebody apart anywhere."""
+METHOD_SEEDS = 5
+"""Training seeds of each side from which on a comparison speaks of methods, not of checkpoints."""
+COLUMNS = (
+    "track",
+    "nfe",
+    "question",
+    "metric",
+    "a",
+    "b",
+    "difference",
+    "low",
+    "high",
+    "p",
+    "p_holm",
+    "seeds",
+    "level",
+    "family",
+    "significant",
+)
+Cell = Mapping[str, Any]
+"""A row of ``cells.summarise``."""
+
+
+def compare(
+    cells: pd.DataFrame,
+    metrics: Sequence[str],
+    *,
+    leader: str = "",
+    families: int = 1,
+    rules: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Every pair of cells of one track, NFE, question and metric: a minus b.
+
+    ``cells``: rows of ``summarise`` that may be compared, of one extractor a metric. Pairs of the
+    variant ``leader`` with another one are the declared ``family``: they alone have p-values, of
+    which Holm's correction covers all; ``significant`` is p_holm < ``LEVEL``. A page of several
+    ``families`` divides its false reports among them. ``rules``: those behind each protocol's hash,
+    as JSON, for the refusal.
+
+    Raises:
+        UserError: where cells of several protocols meet.
+    """
+    rows: list[list[Any]] = []
+    keys = ["track", "nfe", "question", "metric"]
+    chosen = measured(cells)
+    chosen = chosen[chosen["metric"].isin(list(metrics))]
+    for key, group in chosen.groupby(keys, sort=True, dropna=False):
+        where = ", ".join(f"{name}={value}" for name, value in zip(keys, key, strict=True))
+        known = {str(p): json.loads((rules or {}).get(p) or "{}") for p in set(group["protocol"])}
+        refuse_mixture(known, where)
+        for a, b in combinations(group.to_dict("records"), 2):
+            gap, level = difference(a, b)
+            family = bool(leader) and (a["variant"] == leader) != (b["variant"] == leader)
+            seeds = min((c["seeds"] for c in (a, b) if c["seeds"]), default=0)
+            p = gap.p if family else np.nan
+            rows.append(
+                [*key, a["series"], b["series"], gap.difference, gap.low, gap.high, p, np.nan,
+                 seeds, level, family, False]
+            )  # fmt: skip
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    if len(table):
+        table["p_holm"] = (families * holm(table["p"].to_numpy(dtype=float))).clip(max=1.0)
+        table["significant"] = table["p_holm"] < LEVEL
+    return table
+
+
+def difference(a: Cell, b: Cell) -> tuple[Difference, str]:
+    """a - b with its interval, and its level: "method" or "checkpoints".
+
+    With ``METHOD_SEEDS`` training seeds of whatever is trained, Welch's t over seeds (a teacher is
+    not trained again and has no spread). With fewer the paired jackknife of the means over seeds:
+    it holds the noise of sampling alone and speaks of the checkpoints at hand.
+    """
+    trained = [cell for cell in (a, b) if cell["seeds"]]
+    if trained and all(cell["seeds"] >= METHOD_SEEDS for cell in trained):
+        left = [stacked(cell["seed_replicates"], cell["by_seed"]) for cell in (a, b)]
+        return seed_difference(_values(a), _values(b), replicates=(left[0], left[1])), "method"
+    if len(a["replicates"]) != len(b["replicates"]):
+        nan = float("nan")
+        return Difference(a["value"] - b["value"], nan, nan, nan, 0), "checkpoints"
+    sides = (a["value"], a["replicates"], b["value"], b["replicates"])
+    return jackknife_difference(*sides), "checkpoints"
+
+
+def changed(new: Cell, old: Cell) -> Difference | None:
+    """One variant in two runs: new - old, paired by training seed; None if nothing pairs them.
+
+    The same seed trains on the same batches from the same weights, so that what a change did shows
+    in pairs. Below two common seeds: the paired jackknife over blocks of samples.
+    """
+    common = sorted(set(new["by_seed"]) & set(old["by_seed"]))
+    if new["seeds"] and old["seeds"] and len(common) >= 2:
+        sides = [stacked(cell["seed_replicates"], common) for cell in (new, old)]
+        apart = None
+        if sides[0] is not None and sides[1] is not None and sides[0].shape == sides[1].shape:
+            apart = sides[0] - sides[1]
+        values = [[cell["by_seed"][seed] for seed in common] for cell in (new, old)]
+        return paired_seed_difference(*values, replicates=apart)
+    left, right = new["replicates"], old["replicates"]
+    if len(left) < 2 or len(left) != len(right):
+        return None
+    return jackknife_difference(new["value"], left, old["value"], right)
+
+
+def _values(cell: Cell) -> list[float]:
+    return list(cell["by_seed"].values())
