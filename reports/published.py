@@ -8,9 +8,18 @@ from typing import Any, NamedTuple
 from piflow_reports.frames import Primary
 from piflow_reports.plots import Drawing, safe
 
-METRICS = {"fid": "fd", "sfid": "sfd", "is": "is", "kid": "kid", "cmmd": "cmmd",
-           "precision": "precision", "recall": "recall"}  # fmt: skip
-"""What papers call the harness's metrics; on Inception's features and against real data."""
+METRICS = {
+    "fid": ("fd", "inception"),
+    "sfid": ("sfd", "inception"),
+    "is": ("is", "inception"),
+    "precision": ("precision", "inception"),
+    "recall": ("recall", "inception"),
+    "cmmd": ("cmmd", "clip"),
+}
+"""What papers call the harness's metrics, and the extractor that they mean; against real data.
+
+KID has no mark: papers print it times 1,000 and over subsets of their own.
+"""
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -29,7 +38,7 @@ def marks(references: list[Any], primary: Primary, metric: str) -> list[Mark]:
 
     A range such as "1.70 to 1.76" stands at its middle.
     """
-    if primary.question != "data" or "inception" not in primary.extractor:
+    if primary.question != "data":
         return []
     found = []
     for each in references:
@@ -39,7 +48,13 @@ def marks(references: list[Any], primary: Primary, metric: str) -> list[Mark]:
         text = str(each.get("value", ""))
         values = [float(number) for number in NUMBER.findall(text)]
         nfe = each.get("nfe")
-        if METRICS.get(name) != metric or not values or not isinstance(nfe, int) or nfe < 1:
+        meant = METRICS.get(name)
+        if (
+            meant != (metric, primary.extractor)
+            or not values
+            or not isinstance(nfe, int)
+            or nfe < 1
+        ):
             continue
         about = "; ".join(str(each[k]) for k in ("source", "note") if each.get(k))
         label = f"{each.get('method', '')} (published)"

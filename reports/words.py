@@ -26,11 +26,19 @@ METRICS = {
         "Fréchet distance between Gaussians fitted to the features of both sets. Biased upwards by "
         "an amount that falls with n, so only equal n compare.",
     ),
-    "fd_infinity": Metric("FD∞", "FD extrapolated to infinitely many samples."),
+    "fd_infinity": Metric(
+        "FD∞", "FD extrapolated to infinitely many samples, over ten nested subsets of the samples."
+    ),
     "sfd": Metric("sFD", "FD on spatial features, which see layout."),
     "kid": Metric("KID", "Squared maximum mean discrepancy, cubic kernel, over subsets."),
     "kid_exact": Metric("KID, all pairs", "KID over all pairs rather than subsets."),
-    "cmmd": Metric("CMMD", "Maximum mean discrepancy with a Gaussian kernel."),
+    "cmmd": Metric(
+        "CMMD", "Maximum mean discrepancy of CLIP's unit embeddings, Gaussian kernel of width 10."
+    ),
+    "mmd_rbf_unit": Metric(
+        "MMD, unit rows",
+        "CMMD's formula on features other than CLIP's: its kernel is nearly linear there.",
+    ),
     "mind": Metric("MIND", "Sliced distance between the two feature clouds."),
     "is": Metric("IS", "Inception score: confident and varied class predictions."),
     "precision": Metric("Precision", "Share of the samples inside the reference's neighbourhoods."),
@@ -42,7 +50,9 @@ METRICS = {
         "Coverage", "Share of reference neighbourhoods that hold at least one sample."
     ),
     "authpct": Metric(
-        "AuthPct", "Percentage of samples that are not near-copies of one training sample."
+        "AuthPct",
+        "Percentage of samples that are not near-copies of one reference image: it tells of "
+        "memorising only where the reference is the training set.",
     ),
     "vendi": Metric("Vendi", "Effective number of distinct samples; it looks at no reference."),
     "pairwise_distance": Metric(

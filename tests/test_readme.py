@@ -91,7 +91,7 @@ def test_samples_are_scored_as_it_says(tmp_path):
         done = run(command, tmp_path)
         assert done.returncode == 0, (command, done.stderr)
         printed.append(done.stdout)
-    assert all(name in printed[0] for name in ("fd", "recall", "authpct", "30 / 30"))
+    assert all(name in printed[0] for name in ("fd", "recall", "mind", "30 / 30"))
     assert "class" in printed[1]
     assert (tmp_path / printed[2].strip()).is_file()
     assert {"scores.parquet", "scores.json", "report.html"} <= {

@@ -76,8 +76,11 @@ def _kid_exact(inputs: Inputs) -> Scored:
     return _from_sums("kid_exact", inputs.stratified("cubic", sums), distances.kid_exact)
 
 
-def _cmmd(inputs: Inputs) -> Scored:
-    return _from_sums("cmmd", inputs.passed.kernels["directions"], distances.cmmd)
+def _unit_mmd(name: str) -> Callable[[Inputs], Scored]:
+    def compute(inputs: Inputs) -> Scored:
+        return _from_sums(name, inputs.passed.kernels["directions"], distances.cmmd)
+
+    return compute
 
 
 def _energy(inputs: Inputs) -> Scored:
@@ -116,7 +119,8 @@ def _inception(inputs: Inputs) -> Scored:
 
 def _balls(inputs: Inputs) -> Scored:
     found = inputs.passed.balls
-    return {name: (each.value, each.replicates) for name, each in found.items()}
+    apart = ("precision", "recall") if inputs.settings.neighbour_precision == "float16" else ()
+    return {n: (each.value, each.replicates) for n, each in found.items() if n not in apart}
 
 
 def _precision_recall(inputs: Inputs) -> Scored:
@@ -127,8 +131,8 @@ def _precision_recall(inputs: Inputs) -> Scored:
 
     from piflow_bench.evaluation.adm import precision_recall
 
-    balls = inputs.ref.features[: s.neighbour_reference]
-    x, y = (torch.from_numpy(rows).to(s.device) for rows in (inputs.generated, balls))
+    both = (inputs.generated, inputs.ref.features)
+    x, y = (torch.from_numpy(rows).to(s.device) for rows in both)
     found = precision_recall(x, y, inputs.blocks, s.k, s.comparator, s.block)
     return {name: (each.value, each.replicates) for name, each in found.items()}
 
@@ -198,8 +202,12 @@ METRICS: tuple[Metric, ...] = (
         estimator=PAIRS,
     ),
     Metric(
-        "cmmd", "CMMD", False, "quality", _BOTH, _cmmd, passes="kernel:directions",
-        estimator="V-statistic",
+        "cmmd", "CMMD", False, "quality", _BOTH, _unit_mmd("cmmd"), passes="kernel:directions",
+        estimator="V-statistic", extractor="clip",
+    ),
+    Metric(
+        "mmd_rbf_unit", "MMD of unit features", False, "quality", _BOTH, _unit_mmd("mmd_rbf_unit"),
+        passes="kernel:directions", estimator="V-statistic",
     ),
     Metric("mind", "MIND", False, "quality", _BOTH, _mind),
     Metric("is", "Inception score", True, "quality", ("logits",), _inception, spread="is_std"),

@@ -24,6 +24,8 @@ from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.opening import open_images
 
 SHARD = 1024
+DIGESTS = "digests"
+"""Name of the output that tells equal images: ``(n,)`` uint64 of their pixels."""
 Arrays = dict[str, np.ndarray]
 """Rows ``(n, ...)`` by name."""
 Progress = Callable[[int, int], None]
@@ -42,7 +44,7 @@ def extract(
     report: Progress = _silent,
     processes: int = 1,
 ) -> Arrays:
-    """Outputs of all images, float32, by name.
+    """Outputs of all images, float32, by name; and ``DIGESTS``.
 
     Args:
         images: the set.
@@ -118,9 +120,14 @@ def _outputs(
         rows = following.result()
         if i + 1 < len(edges):
             following = ahead.submit(images.read, edges[i + 1], min(edges[i + 1] + batch, last))
-        outputs.append(extractor(rows))
+        outputs.append(extractor(rows) | {DIGESTS: _digests(rows)})
         report(start + len(rows))
     return {name: np.concatenate([o[name] for o in outputs]) for name in outputs[0]}
+
+
+def _digests(images: np.ndarray) -> np.ndarray:
+    found = [hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images]
+    return np.frombuffer(b"".join(found), "<u8")
 
 
 # ------------------------------------------------------------------ processes

@@ -23,6 +23,7 @@ from piflow_bench.evaluation.settings import (
     check_features,
     make_settings,
 )
+from piflow_bench.evaluation.subsets import subset
 from piflow_bench.evaluation.uncertainty import Interval, jackknife_interval
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def evaluate_with_replicates(
         rows = 0 if y is None else len(y)
         if len(reference_labels) != rows:
             raise UserError(f"reference_labels has {len(reference_labels)} rows for {rows} samples")
-        given = replace(given, reference_design=Design.of(rows, reference_labels))
+        stated = given.reference_design or Design.of(rows, reference_labels)
+        given = replace(given, reference_design=stated)
     columns = {0 if y is None else y.shape[1]} | {
         0 if reference_moments is None else len(reference_moments.mean)
     }
@@ -116,13 +118,43 @@ def evaluate_with_replicates(
     held = None
     if y is not None or reference_moments is not None:
         held = Reference(np.empty((0, x.shape[1])) if y is None else y, reference_moments)
-    wanted = _wanted(asked, len(x), held, chosen)
     strata = design.strata(blocks)
     theirs = None if given.reference_design is None else given.reference_design.strata()
-    inputs = Inputs(x, held, blocks, chosen, given, wanted, strata, theirs)
-    for metric in asked:
+    whole = Inputs(x, held, blocks, chosen, given, strata=strata, reference_strata=theirs)
+    views = _views(asked, whole, reference_labels)
+    for metric, inputs in zip(asked, views, strict=True):
         _check_needs(metric, inputs)
-    return _score(asked, inputs)
+    return _score(asked, views)
+
+
+def _views(
+    metrics: Sequence[Metric], inputs: Inputs, reference_labels: np.ndarray | None
+) -> list[Inputs]:
+    """What each metric looks at; those that look at the same share their passes over pairs."""
+    n, m = len(inputs.generated), 0 if inputs.reference is None else len(inputs.ref.features)
+    counts = [_rows_seen(metric, n, m, inputs.settings) for metric in metrics]
+    views: dict[tuple[int, int], Inputs] = {}
+    for both in set(counts):
+        view = inputs
+        if both != (n, m):
+            ours = subset(n, both[0], inputs.extras.labels)
+            view = inputs.among(ours, subset(m, both[1], reference_labels))
+        seen = [metric for metric, each in zip(metrics, counts, strict=True) if each == both]
+        wanted = _wanted(seen, len(view.generated), view.reference, view.settings)
+        views[both] = replace(view, wanted=wanted)
+    return [views[both] for both in counts]
+
+
+def _rows_seen(metric: Metric, n: int, m: int, settings: Settings) -> tuple[int, int]:
+    """How many of n generated and m reference rows a metric looks at."""
+    if metric.passes not in ("balls", "recall"):
+        return n, m
+    theirs = min(m, settings.neighbour_reference or m)
+    whole = settings.neighbour_precision == "float16" and metric.name in ("precision", "recall")
+    if settings.neighbour_samples is None or whole:
+        return n, theirs
+    ours = min(n, m, settings.neighbour_samples)
+    return ours, min(ours, theirs)
 
 
 def _wanted(
@@ -149,10 +181,10 @@ def _wanted(
     )
 
 
-def _score(metrics: Sequence[Metric], inputs: Inputs) -> list[MetricValue]:
+def _score(metrics: Sequence[Metric], views: Sequence[Inputs]) -> list[MetricValue]:
     scored: dict[str, tuple[float, Sequence[float] | np.ndarray]] = {}
     results = []
-    for metric in metrics:
+    for metric, inputs in zip(metrics, views, strict=True):
         if metric.name not in scored:
             assert metric.compute is not None
             try:
@@ -255,7 +287,7 @@ def _check_needs(metric: Metric, inputs: Inputs) -> None:
         )
     left = n - int(np.bincount(inputs.blocks).max()) if inputs.block_count > 1 else n
     if metric.passes in ("balls", "recall"):
-        points = min(m, s.neighbour_reference or m, left if name == "recall" else m)
+        points = min(m, left if name == "recall" else m)
         if s.k >= points:
             raise UserError(
                 f"setting k={s.k} needs more than {s.k} points to choose from, not {points}"

@@ -61,6 +61,12 @@ class Inputs:
     reference_strata: np.ndarray | None = None
     """The same ``(m,)`` of the reference."""
 
+    def among(self, ours: np.ndarray, theirs: np.ndarray) -> Inputs:
+        """Features and blocks of these rows alone, of the generated and the reference side."""
+        blocks = np.unique(self.blocks[ours], return_inverse=True)[1].ravel()
+        reference = Reference(self.ref.features[theirs])
+        return Inputs(self.generated[ours], reference, blocks, self.settings, Extras())
+
     @property
     def ref(self) -> Reference:
         """The reference, for metrics that need one."""

@@ -48,6 +48,8 @@ class Metric:
     """A metric that is always shown after this one."""
     from_moments: bool = False
     """Whether the reference's mean and covariance suffice."""
+    extractor: str | None = None
+    """The extractor that its definition names; on any other its name would promise too much."""
     passes: str | None = None
     """What it reads off the passes over pairs: kernel:NAME | balls | recall | authentic."""
     estimator: str = "plug-in"

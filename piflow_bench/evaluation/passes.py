@@ -59,7 +59,7 @@ class ReferenceFacts:
     kernels: dict[str, float] = field(default_factory=dict)
     """Kernel sums over ordered pairs of different points."""
     squared_radii: Tensor | None = None
-    """To the k-th neighbour among the points that have balls."""
+    """To the k-th neighbour."""
     nearest: Tensor | None = None
     """Squared distances to the nearest other point."""
 
@@ -107,7 +107,6 @@ def reference_facts(
     points: Points,
     kernels: Sequence[str] = (),
     k: int | None = None,
-    with_balls: int | None = None,
     nearest: bool = False,
     height: int | None = None,
 ) -> ReferenceFacts:
@@ -117,22 +116,17 @@ def reference_facts(
         points: as by ``framed``.
         kernels: names of ``KERNELS``.
         k: neighbours of the balls; None for no balls.
-        with_balls: only the first this-many points have balls.
         nearest: whether the distances to the nearest other point are wanted.
         height: rows of a strip.
     """
     y = points.exact
     one = torch.zeros(len(y), dtype=torch.int64, device=y.device)
     sums = {name: KernelSums(KERNELS[name], one) for name in kernels}
-    some = k is not None and with_balls is not None and with_balls < len(y)
-    radii = squared_radii(y[:with_balls], k, height) if k is not None and some else None
-    count = max(0 if k is None or some else k, int(nearest))
+    count = max(k or 0, int(nearest))
     search = Nearest(points, points, count) if count else None
     _run([*sums.values(), *([search] if search else [])], points, None, height)
     found = search.result()[0] if search else None
-    if k is not None and not some:
-        assert found is not None
-        radii = found[:, k - 1]
+    radii = found[:, k - 1] if k is not None and found is not None else None
     first = found[:, 0] if nearest and found is not None else None
     return ReferenceFacts({n: float(s.total[0, 0]) for n, s in sums.items()}, radii, first)
 

@@ -110,13 +110,12 @@ class Reference:
         """
         from piflow_bench.evaluation.passes import ReferenceFacts, reference_facts
 
-        m, k, dtype = len(self.features), settings.k, points.frame.dtype
-        balls = min(settings.neighbour_reference or m, m)
+        k, dtype = settings.k, points.frame.dtype
         keys: dict[str, tuple[str, object]] = {
             name: ("kernel", (name, dtype)) for name in wanted.kernels
         }
         if wanted.balls or wanted.recall:
-            keys["radii"] = ("radii", (k, balls))
+            keys["radii"] = ("radii", k)
         if wanted.authentic:
             keys["nearest"] = ("nearest", None)
         # Read before anything new is kept, which may push the oldest out.
@@ -131,7 +130,6 @@ class Reference:
                 points,
                 sorted(new & wanted.kernels),
                 k if "radii" in new else None,
-                balls,
                 "nearest" in new,
                 settings.block,
             )

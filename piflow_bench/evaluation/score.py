@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from piflow_bench.errors import UserError, nearest
-from piflow_bench.evaluation.classes import sorted_warning
-from piflow_bench.evaluation.design import Design
+from piflow_bench.errors import UserError
+from piflow_bench.evaluation.cautions import cautions
 from piflow_bench.evaluation.extraction import Arrays, extract
 from piflow_bench.evaluation.extractors.extractor import (
     FEATURES,
@@ -28,10 +27,16 @@ from piflow_bench.evaluation.features import MetricValue, evaluate_with_replicat
 from piflow_bench.evaluation.inputs import Extras
 from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.evaluation.moments import Moments
+from piflow_bench.evaluation.needs import (
+    check_inputs,
+    check_metrics,
+    check_outputs,
+    check_statistics,
+)
 from piflow_bench.evaluation.pictures.opening import open_images
 from piflow_bench.evaluation.protocols import Protocol, load_protocol, rules_hash
 from piflow_bench.evaluation.settings import make_settings
-from piflow_bench.evaluation.sources import Reference, Sources, open_sources
+from piflow_bench.evaluation.sources import Sources, open_sources
 from piflow_bench.evaluation.statistics import Statistics
 from piflow_bench.evaluation.subsets import described, subset
 
@@ -131,7 +136,7 @@ def evaluate(
         settings={**rules.settings, **settings},
     )
     asked = [*rules.metrics, *per_class]
-    _check_metrics(asked)
+    check_metrics(asked)
     sources = open_sources(
         samples,
         reference,
@@ -142,12 +147,12 @@ def evaluate(
         labels=labels,
         workers=workers,
     )
-    _check_inputs(asked, sources)
+    check_inputs(asked, sources)
     if per_class and sources.labels is None:
         raise UserError("per_class: the samples have no classes; give labels=FILE.npy")
     network = get_extractor(rules.extractor, weights, device, rules.precision, compiled)
-    _check_outputs(asked, network)
-    _check_statistics(sources.reference, network)
+    check_outputs(asked, network)
+    check_statistics(sources.reference, network)
     lpips, clip = _further_networks(asked, lpips_weights, clip_weights, device)
     cache, batch = Path(cache), batch or usual_batch(device)
 
@@ -204,7 +209,6 @@ def evaluate(
         reference_spatial,
         scores,
         groups,
-        reference_design=None if known is None else Design.of(len(known), known),
     )
     values = [
         (WHOLE, value)
@@ -213,6 +217,7 @@ def evaluate(
             None if theirs is None else theirs[FEATURES],
             rules.metrics,
             reference_moments=statistics.pooled if statistics else None,
+            reference_labels=known,
             extras=extras,
             device=device,
             **rules.settings,
@@ -221,25 +226,8 @@ def evaluate(
     if per_class:
         on = {"device": device, **rules.settings}
         values += _by_class(per_class, ours, theirs, sources, extras, on)
-    warnings = _warnings(asked, sources, ours[FEATURES].shape[1])
-    chosen = make_settings(rules.settings)
-    if "is" in asked and not chosen.is_shuffle:
-        hidden = sorted_warning(ours[LOGITS], chosen.is_splits, chosen.is_seed)
-        warnings += [hidden] if hidden else []
+    warnings = cautions(asked, sources, ours, theirs, make_settings(rules.settings))
     return _rows(values, rules, sources, network, warnings)
-
-
-def _warnings(metrics: Sequence[str], sources: Sources, dimensions: int) -> list[str]:
-    """What weakens the scores: images of a lossy format, too few samples."""
-    reference = sources.reference.images if sources.reference else None
-    several = (sources.samples, reference, sources.teacher)
-    found = [text for images in several if images for text in images.warnings]
-    if sources.count <= dimensions and {"fd", "fd_infinity"} & set(metrics):
-        found.append(
-            f"n = {sources.count} samples span less than the {dimensions} dimensions of their "
-            "features: a Fréchet distance is mostly bias, and only equal n compare"
-        )
-    return found
 
 
 def _rows(
@@ -327,50 +315,6 @@ def _by_class(
             raise UserError(f"per_class: class {name}: {error}") from error
         found += [(str(name), value) for value in values]
     return found
-
-
-# ------------------------------------------------------------------ checks
-
-
-def _check_metrics(names: Sequence[str]) -> None:
-    known = all_metrics()
-    for name in names:
-        if name not in known:
-            raise UserError(f"metrics={name}: no such metric; {nearest(name, list(known))}")
-
-
-def _check_inputs(metrics: Sequence[str], sources: Sources) -> None:
-    """UserError for the first metric whose inputs were not given."""
-    given = {
-        "reference": (sources.reference, "reference=PATH"),
-        "spatial": (sources.reference, "reference=PATH"),
-        "teacher": (sources.teacher, "teacher=PATH, the teacher's images for the same noise"),
-        "prompts": (sources.prompts, "prompts=FILE"),
-        "labels": (sources.labels, "labels=FILE.npy"),
-        "lpips": (sources.labels, "labels=FILE.npy or prompts=FILE, whose samples are paired"),
-    }
-    for name in metrics:
-        for need in all_metrics()[name].needs:
-            if need in given and given[need][0] is None:
-                raise UserError(f"metric '{name}' needs {given[need][1]}")
-
-
-def _check_outputs(metrics: Sequence[str], network: Extractor) -> None:
-    for name in metrics:
-        needs = all_metrics()[name].needs
-        needed = next((output for output in (LOGITS, SPATIAL) if output in needs), FEATURES)
-        if needed not in network.outputs:
-            raise UserError(f"metric '{name}' needs {needed}, which {network.name} does not give")
-
-
-def _check_statistics(target: Reference | None, network: Extractor) -> None:
-    statistics = target.statistics if target else None
-    if statistics is None or statistics.extractor in (None, network.identity):
-        return
-    raise UserError(
-        f"reference={statistics.path}: statistics of {statistics.extractor}, but the "
-        f"samples are looked at with {network.identity}"
-    )
 
 
 # ------------------------------------------------------------------ statistics

@@ -20,9 +20,12 @@ class Settings:
     k: int = setting(3, least=1)
     comparator: str = setting("le", choices=("le", "lt"))
     neighbour_reference: int | None = setting(None, least=2)
-    """Precision, recall, density and coverage use only the first this-many reference rows."""
+    """Precision, recall, density and coverage look at this many reference rows (``subsets``)."""
+    neighbour_samples: int | None = setting(None, least=2)
+    """The same of both sides, which then are equally many: no more than the smaller one has."""
     neighbour_precision: str = setting("float64", choices=("float64", "float16"))
-    """float16: ADM's distances, for its precision and recall (see ``adm.py``)."""
+    """float16: ADM's distances, for its precision and recall (see ``adm.py``), which look at all
+    samples, whatever ``neighbour_samples`` says."""
     kid_subsets: int = setting(100, least=1)
     kid_subset_size: int = setting(1000, least=2)
     kid_seed: int = setting(2020, least=0)

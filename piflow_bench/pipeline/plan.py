@@ -205,6 +205,13 @@ def _check_protocol(config: ExperimentConfig, outputs: tuple[str, ...]) -> None:
         if not names:
             raise UserError(f"protocol.{key}=[]: at least one metric is needed")
         for name in names:
+            meant = all_metrics()[name].extractor
+            other = next((each for each in p.extractors if meant not in (None, each)), None)
+            if other is not None:
+                raise UserError(
+                    f"protocol.{key}={name}: is of the extractor {meant}, not of {other}; the "
+                    "formula on any features is mmd_rbf_unit"
+                )
             given = {"generated", "reference", "labels", *outputs}
             beyond = set(all_metrics()[name].needs) - given
             if beyond:

@@ -311,6 +311,7 @@ def metrics(
         reference,
         asked,
         reference_moments=arrays.moments_of(inputs["reference"], name),
+        reference_labels=others,
         extras=extras,
         **config["settings"],
     )

@@ -7,6 +7,7 @@ import torch
 from piflow_bench.evaluation import adm
 from piflow_bench.evaluation.features import evaluate_with_replicates
 from piflow_bench.evaluation.protocols import load_protocol
+from piflow_bench.evaluation.subsets import subset
 
 RNG = np.random.default_rng(4)
 # Of the scale of Inception's pooled features, whose squared lengths are some hundreds.
@@ -80,18 +81,32 @@ def protocol_scores(metrics, **changes):
 
 
 def test_the_protocol_takes_its_distances_and_its_reference_rule():
-    """The first 10,000 reference images have balls, however many the statistics are of."""
+    """10,000 reference images have balls, however many the statistics are of."""
     settings = load_protocol("adm-imagenet256").settings
     assert settings["neighbour_precision"] == "float16"
     assert settings["neighbour_reference"] == 10_000
     half = protocol_scores(["precision", "recall", "density"], neighbour_reference=50)
-    expected = adm.precision_recall(torch.from_numpy(X), torch.from_numpy(Y[:50]), BLOCKS)
+    expected = adm.precision_recall(
+        torch.from_numpy(X), torch.from_numpy(Y[subset(len(Y), 50)]), BLOCKS
+    )
     for name in ("precision", "recall"):
         assert half[name].value == expected[name].value
         assert np.array_equal(half[name].replicates, expected[name].replicates)
         assert half[name].ci_low < half[name].value < half[name].ci_high
     exact = protocol_scores(["density"], neighbour_precision="float64", neighbour_reference=50)
     assert half["density"] == exact["density"], "ADM has no density: it stays exact"
+    swapped = protocol_scores(["density", "recall", "precision"], neighbour_reference=50)
+    assert swapped == half, "in any order"
+
+
+def test_coverage_is_at_equal_n_and_adms_own_metrics_see_all_samples():
+    names = ["precision", "recall", "coverage"]
+    found = protocol_scores(names, neighbour_samples=30)
+    whole = protocol_scores(names)
+    assert (found["precision"], found["recall"]) == (whole["precision"], whole["recall"])
+    for scores, n in ((found, 30), (whole, 80)):
+        equal = evaluate_with_replicates(X[subset(80, n)], Y[subset(120, n)], ["coverage"])
+        assert scores["coverage"].value == equal[0].value and scores["coverage"].n == n
 
 
 def test_inception_score_takes_samples_as_they_come():

@@ -11,6 +11,7 @@ from piflow_bench.errors import UserError
 from piflow_bench.evaluation import distances, reference
 from piflow_bench.evaluation.features import evaluate_features, evaluate_with_replicates
 from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.subsets import subset
 
 ENOUGH = {"generated", "reference", "logits", "labels"}
 FEATURE_METRICS = [m.name for m in all_metrics().values() if m.compute and set(m.needs) <= ENOUGH]
@@ -121,11 +122,17 @@ def test_confidence_widens():
     assert wide.ci_high - wide.ci_low > 2 * (narrow.ci_high - narrow.ci_low)
 
 
-def test_neighbour_reference_takes_the_first_rows():
+def test_neighbour_reference_takes_a_fixed_draw():
     names = ["precision", "recall", "density", "coverage", "authpct"]
     few = evaluate_with_replicates(X, Y, names, neighbour_reference=50)
-    cut = evaluate_with_replicates(X, Y[:50], names)
+    cut = evaluate_with_replicates(X, Y[subset(len(Y), 50)], names)
     assert few[:4] == cut[:4]
+    classes = np.repeat([0, 1], [len(Y) // 2, len(Y) - len(Y) // 2])
+    by_class = evaluate_with_replicates(
+        X, Y, names, neighbour_reference=50, reference_labels=classes
+    )
+    cut = evaluate_with_replicates(X, Y[subset(len(Y), 50, classes)], names)
+    assert by_class[:4] == cut[:4]
     assert few[4] == evaluate_with_replicates(X, Y, ["authpct"])[0]
 
 

@@ -16,6 +16,7 @@ NAMES = [
     "kid_std",
     "kid_exact",
     "cmmd",
+    "mmd_rbf_unit",
     "mind",
     "is",
     "is_std",

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import piflow_reports
 import pytest
+from piflow_reports import frames, published
 
 from piflow_bench.errors import UserError
 from tests.reports import synthetic
@@ -344,7 +345,8 @@ def test_published_numbers_are_marks_where_the_question_is_theirs(tmp_path):
     info = json.loads((folder / "run.json").read_text())
     info["primary"] |= {"question": "data", "extractor": "inception"}
     more = [("<b>iMF</b>", 2, "FID-50k", "1.70 to 1.76"), ("DiT", 500, "FID-50k", 2.27),
-            ("X", 1, "FID-50k", "unknown"), ("Y", 1, "CLIP score", 0.3)]  # fmt: skip
+            ("X", 1, "FID-50k", "unknown"), ("Y", 1, "CLIP score", 0.3), ("Z", 1, "KID", 0.4),
+            ("Z", 1, "CMMD", 0.5)]  # fmt: skip
     info["references"] += [
         {"method": m, "nfe": n, "metric": k, "value": v, "source": "s", "note": "t"}
         for m, n, k, v in more
@@ -355,3 +357,17 @@ def test_published_numbers_are_marks_where_the_question_is_theirs(tmp_path):
     # 500 evaluations are far outside the figure; a range stands at its middle.
     assert trace["x"] == [1, 2] and trace["y"] == pytest.approx([2.85, 1.73])
     assert "&lt;b&gt;iMF" in trace["text"][1] and "1.70 to 1.76" in trace["text"][1]
+
+
+def test_published_numbers_are_of_the_same_extractor_and_definition():
+    references = [
+        {"metric": name, "value": "0.5", "nfe": 1}
+        for name in ("FID", "sFID", "IS", "KID", "CMMD", "precision", "recall")
+    ]
+    for extractor, known in (
+        ("inception", {"fd", "sfd", "is", "precision", "recall"}),
+        ("inception-clean", set()), ("clip", {"cmmd"}), ("dinov2", set()), ("classifier", set()),
+    ):  # fmt: skip
+        primary = frames.Primary("data", "fd", "recall", extractor)
+        names = ("fd", "sfd", "is", "kid", "kid_exact", "cmmd", "precision", "recall")
+        assert {name for name in names if published.marks(references, primary, name)} == known

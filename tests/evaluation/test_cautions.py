@@ -1,0 +1,134 @@
+"""What weakens a score is said beside it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from piflow_reports.scores import alerts, read
+
+import piflow_bench
+from piflow_bench.cli import main
+from piflow_bench.errors import UserError
+from piflow_bench.evaluation import score
+from piflow_bench.evaluation.cautions import enlargement
+from piflow_bench.evaluation.extractors.extractor import Extractor
+from piflow_bench.evaluation.pictures.opening import open_images
+
+
+@pytest.fixture(autouse=True)
+def network(monkeypatch):
+    """An extractor of six features, that of CLIP by name where it is asked for."""
+
+    def load(name, *rest):
+        def prepare(images):
+            return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).float() / 255
+
+        def pooled(x):
+            return {"features": torch.nn.functional.adaptive_avg_pool2d(x, (2, 1)).flatten(1)}
+
+        return Extractor(name, "0" * 64, "", ("features",), prepare, pooled, "cpu")
+
+    monkeypatch.setattr(score, "get_extractor", load)
+
+
+def pictures(n, seed=0, side=8):
+    return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+
+
+def told(tmp_path, samples, reference=None, metrics=("vendi",), **given):
+    found = piflow_bench.evaluate(
+        samples, reference, metrics=metrics, cache=tmp_path / "c", intervals=False, **given
+    )
+    return found.warnings[0].splitlines()
+
+
+def test_nothing_is_said_where_all_is_well(tmp_path):
+    assert told(tmp_path, pictures(40), pictures(30, 1), ["fd", "recall"]) == []
+    assert told(tmp_path, pictures(40)) == []
+
+
+class TestCounts:
+    def test_few_reference_images(self, tmp_path):
+        (text,) = told(tmp_path, pictures(200), pictures(20, 1), ["recall"])
+        assert text.startswith("20 reference images for 200 samples")
+        assert told(tmp_path, pictures(100), pictures(20, 1), ["recall"]) == []
+
+    def test_fewer_than_dimensions(self, tmp_path):
+        (text,) = told(tmp_path, pictures(20), pictures(5, 1), ["fd"])
+        assert text.startswith("5 reference images span less than the 6 dimensions")
+        (text,) = told(tmp_path, pictures(6), pictures(30, 1), ["fd"])
+        assert text.startswith("n = 6 samples span less than the 6 dimensions")
+
+
+class TestCopies:
+    def test_a_set_against_itself_in_any_order_and_file(self, tmp_path):
+        rows = pictures(30)
+        np.savez(tmp_path / "x.npz", rows[::-1])
+        for reference in (rows, tmp_path / "x.npz", rows.transpose(0, 3, 1, 2)):
+            (text,) = told(tmp_path, rows, reference, ["fd"])
+            assert "scored against itself" in text
+
+    def test_a_share_of_it(self, tmp_path):
+        rows = pictures(30)
+        mixed = np.concatenate([rows[:7], pictures(23, 1)])
+        (text,) = told(tmp_path, mixed, rows, ["fd"])
+        assert text == "7 of 30 samples equal an image of the reference pixel for pixel"
+        (text,) = told(tmp_path, rows[:12], rows, ["fd"])
+        assert text.startswith("12 of 12 samples")
+
+    def test_samples_that_are_one_image(self, tmp_path):
+        rows = pictures(30)
+        rows[20:] = rows[0]
+        assert told(tmp_path, rows) == ["10 of 30 samples equal another one pixel for pixel"]
+
+
+class TestSizes:
+    def test_they_differ(self, tmp_path):
+        texts = told(tmp_path, pictures(30), pictures(30, 1, side=16), ["fd"])
+        assert len(texts) == 1 and "8x8 pixels, the reference 16x16" in texts[0]
+
+    @pytest.mark.parametrize("factor", [2, 3, 4])
+    def test_enlarged_samples(self, tmp_path, factor):
+        large = pictures(30).repeat(factor, 1).repeat(factor, 2)
+        for reference in (None, pictures(30, 1, side=8 * factor)):
+            (text,) = told(tmp_path, large, reference)
+            assert f"{factor}x{factor} times: they were enlarged" in text
+        assert told(tmp_path, large, pictures(30, 1).repeat(factor, 1).repeat(factor, 2)) == []
+
+    def test_one_colour_is_of_any_size(self):
+        flat = np.full((5, 16, 16, 3), 7, np.uint8)
+        assert enlargement(open_images(flat)) == 1
+        flat[3, :8] = 90
+        assert enlargement(open_images(flat)) == 4, "8 is no more than half a side"
+
+
+def test_authpct_asks_for_the_training_set(tmp_path):
+    (text,) = told(tmp_path, pictures(30), pictures(30, 1), ["authpct"])
+    assert "training set" in text
+
+
+def test_terminal_and_page_tell_them(tmp_path, capsys):
+    for name, rows in (("a", pictures(30)), ("b", pictures(30, side=16))):
+        np.savez(tmp_path / f"{name}.npz", rows)
+    files = {"samples": "a.npz", "reference": "b.npz", "out": "o", "store": "s"}
+    paths = [f"{key}={tmp_path / name}" for key, name in files.items()]
+    assert main(["evaluate", *paths, "metrics=[fd]", "n=20"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "warning: the samples have 8x8 pixels" in printed
+    assert "samples: 20 of 30, a fixed draw" in printed
+    (alert,) = alerts(read([tmp_path / "o"]))
+    page = (tmp_path / "o" / "report.html").read_text()
+    assert alert["text"] in page and "20 of 30, a fixed draw" in page
+    older = pd.read_parquet(tmp_path / "o" / "scores.parquet").drop(columns=["taken", "warnings"])
+    older.to_parquet(tmp_path / "o" / "scores.parquet")
+    assert read([tmp_path / "o"])["taken"].tolist() == [""]
+
+
+def test_cmmd_is_of_clip(tmp_path):
+    given = dict(metrics="cmmd", cache=tmp_path / "c")
+    with pytest.raises(UserError, match="'cmmd' is of extractor=clip, not of inception.*mmd_rbf_"):
+        piflow_bench.evaluate(pictures(30), pictures(30, 1), **given)
+    theirs = piflow_bench.evaluate(pictures(30), pictures(30, 1), extractor="clip", **given)
+    given["metrics"] = "mmd_rbf_unit"
+    ours = piflow_bench.evaluate(pictures(30), pictures(30, 1), **given)
+    assert ours.value[0] == theirs.value[0] > 0
