@@ -38,6 +38,15 @@ def source_digest(plugin: type) -> str:
     return digest([Path(file)], packages(top))
 
 
+def package_digest(folder: Path) -> str:
+    """sha256 over all modules below a folder."""
+    whole = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        whole.update(f"{file.relative_to(folder)}\0".encode())
+        whole.update(hashlib.sha256(file.read_bytes()).digest())
+    return whole.hexdigest()
+
+
 def packages(*names: str) -> list[tuple[str, Path]]:
     """Imported top-level packages with their folders."""
     found = []

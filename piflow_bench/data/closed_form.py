@@ -219,6 +219,7 @@ def dataset(
         conditions=lambda seed, indices: Unconditional(len(indices)),
         teacher=teacher,
         fresh_network=fresh_network,
+        extractor_digests={"points": "coordinates"},
         extractors={"points": lambda samples: samples.double().numpy()},
         digest=digest,
         modes=modes,

@@ -77,6 +77,10 @@ class Dataset:
     extractors: Mapping[str, Callable[[Tensor], np.ndarray]]
     digest: str
     """sha256 of the data, or of the definition of a closed-form distribution."""
+    extractor_digests: Mapping[str, str] = field(default_factory=dict)
+    """What decides the outputs of every extractor: its weights' digest and its rule."""
+    judge_digest: str = ""
+    """The same of the judge."""
     identity: Mapping[str, Any] | None = None
     """Settings that determine results, where others are paths; None: all settings do."""
     rows: Rows | None = None

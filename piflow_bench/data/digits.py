@@ -23,12 +23,16 @@ from torch import Tensor, nn
 from piflow_bench.condition import Classes
 from piflow_bench.data.dataset import Dataset
 from piflow_bench.errors import UserError
+from piflow_bench.hub import digest
 from piflow_bench.networks.dit import DiT
 from piflow_bench.networks.weights import check_finite
 from piflow_bench.settings import build_dataclass, setting
 from piflow_bench.teacher import Guidance, Teacher
 
 ASSETS = Path(__file__).parent / "assets"
+CLASSIFIER, JUDGE = "digits_classifier.safetensors", "digits_judge.safetensors"
+GREY = "17 grey levels"
+"""How samples are rounded before anything looks at them: see :func:`quantise`."""
 SHAPE = (1, 8, 8)
 CLASSES = 10
 GUIDANCE = 1.5
@@ -146,11 +150,11 @@ def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 network = fresh_network()
-            digest = "untrained"
+            found = "untrained"
         else:
             path = Path(options.checkpoint or ASSETS / "digits_teacher.safetensors")
-            digest = load_weights(path, network)
-        return Teacher(network, network, Guidance(options.guidance), digest=digest)
+            found = load_weights(path, network)
+        return Teacher(network, network, Guidance(options.guidance), digest=found)
 
     def network_features(name: str, build: Callable[[], Any]) -> Callable[[Tensor], np.ndarray]:
         @cache
@@ -178,11 +182,16 @@ def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
         teacher=teacher,
         fresh_network=fresh_network,
         extractors={
-            "classifier": network_features("digits_classifier.safetensors", Classifier),
+            "classifier": network_features(CLASSIFIER, Classifier),
             "pixels": lambda samples: quantise(samples).flatten(1).double().numpy(),
         },
         digest=hashlib.sha256(x.numpy().tobytes() + x_test.numpy().tobytes()).hexdigest(),
-        judge=network_features("digits_judge.safetensors", Perceptron),
+        extractor_digests={
+            "classifier": f"{GREY}; {digest(ASSETS / CLASSIFIER)}",
+            "pixels": GREY,
+        },
+        judge_digest=f"{GREY}; {digest(ASSETS / JUDGE)}",
+        judge=network_features(JUDGE, Perceptron),
         label_law="balanced",
         notes={"guidance": options.guidance},
     )

@@ -25,7 +25,13 @@ from piflow_bench.errors import UserError
 from piflow_bench.evaluation.extractors.extractor import cache_folder, find_weights
 from piflow_bench.evaluation.extractors.inception import FILE, URL
 from piflow_bench.hub import SCHEME, digest, is_address, local_path
-from piflow_bench.networks.autoencoder import DTYPES, UINT8, Autoencoder, stated_facts
+from piflow_bench.networks.autoencoder import (
+    DTYPES,
+    UINT8,
+    Autoencoder,
+    autoencoder_digest,
+    stated_facts,
+)
 from piflow_bench.networks.dit import DiT
 from piflow_bench.networks.pretrained import architecture, dit_state, load_dit
 from piflow_bench.networks.weights import read_weights
@@ -223,10 +229,10 @@ def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
             "uint8": o.uint8,
             "autoencoder_dtype": o.autoencoder_dtype,
             "guidance": [guidance.scale, guidance.low, guidance.high],
-            "autoencoder": digest(vae),
+            "autoencoder": autoencoder_digest(vae, str(o.autoencoder)),
             "reference": digest(reference),
-            "extractor": _extractor_digest(o.weights),
         },
+        extractor_digests={EXTRACTOR: _extractor_digest(o.weights)},
         rows=LatentRows(latents),
         outputs=("features", "logits", "spatial"),
         decode=decode,

@@ -54,6 +54,8 @@ class Metric:
     """What it reads off the passes over pairs: kernel:NAME | balls | recall | authentic."""
     estimator: str = "plug-in"
     """What stands for an expectation; of ``PAIRS`` and ``SUBSETS`` it depends on the design."""
+    version: int = 1
+    """Raise it when the same features give another value: stored values are computed anew."""
 
 
 @lru_cache(maxsize=1)

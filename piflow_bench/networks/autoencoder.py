@@ -143,6 +143,18 @@ def stated_facts(folder: Path, source: str) -> dict[str, Any]:
     return facts
 
 
+def autoencoder_digest(folder: Path, source: str) -> str:
+    """Digest of weights and configuration, whatever else lies in the folder: what decides images.
+
+    Raises:
+        UserError: if it is no AutoencoderKL in safetensors.
+    """
+    config = _check_config(folder, source)
+    stated = {k: v for k, v in config.items() if not k.startswith("_")}  # Versions, and its path.
+    text = json.dumps(stated, sort_keys=True)
+    return hashlib.sha256(f"{_weights(folder, source)} {text}".encode()).hexdigest()
+
+
 def _check_config(folder: Path, source: str) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from piflow_bench.pipeline.kinds import KINDS
+
 
 @dataclass(frozen=True, eq=False)
 class Stage:
@@ -29,9 +31,10 @@ class Stage:
 
     @cached_property
     def key(self) -> str:
-        """sha256 over stage, configuration and the keys of the inputs."""
+        """sha256 over kind, its version, configuration and the keys of the inputs."""
         content = {
             "stage": self.kind,
+            "version": KINDS[self.kind].version,
             "config": self.config,
             "inputs": {name: [s.key for s in stages] for name, stages in self.inputs.items()},
         }

@@ -23,6 +23,7 @@ from piflow_bench import interruption, registry
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.history import begin
+from piflow_bench.pipeline.kinds import KINDS
 from piflow_bench.pipeline.progress import progress_writer
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.store import Store, environment_error
@@ -62,8 +63,9 @@ def execute(
     Holds the artifact's lock; whoever waits for it finds the work done. ``before`` is called where
     there is work to do.
     """
-    from piflow_bench.pipeline.stages import RESUMABLE, STAGES
+    from piflow_bench.pipeline.stages import STAGES
 
+    resumable = KINDS[stage.kind].resumable
     try:
         source = _source(stage, runtime)
         with store.lock(stage):
@@ -71,7 +73,7 @@ def execute(
                 return "done", "", ""
             work = store.work(stage)
             work.mkdir(parents=True, exist_ok=True)
-            begin(work, source, stage.kind in RESUMABLE)
+            begin(work, source, resumable)
             inputs = {n: [store.path(s) for s in stages] for n, stages in stage.inputs.items()}
             started = time.time()
             before()
@@ -85,7 +87,7 @@ def execute(
         if reason:
             # A half-written artifact would fill the disk that is full already; a resumable stage
             # keeps its last whole state.
-            if stage.kind not in RESUMABLE:
+            if not resumable:
                 shutil.rmtree(store.work(stage), ignore_errors=True)
             return "environment", reason, traceback.format_exc()
         words = str(error).strip().splitlines()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import product
@@ -24,6 +24,11 @@ from piflow_bench.settings import build_dataclass
 from piflow_bench.sources import is_file_plugin, source_digest
 from piflow_bench.training.scale import Scale, division
 from piflow_bench.training.settings import Budget, TrainingSettings
+
+MODES = ("mode_share", "modes_covered", "mode_mass", "mode_tv")
+"""Metrics of samples of a known mixture."""
+BY_SIZE = ("fd", "fd_infinity")
+"""Metrics of a closer look at the sample count."""
 
 
 @dataclass(frozen=True)
@@ -303,11 +308,27 @@ class _Planner:
             "dataset": self.dataset_key,
             "converged": [config.converged.solver, config.converged.steps],
             "label_law": self.dataset.label_law or "not stated",
+            "extractors": self.extractors(),
+            "judge": self.judge(),
         }
         self.protocol_hash = _hash({"protocol": protocol, **others})
         self.rules = protocol | others
 
     # -------------------------------------------------------------- samples and features
+
+    def extractors(self) -> dict[str, str]:
+        """The protocol's extractors with what decides their outputs."""
+        return {n: self.dataset.extractor_digests.get(n, "") for n in self.protocol.extractors}
+
+    def judge(self) -> str | None:
+        """What decides the judge's logits, where there is one."""
+        return (self.dataset.judge_digest or "not stated") if self.judged else None
+
+    def versions(self, names: Iterable[str]) -> dict[str, int]:
+        """The versions of metrics, by name."""
+        from piflow_bench.evaluation.metrics import all_metrics
+
+        return {name: all_metrics()[name].version for name in names}
 
     def shards(self, n: int) -> list[tuple[int, int, str]]:
         """First and last index of every shard of ``n`` samples, with words where several."""
@@ -347,15 +368,15 @@ class _Planner:
 
     def real_reference(self) -> Stage:
         """Features and moments of a reference that is given as a file."""
-        content = {"dataset": self.dataset_key, "extractors": list(self.protocol.extractors)}
+        content = {"dataset": self.dataset_key, "extractors": self.extractors()}
         return Stage("real_reference", content, {}, "features of the real reference", weight=20)
 
     def features(self, samples: tuple[Stage, ...]) -> tuple[Stage, ...]:
         """Features of every shard of samples."""
         content = {
             "dataset": self.dataset_key,
-            "extractors": list(self.protocol.extractors),
-            "judge": self.judged,
+            "extractors": self.extractors(),
+            "judge": self.judge(),
         }
         return tuple(
             Stage("features", content, {"samples": (s,)}, f"features of {s.label}", s.about)
@@ -375,15 +396,19 @@ class _Planner:
     ) -> Stage:
         """Metrics of one question on one extractor; ``labels``: see ``pipeline.labels``."""
         first = extractor == self.protocol.extractors[0]
+        accuracy = self.judged and first and question == "data"
+        modes = self.dataset.modes is not None and len(names) > 2
+        measured = [*names, *["class_accuracy"] * accuracy, *MODES * modes]
         content = {
             "dataset": self.dataset_key,
             "question": question,
             "extractor": extractor,
             "n": n,
             "metrics": names,
+            "versions": self.versions(measured),
             "settings": dict(self.protocol.settings),
-            "accuracy": self.judged and first and question == "data",
-            "modes": self.dataset.modes is not None and len(names) > 2,
+            "accuracy": accuracy,
+            "modes": modes,
             "labels": labels,
             "reference_labels": self.reference_labels(question),
         }
@@ -471,6 +496,7 @@ class _Planner:
         asked = {
             "n": n,
             "metrics": [p.primary_quality, p.primary_diversity],
+            "versions": self.versions([p.primary_quality, p.primary_diversity, *BY_SIZE]),
             "by_size": "fd" in p.metrics,
             "settings": dict(p.settings),
             "reference_seed": p.reference_seed,
@@ -629,7 +655,12 @@ class _Planner:
             results.append(
                 Stage(
                     "agreement",
-                    {"dataset": self.dataset_key, "metric": p.agreement, "labels": labels},
+                    {
+                        "dataset": self.dataset_key,
+                        "metric": p.agreement,
+                        "versions": self.versions([p.agreement]),
+                        "labels": labels,
+                    },
                     {"samples": samples, "converged": paired},
                     f"agreement with the teacher of {label}",
                 )
@@ -709,6 +740,7 @@ class _Planner:
                         "reference": len(self.dataset.test),
                         "n": min(p.samples, p.data_samples),
                         "metrics": list(p.metrics),
+                        "versions": self.versions(p.metrics),
                         "settings": dict(p.settings),
                         "labels": [of_train, {"from": "test"}],
                         "repeats": 5,

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+import piflow_bench
 from piflow_bench.config import to_plain
 from piflow_bench.files import write_atomically
 from piflow_bench.pipeline.graph import Stage
@@ -21,6 +22,7 @@ from piflow_bench.pipeline.outdated import warnings_of
 from piflow_bench.pipeline.plan import Cell, Plan
 from piflow_bench.pipeline.store import Store
 from piflow_bench.provenance import git_commit, versions
+from piflow_bench.sources import package_digest
 
 COST_AND_PROVENANCE = (
     "train_seconds",
@@ -304,12 +306,12 @@ def selections(plan: Plan, store: Store) -> dict[str, np.ndarray]:
 
 
 def fingerprint(plan: Plan, report_sources: str) -> str:
-    """Hash of all that a run's results and page are made from."""
+    """Hash of all that a run's results and page are made from: the code of intervals too."""
     content = [
         to_plain(plan.config),
         [stage.name for stage in plan.stages],
         {v.name: v.source for v in plan.variants},
-        Path(__file__).read_text("utf-8"),
+        package_digest(Path(piflow_bench.__file__).parent),
         report_sources,
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -448,5 +448,3 @@ MODE_FIELDS = {
     "mode_mass": "mass",
     "mode_tv": "variation",
 }
-RESUMABLE = {"distill", "sample", "converged", "features"}
-"""Kinds that go on from what their work folder holds; the others start afresh."""

@@ -20,10 +20,11 @@ from typing import Any
 
 from piflow_bench import interruption
 from piflow_bench.pipeline.graph import Stage
+from piflow_bench.pipeline.kinds import KINDS
 from piflow_bench.pipeline.launch import execute
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.slurm.records import outcome_of, write_outcome
-from piflow_bench.pipeline.stages import RESUMABLE, STAGES
+from piflow_bench.pipeline.stages import STAGES
 from piflow_bench.pipeline.store import Store
 
 WHOLE_JOB = timedelta(days=30)
@@ -87,7 +88,7 @@ def _stopping(stage: Stage) -> Iterator[Callable[[], int]]:
         interruption.ask()
 
     before = {s: signal.getsignal(s) for s in (signal.SIGUSR2, signal.SIGTERM)}
-    if stage.kind in RESUMABLE:
+    if KINDS[stage.kind].resumable:
         for s in before:
             signal.signal(s, ask)
     try:

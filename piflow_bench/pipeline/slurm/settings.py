@@ -9,10 +9,9 @@ from typing import Any
 from piflow_bench.config import LauncherConfig, Resources
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.pipeline.graph import Stage
+from piflow_bench.pipeline.kinds import KINDS
 from piflow_bench.settings import build_dataclass
 
-NETWORKS = {"converged", "sample", "features", "real_reference"}
-"""Kinds beside training that run networks, on one GPU where jobs have any."""
 _NAMES = [f.name for f in fields(Resources)]
 
 
@@ -28,7 +27,7 @@ class Cluster:
         shared = {name: getattr(self.launcher, name) for name in _NAMES}
         if stage.kind != "distill":
             shared["nodes"] = 1
-            shared["gpus"] = min(shared["gpus"], 1) if stage.kind in NETWORKS else 0
+            shared["gpus"] = min(shared["gpus"], 1) if KINDS[stage.kind].networks else 0
         shared |= self.launcher.stages.get(stage.kind, {})
         if stage.kind == "distill":
             shared |= self.launcher.variants.get(stage.about.get("variant", ""), {})

@@ -1,0 +1,159 @@
+"""Keys: golden ones of every shipped experiment, and what changes which kinds of stage."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from piflow_bench.config import compose
+from piflow_bench.evaluation import metrics
+from piflow_bench.pipeline import plan as planning
+from piflow_bench.pipeline import results
+from piflow_bench.pipeline.kinds import KINDS
+from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.pipeline.stages import STAGES
+from piflow_bench.sources import package_digest
+from tests.pipeline.golden_keys import GOLDEN, keys, plans
+
+SMOKE = ("profile=smoke", "only=[kd,teacher-euler]", "nfes=[1]")
+SCORES = {"metrics", "partition", "breakdown"}
+LOOKS = {"features", "metrics", "partition", "breakdown", "selection"}
+FROM_SAMPLES = {"sample", "features", "metrics", "agreement", "breakdown", "selection"}
+FROM_STUDENTS = {"distill", *FROM_SAMPLES}
+
+
+def test_every_kind_has_its_facts():
+    assert KINDS.keys() == STAGES.keys()
+
+
+def test_golden_keys_of_every_shipped_experiment():
+    """Where a change of keys is meant: ``python -m tests.pipeline.golden_keys``."""
+    golden, found = json.loads(GOLDEN.read_text()), keys()
+    assert golden.keys() == found.keys()
+    changed = {
+        name: [kind for kind in found[name] | golden[name] if found[name].get(kind) != kind_of]
+        for name in found
+        for kind, kind_of in golden[name].items()
+        if found[name].get(kind) != kind_of
+    }
+    assert not changed, changed
+
+
+def stages(*settings):
+    """Every stage of the small experiment, by name."""
+    (config,) = compose([*SMOKE, *settings])
+    return {s.name: s for s in make_plan(config).stages}
+
+
+@pytest.fixture(scope="module")
+def base():
+    return stages()
+
+
+def changed(base, other):
+    """Kinds of which a stage appeared, or went."""
+    return {(base | other)[name].kind for name in base.keys() ^ other.keys()}
+
+
+@pytest.mark.parametrize(
+    "setting, kinds",
+    [
+        ("budget.amount=61", FROM_STUDENTS),
+        ("training.batch=32", FROM_STUDENTS),
+        ("variants.kd.settings.lr=0.123", FROM_STUDENTS),
+        ("train_seeds=[1]", FROM_STUDENTS),
+        ("protocol.metrics=[fd,recall]", {"metrics", "partition"}),
+        ("protocol.curve_metrics=[recall]", {"metrics"}),
+        ("protocol.settings.k=4", SCORES),
+        ("protocol.agreement=null", {"agreement"}),
+        ("protocol.primary_quality=kid_exact", {"breakdown"}),
+        ("protocol.extractors=[classifier]", LOOKS),
+        ("protocol.reference_seed=5", {"converged", *LOOKS} - {"partition"}),
+        ("scale.micro_batch=8", set()),
+        ("launcher.retries=7", set()),
+        ("sample_batch=7", set()),
+        ("name=other", set()),
+    ],
+)
+def test_a_setting_changes_these_kinds_and_no_others(base, setting, kinds):
+    assert changed(base, stages(setting)) == kinds
+
+
+def test_one_variants_setting_leaves_the_others_alone(base):
+    other = stages("variants.kd.settings.lr=0.123")
+    labels = [(base | other)[name].label for name in base.keys() ^ other.keys()]
+    assert all("kd" in label for label in labels)
+
+
+@pytest.mark.parametrize("name", ["fd", "vendi", "class_accuracy"])
+def test_a_metrics_version_changes_what_holds_it_and_nothing_else(base, name, monkeypatch):
+    known = dict(metrics.all_metrics())
+    known[name] = replace(known[name], version=known[name].version + 1)
+    monkeypatch.setattr(metrics, "all_metrics", lambda: known)
+    other = stages()
+    gone = [base[n] for n in base.keys() - other.keys()]
+    holds = [s for s in base.values() if name in s.config.get("versions", {})]
+    assert {s.name for s in gone} == {s.name for s in holds} and gone
+    assert {s.kind for s in gone} <= SCORES
+
+
+def test_a_kinds_version_changes_it_and_what_is_made_from_it(base, monkeypatch):
+    monkeypatch.setitem(KINDS, "features", replace(KINDS["features"], version=2))
+    assert changed(base, stages()) == LOOKS
+
+
+@pytest.mark.parametrize(
+    "part, value",
+    [("extractor_digests", {"classifier": "another", "pixels": "x"}), ("judge_digest", "another")],
+)
+def test_the_weights_of_extractors_and_judge_are_in_keys_and_protocol(
+    base, part, value, monkeypatch
+):
+    """Other weights give other features; students, samples and real data stay."""
+    load = planning.load_dataset
+    (config,) = compose(SMOKE)
+    before = make_plan(config).protocol_hash
+    monkeypatch.setattr(
+        planning, "load_dataset", lambda *a, **k: replace(load(*a, **k), **{part: value})
+    )
+    assert changed(base, stages()) == LOOKS
+    assert make_plan(config).protocol_hash != before
+
+
+def test_the_stand_in_of_imagenet_has_the_fields_of_the_real_one():
+    (made,) = plans("experiment=imagenet_1nfe_repa", "scale.device=cpu").values()
+    features = next(s for s in made.stages if s.kind == "features")
+    assert features.config["extractors"] == {"inception": "weights"}
+
+
+def test_a_readme_beside_an_autoencoder_changes_nothing(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    from piflow_bench.networks.autoencoder import autoencoder_digest
+
+    def write(scaling, weight, version="0.1"):
+        config = {"_class_name": "AutoencoderKL", "scaling_factor": scaling}
+        (tmp_path / "config.json").write_text(json.dumps(config | {"_diffusers_version": version}))
+        save_file({"w": torch.full((2,), weight)}, tmp_path / "diffusion_pytorch_model.safetensors")
+        return autoencoder_digest(tmp_path, "here")
+
+    first = write(0.5, 1.0)
+    (tmp_path / "README.md").write_text("words")
+    assert write(0.5, 1.0, "0.2") == first
+    assert len({first, write(0.6, 1.0), write(0.5, 2.0)}) == 3
+
+
+def test_results_are_remade_when_the_code_of_intervals_changes(tmp_path, monkeypatch):
+    (tmp_path / "evaluation").mkdir()
+    module = tmp_path / "evaluation" / "intervals.py"
+    module.write_text("x = 1\n")
+    before = package_digest(tmp_path)
+    module.write_text("x = 2\n")
+    assert package_digest(tmp_path) != before
+    (config,) = compose(SMOKE)
+    made = make_plan(config)
+    one = results.fingerprint(made, "")
+    assert results.fingerprint(made, "") == one
+    monkeypatch.setattr(results, "package_digest", lambda folder: "another")
+    assert results.fingerprint(made, "") != one
