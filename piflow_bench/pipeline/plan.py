@@ -18,7 +18,7 @@ from piflow_bench.errors import UserError, nearest
 from piflow_bench.hub import digest, local_path
 from piflow_bench.method import Facts, Method
 from piflow_bench.pipeline.graph import Stage, closure
-from piflow_bench.pipeline.runtime import Runtime, load_dataset
+from piflow_bench.pipeline.runtime import Runtime, checked_dataset
 from piflow_bench.pipeline.slurm.settings import check_resources
 from piflow_bench.settings import build_dataclass
 from piflow_bench.sources import is_file_plugin, source_digest
@@ -275,7 +275,8 @@ class _Planner:
         if config.launcher.name != "slurm":  # Trainings run elsewhere; the launcher checks theirs.
             _check_machine(config, self.runtime.scale)
         try:
-            self.dataset = load_dataset(to_plain(config.dataset), self.runtime)
+            held_out = "data" in self.protocol.questions
+            self.dataset = checked_dataset(to_plain(config.dataset), self.runtime, held_out)
         except (TypeError, ValueError) as error:
             raise UserError(f"dataset.settings={config.dataset.settings}: {error}") from error
         for name in self.protocol.extractors:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench import registry
+from piflow_bench.data.check import dataset_problems, teacher_problems
 from piflow_bench.data.dataset import Dataset
+from piflow_bench.errors import UserError
 from piflow_bench.training.scale import Scale
 
 Report = Callable[[float, str], None]
@@ -57,3 +59,27 @@ def load_dataset(
 @lru_cache(maxsize=8)
 def _cached_dataset(name: str, settings: str, device: str) -> Dataset:
     return registry.get("dataset", name)(json.loads(settings), device)
+
+
+def checked_dataset(config: Mapping[str, Any], runtime: Runtime, held_out: bool) -> Dataset:
+    """The dataset of a plan, looked at once in a process.
+
+    A closed form's teacher is not called: its network is fitted by a stage.
+
+    Raises:
+        UserError: with all that is wrong with data, conditions or teacher.
+    """
+    dataset = load_dataset(config, runtime)
+    key = (id(dataset), held_out, config["fit_backbone"])
+    if key not in _sound:
+        problems = dataset_problems(dataset, held_out)
+        if not problems and not config["fit_backbone"]:
+            problems = teacher_problems(dataset, dataset.teacher())
+        if problems:
+            raise UserError(f"dataset {config['name']}: {'; '.join(problems)}")
+        _sound[key] = dataset  # Kept, so that the number is its own.
+    return dataset
+
+
+_sound: dict[tuple[int, bool, bool], Dataset] = {}
+"""Datasets that were looked at."""

@@ -1,0 +1,119 @@
+"""What a dataset must be, looked at before any work: a look at some rows, and one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from piflow_bench.condition import Classes, Condition
+from piflow_bench.data.dataset import Dataset, Rows, TensorRows
+from piflow_bench.randomness import SampleRandom
+from piflow_bench.teacher import Teacher
+
+LOOK = 256
+"""Rows that are looked at, evenly spread over a set."""
+ROUNDING = 1e-3
+"""How far images may lie outside [-1, 1]."""
+
+
+def dataset_problems(dataset: Dataset, held_out: bool = True) -> list[str]:
+    """What is wrong with the data and conditions, a line each; nothing where all is right.
+
+    Args:
+        dataset: what a plugin gave.
+        held_out: whether held-out samples are needed: a data question is asked.
+    """
+    if not isinstance(dataset, Dataset):
+        return [f"the plugin gave {type(dataset).__name__}, not a Dataset"]
+    sets: list[tuple[str, Rows, Condition]] = [
+        ("train", dataset.training_rows, dataset.train_condition)
+    ]
+    needed = ["train"]
+    if dataset.reference is None:
+        sets.append(("test", TensorRows(dataset.test), dataset.test_condition))
+        needed += ["test"] if held_out else []
+    found = []
+    for name, rows, condition in sets:
+        if not len(rows):
+            found += [f"{name} is empty"] if name in needed else []
+            continue
+        if len(rows) != len(condition):
+            found.append(f"{name} has {len(rows)} samples and {len(condition)} conditions")
+        index = torch.linspace(0, len(rows) - 1, min(LOOK, len(rows))).round().long()
+        found += [f"{name} {words}" for words in _samples(dataset, rows.take(index, None))]
+        found += [f"{name} {words}" for words in _labels(condition)]
+    found += [f"conditions {words}" for words in _conditions(dataset)]
+    return found
+
+
+def _samples(dataset: Dataset, x: Any) -> Iterator[str]:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        yield f"is of {kind}; samples are float32 tensors"
+        return
+    if tuple(x.shape[1:]) != tuple(dataset.shape):
+        yield f"has samples of {tuple(x.shape[1:])}, shape says {tuple(dataset.shape)}"
+    bad = int((~x.flatten(1).isfinite().all(1)).sum())
+    if bad:
+        yield f"has {bad} of {len(x)} samples that are not finite"
+    elif dataset.kind == "images" and dataset.decode is None:
+        low, high = float(x.min()), float(x.max())
+        if low < -1 - ROUNDING or high > 1 + ROUNDING:
+            yield f"has images in [{low:g}, {high:g}]; they lie in [-1, 1]: pixels / 127.5 - 1"
+        elif low >= 0 and len(x) > 1:
+            yield f"has images in [{low:g}, {high:g}], none of them dark; they lie in [-1, 1]"
+
+
+def _labels(condition: Condition) -> Iterator[str]:
+    if isinstance(condition, Classes) and len(condition):
+        low, high = int(condition.labels.min()), int(condition.labels.max())
+        if low < 0 or high >= condition.count:
+            yield f"has labels {low} to {high}; of {condition.count} classes they are 0 to " + str(
+                condition.count - 1
+            )
+
+
+def _conditions(dataset: Dataset) -> Iterator[str]:
+    """Those of samples: as many as asked, of the training set's kind, by index alone."""
+    few, later = dataset.conditions(0, range(LOOK)), dataset.conditions(0, range(LOOK - 8, LOOK))
+    if len(few) != LOOK or type(few) is not type(dataset.train_condition):
+        yield (
+            f"of {LOOK} samples are {len(few)} {type(few).__name__}; the training set's are "
+            f"{type(dataset.train_condition).__name__}"
+        )
+        return
+    yield from _labels(few)
+    counts = (getattr(few, "count", None), getattr(dataset.train_condition, "count", None))
+    if counts[0] != counts[1]:
+        yield f"are of {counts[0]} classes, the training set of {counts[1]}"
+    if not torch.equal(few[torch.arange(LOOK - 8, LOOK)].pack(), later.pack()):
+        yield "depend on more than seed and index: a sample's differs with what is drawn beside it"
+
+
+@torch.no_grad()
+def teacher_problems(dataset: Dataset, teacher: Teacher) -> list[str]:
+    """What is wrong with one guided forward pass of the teacher, and one of its network."""
+    n = min(2, LOOK)
+    noise = SampleRandom(0, range(n)).noise(dataset.shape)
+    condition = dataset.conditions(0, range(n))
+    t = torch.full((n,), 0.5)
+    calls = {"teacher": teacher}
+    if teacher.network is not teacher.field:
+        calls["network"] = teacher.network  # type: ignore[dict-item]
+    found = []
+    for name, call in calls.items():
+        try:
+            out = call(noise, t, condition)
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            words = " ".join(str(error).split())[:200]
+            found.append(f"the {name} cannot be called on {tuple(noise.shape)}: {words}")
+            continue
+        if not isinstance(out, Tensor) or out.shape != noise.shape:
+            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            found.append(f"the {name} gives {shape} for samples of {tuple(noise.shape)}")
+        elif not out.isfinite().all():
+            found.append(f"the {name} gives values that are not finite at t = 0.5")
+    return found
