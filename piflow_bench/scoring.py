@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.evaluation.protocols import names
+from piflow_bench.files import read_json, write_json
 from piflow_bench.provenance import git_commit, hardware, versions
 from piflow_bench.settings import DEVICE, NPZ, build_dataclass, read_setting, setting
 
@@ -35,6 +36,9 @@ PATH_KEYS = {
     "store": "store",
 }
 """Settings that are paths, taken as they are written, and the fields they fill."""
+SCORED = ("samples", "reference", "protocol", "extractor", "weights", "n", "teacher", "prompts",
+          "labels", "precision")  # fmt: skip
+"""What decides which samples and features the scores are of."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,11 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
     ``reference`` is given for. Returns the folder of the scores, if any.
     """
     settings, metric_values = parse(arguments)
-    name = f"{Path(settings.samples).resolve().stem}-{settings.protocol}"
-    out = Path(settings.out or f"runs/scores/{name}")
+    of = _scored(settings, metric_values)
+    out = Path(settings.out or f"runs/scores/{_name(settings.samples)}-{settings.protocol}")
     _check_writable("out", out)
+    if settings.out is None:
+        _refuse_others(out, of)
     if settings.statistics:
         _check_writable("statistics", Path(settings.statistics).absolute().parent)
         _write_statistics(settings)
@@ -159,8 +165,37 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
     facts = {"command": shlex.join(["python", "-m", "piflow_bench", "evaluate", *arguments])}
     facts |= {"started": started, "seconds": round(time.perf_counter() - clock, 1)}
     facts |= {"versions": versions(), "hardware": hardware(), "git_commit": git_commit()}
-    (out / "provenance.json").write_text(json.dumps(facts, indent=1) + "\n")
+    write_json(out / "provenance.json", {**facts, "of": of}, indent=1)
     return out
+
+
+def _name(samples: str) -> str:
+    """What samples are called: their folder, or their file without its ending."""
+    path = Path(samples).resolve()
+    return path.name if path.is_dir() else path.stem
+
+
+def _scored(settings: Settings, metric_values: dict[str, Any]) -> dict[str, Any]:
+    """What the scores are of: with another of these they are other scores, not more of them."""
+    given = {name: getattr(settings, name) for name in SCORED}
+    for name in ("samples", "reference", "teacher", "labels", "weights", "prompts"):
+        if given[name] is not None:
+            given[name] = str(Path(given[name]).resolve())
+    return {k: v for k, v in (given | metric_values).items() if v is not None}
+
+
+def _refuse_others(out: Path, of: dict[str, Any]) -> None:
+    """Refuse to write over the scores of something else."""
+    try:
+        found = dict(read_json(out / "provenance.json")["of"])
+    except (KeyError, TypeError, ValueError):
+        return  # Nothing is there, or nobody knows what it is of.
+    for key in sorted(found.keys() | of.keys()):
+        if found.get(key) != of.get(key):
+            raise UserError(
+                f"{out}: holds scores with {key}={found.get(key, 'the default')}, these are with "
+                f"{key}={of.get(key, 'the default')}; give these a folder by out=FOLDER"
+            )
 
 
 def _write_statistics(settings: Settings) -> None:

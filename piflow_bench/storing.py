@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 from filelock import Timeout
 from rich.console import Console
@@ -19,6 +20,10 @@ from piflow_bench.pipeline.store import META, Store
 from piflow_bench.pipeline.uses import DAY, Use, damaged, uses
 from piflow_bench.progress_bar import bars
 
+FEATURES = "features"
+"""Folder of what `evaluate` has extracted."""
+INPUTS, MADE = "inputs", "made.json"
+"""Folder beside a store in ``runs/`` of what profiles generate, and the mark of each."""
 DAYS = 7.0
 """What is younger is kept, used or not: a run may be about to need it."""
 
@@ -36,7 +41,10 @@ class Entry:
     @property
     def kind(self) -> str:
         """Of the stage."""
-        return self.path.name.rpartition("-")[0]
+        name = self.path.name.rpartition("-")[0]
+        return {FEATURES: "features of evaluate", INPUTS: "generated inputs"}.get(
+            self.path.parent.name, name
+        )
 
 
 def open_store(settings: Sequence[str]) -> tuple[Store, dict[str, str]]:
@@ -49,7 +57,7 @@ def open_store(settings: Sequence[str]) -> tuple[Store, dict[str, str]]:
     runs = paths.get("runs", "runs")
     root = paths.get("store") or os.environ.get("PIFLOW_BENCH_STORE") or Path(runs) / "store"
     store = Store(Path(root).absolute())
-    if not (store.root / "artifacts").is_dir():
+    if not any((store.root / part).is_dir() for part in ("artifacts", FEATURES)):
         raise UserError(f"store={root}: no store is there; name it with store=PATH")
     return store, dict(o.split("=", 1) for o in others)
 
@@ -73,10 +81,20 @@ def _size(folder: Path) -> int:
 
 def entries(store: Store, part: str, known: Sequence[Use]) -> Iterator[Entry]:
     """The folders of one part, artifacts or work."""
-    for folder in sorted((store.root / part).iterdir()):
-        if folder.is_dir():
-            runs = tuple(u.run for u in known if folder.name in u.artifacts)
-            yield Entry(folder, _size(folder), folder.stat().st_mtime, runs)
+    for folder in _folders(store.root / part):
+        runs = tuple(u.run for u in known if folder.name in u.artifacts)
+        yield Entry(folder, _size(folder), folder.stat().st_mtime, runs)
+
+
+def caches(store: Store) -> Iterator[Entry]:
+    """What can be had again and belongs to no run: features of `evaluate`, generated inputs."""
+    made = [p for p in _folders(store.root.parent / INPUTS) if (p / MADE).is_file()]
+    for folder in [*_folders(store.root / FEATURES), *made]:
+        yield Entry(folder, _size(folder), folder.stat().st_mtime, ())
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(p for p in parent.iterdir() if p.is_dir()) if parent.is_dir() else []
 
 
 # ------------------------------------------------------------------ ls
@@ -91,6 +109,7 @@ def print_store(settings: Sequence[str], verbose: bool) -> None:
         console.print(f"damaged: {record}", highlight=False, markup=False, soft_wrap=True)
     artifacts = list(entries(store, "artifacts", known))
     work = list(entries(store, "work", known))
+    artifacts += caches(store)
     kinds = Table(title=f"{store.root}: {size_text(sum(e.bytes for e in artifacts + work))}")
     for name in ("kind", "artifacts", "size", "used by no run", "unfinished"):
         kinds.add_column(name, justify="left" if name == "kind" else "right")
@@ -136,22 +155,33 @@ def verify(settings: Sequence[str]) -> bool:
     store, others = open_store(settings)
     _refuse(others)
     console = Console()
-    names = store.names()
+    artifacts = _folders(store.root / "artifacts")
+    features = [p for f in _folders(store.root / FEATURES) for p in sorted(f.glob("*.npz"))]
     with bars(console) as progress:
-        task = progress.add_task("artifacts", total=len(names), words="")
+        task = progress.add_task("artifacts", total=len(artifacts) + len(features), words="")
         broken = {}
-        for name in names:
-            words = store.harm(name)
+        for path in [*artifacts, *features]:
+            words = store.harm(path.name) if path.is_dir() else _torn(path)
             if words:
-                broken[name] = words
+                broken[path] = words
             progress.update(task, advance=1)
-    for name, words in broken.items():
-        text = f"broken {store.root / 'artifacts' / name}: {words}"
+    for path, words in broken.items():
+        text = f"broken {path}: {words}"
         console.print(text, highlight=False, markup=False, soft_wrap=True)
-    whole = f"{len(names)} artifacts, {len(broken)} broken"
-    advice = "; remove these folders, and the commands that made them make them anew"
+    whole = f"{len(artifacts)} artifacts, {len(features)} files of features, {len(broken)} broken"
+    advice = "; remove these, and the commands that made them make them anew"
     console.print(whole + (advice if broken else ""), highlight=False)
     return not broken
+
+
+def _torn(path: Path) -> str | None:
+    """How a file of features differs from its own checksums, or None."""
+    try:
+        with ZipFile(path) as file:
+            bad = file.testzip()
+    except (OSError, BadZipFile):
+        return "cannot be read"
+    return f"{bad} was changed" if bad else None
 
 
 # ------------------------------------------------------------------ gc
@@ -175,13 +205,14 @@ def collect_garbage(settings: Sequence[str], delete: bool) -> None:
     alive = [u for u in known if u.counts(days)]
     before = time.time() - days * DAY
     gone = 0
-    for entry in [*entries(store, "artifacts", alive), *entries(store, "work", alive)]:
+    parts = [entries(store, part, alive) for part in ("artifacts", "work")]
+    for entry in [*parts[0], *parts[1], *caches(store)]:
         if entry.used_by or entry.changed > before:
             continue
         if not delete or _remove(store, entry.path, days):
             gone += entry.bytes
             words = "removed" if delete else "would remove"
-            text = f"{words} {size_text(entry.bytes):>8}  {entry.path.relative_to(store.root)}"
+            text = f"{words} {size_text(entry.bytes):>8}  {_place(store, entry.path)}"
             console.print(text, highlight=False, markup=False, soft_wrap=True)
     for use in known:
         if use not in alive:
@@ -190,6 +221,10 @@ def collect_garbage(settings: Sequence[str], delete: bool) -> None:
         _forget(store, alive)
     end = f"{size_text(gone)} freed" if delete else f"{size_text(gone)} would be freed by --delete"
     console.print(f"{end}; what is younger than {days:g} days stays", highlight=False)
+
+
+def _place(store: Store, path: Path) -> Path:
+    return path.relative_to(store.root if path.is_relative_to(store.root) else store.root.parent)
 
 
 def _remove(store: Store, folder: Path, days: float) -> bool:
@@ -209,7 +244,8 @@ def _forget(store: Store, alive: Sequence[Use]) -> None:
     for use in uses(store):
         if use.record not in {u.record for u in alive} and not use.is_there:
             use.record.unlink(missing_ok=True)
-    names = set(store.names()) | {p.name for p in (store.root / "work").iterdir()}
+    parts = [_folders(store.root / part) for part in ("artifacts", "work")]
+    names = {folder.name for folder in (*parts[0], *parts[1])}
     for use in alive:
         names |= use.artifacts
     for path in (store.root / "slurm").glob("*.json"):

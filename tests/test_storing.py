@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import time
 
+import numpy as np
 import pytest
 
 from piflow_bench.cli import main
@@ -62,7 +64,7 @@ def test_ls_tells_sizes_and_users(store, capsys):
 
 def test_verify_names_what_differs(store, capsys):
     call(store, "verify")
-    assert "3 artifacts, 0 broken" in capsys.readouterr().out
+    assert "3 artifacts, 0 files of features, 0 broken" in capsys.readouterr().out
     first, second, third = (store.path(s) for s in store.stages)
     (first / "samples.npy").write_bytes(b"y" * 1000)
     (second / "more.txt").touch()
@@ -104,6 +106,61 @@ def test_a_record_of_a_run_that_was_cut_is_named_and_keeps_gc_from_guessing(stor
     error = capsys.readouterr().err
     assert "cut.json: cannot be read" in error and error.count("\n") == 1
     assert all(store.has(s) for s in store.stages)
+
+
+@pytest.fixture
+def cached(store):
+    """What `evaluate` and a profile leave: features in the store, generated inputs beside it."""
+    features = store.root / "features" / "0a1b"
+    features.mkdir(parents=True)
+    np.savez(features / "00000000.npz", features=np.ones((2, 3)))
+    inputs = store.root.parent / "inputs" / "imagenet"
+    inputs.mkdir(parents=True)
+    (inputs / "made.json").write_text("{}")
+    mine = store.root.parent / "inputs" / "mine"
+    mine.mkdir()
+    for folder in (features, inputs, mine):
+        os.utime(folder, (OLD, OLD))
+    return features, inputs, mine
+
+
+def test_ls_and_gc_see_features_and_generated_inputs_and_nothing_of_the_users(
+    store, cached, capsys
+):
+    features, inputs, mine = cached
+    call(store, "ls")
+    out = capsys.readouterr().out
+    assert "features of evaluate" in out and "generated inputs" in out
+    call(store, "gc")
+    out = capsys.readouterr().out
+    assert "features/0a1b" in out and "inputs/imagenet" in out and "mine" not in out
+    assert features.exists() and inputs.exists()
+    call(store, "gc", "--delete")
+    assert not features.exists() and not inputs.exists() and mine.exists()
+
+
+@pytest.mark.parametrize("how", ["cut", "changed"])
+def test_verify_reads_the_checksums_of_features(store, cached, capsys, how):
+    file = cached[0] / "00000000.npz"
+    call(store, "verify")
+    assert "1 files of features, 0 broken" in capsys.readouterr().out
+    content = bytearray(file.read_bytes())
+    content[content.index(np.ones(1).tobytes())] ^= 1
+    file.write_bytes(content[:-30] if how == "cut" else content)
+    call(store, "verify", code=4)
+    assert "00000000.npz: " in capsys.readouterr().out
+
+
+def test_a_store_of_features_alone_and_one_without_work(store, cached, capsys, tmp_path):
+    shutil.rmtree(store.root / "work")
+    for verb in (["ls"], ["verify"], ["gc", "--delete"]):
+        call(store, *verb)
+    alone = Store(tmp_path / "alone")
+    (alone.root / "features" / "0a1b").mkdir(parents=True)
+    os.utime(alone.root / "features" / "0a1b", (OLD, OLD))
+    for verb in (["ls"], ["verify"], ["gc", "--delete"]):
+        call(alone, *verb)
+    assert not (alone.root / "features" / "0a1b").exists()
 
 
 def test_gc_leaves_what_is_young_or_being_made(store, tmp_path):

@@ -36,6 +36,8 @@ from piflow_bench.training.scale import division
 
 SETTLE_SECONDS = 10.0
 """How long a shared file system may take to show what a job that is over wrote."""
+ASKED = 24
+"""Times that squeue is asked, a poll apart, before a run gives up on it."""
 OFTEN = 1000
 """Times that a job may run into its time limit: every time it kept what it had."""
 
@@ -213,7 +215,7 @@ def run_slurm(
                 break
             # One submitter at a time: whoever comes second finds the other's records.
             with store.guard(FOLDER):
-                attached = _attached(left, store)
+                attached = _attached(left, store, cluster.launcher.poll_seconds)
                 fresh = [s for s in left if s.key not in attached and not store.has(s)]
                 jobs = _submit(fresh, store, runtime, cluster, threads, attached)
             current = _Round(jobs, left)
@@ -249,15 +251,27 @@ def run_slurm(
     return outcome
 
 
-def _attached(stages: Sequence[Stage], store: Store) -> dict[str, str]:
-    """Jobs that are alive and have yet to come to these stages, by the stages' keys."""
-    alive = {name for name, job in (queue.jobs() or {}).items() if job.is_alive}
-    found = {}
-    for stage in stages:
-        record = record_of(store, stage)
-        if record and record["job"] in alive and outcome_of(store, stage) is None:
-            found[stage.key] = record["job"]
-    return found
+def _attached(stages: Sequence[Stage], store: Store, every: float) -> dict[str, str]:
+    """Jobs that are alive and have yet to come to these stages, by the stages' keys.
+
+    Raises:
+        UserError: if Slurm does not say which are alive: they would be submitted twice.
+    """
+    given = {s.key: r["job"] for s in stages if (r := record_of(store, s)) and r.get("job")}
+    waited = {s.key for s in stages if s.key in given and outcome_of(store, s) is None}
+    if not waited:
+        return {}
+    for attempt in range(ASKED):
+        jobs = queue.jobs()
+        if jobs is not None:
+            alive = {name for name, job in jobs.items() if job.is_alive}
+            return {key: given[key] for key in given if key in waited and given[key] in alive}
+        if attempt + 1 < ASKED:
+            time.sleep(every)
+    raise UserError(
+        f"squeue does not answer ({ASKED} times asked), and {len(waited)} stages were given to "
+        "jobs that may be alive; run the same command again when it does"
+    )
 
 
 def _without_orphans(
