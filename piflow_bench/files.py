@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from piflow_bench.errors import UserError
+
 
 def write_atomically(path: Path, write: Callable[[Path], Any], sync: bool = False) -> None:
     """``write(temporary_path)``, then rename: a reader sees all or nothing.
@@ -36,6 +38,13 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
+
+
+def check_writable(key: str, folder: Path) -> None:
+    """UserError, naming the setting, unless a folder can be written or made."""
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"{key}={folder}: {existing} is no folder that can be written")
 
 
 def flush(path: Path) -> None:

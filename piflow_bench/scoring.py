@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.evaluation.protocols import names
-from piflow_bench.files import read_json, write_json
+from piflow_bench.files import check_writable, read_json, write_json
 from piflow_bench.provenance import git_commit, hardware, versions
 from piflow_bench.settings import DEVICE, NPZ, build_dataclass, read_setting, setting
 
@@ -83,6 +84,10 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
     from piflow_bench.evaluation.settings import Settings as MetricSettings
     from piflow_bench.evaluation.settings import make_settings
 
+    keys = Counter(argument.partition("=")[0] for argument in arguments)
+    twice = next((key for key, count in keys.items() if count > 1), None)
+    if twice is not None:
+        raise UserError(f"{twice}=: given twice; each setting has one value")
     overrides, paths = split_paths(arguments, list(PATH_KEYS))
     plain = [f.name for f in fields(Settings) if f.name not in PATH_KEYS.values()]
     # The device of the network serves the pairwise distances too.
@@ -109,12 +114,6 @@ def store_root(settings: Settings) -> Path:
     return Path(settings.store or os.environ.get("PIFLOW_BENCH_STORE") or "runs/store")
 
 
-def _check_writable(key: str, path: Path) -> None:
-    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"{key}={path}: {existing} is no folder that can be written")
-
-
 def run_evaluate(arguments: Sequence[str]) -> Path | None:
     """Score, print a table and write ``scores.parquet`` and ``scores.json``.
 
@@ -124,11 +123,12 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
     settings, metric_values = parse(arguments)
     of = _scored(settings, metric_values)
     out = Path(settings.out or f"runs/scores/{_name(settings.samples)}-{settings.protocol}")
-    _check_writable("out", out)
+    check_writable("out", out)
+    check_writable("store", store_root(settings))
     if settings.out is None:
         _refuse_others(out, of)
     if settings.statistics:
-        _check_writable("statistics", Path(settings.statistics).absolute().parent)
+        check_writable("statistics", Path(settings.statistics).absolute().parent)
         _write_statistics(settings)
         if settings.reference is None:
             return None

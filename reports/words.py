@@ -69,8 +69,9 @@ METRICS = {
     "clip_score": Metric("CLIP score", "How well images fit their prompts, by CLIP's cosine."),
     "teacher_mse": Metric(
         "MSE to teacher",
-        "Mean squared error to the teacher's sample from the same noise. Alignment rather than "
-        "quality: a stochastic student may be good and far away.",
+        "Mean squared error to the teacher's sample from the same noise; of a run in the model's "
+        "space (pixels in −1..1, or latents), of scored files with pixels in 0..1, a quarter of "
+        "that. Alignment rather than quality: a stochastic student may be good and far away.",
     ),
     "class_accuracy": Metric(
         "Class acc.", "Share of samples that an independent classifier gives their label."

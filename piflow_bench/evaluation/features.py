@@ -289,8 +289,10 @@ def _check_needs(metric: Metric, inputs: Inputs) -> None:
     if metric.passes in ("balls", "recall"):
         points = min(m, left if name == "recall" else m)
         if s.k >= points:
+            hint = "; intervals=false leaves no block out" if points == left < n else ""
             raise UserError(
-                f"setting k={s.k} needs more than {s.k} points to choose from, not {points}"
+                f"metric '{name}': setting k={s.k} needs more than {s.k} points to choose from, "
+                f"not {points} (n={n}, {m} reference rows){hint}"
             )
     if name == "is" and s.is_splits > left:
         raise UserError(f"setting is_splits={s.is_splits} exceeds the {left} samples per replicate")

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from piflow_bench.errors import UserError
+from piflow_bench.evaluation import needs
 from piflow_bench.evaluation.cautions import cautions
 from piflow_bench.evaluation.extraction import Arrays, extract
 from piflow_bench.evaluation.extractors.extractor import (
@@ -27,18 +28,13 @@ from piflow_bench.evaluation.features import MetricValue, evaluate_with_replicat
 from piflow_bench.evaluation.inputs import Extras
 from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.evaluation.moments import Moments
-from piflow_bench.evaluation.needs import (
-    check_inputs,
-    check_metrics,
-    check_outputs,
-    check_statistics,
-)
 from piflow_bench.evaluation.pictures.opening import open_images
 from piflow_bench.evaluation.protocols import Protocol, load_protocol, rules_hash
 from piflow_bench.evaluation.settings import make_settings
 from piflow_bench.evaluation.sources import Sources, open_sources
 from piflow_bench.evaluation.statistics import Statistics
 from piflow_bench.evaluation.subsets import described, subset
+from piflow_bench.files import check_writable
 
 if TYPE_CHECKING:
     from piflow_bench.evaluation.extractors.clip import Clip
@@ -47,9 +43,8 @@ if TYPE_CHECKING:
 
 COLUMNS = [
     "metric", "group", "value", "ci_low", "ci_high", "n", "n_reference", "interval", "estimand",
-    "estimator",
-    "samples", "taken", "classes", "reference", "extractor", "protocol", "protocol_hash", "rules",
-    "warnings",
+    "estimator", "samples", "taken", "classes", "reference", "extractor", "protocol",
+    "protocol_hash", "rules", "warnings",
 ]  # fmt: skip
 OF_CLASSES = {"pairwise_within", "vendi_within", "lpips_within"}
 """Metrics whose value depends on which samples share a class."""
@@ -136,7 +131,9 @@ def evaluate(
         settings={**rules.settings, **settings},
     )
     asked = [*rules.metrics, *per_class]
-    check_metrics(asked)
+    needs.check_metrics(asked)
+    cache = Path(cache)
+    check_writable("cache", cache)
     sources = open_sources(
         samples,
         reference,
@@ -147,14 +144,14 @@ def evaluate(
         labels=labels,
         workers=workers,
     )
-    check_inputs(asked, sources)
+    needs.check_inputs(asked, sources)
     if per_class and sources.labels is None:
         raise UserError("per_class: the samples have no classes; give labels=FILE.npy")
     network = get_extractor(rules.extractor, weights, device, rules.precision, compiled)
-    check_outputs(asked, network)
-    check_statistics(sources.reference, network)
+    needs.check_outputs(asked, network)
+    needs.check_statistics(sources.reference, network)
     lpips, clip = _further_networks(asked, lpips_weights, clip_weights, device)
-    cache, batch = Path(cache), batch or usual_batch(device)
+    batch = batch or usual_batch(device)
 
     def features(what: str, images: Images) -> Arrays:
         return extract(images, network, cache, batch, partial(report, what), processes)

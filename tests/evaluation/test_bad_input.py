@@ -329,6 +329,11 @@ SETTINGS = {
         ["extractor=digits", "8x8", "16x16"],
     ),
     "GPU": (lambda t: {"device": "cuda:99"}, ["device=cuda:99", "device=cpu"]),
+    "device": (lambda t: {"device": "mps"}, ["device=mps", "cpu, cuda"]),
+    "store within a file": (
+        lambda t: {"store": file(t, "f", b"") / "deeper"},
+        ["store=", "no folder that can be written"],
+    ),
     "out within a file": (
         lambda t: {"out": file(t, "f", b"") / "deeper"},
         ["out=", "no folder that can be written"],

@@ -132,3 +132,33 @@ def test_cmmd_is_of_clip(tmp_path):
     given["metrics"] = "mmd_rbf_unit"
     ours = piflow_bench.evaluate(pictures(30), pictures(30, 1), **given)
     assert ours.value[0] == theirs.value[0] > 0
+
+
+@pytest.mark.parametrize("key", ["samples", "n", "metrics", "kid_seed"])
+def test_a_key_given_twice(tmp_path, monkeypatch, capsys, key):
+    monkeypatch.chdir(tmp_path)
+    settings = ["samples=a", "n=3", "metrics=[fd]", "kid_seed=1"]
+    again = next(each for each in settings if each.startswith(key))
+    assert main(["evaluate", *settings, again]) == 2
+    assert f"{key}=: given twice" in capsys.readouterr().err
+
+
+def test_places_and_devices_are_tried_before_work(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    (tmp_path / "file").write_text("")
+    for given, words in (
+        (dict(cache=tmp_path / "file" / "deeper"), "cache=.*no folder that can be written"),
+        (dict(device="mps"), "device=mps: must be cpu, cuda"),
+        (dict(n=0), "n=0: must be at least 1"),
+    ):
+        given = dict(metrics="vendi", extractor="digits", cache=tmp_path / "c") | given
+        with pytest.raises(UserError, match=words):
+            piflow_bench.evaluate(pictures(5), **given)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_few_samples_name_the_metric_and_the_way_out(tmp_path):
+    given = dict(metrics="recall", cache=tmp_path / "c")
+    with pytest.raises(UserError, match=r"'recall'.*k=3.*\(n=5, 30 reference.*intervals=false"):
+        piflow_bench.evaluate(pictures(5), pictures(30, 1), **given)
+    assert piflow_bench.evaluate(pictures(5), pictures(30, 1), intervals=False, **given).n[0] == 5

@@ -79,7 +79,10 @@ def get_extractor(
     """
     from piflow_bench import registry
 
-    if device.partition(":")[0] == "cuda" and not torch.cuda.is_available():
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise UserError(f"device={device}: must be cpu, cuda or one of several GPUs, cuda:1")
+    if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device={device}: no GPU is available here; use device=cpu")
     if precision not in PRECISIONS:
         raise UserError(f"precision={precision}: {nearest(precision, list(PRECISIONS))}")
