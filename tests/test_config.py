@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from piflow_bench.cli import main
-from piflow_bench.config import build_dataclass, compose, expand, split_paths
+from piflow_bench.config import build_dataclass, compose, expand, keys_that_set, split_paths
 from piflow_bench.data.digits import ASSETS
 from piflow_bench.errors import UserError
 
@@ -320,6 +320,16 @@ class TestCompose:
     def test_a_setting_of_a_method_that_no_file_names(self):
         (config,) = compose(["variants.kd.settings.beta1=0.5"])
         assert config.variants["kd"].settings["beta1"] == 0.5
+
+    def test_moments_in_8_bits_are_pi_flows_alone(self):
+        """Its recipe has them; the baselines' have float32."""
+        (config,) = compose(["experiment=imagenet_1nfe_repa"])
+        asking = [f"variants.{n}.training.optimizer" for n in config.variants if "piflow" in n]
+        assert keys_that_set(config, "adamw8bit") == asking and len(asking) == 3
+        (config,) = compose(["experiment=imagenet_1nfe_repa", "training.optimizer=adamw8bit"])
+        assert set(keys_that_set(config, "adamw8bit")) == {"training.optimizer", *asking}
+        (config,) = compose(["experiment=imagenet_1nfe_repa", "profile=smoke"])
+        assert keys_that_set(config, "adamw8bit") == []
 
     def test_a_sweep_gives_each_experiment_a_name(self):
         configs = compose(["nfes=[1],[4]"])
