@@ -159,9 +159,7 @@ class DMD2(Method):
         """Real data serves the discriminator alone."""
         c = self.config
         target = self.facts.target + ("; the GAN's pull is to the data" if c.gan else "")
-        return replace(
-            self.facts, needs_data=c.gan, needs_pairs=c.regression_weight > 0, target=target
-        )
+        return replace(self.facts, needs_data=c.gan, target=target)
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """Generator and fake score, both from the teacher."""

@@ -64,7 +64,7 @@ class KD(Method):
     """Knowledge distillation by endpoint regression (Luhman & Luhman, arXiv 2101.02388)."""
 
     Config = Config
-    facts = Facts(family="regression", needs_pairs=True, paper="arXiv:2101.02388", version=3)
+    facts = Facts(family="regression", paper="arXiv:2101.02388", version=3)
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """The teacher's backbone and an empty buffer of pairs."""

@@ -1,13 +1,11 @@
 """What a sample is conditioned on. The core treats a condition as opaque.
 
-Any condition offers ``len``, ``c[rows]``, ``null()``, ``to(device)``, ``cat(other)``, ``pack()``
-and ``digest()``; only the network that reads it knows more (`Classes.labels`).
+Any condition offers ``len``, ``c[rows]``, ``null()``, ``to(device)``, ``cat(other)``,
+``where(mask, other)`` and ``pack()``; only the network that reads it knows more (`Classes.labels`).
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -42,10 +40,6 @@ class Condition(Protocol):
 
     def unpack(self, packed: Tensor) -> Self:
         """The batch that :meth:`pack` stored."""
-        ...
-
-    def digest(self) -> str:
-        """Hash of the content."""
         ...
 
 
@@ -86,10 +80,6 @@ class Classes:
         """Labels from :meth:`pack`."""
         return Classes(packed, self.count)
 
-    def digest(self) -> str:
-        """sha256 of the labels."""
-        return hashlib.sha256(self.labels.cpu().numpy().tobytes()).hexdigest()
-
 
 @dataclass(frozen=True)
 class Unconditional:
@@ -127,15 +117,3 @@ class Unconditional:
     def unpack(self, packed: Tensor) -> Unconditional:
         """As many as stored."""
         return Unconditional(len(packed))
-
-    def digest(self) -> str:
-        """A constant."""
-        return "unconditional"
-
-
-def collate(parts: Sequence[Condition]) -> Condition:
-    """One batch from several."""
-    first = parts[0]
-    for part in parts[1:]:
-        first = first.cat(part)
-    return first

@@ -559,7 +559,7 @@ def check_facts(facts: Any) -> None:
         require(value in valid, f"facts.{key} is {value!r}: must be one of {', '.join(valid)}")
     kinds: dict[type, tuple[str, ...]] = {
         str: ("family", "paper", "target"),
-        bool: ("trains", "needs_data", "needs_teacher", "needs_pairs", "elastic", "stochastic"),
+        bool: ("trains", "needs_data", "needs_teacher", "elastic", "stochastic"),
         int: ("version",),
     }
     for kind, keys in kinds.items():

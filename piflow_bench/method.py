@@ -30,7 +30,6 @@ class Facts:
     trains: bool = True
     needs_data: bool = False
     needs_teacher: bool = True
-    needs_pairs: bool = False
     jvp: str = "none"
     """none | exact | finite difference."""
     auxiliary: tuple[str, ...] = ()

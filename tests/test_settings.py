@@ -156,6 +156,7 @@ NAMED = {
     "variants.kd.settings.lr=nan": "variants.kd.settings.lr=nan: must be a finite number",
     "variants.kd.training.clip=-1": "variants.kd.training.clip=-1: must be at least 0",
     "variants.kd.training.ema={decay:2}": "variants.kd.training.ema.decay=2",
+    "variants.piflow-gm8.sampling.temperature=[1,nan]": "piflow-gm8.sampling.temperature=nan: must",
     "variants.kd.budget.amount=inf": "variants.kd.budget.amount=inf: must be a finite number",
     "dataset.settings.guidance=-1": "dataset.settings.guidance=-1: must be at least 0",
     "dataset.settings.guidance=true": "dataset.settings.guidance=True: must be float",

@@ -89,12 +89,11 @@ class PolicyStudent(Student):
 
     network: Any
     config: Config
-    train_nfe: int | None
 
     def sample(
         self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
     ) -> Tensor:
-        """Samples in ``nfe`` evaluations; settings: temperature, h, final_step_scale, substeps."""
+        """Samples in ``nfe`` evaluations; settings: temperature, final_step_scale, substeps."""
         c = self.config
         steps = flow.flow_map_schedule(
             nfe,
@@ -148,7 +147,7 @@ class PiFlow(Method):
                 polynomial_start(network)
         self.nfe = spec.train_nfe or 1
         return Built(
-            student=PolicyStudent(network, c, spec.train_nfe),
+            student=PolicyStudent(network, c),
             modules={"student": network},
             optimizers={
                 "student": Optimizer(("student",), c.lr, (c.beta1, c.beta2), 0.0, c.schedule)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -132,6 +132,12 @@ def _variants(config: ExperimentConfig) -> list[Variant]:
                     f"variants.{name}.sampling.{key}: no such sampling setting of {entry.method}; "
                     + (nearest(key, list(cls.sampling)) if cls.sampling else "it has none")
                 )
+        own = {f.name for f in fields(cls.Config)}
+        for key, value in entry.sampling.items():
+            # What is a setting of the method too has its bounds.
+            for each in value if isinstance(value, list | tuple) else [value]:
+                if key in own:
+                    build_dataclass(cls.Config, {key: each}, f"variants.{name}.sampling")
         training = to_plain(config.training)
         overrides = dict(entry.training)
         merged = {**training, **overrides}

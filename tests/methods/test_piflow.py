@@ -69,7 +69,7 @@ def test_exact_head_gives_the_true_velocity_at_every_later_time(t_src):
 
 def test_one_evaluation_samples_like_the_fine_ode():
     noise = torch.randn(200, 2, generator=torch.Generator().manual_seed(1))
-    student = PolicyStudent(ExactHead(), Config(substeps=1024), 1)
+    student = PolicyStudent(ExactHead(), Config(substeps=1024))
     x = student.sample(noise, Unconditional(200), 1, SampleRandom(0, range(200)))
     fine = flow.euler(velocity, noise, flow.time_grid(1024))
     assert (x - fine).abs().max() < 5e-3
@@ -171,7 +171,7 @@ def test_gradient_comes_from_the_policy_not_from_the_rollout():
 def test_renoising_sampler_keeps_the_distribution():
     noise = SampleRandom(0, range(2000)).noise((2,))
     for h in (1.0, float("inf")):
-        student = PolicyStudent(ExactHead(), Config(substeps=128, h=h), None)
+        student = PolicyStudent(ExactHead(), Config(substeps=128, h=h))
         x = student.sample(noise, Unconditional(2000), 4, SampleRandom(0, range(2000)))
         nearest = (x[:, None] - MEANS).square().sum(2).argmin(1)
         share = torch.bincount(nearest, minlength=3) / 2000
