@@ -10,6 +10,9 @@ from piflow_reports.frames import CEILING, Primary, measured, select
 from piflow_reports.tables import Cell, Row
 from scipy.stats import kendalltau
 
+from piflow_bench.evaluation.inference.ratios import FRECHET, NEAR, ratio_interval
+from piflow_bench.evaluation.uncertainty import Interval
+
 
 def ceiling(
     summary: pd.DataFrame, nfes: list[int], order: list[str], primary: Primary
@@ -24,11 +27,17 @@ def ceiling(
             parts.append((name, rows[rows["variant"] != CEILING], tops.iloc[0]))
     if not parts or not any((rows["role"] == "student").any() for _, rows, _ in parts):
         return None
+    ratios = {
+        (name, index): ratio_interval(row, top)
+        for name, rows, top in parts
+        for index, row in zip(rows.index, rows.to_dict("records"), strict=True)
+    }
     places = {
         name: words.decimals(
-            rows["value"] / top["value"], (rows["high"] - rows["low"]) / 2 / top["value"]
+            [found.value for (of, _), found in ratios.items() if of == name],
+            [(found.high - found.low) / 2 for (of, _), found in ratios.items() if of == name],
         )
-        for name, rows, top in parts
+        for name, *_ in parts
     }
     body: list[Row] = []
     for series in order:
@@ -39,7 +48,8 @@ def ceiling(
             role = str(own["role"].iloc[0]) if len(own) else role
             for nfe in nfes:
                 here = own[(own["nfe"] == nfe) & (own["protocol"] == top["protocol"])]
-                cells.append(_ratio(here.iloc[0], top, places[name]) if len(here) else Cell())
+                found = ratios[name, here.index[0]] if len(here) else None
+                cells.append(_ratio(found, name, places[name]) if found else Cell())
         if any(words.finite(cell.value) for cell in cells):
             body.append(Row(series, "", role, 0, cells))
     heads = [
@@ -53,10 +63,15 @@ def ceiling(
     return {"heads": heads, "nfes": nfes, "rows": body}
 
 
-def _ratio(row: pd.Series, top: pd.Series, places: int) -> Cell:
-    scale = float(top["value"])
-    value, low, high = (float(row[key]) / scale for key in ("value", "low", "high"))
-    return Cell(value, "×" + words.fixed(value, places), words.span(low, high, places))
+def _ratio(found: Interval, name: str, places: int) -> Cell:
+    span = words.span(found.low, found.high, places)
+    note = "" if span else found.method
+    if span and name in FRECHET and found.value < NEAR:
+        note = (
+            f"below {NEAR:g} times the ceiling: intervals about 1.5 times too wide, tests nearly "
+            "powerless"
+        )
+    return Cell(found.value, "×" + words.fixed(found.value, places), span, note=note)
 
 
 def agreement(summary: pd.DataFrame, nfes: list[int], primary: Primary) -> list[dict[str, Any]]:

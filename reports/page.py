@@ -34,8 +34,8 @@ CONTROLS = {
     "the data question would give a perfect generator.",
     "memoriser": "Training images themselves. It scores well without generating anything: a metric "
     "that it wins cannot see copying.",
-    frames.CEILING: "The converged teacher sampled again from other noise: the best any student "
-    "can reach in imitation.",
+    frames.CEILING: "The converged teacher redrawn: sampled again from other noise. What the "
+    "imitation question gives the teacher itself, at the same n.",
 }
 
 

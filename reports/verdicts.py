@@ -18,13 +18,11 @@ from piflow_reports.tables import Marks
 
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.inference.compare import LEVEL, METHOD_SEEDS, compare
+from piflow_bench.evaluation.inference.ratios import FRECHET, NEAR
 from piflow_bench.evaluation.uncertainty import t_quantile
 
 LISTED = 8
 """Most variants that a sentence names."""
-NEAR = 3.0
-"""Times the value of two equal distributions below which a Fréchet distance is hardly tested."""
-FRECHET = ("fd", "sfd")
 
 
 @dataclass
