@@ -30,10 +30,10 @@ class Rows:
         return 5000
 
 
-def stand_in(config, runtime, backbone=None):
+def stand_in(config, runtime, held_out):
     """The dataset of a plan; one that is read from files that are not here by fixed digests."""
     if config["name"] != "imagenet":
-        return LOAD(config, runtime, backbone)
+        return LOAD(config, runtime, held_out)
     known = {k: v for k, v in config["settings"].items() if k not in PATHS}
     return replace(
         load({}),
@@ -54,14 +54,14 @@ def stand_in(config, runtime, backbone=None):
     )
 
 
-LOAD = plan.load_dataset
+LOAD = plan.checked_dataset
 PATHS = ("latents", "reference", "autoencoder", "weights", "checkpoint", "generated")
 
 
 def plans(*settings):
     """The plan of every experiment that the settings describe, by name."""
     with (
-        mock.patch.object(plan, "load_dataset", stand_in),
+        mock.patch.object(plan, "checked_dataset", stand_in),
         mock.patch.object(plan, "_check_machine", lambda *a: None),
     ):
         return {c.name: plan.make_plan(c) for c in compose(settings)}

@@ -110,11 +110,11 @@ def test_the_weights_of_extractors_and_judge_are_in_keys_and_protocol(
     base, part, value, monkeypatch
 ):
     """Other weights give other features; students, samples and real data stay."""
-    load = planning.load_dataset
+    load = planning.checked_dataset
     (config,) = compose(SMOKE)
     before = make_plan(config).protocol_hash
     monkeypatch.setattr(
-        planning, "load_dataset", lambda *a, **k: replace(load(*a, **k), **{part: value})
+        planning, "checked_dataset", lambda *a, **k: replace(load(*a, **k), **{part: value})
     )
     assert changed(base, stages()) == LOOKS
     assert make_plan(config).protocol_hash != before
