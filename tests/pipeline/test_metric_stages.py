@@ -1,6 +1,7 @@
 """Stages of metrics called one by one: which labels they know, and which blocks follow."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,8 +9,12 @@ import pytest
 import torch
 
 from piflow_bench.condition import Classes
+from piflow_bench.config import compose
+from piflow_bench.data import digits
+from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.features import evaluate_features
 from piflow_bench.pipeline import stages
+from piflow_bench.pipeline.plan import make_plan
 
 CLASSES, N, M = 6, 240, 600
 METRICS = ["fd", "kid_exact", "energy_distance", "vendi", "pairwise_distance"]
@@ -118,3 +123,27 @@ def test_agreement_is_paired_by_the_blocks_of_the_metrics(tmp_path):
     (row,) = json.loads((tmp_path / "metrics.json").read_text())
     # Every block holds every class alike, so that no block is left out of the mean in vain.
     assert np.allclose(row["replicates"], row["value"], rtol=1e-6)
+
+
+def test_a_plan_tells_every_stage_where_labels_come_from_and_the_protocol_their_law():
+    (config,) = compose(["profile=smoke", "only=[piflow-gm8]", "nfes=[1]"])
+    plan = make_plan(config)
+    assert plan.rules["label_law"] == "balanced"
+    scored = [s for c in plan.cells for s in c.results if s.kind == "metrics"]
+    sampled = {"from": "conditions", "seed": config.sample_seed, "law": "balanced"}
+    converged = {**sampled, "seed": config.protocol.reference_seed}
+    theirs = {"imitation": converged, "data": {"from": "test"}}
+    for stage in scored:
+        memoriser = "memoriser" in stage.label
+        assert stage.config["labels"] == ({"from": "train", "n": 0} if memoriser else sampled)
+        assert stage.config["reference_labels"] == theirs[stage.config["question"]]
+    assert {s.config["question"] for s in scored} == set(theirs)
+    assert any(stage.config["labels"] != sampled for stage in scored), "the memoriser"
+
+
+def test_the_law_of_labels_is_what_a_dataset_says():
+    data = digits.load({})
+    labels = data.conditions(0, range(255)).pack().numpy()
+    assert Design.of(255, labels, data.label_law).groups is not None
+    with pytest.raises(ValueError, match="label_law='even' must be one of balanced, uniform"):
+        replace(data, label_law="even")
