@@ -1,0 +1,39 @@
+"""A short run of the simulations, within what chance allows."""
+
+import numpy as np
+import pytest
+
+from piflow_bench.evaluation.uncertainty import t_quantile
+from tests.simulations import intervals, reference_parts
+
+DRAWS = 60
+SMALL = intervals.Size(n=120, m=400, d=5, classes=4, subsets=4, subset_size=40)
+CHANCE = 3.3 * np.sqrt(0.92 * 0.08 / DRAWS)
+
+
+@pytest.mark.parametrize("design", intervals.DESIGNS)
+def test_intervals_hold_the_truth_whatever_the_order_of_samples(design):
+    rows = intervals.simulate(design, "at the ceiling", DRAWS, SMALL)
+    assert {row.metric for row in rows} == {*intervals.METRICS, "fd difference"}
+    for row in rows:
+        assert row.holds >= 0.92 - CHANCE, row
+        assert not row.holds_zero < 0.92 - CHANCE, row
+        # The standard deviation of 60 draws is known to 10 %.
+        assert 0.7 < row.width_ratio < 1.8 * 1.3, row
+
+
+def unbiased(table):
+    for metric, rows in table.groupby("metric"):
+        holds = ((rows.low <= 0) & (rows.high >= 0)).sum()
+        assert holds >= 0.8 * len(rows), metric
+        error = rows.value.std(ddof=1) / np.sqrt(len(rows))
+        yield metric, abs(rows.value.mean()) / error
+
+
+def test_parts_of_the_converged_reference_are_at_distance_0_of_each_other():
+    """Real features, balanced labels: the plain means are below 0 in ten parts of ten."""
+    table = reference_parts.part_against_the_others(*reference_parts.converged_features(600, 8), 10)
+    assert set(table["estimator"]) == {"stratified by 10 classes"}
+    found = dict(unbiased(table))
+    assert set(found) == set(reference_parts.METRICS)
+    assert all(off < t_quantile(0.95, 9) for off in found.values()), found
