@@ -181,18 +181,24 @@ def converged(
     report: Callable[[float, str], None] = lambda share, text: None,
     arithmetic: Arithmetic = CPU,
     parts: Parts | None = None,
-) -> Tensor:
-    """Samples of the guided teacher solved to convergence, ``(n, *shape)`` float32.
+) -> tuple[Tensor, float]:
+    """Samples of the guided teacher solved to convergence, ``(n, *shape)`` float32, and their NFE.
 
-    Goes on after the rows that ``parts`` holds.
+    NFE is counted at the teacher's handle, as a student's is. Goes on after the rows that
+    ``parts`` holds.
     """
     parts = parts or Parts()
+    # What is counted are rows: a fixed cost of a row keeps the FLOP counter out of it.
+    meter = Meter()
+    teacher = teacher.bind(Handle("teacher", teacher.field, meter, flops_per_row=0.0))
     for low in range(indices.start + parts.rows, indices.stop, batch):
         part = range(low, min(low + batch, indices.stop))
         condition: Condition = dataset.conditions(sample_seed, part).to(arithmetic.device)
         noise = SampleRandom(sample_seed, part, arithmetic.device).noise(dataset.shape)
         with arithmetic.autocast():
             x = solve(teacher, noise, condition, steps, solver).float().cpu()
-        parts.add(len(part), x=x.numpy())
+        parts.add(len(part), x=x.numpy(), evaluations=[sum(meter.rows.values())])
+        meter.rows.clear()
         report(parts.rows / len(indices), f"{parts.rows} samples")
-    return torch.from_numpy(parts.arrays()["x"])
+    found = parts.arrays()
+    return torch.from_numpy(found["x"]), float(found["evaluations"].sum()) / len(indices)

@@ -90,7 +90,8 @@ METRICS = {
 }
 QUESTIONS = {"imitation": "Imitation", "data": "Data", "truth": "Truth"}
 QUESTION_NOTES = {
-    "imitation": "distance to samples of the converged teacher",
+    "imitation": "distance to samples of the converged teacher: the guided ODE's distribution, "
+    "which distribution matching (DMD2) and a GAN on data do not target where guidance is on",
     "data": "distance to held-out data",
     "truth": "distance to the exact distribution",
 }

@@ -13,6 +13,7 @@ from piflow_bench.api import Student, flow
 from piflow_bench.data import digits
 from piflow_bench.parts import Parts
 from piflow_bench.randomness import SampleRandom
+from piflow_bench.teacher import Guidance
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +175,29 @@ def test_every_solver_spends_what_it_is_given(dataset, solver, nfe):
 
 def test_converged_samples_are_shardable(dataset):
     teacher = dataset.teacher()
-    whole = sampling.converged(teacher, dataset, range(6), 3, "heun", 3, 6)
-    parts = [sampling.converged(teacher, dataset, range(a, a + 3), 3, "heun", 3, 2) for a in (0, 3)]
+    whole, nfe = sampling.converged(teacher, dataset, range(6), 3, "heun", 3, 6)
+    parts = [
+        sampling.converged(teacher, dataset, range(a, a + 3), 3, "heun", 3, 2)[0] for a in (0, 3)
+    ]
     assert torch.allclose(torch.cat(parts), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("low, high", [(0.0, 1.0), (0.0, 0.7), (0.3, 0.6)])
+@pytest.mark.parametrize("solver", list(flow.SOLVERS))
+def test_the_converged_teachers_nfe_is_what_passes_its_network(dataset, solver, low, high):
+    """Heun needs 2 N - 1 evaluations; guidance doubles those inside its interval alone."""
+    teacher = dataset.teacher()
+    teacher = teacher.guided(Guidance(2.0, low, high))
+    rows = []
+
+    def network(x, t, condition):
+        rows.append(len(x))
+        return teacher.network(x, t, condition)
+
+    steps, n = 8, 5
+    _, nfe = sampling.converged(teacher.bind(network), dataset, range(n), 3, solver, steps, 2)
+    assert nfe == sum(rows) / n
+    times = [1 - i / steps for i in range(steps)]
+    if solver == "heun":
+        times += times[1:]
+    assert nfe == sum(2 if low <= t <= high else 1 for t in times)

@@ -19,7 +19,7 @@ class Kind:
 
 KINDS = {
     "teacher": Kind(),
-    "converged": Kind(resumable=True, networks=True),
+    "converged": Kind(version=2, resumable=True, networks=True),
     "draw": Kind(),
     "distill": Kind(resumable=True),
     "published": Kind(),

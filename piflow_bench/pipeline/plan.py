@@ -697,9 +697,8 @@ class _Planner:
     ) -> list[Cell]:
         """Rows that say what any student can reach: never ranked."""
         p = self.protocol
-        steps = self.config.converged.steps
 
-        def columns(name: str, nfe: int | None) -> dict[str, Any]:
+        def columns(name: str, sampler: str = "") -> dict[str, Any]:
             return {
                 "variant": name,
                 "method": "",
@@ -708,19 +707,21 @@ class _Planner:
                 "role": "control",
                 "train_seed": None,
                 "budget_fraction": 1.0,
-                "nfe": nfe,
+                "nfe": None,  # Counted while it samples: see the stage's facts.
                 "guidance": None,
-                "sampler": f"{self.config.converged.solver}, {steps} steps" if nfe else "",
+                "sampler": sampler,
             }
 
         generated = self.features(paired)
         label = "teacher-converged"
+        solved = f"{self.config.converged.solver}, {self.config.converged.steps} steps"
         cells = [
             Cell(
-                columns(label, steps * (2 if self.dataset.notes.get("guidance", 1) != 1 else 1)),
+                columns(label, solved),
                 self.evaluate(
                     generated, references, True, label, self.labels(self.config.sample_seed)
                 ),
+                samples=paired,
                 closer=self.closer(paired, generated, references, paired, label, {}),
             )
         ]
@@ -732,7 +733,7 @@ class _Planner:
             of_train = {"from": "train", "n": images.config["n"]}
             cells.append(
                 Cell(
-                    columns("memoriser", None),
+                    columns("memoriser"),
                     self.evaluate(train, references, True, "memoriser", of_train),
                 )
             )
@@ -758,13 +759,13 @@ class _Planner:
                 for extractor in (() if given else p.extractors)
             )
             if real:
-                cells.append(Cell(columns("real-vs-real", None), real))
+                cells.append(Cell(columns("real-vs-real"), real))
         if "truth" in p.questions:
             fresh = self.real("exact", p.reference_seed + 1, p.samples)
             exact = self.features((fresh,))
             cells.append(
                 Cell(
-                    columns("real-vs-real", None),
+                    columns("real-vs-real"),
                     self.evaluate(
                         exact, {"truth": references["truth"]}, True, "exact samples", None
                     ),

@@ -68,6 +68,7 @@ def _costs(cell: Cell, store: Store) -> dict[str, Any]:
         for name in ("flops_per_sample", "sample_seconds", "policy_seconds"):
             columns[name] = sum(s.get(name, np.nan) * s["n"] for s in shards) / n
         columns["sample_memory"] = max(s.get("memory", np.nan) for s in shards)
+        columns["nfe"] = shards[0]["nfe"]
     return columns
 
 
@@ -251,6 +252,7 @@ def grids(plan: Plan, store: Store) -> dict[str, np.ndarray]:
     for i, cell in enumerate(plan.cells):
         c = cell.columns
         shown = c["budget_fraction"] == 1.0 and c["train_seed"] in (None, first_seed)
+        shown &= c["role"] != "control"
         if cell.samples and shown and all(store.has(s) for s in cell.samples):
             add(f"cell_{i}", cell.samples, _shown(cell))
     count = max((len(a) for a in arrays.values()), default=0)
@@ -342,6 +344,27 @@ def write_run(
     write_atomically(folder / "run.json", lambda p: p.write_text(json.dumps(about, indent=1)))
 
 
+def design_warnings(plan: Plan) -> list[str]:
+    """What of an experiment's design favours somebody, in words."""
+    config, found = plan.config, []
+    scale = plan.dataset.notes.get("guidance", 1) if plan.dataset else 1
+    trained = [v for v in plan.variants if v.facts.trains]
+    swept = all(len(np.atleast_1d(v.config.sampling.get("guidance", []))) > 1 for v in trained)
+    if config.protocol.primary_question == "data" and scale != 1 and not swept:
+        found.append(
+            f"the primary question is data, under guidance {scale:g}: that is one method's choice "
+            "unless every variant has a sweep of its own; ask imitation first"
+        )
+    elastic = [v.name for v in trained if v.facts.elastic and len(v.nfes) > 1]
+    others = [v.name for v in trained if not v.facts.elastic]
+    if elastic and others:
+        found.append(
+            f"{', '.join(elastic)}: one budget serves all NFEs, while every other student has a "
+            f"budget for each of {len(config.nfes)}; no row has the budget split"
+        )
+    return found
+
+
 def run_facts(
     plan: Plan, store: Store, outcome: Outcome, command: str, started: str
 ) -> dict[str, Any]:
@@ -390,7 +413,7 @@ def run_facts(
             }
             for f in roots.values()
         ],
-        "warnings": warnings_of(plan, store),
+        "warnings": warnings_of(plan, store) + design_warnings(plan),
         "references": list(config.references),
         "provenance": {
             "collected": {  # By whom the table was written: every row has its own origin.

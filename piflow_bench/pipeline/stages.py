@@ -103,7 +103,7 @@ def converged(
 
     dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))
     where = sampling.Arithmetic(runtime.scale.device, config.get("precision", "fp32"))
-    x = sampling.converged(
+    x, nfe = sampling.converged(
         dataset.teacher().to(where.device),
         dataset,
         range(config["start"], config["stop"]),
@@ -116,6 +116,7 @@ def converged(
         parts := Parts(folder / "parts", runtime.save_seconds),
     )
     _save_samples(folder, x, config["start"])
+    (folder / "facts.json").write_text(json.dumps({"n": len(x), "nfe": nfe}))
     parts.forget()
 
 

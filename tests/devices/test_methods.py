@@ -95,7 +95,7 @@ def test_the_converged_teacher(solver, kind):
         where = sampling.Arithmetic(device)
         return sampling.converged(
             teacher, stand_in.dataset, range(5), 0, solver, 4, 3, arithmetic=where
-        )
+        )[0]
 
     cpu, cuda = places(work)
     assert torch.equal(cpu, cuda)

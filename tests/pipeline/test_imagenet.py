@@ -101,7 +101,7 @@ def test_the_plan_of_a_gpu_is_that_of_the_cpu(folder, monkeypatch):
 def test_two_evaluations(folder):
     run(folder, "experiment=imagenet_2nfe", "only=[piflow-gm32,meanflow]")
     table = results(folder, "imagenet_2nfe")
-    assert (table.status == "ok").all() and set(table.nfe.dropna()) == {2, 8}
+    assert (table.status == "ok").all() and set(table.nfe.dropna()) == {2, 6}
 
 
 def test_published_weights_are_scored_without_training(folder, tmp_path):

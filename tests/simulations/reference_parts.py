@@ -27,7 +27,7 @@ def converged_features(count: int, steps: int = 16) -> tuple[np.ndarray, np.ndar
     """Features ``(count, 64)`` of the classifier, and labels ``(count,)``."""
     dataset = digits.load({})
     teacher = dataset.teacher()
-    x = sampling.converged(teacher, dataset, range(count), REFERENCE_SEED, "unipc", steps, 500)
+    x, _ = sampling.converged(teacher, dataset, range(count), REFERENCE_SEED, "unipc", steps, 500)
     labels = dataset.conditions(REFERENCE_SEED, range(count)).pack().numpy()
     return dataset.extractors["classifier"](x), labels
 

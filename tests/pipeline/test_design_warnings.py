@@ -1,0 +1,33 @@
+"""What a page says of an experiment's design before anything is run."""
+
+from piflow_bench.config import compose
+from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.pipeline.results import design_warnings
+
+
+def warnings(*settings):
+    (config,) = compose(["experiment=digits", "profile=smoke", *settings])
+    return design_warnings(make_plan(config))
+
+
+def test_data_under_guidance_is_one_methods_choice():
+    words = "the primary question is data, under guidance 1.5"
+    asked = "protocol.primary_question=data"
+    assert any(words in text for text in warnings(asked))
+    assert not any(words in text for text in warnings())
+    assert not any("primary question" in t for t in warnings(asked, "dataset.settings.guidance=1"))
+
+
+def test_an_elastic_student_beside_specialists_is_told_of():
+    def told(*settings):
+        return [t for t in warnings(*settings) if "budget split" in t]
+
+    (text,) = told()
+    assert text.startswith("meanflow: one budget serves all NFEs")
+    assert not told("nfes=[1]") and not told("only=[meanflow]") and not told("only=[dmd2,kd]")
+
+
+def test_imagenet_asks_imitation_first():
+    for config in compose(["experiment=imagenet_1nfe"]) + compose(["experiment=imagenet_2nfe"]):
+        assert config.protocol.primary_question == "imitation"
+        assert "data" in config.protocol.questions
