@@ -1,6 +1,7 @@
-"""A short run of the simulations, within what chance allows."""
+"""A short run of the simulations, within what chance allows, and the bounds of the full ones."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from piflow_bench.evaluation.uncertainty import t_quantile
@@ -22,6 +23,22 @@ def test_intervals_hold_the_truth_whatever_the_order_of_samples(design):
         assert 0.7 < row.width_ratio < 1.8 * 1.3, row
 
 
+def check(rows, place, widest):
+    part = rows[rows["place"] == place]
+    assert len(part) == len(intervals.DESIGNS) * 6
+    assert (part["draws"] == 1000).all() and (part["width_ratio"] <= widest).all()
+    assert (part["holds"] >= 0.92).all() and (part["holds_zero"].dropna() >= 0.92).all()
+    return part
+
+
+def test_the_full_simulation_kept_its_bounds():
+    """The committed table is of the command's defaults; it is what the README claims."""
+    rows = pd.read_csv(intervals.RESULTS)
+    assert set(rows["design"]) == set(intervals.DESIGNS)
+    check(rows, "at the ceiling", 1.8)
+    assert (check(rows, "away", 1.5)["holds"] <= 0.99).all()
+
+
 def unbiased(table):
     for metric, rows in table.groupby("metric"):
         holds = ((rows.low <= 0) & (rows.high >= 0)).sum()
@@ -37,3 +54,8 @@ def test_parts_of_the_converged_reference_are_at_distance_0_of_each_other():
     found = dict(unbiased(table))
     assert set(found) == set(reference_parts.METRICS)
     assert all(off < t_quantile(0.95, 9) for off in found.values()), found
+
+
+def test_all_20000_samples_in_parts():
+    found = dict(unbiased(pd.read_csv(reference_parts.RESULTS)))
+    assert set(found) == set(reference_parts.METRICS) and all(off < 2 for off in found.values())
