@@ -102,6 +102,7 @@ def refused(tmp_path, capsys, monkeypatch):
         ("budget.amount=-3", ["budget.amount=-3", "above 0"]),
         ("budget.checkpoints=[0.5]", ["budget.checkpoints", "end with 1"]),
         ("protocol.samples=3", ["protocol.samples=3", "at least 20"]),
+        ("protocol.metrics=[fd,recall,cmmd]", ["cmmd", "extractor clip", "mmd_rbf_unit"]),
         ("protocol.metrics=[]", ["protocol.metrics=[]", "at least one"]),
         ("protocol.settings.k=-1", ["protocol.settings.k=-1", "at least 1"]),
         ("name=../up", ["name=../up", "letters"]),
