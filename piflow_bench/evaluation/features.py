@@ -90,10 +90,10 @@ def evaluate_with_replicates(
     y = None if reference is None else check_features(reference, "reference")
     given = extras or Extras(generated_logits, labels)
     if reference_labels is not None:
-        rows = 0 if y is None else len(y)
-        if len(reference_labels) != rows:
-            raise UserError(f"reference_labels has {len(reference_labels)} rows for {rows} samples")
-        stated = given.reference_design or Design.of(rows, reference_labels)
+        m = 0 if y is None else len(y)
+        if len(reference_labels) != m:
+            raise UserError(f"reference_labels has {len(reference_labels)} rows for {m} samples")
+        stated = given.reference_design or Design.of(m, reference_labels)
         given = replace(given, reference_design=stated)
     columns = {0 if y is None else y.shape[1]} | {
         0 if reference_moments is None else len(reference_moments.mean)

@@ -198,7 +198,8 @@ def evaluate(
     statistics = sources.reference.statistics if sources.reference else None
     if statistics is not None and statistics.spatial is not None:
         reference_spatial = statistics.spatial
-    known = sources.reference.images.labels if sources.reference and theirs else None
+    images = sources.reference.images if sources.reference else None
+    known = images.labels if images and theirs else None
     extras = Extras(
         ours.get(LOGITS),
         sources.labels,
