@@ -165,8 +165,8 @@ def sample(
         report(parts.rows / len(indices), f"{parts.rows} samples")
     found, n = parts.arrays(), len(indices)
     x = torch.from_numpy(found["x"])
-    costs = (float(found[k].sum()) / n for k in ("flops", "seconds", "policy"))
-    return Samples(x, float(nfe), *costs, memory.read())
+    flops, whole, policy = (float(found[k].sum()) / n for k in ("flops", "seconds", "policy"))
+    return Samples(x, float(nfe), flops, whole, policy, memory.read())
 
 
 @torch.no_grad()

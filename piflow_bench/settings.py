@@ -13,15 +13,18 @@ import numbers
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from piflow_bench.errors import UserError, nearest
 
-DEVICE = {"pattern": r"cpu|cuda(:\d+)?", "words": "cpu, cuda or one of several GPUs, cuda:1"}
+DEVICE: dict[str, Any] = {
+    "pattern": r"cpu|cuda(:\d+)?",
+    "words": "cpu, cuda or one of several GPUs, cuda:1",
+}
 """Bounds of where something is computed."""
-NPZ = {"pattern": r".*\.npz", "words": "a file whose name ends in .npz"}
+NPZ: dict[str, Any] = {"pattern": r".*\.npz", "words": "a file whose name ends in .npz"}
 """Bounds of a file to write."""
 _KEY = "bounds"
 _FEW = 6
@@ -36,7 +39,7 @@ class Bounds:
     above: float | None = None
     most: float | None = None
     below: float | None = None
-    choices: Sequence[str] | Callable[[], Sequence[str]] | None = None
+    choices: Collection[str] | Callable[[], Collection[str]] | None = None
     """Names; a function where they are known only when plugins are loaded."""
     pattern: str | None = None
     """A regular expression that the whole of a text matches."""
@@ -76,7 +79,7 @@ class Bounds:
         return None
 
 
-def refuse_name(value: str, choices: Sequence[str]) -> str | None:
+def refuse_name(value: str, choices: Collection[str]) -> str | None:
     """Why a name is none of the choices; None if it is one."""
     if value in choices:
         return None
@@ -96,7 +99,7 @@ def setting(
     above: float | None = None,
     most: float | None = None,
     below: float | None = None,
-    choices: Sequence[str] | Callable[[], Sequence[str]] | None = None,
+    choices: Collection[str] | Callable[[], Collection[str]] | None = None,
     pattern: str | None = None,
     words: str = "",
 ) -> Any:

@@ -32,7 +32,7 @@ def run(folder, *settings):
     command = [sys.executable, "-m", "piflow_bench", "run", "profile=smoke", *settings]
     started = time.time()
     result = subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, timeout=590, env=ENVIRONMENT
+        command, capture_output=True, text=True, cwd=folder, timeout=1100, env=ENVIRONMENT
     )
     assert result.returncode == 0, result.stdout + result.stderr
     print(f"{' '.join(settings)}: {time.time() - started:.0f} s")

@@ -119,8 +119,8 @@ def changed(new: Cell, old: Cell) -> Difference | None:
         apart = None
         if sides[0] is not None and sides[1] is not None and sides[0].shape == sides[1].shape:
             apart = sides[0] - sides[1]
-        values = [[cell["by_seed"][seed] for seed in common] for cell in (new, old)]
-        return paired_seed_difference(*values, replicates=apart)
+        ours, theirs = ([cell["by_seed"][seed] for seed in common] for cell in (new, old))
+        return paired_seed_difference(ours, theirs, replicates=apart)
     left, right = new["replicates"], old["replicates"]
     if len(left) < 2 or len(left) != len(right):
         return None
