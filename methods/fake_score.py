@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +11,9 @@ from piflow_bench.api import Condition
 
 def _normalised(dim: int) -> list[nn.Module]:
     # 32 groups as the paper's, fewer where a group would have less than eight channels.
-    return [nn.GroupNorm(math.gcd(32, dim, max(dim // 8, 1)), dim), nn.SiLU()]
+    most = min(32, max(dim // 8, 1))
+    groups = next(n for n in range(most, 0, -1) if dim % n == 0)
+    return [nn.GroupNorm(groups, dim), nn.SiLU()]
 
 
 def discriminator(dim: int, rows: int, columns: int) -> nn.Sequential:

@@ -77,7 +77,10 @@ def _layer(function: Callable[..., Tensor], spatial: int) -> Callable[..., Tenso
 
 
 def _matmul(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda a, b: _Product.apply(function, a, b)
+    def call(a: Tensor, b: Tensor | None = None, **named: Tensor) -> Tensor:
+        return function(a, **named) if b is None else _Product.apply(function, a, b)
+
+    return call
 
 
 _RULES: dict[Any, Callable[..., Tensor]] = {

@@ -7,7 +7,7 @@ import shutil
 import time
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Parts:
         """Take what is there from the first row on without a gap or damage; drop what is not."""
         for file in sorted(folder.glob("*.npz")):
             first, _, end = file.stem.partition("-")
-            if first == f"{self.rows:012d}" and end.isdigit() and is_zipfile(file):
+            if first == f"{self.rows:012d}" and end.isdigit() and _is_whole(file):
                 self._files.append(file)
                 self.rows = int(end)
             else:  # A removal that was cut short, or a disk's damage, came before.
@@ -84,3 +84,11 @@ class Parts:
         self._files.append(path)
         self._fresh = []
         self._kept_at = time.monotonic()
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        with ZipFile(file) as parts:
+            return parts.testzip() is None
+    except BadZipFile:
+        return False

@@ -43,6 +43,18 @@ def test_another_process_goes_on_after_what_was_kept(tmp_path):
     assert again.arrays()["x"].ravel().tolist() == [0, 1, 2, 3]
 
 
+def test_a_part_with_a_flipped_byte_is_made_again(tmp_path):
+    parts = Parts(tmp_path, 0)
+    parts.add(3, **batch(0, 3))
+    parts.add(2, **batch(3, 5))
+    first, second = sorted(tmp_path.glob("*.npz"))
+    content = bytearray(second.read_bytes())
+    content[content.index(np.float32(4).tobytes())] ^= 1
+    second.write_bytes(content)
+    again = Parts(tmp_path, 0)
+    assert again.rows == 3 and not second.exists() and first.exists()
+
+
 def test_asked_to_stop_it_keeps_what_it_has(tmp_path):
     parts = Parts(tmp_path, 1e9)
     parts.add(3, **batch(0, 3))

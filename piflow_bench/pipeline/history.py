@@ -13,8 +13,10 @@ from piflow_bench.files import read_json, write_json
 from piflow_bench.pipeline.progress import PROGRESS
 
 STARTS = "starts.json"
-KEPT = ("state/facts.json", "parts/*.npz", "parts/*/*.npz")
-"""What stages keep on disk to go on from."""
+KEPT = (
+    "state/facts.json", "state.old/facts.json", "checkpoints.json", "parts/*.npz", "parts/*/*.npz",
+)  # fmt: skip
+"""What stages keep on disk to go on from, or have ended with."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ def begin(work: Path, source: str = "", resumable: bool = True) -> None:
     job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
     lost = _lost(work, before[-1]) if before else 0.0
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    changed = bool(before) and before[-1].source != source and _has_kept(work)
-    anew = "its plugin's source is another" if changed and resumable else ""
+    changed = bool(before) and before[-1].source != source
+    anew = "its plugin's source is another" if changed and resumable and _has_kept(work) else ""
     if changed or not resumable:
         _clear(work)
     now = Start(time.time(), node, job, os.getpid(), lost, source, anew)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -211,7 +212,17 @@ class Store:
         """How an artifact differs from what was recorded, or None; large files by size alone
         without ``digests``.
         """
-        return _harm(self.root / "artifacts" / name, digests)
+        try:
+            return _harm(self.root / "artifacts" / name, digests)
+        except OSError as error:
+            return f"{Path(error.filename or name).name} cannot be read ({error.strerror})"
+
+    def _damage(self, stage: Stage, digests: bool) -> str | None:
+        """Harm that is known; a disk that does not answer now has not harmed anything."""
+        try:
+            return _harm(self.path(stage), digests)
+        except OSError:
+            return None
 
     def set_aside_damaged(self, stages: Sequence[Stage]) -> dict[str, str]:
         """Remove what is damaged of finished artifacts, so that it is made anew; why, by key.
@@ -229,9 +240,11 @@ class Store:
                 if stage.key in lacking or step in seen:
                     continue
                 seen.add(step)
-                words = self.harm(stage.name, stage.key in read)
-                if words:
-                    with contextlib.suppress(Timeout), self.guard(stage.name, timeout=0):
+                if not self._damage(stage, stage.key in read):
+                    continue
+                with contextlib.suppress(Timeout), self.guard(stage.name, timeout=0):
+                    # Another run may have made it anew meanwhile.
+                    if self.has(stage) and (words := self._damage(stage, stage.key in read)):
                         self.discard(self.path(stage))
                         found[stage.key] = words
             if len(found) == before:
@@ -250,11 +263,15 @@ def _contents(folder: Path) -> set[str]:
 
 
 def _harm(folder: Path, digests: bool = True) -> str | None:
-    """How a folder differs from its record, or None."""
+    """How a folder differs from its record, or None.
+
+    Raises:
+        OSError: if something that is there cannot be read.
+    """
     try:
-        record = read_json(folder / META)
+        record = json.loads((folder / META).read_text())
         files, sizes = dict(record["files"]), record.get("sizes", {})
-    except (KeyError, TypeError, ValueError):
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
         return f"{META} cannot be read"
     for file in sorted(_contents(folder) ^ set(files)):
         return f"{file} is missing" if file in files else f"{file} was added"
@@ -265,8 +282,8 @@ def _harm(folder: Path, digests: bool = True) -> str | None:
                 return f"{file} has {size} bytes and not {sizes[file]}"
             if (digests or size < SMALL) and file_digest(folder / file) != digest:
                 return f"{file} was changed"
-        except OSError as error:
-            return f"{file} cannot be read ({error.strerror})"
+        except FileNotFoundError:
+            return f"{file} is missing"
     return None
 
 

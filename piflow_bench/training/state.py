@@ -134,12 +134,10 @@ def load(trainer: Trainer, folder: Path) -> bool:
     reason = ""
     try:
         _read(trainer, source)
-    except PermissionError:
-        raise  # The machine's, and not the state's.
     except Unusable as error:
         reason = str(error)
     except BaseException as error:  # torch's CheckpointException is no Exception.
-        if isinstance(error, KeyboardInterrupt | MemoryError):
+        if isinstance(error, KeyboardInterrupt) or _of_the_machine(error):
             raise
         lines = str(error).strip().splitlines()
         reason = f"it cannot be read ({type(error).__name__}: {lines[-1] if lines else ''})"
@@ -147,6 +145,16 @@ def load(trainer: Trainer, folder: Path) -> bool:
     if summed(torch.tensor([float(bool(reason))])).item():
         raise Unusable(reason or "another process cannot read it")
     return True
+
+
+def _of_the_machine(error: BaseException) -> bool:
+    """Whether a disk or a lack of memory is to blame, so that the state may be whole."""
+    within = [each for each, *_ in getattr(error, "failures", {}).values()]
+    if any(_of_the_machine(each) for each in [*within, error.__cause__] if each is not None):
+        return True
+    if isinstance(error, OSError):
+        return not isinstance(error, FileNotFoundError)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def _read(trainer: Trainer, source: Path) -> None:

@@ -239,7 +239,7 @@ def test_a_missing_synset_is_named(tmp_path):
         (["size=60"], "multiple of 8"),
         (["shards=3"], "did you mean"),
         (["shard=many"], "shard"),
-        (["device=tpu"], "cpu or cuda"),
+        (["device=tpu"], "must be cpu, cuda or"),
     ],
 )
 def test_bad_settings_are_one_line(inputs, tmp_path, settings, words):

@@ -309,6 +309,14 @@ def test_the_discriminators_stack_takes_any_grid(grid):
     assert len(head) == 4 + 3 * sum(min(grid) > size for size in (4, 8))
 
 
+@pytest.mark.parametrize(
+    "dim, groups", [(1152, 32), (384, 32), (320, 32), (96, 12), (64, 8), (7, 1)]
+)
+def test_norms_have_the_papers_groups_where_a_group_has_eight_channels(dim, groups):
+    norm = discriminator(dim, 1, 1)[1]
+    assert norm.num_groups == groups
+
+
 def test_a_look_at_half_the_network_is_booked_as_half():
     from piflow_bench.costs import Handle, Meter
 

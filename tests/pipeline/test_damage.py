@@ -1,5 +1,6 @@
 """Damage and edits: what is not what was recorded is named in one line and made anew."""
 
+import errno
 import json
 import os
 import signal
@@ -83,13 +84,47 @@ def test_what_is_whole_stays_and_a_digest_is_taken_once(store, monkeypatch):
     user = Stage("features", {}, {"samples": tuple(stages)})
     harmed(store.path(stages[1]) / "samples", "cut")
     asked = []
-    harm = Store.harm
+    look = Store._damage
     monkeypatch.setattr(
-        Store, "harm", lambda self, name, d=True: asked.append((name, d)) or harm(self, name, d)
+        Store,
+        "_damage",
+        lambda self, stage, d: asked.append((stage.key, d)) or look(self, stage, d),
     )
     assert set(store.set_aside_damaged([*stages, user])) == {stages[1].key}
     assert store.has(stages[0])
-    assert len(asked) == len(set(asked))
+    whole = [each for each in asked if each[0] == stages[0].key]
+    assert whole and len(whole) == len(set(whole))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE])
+def test_a_disk_that_does_not_answer_has_harmed_nothing(store, monkeypatch, number):
+    stage = Stage("draw", {"n": 1})
+    commit(store, stage, samples=b"x" * 10)
+
+    def fails(path):
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("piflow_bench.pipeline.store.file_digest", fails)
+        assert store.set_aside_damaged([stage]) == {}
+        assert os.strerror(number) in store.harm(stage.name)
+    assert store.has(stage) and store.harm(stage.name) is None
+
+
+def test_what_another_run_made_anew_meanwhile_stays(store, monkeypatch):
+    stage = Stage("draw", {"n": 1})
+    commit(store, stage, samples=b"x" * 10)
+    harmed(store.path(stage) / "samples", "cut")
+    guard = Store.guard
+
+    def others_first(self, name, timeout):
+        store.discard(store.path(stage))
+        commit(store, stage, samples=b"x" * 10)
+        return guard(self, name, timeout)
+
+    monkeypatch.setattr(Store, "guard", others_first)
+    assert store.set_aside_damaged([stage]) == {}
+    assert store.has(stage) and store.harm(stage.name) is None
 
 
 def test_a_damaged_store_is_mended_by_the_same_command(tmp_path, capsys):
@@ -133,7 +168,7 @@ def test_a_teacher_of_nan_is_no_reference(tmp_path, monkeypatch):
     (config,) = compose(["profile=smoke"])
     stage = next(s for s in make_plan(config).stages if s.kind == "converged")
     monkeypatch.setattr(
-        sampling, "converged", lambda *a, **k: torch.full((4, 1, 8, 8), float("nan"))
+        sampling, "converged", lambda *a, **k: (torch.full((4, 1, 8, 8), float("nan")), 32.0)
     )
     with pytest.raises(NotFinite, match="4 of 4"):
         stages.converged(stage.config, {}, tmp_path, Runtime(), lambda *a: None)

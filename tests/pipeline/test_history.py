@@ -46,6 +46,18 @@ def test_without_a_state_all_is_lost_and_without_a_word_nothing_is_known(tmp_pat
     assert found == [0.0, pytest.approx(25.0, abs=0.2), 0.0]
 
 
+@pytest.mark.parametrize("kept", ["checkpoints.json", "state.old/facts.json", "state/facts.json"])
+def test_another_source_leaves_nothing_of_the_last_ones(kept, tmp_path):
+    """What had ended but was not yet an artifact counts, too."""
+    begin(tmp_path, "one")
+    at(tmp_path / kept, time.time())
+    begin(tmp_path, "one")
+    assert (tmp_path / kept).exists()
+    begin(tmp_path, "two")
+    assert [path.name for path in tmp_path.iterdir()] == [STARTS]
+    assert [bool(s.anew) for s in starts_of(tmp_path)] == [False, False, True]
+
+
 def test_a_damaged_record_begins_anew(tmp_path):
     (tmp_path / STARTS).write_text("[{")
     begin(tmp_path)

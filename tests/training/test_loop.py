@@ -1,5 +1,6 @@
 """The loop: resume to the last bit, budget, accumulation, measured costs, several processes."""
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -386,6 +387,26 @@ def test_a_state_that_cannot_be_gone_on_from_is_begun_anew(harm, words, tmp_path
     assert rows[-1]["step"] == 8
     logged = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert logged == sorted(set(logged))
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), PermissionError(), MemoryError()]
+)
+def test_a_machine_that_cannot_read_a_state_leaves_it(error, tmp_path, monkeypatch):
+    stop_after(monkeypatch, tmp_path, 5)
+
+    def fails(*args, **kwargs):
+        raise error
+
+    told = []
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.distributed.checkpoint.filesystem.FileSystem.create_stream", fails)
+        # Torch wraps what fails within its reader; its CheckpointException is no Exception.
+        with pytest.raises(BaseException):  # noqa: B017
+            run("piflow", tmp_path, anew=told.append)
+    assert not told
+    assert run("piflow", tmp_path, anew=told.append)[0][-1]["step"] == 8
+    assert not told
 
 
 @pytest.mark.parametrize("average", [False, True])
