@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -77,9 +78,9 @@ def test_estimates_follow_the_published_network():
     assert len(trained) == 7 and max(trained) / min(trained) < 1.01, "one budget for all"
     (_, entry, facts) = next(v for v in doctor._chosen(config) if v[0] == "piflow-gm32")
     replicated = doctor.memory(config, network, entry, facts)
-    config.scale.parallel = "fsdp"
+    config.scale = replace(config.scale, parallel="fsdp")
     assert doctor.memory(config, network, entry, facts) < replicated
-    config.training.checkpointing = False
+    config.training = replace(config.training, checkpointing=False)
     more = doctor.network_of(config)
     assert more.activations > 5 * network.activations
 

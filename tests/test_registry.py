@@ -100,8 +100,3 @@ def test_unknown_names_suggest_the_nearest():
         registry.get("method", "meanflw")
     with pytest.raises(UserError, match="no dataset is called"):
         registry.get("dataset", "nothing")
-
-
-def test_the_source_of_a_plugin_is_recorded(folder):
-    first = registry.source_digest(registry.get("method", "fine", [str(folder)]))
-    assert len(first) == 16 and registry.source_digest(3) == ""

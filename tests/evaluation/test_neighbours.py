@@ -182,7 +182,7 @@ def test_disjoint_sets():
 
 
 def test_comparator_is_checked():
-    with pytest.raises(UserError, match="'ge' must be one of 'le', 'lt'"):
+    with pytest.raises(UserError, match="comparator=ge: must be le or lt"):
         score("precision", np.zeros((9, 1)), np.zeros((9, 1)), 3, "ge")
 
 

@@ -65,7 +65,9 @@ def pictures(folder, seed, n, grain, brightest):
     folder.mkdir()
     for i in range(n):
         coarse = rng.integers(0, brightest, (grain, grain, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((40, 40), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+        Image.fromarray(coarse).resize((40, 40), Image.Resampling.BICUBIC).save(
+            folder / f"{i:02d}.png"
+        )
 
 
 def test_end_to_end_on_the_same_images(tmp_path, inception_weights):

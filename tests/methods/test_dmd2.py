@@ -212,9 +212,8 @@ def test_the_fake_scores_law_can_be_set():
     c = Config(time_law="karras", fake_time_law="uniform", fake_time_low=0.1, fake_time_high=0.9)
     assert c.fake_time(ends).tolist() == pytest.approx([0.1, 0.9])
     assert c.matching_time(ends).tolist() == noise_time("karras", 0.02 + 0.96 * ends).tolist()
-    for wrong in ({"time_low": 0.5, "time_high": 0.5}, {"fake_time_high": 1.1}):
-        with pytest.raises(ValueError, match="must be rising quantiles in"):
-            Config(**wrong)
+    with pytest.raises(ValueError, match="time_low=0.5: must be below time_high=0.5"):
+        Config(time_low=0.5, time_high=0.5)
 
 
 # ------------------------------------------------------------------ the discriminator

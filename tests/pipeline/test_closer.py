@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("closer")
     result = run(*SETTINGS, *places(folder), cwd=folder)
     assert result.returncode == 0, result.stderr
-    assert "(temperature=0.3)" in result.stdout
+    assert "temperature=0.3" in result.stdout
     return folder
 
 

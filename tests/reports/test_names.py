@@ -131,7 +131,7 @@ def test_the_way_along_nfe_begins_with_a_mark(folder):
 def test_tracks_have_heatmaps_of_their_own():
     rows = [
         {"track": track, "nfe": 1, "metric": "fd", "a": a, "b": b, "difference": 1.0, "low": 0.5,
-         "high": 1.5, "significant": True}
+         "high": 1.5, "significant": True, "family": True}
         for track, names in (("distilled", "abc"), ("from scratch", "xyz"))
         for a, b in ((names[0], names[1]), (names[0], names[2]), (names[1], names[2]))
     ]  # fmt: skip

@@ -253,7 +253,7 @@ def test_below_five_seeds_a_report_is_of_checkpoints_and_right_about_them(seeds)
         events.append(false)
         claims += len(found.claims)
         firsts = [verdict.sentences[0] for verdict in found.verdicts]
-        assert all("NFE, among these checkpoints, m" in text for text in firsts)
+        assert all("NFE, among these checkpoints, " in text for text in firsts)
         assert not any("method" in text for text in found.sentences)
         assert "these checkpoints only" in verdicts.level_note(found.pairs, LED)
         assert set(found.pairs["level"]) == {"checkpoints"}
