@@ -130,7 +130,7 @@ def test_without_training_images_nothing_is_looked_up_among_them(
     plan, folder, tmp_path, monkeypatch
 ):
     bare = replace(plan.dataset, train=plan.dataset.train[:0], test=plan.dataset.test[:0])
-    monkeypatch.setattr("piflow_bench.pipeline.plan.load_dataset", lambda *_: bare)
+    monkeypatch.setattr("piflow_bench.pipeline.plan.checked_dataset", lambda *_: bare)
     monkeypatch.setattr("piflow_bench.pipeline.closer.load_dataset", lambda *_: bare)
     (config,) = compose([*SETTINGS, *places(folder), "protocol.questions=[imitation]"])
     kinds = [s for c in make_plan(config).cells for s in c.closer if s.kind == "selection"]
