@@ -7,15 +7,15 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.metrics import all_metrics
-from piflow_bench.evaluation.protocols import names
+from piflow_bench.evaluation.protocols import load_protocol, names
 from piflow_bench.files import check_writable, read_json, write_json
 from piflow_bench.provenance import git_commit, hardware, versions
 from piflow_bench.settings import DEVICE, NPZ, build_dataclass, read_setting, setting
@@ -37,9 +37,12 @@ PATH_KEYS = {
     "store": "store",
 }
 """Settings that are paths, taken as they are written, and the fields they fill."""
-SCORED = ("samples", "reference", "protocol", "extractor", "weights", "n", "teacher", "prompts",
-          "labels", "precision")  # fmt: skip
-"""What decides which samples and features the scores are of."""
+FILES = ("samples", "reference", "teacher", "prompts", "labels", "weights", "lpips_weights",
+         "clip_weights")  # fmt: skip
+SCORED = (*FILES, "protocol", "extractor", "metrics", "per_class", "n", "precision", "compiled")
+"""What decides which scores there are, beside the settings of the metrics."""
+OF_THE_MACHINE = ("block", "device")
+"""Settings of the metrics that the scores do not depend on."""
 
 
 @dataclass(frozen=True)
@@ -117,20 +120,23 @@ def store_root(settings: Settings) -> Path:
 def run_evaluate(arguments: Sequence[str]) -> Path | None:
     """Score, print a table and write ``scores.parquet`` and ``scores.json``.
 
-    With ``statistics=FILE.npz`` the samples' statistics are written, and scored is only what a
-    ``reference`` is given for. Returns the folder of the scores, if any.
+    With ``statistics=FILE.npz`` the samples' statistics are written, and they are scored only where
+    a ``reference`` or metrics are given. Returns the folder of the scores, if any.
     """
     settings, metric_values = parse(arguments)
     of = _scored(settings, metric_values)
     out = Path(settings.out or f"runs/scores/{_name(settings.samples)}-{settings.protocol}")
-    check_writable("out", out)
+    scores_asked = settings.reference or settings.metrics or settings.per_class
+    scoring = not settings.statistics or bool(scores_asked)
     check_writable("store", store_root(settings))
-    if settings.out is None:
-        _refuse_others(out, of)
+    if scoring:  # Statistics alone leave nothing there.
+        check_writable("out", out)
+        if settings.out is None:
+            _refuse_others(out, of)
     if settings.statistics:
         check_writable("statistics", Path(settings.statistics).absolute().parent)
         _write_statistics(settings)
-        if settings.reference is None:
+        if not scoring:
             return None
     from piflow_bench.evaluation.score import evaluate
 
@@ -178,28 +184,61 @@ def _name(samples: str) -> str:
 def _scored(settings: Settings, metric_values: dict[str, Any]) -> dict[str, Any]:
     """What the scores are of: with another of these they are other scores, not more of them."""
     given = {name: getattr(settings, name) for name in SCORED}
-    for name in ("samples", "reference", "teacher", "labels", "weights", "prompts"):
+    for name in FILES:
         if given[name] is not None:
             given[name] = str(Path(given[name]).resolve())
     return {k: v for k, v in (given | metric_values).items() if v is not None}
+
+
+def _resolved(of: Mapping[str, Any]) -> dict[str, Any]:
+    """``of`` with defaults written out: one that is given is no other choice than none."""
+    from piflow_bench.evaluation.settings import Settings as MetricSettings
+    from piflow_bench.evaluation.settings import make_settings
+
+    rules = load_protocol(of["protocol"])
+    of_metrics = {f.name: of[f.name] for f in fields(MetricSettings) if f.name in of}
+    values = asdict(make_settings({**rules.settings, **of_metrics}))
+    defaults = {
+        "extractor": rules.extractor,
+        "metrics": rules.metrics,
+        "per_class": (),
+        "n": rules.samples,
+        "precision": rules.precision,
+        "compiled": False,
+    }
+    found = {**defaults, **of, **values}
+    # The order of metrics is that of rows alone.
+    found |= {key: sorted(found[key]) for key in ("metrics", "per_class")}
+    return {k: v for k, v in found.items() if k not in OF_THE_MACHINE}
 
 
 def _refuse_others(out: Path, of: dict[str, Any]) -> None:
     """Refuse to write over the scores of something else."""
     try:
         found = dict(read_json(out / "provenance.json")["of"])
+        protocol = found["protocol"]
     except (KeyError, TypeError, ValueError):
         return  # Nothing is there, or nobody knows what it is of.
+    if protocol == of["protocol"]:
+        found, of = _resolved(found), _resolved(of)
+    written = {field: key for key, field in PATH_KEYS.items()}
     for key in sorted(found.keys() | of.keys()):
         if found.get(key) != of.get(key):
+            name = written.get(key, key)
             raise UserError(
-                f"{out}: holds scores with {key}={found.get(key, 'the default')}, these are with "
-                f"{key}={of.get(key, 'the default')}; give these a folder by out=FOLDER"
+                f"{out}: holds scores with {name}={_shown(found.get(key))}, these are with "
+                f"{name}={_shown(of.get(key))}; give these a folder by out=FOLDER"
             )
 
 
+def _shown(value: Any) -> str:
+    """A setting's value as one would write it."""
+    if value is None:
+        return "the default"
+    return f"[{','.join(value)}]" if isinstance(value, list) else str(value)
+
+
 def _write_statistics(settings: Settings) -> None:
-    from piflow_bench.evaluation.protocols import load_protocol
     from piflow_bench.evaluation.score import reference_statistics
     from piflow_bench.evaluation.statistics import save_statistics
 

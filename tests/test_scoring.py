@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from piflow_bench.cli import main
 from piflow_bench.errors import UserError
 from piflow_bench.scoring import _name, _refuse_others, _scored, parse
 
@@ -30,6 +32,14 @@ BASE = ("samples=exp1/samples", "reference=real")
         ((*BASE, "n=100"), "n=100"),
         ((*BASE, "precision=bfloat16"), "precision=bfloat16"),
         ((*BASE, "k=7"), "k=7"),
+        ((*BASE, "metrics=[fd]"), "metrics=[fd]"),
+        ((*BASE, "metrics=[recall,fd]"), "metrics=[fd,recall]"),
+        ((*BASE, "per_class=[vendi]"), "per_class=[vendi]"),
+        ((*BASE, "lpips.weights=file"), "lpips.weights="),
+        ((*BASE, "clip.weights=file"), "clip.weights="),
+        ((*BASE, "compiled=true"), "compiled=True"),
+        ((*BASE, "intervals=false"), "intervals=False"),
+        ((*BASE, "protocol=torch-fidelity"), "protocol=torch-fidelity"),
     ],
 )
 def test_scores_of_something_else_are_not_replaced(tmp_path, other, named):
@@ -39,7 +49,14 @@ def test_scores_of_something_else_are_not_replaced(tmp_path, other, named):
     assert named in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("more", [(), ("metrics=[fd]",), ("workers=3",), ("batch=8",)])
+@pytest.mark.parametrize(
+    "more",
+    [
+        (), ("workers=3",), ("batch=8",), ("block=99",), ("device=cuda",), ("protocol=default",),
+        ("extractor=inception",), ("precision=float32",), ("k=3",), ("per_class=[]",),
+        ("compiled=false",),
+    ],
+)  # fmt: skip
 def test_the_same_scores_again_are(tmp_path, more):
     out = written(tmp_path, *BASE)
     _refuse_others(out, _scored(*parse((*BASE, *more))))
@@ -51,3 +68,53 @@ def test_a_name_with_a_dot_stays_whole(tmp_path):
     (tmp_path / "v1.5").mkdir()
     assert _name(str(tmp_path / "v1.5")) == "v1.5"
     assert _name(str(tmp_path / "samples.npz")) == "samples"
+
+
+def test_metrics_in_another_order_are_the_same_scores(tmp_path):
+    out = written(tmp_path, *BASE, "metrics=[fd,recall]", "per_class=[vendi,fd]")
+    _refuse_others(out, _scored(*parse((*BASE, "metrics=[recall,fd]", "per_class=[fd,vendi]"))))
+
+
+def test_folders_of_an_earlier_version_are_those_of_the_defaults(tmp_path):
+    out = written(tmp_path, *BASE)
+    found = json.loads((out / "provenance.json").read_text())["of"]
+    older = {key: found[key] for key in ("samples", "reference", "protocol")}
+    (out / "provenance.json").write_text(json.dumps({"of": older}))
+    _refuse_others(out, _scored(*parse(BASE)))
+    with pytest.raises(UserError, match="k=7"):
+        _refuse_others(out, _scored(*parse((*BASE, "k=7"))))
+
+
+class TestStatistics:
+    """``statistics=`` writes a file; whether samples are scored as well decides about ``out``."""
+
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        rows = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 3), dtype=np.uint8)
+        np.savez("x.npz", rows)
+        np.savez("other.npz", rows[::-1] // 2)
+
+    GIVEN = ("evaluate", "samples=x.npz", "extractor=digits", "statistics=s.npz")
+
+    def test_alone_they_have_no_scores_to_replace(self, tmp_path, capsys):
+        held = tmp_path / "runs" / "scores" / "x-default"
+        held.mkdir(parents=True)
+        (held / "provenance.json").write_text(json.dumps({"of": _scored(*parse(BASE))}))
+        assert main(self.GIVEN) == 0 and (tmp_path / "s.npz").is_file()
+        assert main([*self.GIVEN, "n=60"]) == 0
+        (tmp_path / "file").write_text("")
+        assert main([*self.GIVEN, "out=file/deeper"]) == 0
+        assert [p.name for p in held.iterdir()] == ["provenance.json"]
+
+    @pytest.mark.parametrize("asked", ["reference=other.npz", "metrics=[vendi]"])
+    def test_what_is_scored_as_well_is_refused_before_they_are_written(self, asked, tmp_path):
+        held = tmp_path / "runs" / "scores" / "x-default"
+        held.mkdir(parents=True)
+        (held / "provenance.json").write_text(json.dumps({"of": _scored(*parse(BASE))}))
+        assert main([*self.GIVEN, asked]) == 2
+        assert not (tmp_path / "s.npz").exists()
+
+    def test_metrics_that_are_asked_for_are_scored(self, tmp_path):
+        assert main([*self.GIVEN, "metrics=[vendi]", "out=o"]) == 0
+        assert (tmp_path / "o" / "scores.json").is_file() and (tmp_path / "s.npz").is_file()
