@@ -61,6 +61,13 @@ class Config:
     schedule: str = setting("constant", choices=SCHEDULES)
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of the student's sampler."""
+
+    shift: float = setting(1.0, above=0)  # time warp of the grid
+
+
 def adaptive_loss(error: Tensor, power: float, floor: float) -> Tensor:
     """``mean_B |e|^2 / sg(|e|^2 + c)^p`` over squared norms of errors ``(B, *sample)``."""
     squared = error.flatten(1).square().sum(1)
@@ -101,7 +108,7 @@ class FlowMapStudent(Student):
     def sample(
         self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
     ) -> Tensor:
-        """Samples in ``nfe`` evaluations; setting: shift (time warp of the grid)."""
+        """Samples in ``nfe`` evaluations; settings: see ``Sampling``."""
         x, times = noise, flow.time_grid(nfe, settings.get("shift", 1.0))
         for t, r in zip(times[:-1], times[1:], strict=True):
             at = t.expand(len(x)).to(x)
@@ -121,7 +128,7 @@ class MeanFlow(Method):
         paper="arXiv:2505.13447",
         version=3,
     )
-    sampling = ("shift",)
+    Sampling = Sampling
 
     def facts_for(self) -> Facts:
         """From scratch is another track and needs no teacher."""

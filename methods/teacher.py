@@ -33,6 +33,13 @@ class Config:
     shift: float = setting(1.0, above=0)  # time warp of the grid
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of a plain teacher sampler, other than those of the experiment's teacher."""
+
+    guidance: float = setting(1.0, least=0)  # scale, in place of the dataset's
+
+
 def spent(
     solver: str, steps: int, options: dict[str, Any], guidance: Guidance, shift: float
 ) -> int:
@@ -77,7 +84,7 @@ class TeacherStudent(Student):
     def sample(
         self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
     ) -> Tensor:
-        """Solve the ODE in ``nfe`` evaluations; setting: guidance (scale), if guided."""
+        """Solve the ODE in ``nfe`` evaluations; settings: see ``Sampling``."""
         guidance = self.teacher.guidance if self.config.guided else Guidance()
         if "guidance" in settings:
             guidance = replace(guidance, scale=float(settings["guidance"]))
@@ -99,7 +106,7 @@ class TeacherSampler(Method):
         elastic=True,
         guidance="at inference",
     )
-    sampling = ("guidance",)
+    Sampling = Sampling
 
     def facts_for(self) -> Facts:
         """Guidance is off unless asked for."""

@@ -522,6 +522,12 @@ def _checked(config: ExperimentConfig) -> ExperimentConfig:
     for name in config.variants:
         if not re.fullmatch(NAME, name) or "." in name:  # A dot begins a setting's own name.
             raise UserError(f"variant {name!r}: letters, digits and _ + - only")
+    for name, variant in config.variants.items():
+        if variant.nfes == []:
+            raise UserError(
+                f"variants.{name}.nfes=[]: name at least one NFE, or null for all; "
+                "only=[NAME,...] leaves a variant out"
+            )
     for name in config.only or []:
         if name not in config.variants:
             raise UserError(f"only={name}: no such variant; {nearest(name, list(config.variants))}")

@@ -544,6 +544,11 @@ def check_config(cls: Any) -> None:
             field.default is not MISSING or field.default_factory is not MISSING,
             f"Config.{field.name} has no default",
         )
+    for name in cls.sampling:
+        require(
+            name in {field.name for field in fields(config)},  # type: ignore[arg-type]
+            f"sampling names '{name}', which Config has not: declare it in Sampling, with bounds",
+        )
 
 
 def check_facts(facts: Any) -> None:

@@ -195,17 +195,24 @@ def _precise(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+@dataclass(frozen=True)
+class NoSampling:
+    """Of a method whose student has no settings of sampling alone."""
+
+
 class Method:
     """Base of a method plugin: a frozen configuration and three functions.
 
-    A subclass sets ``Config`` (a dataclass of hyper-parameters with defaults), ``facts``, and
-    ``sampling`` if its student's ``sample`` takes settings: a variant's ``sampling`` may set those.
-    ``self.config`` is a validated ``Config``.
+    A subclass sets ``Config`` (a dataclass of hyper-parameters with defaults) and ``facts``. If its
+    student's ``sample`` takes settings, which a variant's ``sampling`` may set, those that
+    ``Config`` has are named in ``sampling``, and all others are fields of ``Sampling``; it is
+    given those that are set, and no defaults. ``self.config`` is a validated ``Config``.
     """
 
     Config: ClassVar[type]
     facts: ClassVar[Facts]
     sampling: ClassVar[tuple[str, ...]] = ()
+    Sampling: ClassVar[type] = NoSampling
 
     def __init__(self, config: Any) -> None:
         self.config = config

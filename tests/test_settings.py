@@ -56,7 +56,7 @@ def settings_classes():
     roots = [ExperimentConfig, Preparation, Machine, MetricSettings, EvaluateSettings]
     roots.append(FlowMatchingConfig)
     for plugin in registry.find("method").values():
-        roots.append(plugin.load().Config)
+        roots += [plugin.load().Config, plugin.load().Sampling]
     for plugin in registry.find("dataset").values():
         roots.append(sys.modules[plugin.load().__module__].Config)
     found = {c: None for root in roots for c in inside(root)}
@@ -157,6 +157,12 @@ NAMED = {
     "variants.kd.training.clip=-1": "variants.kd.training.clip=-1: must be at least 0",
     "variants.kd.training.ema={decay:2}": "variants.kd.training.ema.decay=2",
     "variants.piflow-gm8.sampling.temperature=[1,nan]": "piflow-gm8.sampling.temperature=nan: must",
+    "variants.teacher-euler.sampling.guidance=nan": "teacher-euler.sampling.guidance=nan: must be",
+    "variants.teacher-euler.sampling.guidance=-1": "guidance=-1: must be at least 0",
+    "variants.teacher-euler.sampling.guidance=[1,x]": "teacher-euler.sampling.guidance=x: must be",
+    "variants.teacher-euler.sampling.guidance=null": "sampling.guidance=None: must be float",
+    "variants.meanflow.sampling.shift=0": "variants.meanflow.sampling.shift=0: must be above 0",
+    "variants.meanflow.sampling.shift=inf": "sampling.shift=inf: must be a finite number, above 0",
     "variants.kd.budget.amount=inf": "variants.kd.budget.amount=inf: must be a finite number",
     "dataset.settings.guidance=-1": "dataset.settings.guidance=-1: must be at least 0",
     "dataset.settings.guidance=true": "dataset.settings.guidance=True: must be float",

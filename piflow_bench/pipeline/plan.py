@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -19,6 +19,7 @@ from piflow_bench.hub import digest, local_path
 from piflow_bench.method import Facts, Method
 from piflow_bench.pipeline.graph import Stage, closure
 from piflow_bench.pipeline.runtime import Runtime, checked_dataset
+from piflow_bench.pipeline.sampling_settings import check_sampling
 from piflow_bench.pipeline.slurm.settings import check_resources
 from piflow_bench.settings import build_dataclass
 from piflow_bench.sources import is_file_plugin, source_digest
@@ -126,18 +127,7 @@ def _variants(config: ExperimentConfig) -> list[Variant]:
         cls = registry.get("method", entry.method, folders)
         settings = build_dataclass(cls.Config, entry.settings, f"variants.{name}.settings")
         method = cls(settings)
-        for key in entry.sampling:
-            if key not in cls.sampling:
-                raise UserError(
-                    f"variants.{name}.sampling.{key}: no such sampling setting of {entry.method}; "
-                    + (nearest(key, list(cls.sampling)) if cls.sampling else "it has none")
-                )
-        own = {f.name for f in fields(cls.Config)}
-        for key, value in entry.sampling.items():
-            # What is a setting of the method too has its bounds.
-            for each in value if isinstance(value, list | tuple) else [value]:
-                if key in own:
-                    build_dataclass(cls.Config, {key: each}, f"variants.{name}.sampling")
+        check_sampling(entry, cls, f"variants.{name}.sampling")
         training = to_plain(config.training)
         overrides = dict(entry.training)
         merged = {**training, **overrides}
