@@ -94,6 +94,7 @@ def test_digits_features_are_those_of_a_run():
 def test_samples_of_the_store_are_images(tmp_path):
     x = np.random.default_rng(0).uniform(-1.2, 1.2, (7, 1, 8, 8)).astype(np.float32)
     np.save(tmp_path / "samples.npy", x)
+    (tmp_path / "artifact.json").write_text('{"files": {"samples.npy": "0"}}')
     images = open_images(tmp_path)
     expected = np.floor((x.clip(-1, 1) + 1) / 2 * 255 + 0.5).astype(np.uint8)
     assert np.array_equal(images.read(0, 7)[..., 0], expected[:, 0])

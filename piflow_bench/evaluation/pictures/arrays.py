@@ -10,10 +10,15 @@ from typing import Any
 import numpy as np
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.pictures.axes import FIRST, as_rgb, axes_of
+from piflow_bench.evaluation.pictures.axes import CHANNELS, FIRST, as_rgb, axes_of
+from piflow_bench.evaluation.pictures.folders import walk
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.npz import DAMAGED, file_digest, reason
 from piflow_bench.evaluation.pictures.pillow import rgb
+from piflow_bench.files import read_json
+
+RECORD, SAMPLES = "artifact.json", "samples.npy"
+"""What the store writes beside every artifact, and what samples are kept in."""
 
 
 def to_uint8(images: np.ndarray, what: str = "samples") -> np.ndarray:
@@ -59,9 +64,26 @@ def open_npy(path: Path, what: str) -> Images:
     return _images(array, str(path), named, lambda: file_digest(path))
 
 
+def is_artifact(folder: Path) -> bool:
+    """Whether a folder is an artifact of the store: its record says that it holds samples."""
+    record = read_json(folder / RECORD)
+    files = record.get("files") if isinstance(record, dict) else None
+    return isinstance(files, dict) and SAMPLES in files
+
+
 def open_artifact(folder: Path, what: str) -> Images:
-    """Samples of the store: floats ``(n, c, h, w)`` in [-1, 1]."""
-    path, named = folder / "samples.npy", f"{what}={folder}"
+    """Samples of the store: floats ``(n, c, h, w)`` in [-1, 1].
+
+    Raises:
+        UserError: also where images lie beside them, which may be what is meant.
+    """
+    path, named = folder / SAMPLES, f"{what}={folder}"
+    beside = walk(folder, what).names
+    if beside:
+        raise UserError(
+            f"{named}: an artifact of the store that also holds {len(beside)} images, such as "
+            f"{beside[0]}; give these a folder of their own"
+        )
     try:
         x = np.load(path, allow_pickle=False)
     except DAMAGED as error:
@@ -114,6 +136,8 @@ def _dataset(source: Any, what: str) -> Images:
         if isinstance(found, Image):
             return rgb(found, where)
         image = _uint8(found, where)
+        if image.ndim == 2 and image.shape[1] > CHANNELS:  # Grey; a few columns may be channels.
+            image = image[..., None]
         # One image is a stack of one; a third axis of an image without a fourth is its channels.
         return as_rgb(image[None], axes_of((1, *image.shape), image.dtype, where))[0]
 

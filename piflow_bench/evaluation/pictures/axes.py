@@ -11,6 +11,8 @@ from piflow_bench.errors import UserError
 GREY, LAST, FIRST = "nhw", "nhwc", "nchw"
 """Axes of a stack of images."""
 MEANT = "(n, height, width, 3) is meant"
+CHANNELS = 4
+"""A last axis of no more than this may be one of channels."""
 
 
 def axes_of(shape: Sequence[int], dtype: np.dtype, what: str) -> str:
@@ -28,10 +30,17 @@ def axes_of(shape: Sequence[int], dtype: np.dtype, what: str) -> str:
         )
     shown = tuple(shape)
     if len(shape) == 3:
-        if shape[2] <= 4 or shape[0] in (3, 4):
+        if shape[2] <= CHANNELS or shape[0] in (3, 4):
             raise UserError(
                 f"{what}: shape {shown} may be one image with channels or a stack of grey ones; "
                 f"{MEANT}: array[None] for one image, array[..., None] for grey ones"
+            )
+        # Only square images of another number show which axis counts them.
+        if shape[1] != shape[2] or shape[0] == shape[1]:
+            raise UserError(
+                f"{what}: shape {shown} may be a stack of grey images by its first axis or by its "
+                f"last; {MEANT}: array[..., None] for the first, "
+                "array.transpose(2, 0, 1)[..., None] for the last"
             )
         return GREY
     last, first = (len(shape) == 4 and shape[axis] in (1, 3) for axis in (3, 1))

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -21,12 +21,13 @@ from piflow_bench.evaluation.pictures.pillow import decode, size
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LOSSY = (".jpg", ".jpeg", ".webp")
-OTHERS = (
-    ".apng", ".avif", ".dng", ".exr", ".gif", ".hdr", ".heic", ".heif", ".ico", ".jfif", ".jp2",
-    ".jpe", ".jxl", ".pbm", ".pgm", ".pnm", ".ppm", ".tga", ".tif", ".tiff",
-    ".npy", ".npz", ".parquet", ".pt", ".pth", ".tar", ".tgz", ".zip",
-)  # fmt: skip
-"""Files that may hold images as well, and are not read."""
+BEGINNINGS = {
+    ".png": rb"\x89PNG\r\n", ".jpg": rb"\xff\xd8\xff", ".webp": rb"RIFF.{4}WEBP",
+    ".bmp": rb"BM.{4}\0{4}",
+}  # fmt: skip
+"""How files of ``EXTENSIONS`` begin, as expressions over bytes."""
+LISTED = 6
+"""Suffixes of files left out that a warning names."""
 
 
 def natural(name: str) -> tuple:
@@ -51,9 +52,13 @@ class Found:
     names: tuple[str, ...]
     """Paths of the images below the folder, in natural order."""
     left_out: Counter[str]
-    """How many files of each suffix of ``OTHERS`` there are."""
+    """How many files of each other suffix there are."""
+    example: str
+    """The first of those files, if any."""
     repeated: int
     """How many of the names lead to a file that another one leads to."""
+    empty: tuple[str, ...] = ()
+    """Subfolders without any image, the outermost ones."""
 
 
 def walk(folder: Path, what: str) -> Found:
@@ -61,32 +66,78 @@ def walk(folder: Path, what: str) -> Found:
 
     Raises:
         UserError: for links to nothing or to a folder above them, for folders that cannot be
-            listed, and for images that are no files.
+            listed, for images that are no files, and for images without a suffix.
     """
-    names, left_out, inodes = [], Counter[str](), []
+    names, others, folders, inodes = [], [], [], []
     resolved = folder.resolve()
     above = frozenset(_identity(each.stat()) for each in (resolved, *resolved.parents))
-    for path, found in _files(folder, what, above):
-        suffix = path.suffix.lower()
-        if suffix in OTHERS:
-            left_out[suffix] += 1
-        if suffix not in EXTENSIONS:
-            continue
-        if not stat.S_ISREG(found.st_mode):
+    for path, found in _entries(folder, what, above):
+        name = path.relative_to(folder).as_posix()
+        if stat.S_ISDIR(found.st_mode):
+            folders.append(name)
+        elif path.suffix.lower() not in EXTENSIONS:
+            if stat.S_ISREG(found.st_mode):
+                _refuse_nameless(path, what)
+            others.append(name)
+        elif not stat.S_ISREG(found.st_mode):
             raise UserError(f"{what}: {path}: no file")
-        names.append(path.relative_to(folder).as_posix())
-        inodes.append(_identity(found))
-    return Found(tuple(sorted(names, key=natural)), left_out, len(inodes) - len(set(inodes)))
+        else:
+            names.append(name)
+            inodes.append(_identity(found))
+    return Found(
+        tuple(sorted(names, key=natural)),
+        Counter(PurePosixPath(name).suffix.lower() for name in others),
+        min(others, key=natural, default=""),
+        len(inodes) - len(set(inodes)),
+        _outermost_empty(folders, names),
+    )
+
+
+def _refuse_nameless(path: Path, what: str) -> None:
+    """UserError for an image whose name has no suffix, or a number in its place (img.0001)."""
+    if any(letter.isalpha() for letter in path.suffix):
+        return
+    try:
+        with path.open("rb") as handle:
+            begin = handle.read(16)
+    except OSError as error:
+        raise UserError(f"{what}: {path}: cannot be read ({error.strerror})") from error
+    kinds = (suffix for suffix, how in BEGINNINGS.items() if re.match(how, begin, re.DOTALL))
+    kind = next(kinds, None)
+    if kind:
+        raise UserError(
+            f"{what}: {path}: begins as an image but has no suffix, by which images are told from "
+            f"other files; call it {path.name}{kind}"
+        )
+
+
+def _outermost_empty(folders: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Folders that hold no name, at any depth, and lie in one that does or at the top."""
+    holding = {"."}
+    for parent in {PurePosixPath(name).parent for name in names}:
+        holding |= {str(each) for each in (parent, *parent.parents)}
+    found = [f for f in folders if f not in holding and str(PurePosixPath(f).parent) in holding]
+    return tuple(sorted(found, key=natural))
+
+
+def classes_of(names: Sequence[str]) -> tuple[str | None, ...]:
+    """The subfolder of every image; None where it lies in none.
+
+    A folder that holds all images is a wrapper and no class: images are classed by what differs.
+    """
+    parents = [name.split("/")[:-1] for name in names]
+    shared = os.path.commonprefix(parents)
+    return tuple(each[len(shared)] if len(each) > len(shared) else None for each in parents)
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _files(
+def _entries(
     folder: Path, what: str, above: frozenset[tuple[int, int]]
 ) -> Iterator[tuple[Path, os.stat_result]]:
-    """Entries that are no folders; ``above`` identifies the folders that hold this one."""
+    """Entries at any depth; ``above`` identifies the folders that hold this one."""
     try:
         with os.scandir(folder) as listed:
             entries = [entry for entry in listed if not entry.name.startswith(".")]
@@ -103,13 +154,11 @@ def _files(
                 f"{what}: {path}: a link to {os.readlink(path)}, where nothing is; mend or remove "
                 "it"
             ) from error
-        if not stat.S_ISDIR(found.st_mode):
-            yield path, found
-            continue
-        identity = _identity(found)
-        if identity in above:
+        if stat.S_ISDIR(found.st_mode) and _identity(found) in above:
             raise UserError(f"{what}: {path}: a link to a folder that holds it; remove it")
-        yield from _files(path, what, above | {identity})
+        yield path, found
+        if stat.S_ISDIR(found.st_mode):
+            yield from _entries(path, what, above | {_identity(found)})
 
 
 def open_folder(folder: Path, what: str, workers: int) -> Images:
@@ -117,7 +166,9 @@ def open_folder(folder: Path, what: str, workers: int) -> Images:
     found = walk(folder, what)
     files = [folder / name for name in found.names]
     if not files:
-        others = f"; {_counted(found.left_out)} not read" if found.left_out else ""
+        others = f"; {_counted(found)} not read" if found.left_out else ""
+        if found.left_out.keys() & {".npz", ".npy"}:
+            others += "; arrays are given as a file, not as their folder"
         raise UserError(f"{what}={folder}: no images in it ({', '.join(EXTENSIONS)}){others}")
     height, width, _ = decode(files[0], what).shape
     with ThreadPoolExecutor(max(workers, 1)) as pool:
@@ -142,7 +193,7 @@ def open_folder(folder: Path, what: str, workers: int) -> Images:
                 whole.update(hashlib.file_digest(handle, "sha256").digest())
         return whole.hexdigest()
 
-    classes = [name.partition("/")[0] if "/" in name else None for name in found.names]
+    classes = classes_of(found.names)
     labels = None if None in classes else np.array(classes)
     warnings = [f"{what}={folder}: {text}" for text in _warnings(found, classes)]
     return Images(
@@ -157,7 +208,11 @@ def _warnings(found: Found, classes: Sequence[str | None]) -> Iterator[str]:
     if lossy:
         yield (f"{lossy} of {total} files are of a lossy format, which moves Fréchet distances")
     if found.left_out:
-        yield f"{_counted(found.left_out)} left out; read are {', '.join(EXTENSIONS)}"
+        yield f"{_counted(found)} left out; read are {', '.join(EXTENSIONS)}"
+    if found.empty:
+        count = len(found.empty)
+        hold = " holds" if count == 1 else "s hold"
+        yield f"{count} subfolder{hold} no images, such as {found.empty[0]}"
     if found.repeated:
         yield f"{found.repeated} of {total} images are the same file as another one, by links"
     outside = classes.count(None)
@@ -167,7 +222,15 @@ def _warnings(found: Found, classes: Sequence[str | None]) -> Iterator[str]:
         )
 
 
-def _counted(suffixes: Counter[str]) -> str:
-    one = sum(suffixes.values()) == 1
-    listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items()))
-    return f"{listed} file{' is' if one else 's are'}"
+def _counted(found: Found) -> str:
+    """``4 .txt, 1 .gif files are``, with an example."""
+    counts = found.left_out
+    often = sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:LISTED]
+    named = sorted(often)
+    listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in named)
+    more = counts.total() - sum(count for _, count in named)
+    one = counts.total() == 1
+    return (
+        f"{listed}{f' and {more} other' if more else ''} file{'' if one else 's'} "
+        f"({'' if one else 'such as '}{found.example}) {'is' if one else 'are'}"
+    )

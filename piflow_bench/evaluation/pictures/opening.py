@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.pictures.arrays import in_memory, open_artifact, open_npy
+from piflow_bench.evaluation.pictures.arrays import in_memory, is_artifact, open_artifact, open_npy
 from piflow_bench.evaluation.pictures.folders import open_folder
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.npz import open_npz
@@ -17,8 +17,8 @@ def open_images(source: Any, what: str = "samples", workers: int = 2) -> Images:
     """Images of a folder, an ``.npz`` or ``.npy`` file, an array, a tensor or a torch dataset.
 
     A folder's images come in natural order (2.png before 10.png) and are classed by its subfolders,
-    an npz file's by ``arr_1``; a folder of the store (``samples.npy``, floats in [-1, 1]) is an
-    input as well.
+    an npz file's by ``arr_1``; an artifact of the store (``samples.npy``, floats in [-1, 1], with
+    its record) is an input as well.
 
     Args:
         source: a path; a uint8 array or tensor, ``(n, h, w, 3)`` or ``(n, 3, h, w)``, also with one
@@ -36,7 +36,7 @@ def _open(source: Any, what: str, workers: int) -> Images:
     if not isinstance(source, str | Path):
         return in_memory(source, what)
     path = Path(source)
-    if (path / "samples.npy").is_file():
+    if is_artifact(path):
         return open_artifact(path, what)
     if path.is_dir():
         return open_folder(path, what, workers)

@@ -77,11 +77,62 @@ class TestOtherEntries:
         for name in ("7.tif", "a/8.TIFF", "b/9.gif", "more.npz", "readme.txt", "a/labels.json"):
             (tree / name).write_bytes(b"")
         (warning,) = open_images(tree).warnings
-        assert "1 .gif, 1 .npz, 1 .tif, 1 .tiff files are left out" in warning
+        assert "1 .gif, 1 .json, 1 .npz, 1 .tif, 1 .tiff, 1 .txt files (such as" in warning
+        assert "(such as 7.tif) are left out" in warning
         for path in list(tree.rglob("*.png")):
             path.unlink()
-        with pytest.raises(UserError, match="no images in it.*1 .gif, 1 .npz"):
+        with pytest.raises(UserError, match="no images in it.*1 .gif, 1 .json, 1 .npz"):
             open_images(tree)
+
+    @pytest.mark.parametrize(
+        "names, words",
+        [
+            (["a/notes.txt"], "1 .txt file (a/notes.txt) is left out"),
+            (["LICENSE", "a/7"], "2 without suffix files (such as LICENSE) are left out"),
+            (["0.png.bak", "1.png~"], "1 .bak, 1 .png~ files (such as 0.png.bak) are left out"),
+            ([f"{i}.x{i % 8}" for i in range(17)], "3 .x0, 2 .x1, 2 .x2, 2 .x3, 2 .x4, 2 .x5 and"),
+            (["images.0001", "b/é.json"], "1 .0001, 1 .json files"),
+        ],
+    )  # fmt: skip
+    def test_whatever_else_lies_there_is_counted(self, tree, names, words):
+        for name in names:
+            (tree / name).write_text("no image")
+        (warning,) = open_images(tree).warnings
+        assert words in warning and "read are .png" in warning
+
+    @pytest.mark.parametrize("name", ["a/0007", "b/img.0001", "7", "a.b/x.12"])
+    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
+    def test_images_without_a_suffix_are_refused(self, tree, name, suffix):
+        (tree / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(tree / f"x{suffix}")
+        (tree / f"x{suffix}").rename(tree / name)
+        with pytest.raises(UserError, match=f"{name}: begins as an image .* call it .*{suffix}$"):
+            open_images(tree)
+
+    @pytest.mark.parametrize("content", [b"", b"BM", b"BMW and others", b"RIFF1234WAVEfmt "])
+    def test_what_only_begins_alike_is_no_image(self, tree, content):
+        (tree / "file").write_bytes(content)
+        assert "1 without suffix file (file) is left out" in open_images(tree).warnings[0]
+
+    def test_what_is_no_file_is_not_opened(self, tree):
+        os.mkfifo(tree / "pipe")
+        assert "(pipe) is left out" in open_images(tree).warnings[0]
+
+    @pytest.mark.parametrize(
+        "made, words",
+        [
+            (["c"], "1 subfolder holds no images, such as c"),
+            (["c/d/e", "a/f"], "2 subfolders hold no images, such as a/f"),
+            ([f"c{i}" for i in (10, 9, 2)], "3 subfolders hold no images, such as c2"),
+            (["__MACOSX/a"], "1 subfolder holds no images, such as __MACOSX"),
+        ],
+    )
+    def test_empty_class_folders_are_told_of(self, tree, made, words):
+        for name in made:
+            (tree / name).mkdir(parents=True)
+        images = open_images(tree)
+        (warning,) = images.warnings
+        assert warning.endswith(words) and set(images.labels) == {"a", "b"}
 
     def test_images_beside_the_class_folders_are_told_of(self, tree):
         (tree / "a" / "1.png").rename(tree / "1.png")
@@ -117,3 +168,37 @@ class TestOtherEntries:
         monkeypatch.setattr(Image, "open", closed)
         with pytest.raises(UserError, match=r"4.png: cannot be read whole"):
             open_images(tree)
+
+
+class TestWrappers:
+    """A folder that holds all images says nothing of their classes."""
+
+    @pytest.mark.parametrize("depth", [1, 2, 3])
+    def test_they_are_no_class(self, tree, tmp_path, depth):
+        outer = tmp_path / "outer"
+        inner = outer.joinpath(*["samples", "images", "png"][:depth])
+        inner.parent.mkdir(parents=True)
+        (tree / "a").rename(inner)
+        images = open_images(outer)
+        assert images.labels is None and not images.warnings and shades(images) == [0, 1, 2]
+
+    @pytest.mark.parametrize("depth", [1, 2, 3])
+    def test_the_classes_are_within(self, tree, tmp_path, depth):
+        outer = tmp_path / "outer"
+        inner = outer.joinpath(*["samples", "images", "png"][:depth])
+        inner.parent.mkdir(parents=True)
+        tree.rename(inner)
+        (outer / "samples" / ".cache").mkdir()
+        (outer / "readme.txt").write_text("")
+        images = open_images(outer)
+        assert images.labels.tolist() == ["a"] * 3 + ["b"] * 3
+        (inner / "9.png").write_bytes((inner / "a" / "0.png").read_bytes())
+        images = open_images(outer)
+        assert images.labels is None and "1 of 7 images lie beside" in images.warnings[-1]
+
+    def test_folders_within_classes_are_none(self, tree):
+        for name in ("x", "y"):
+            (tree / "a" / name).mkdir()
+        (tree / "a" / "0.png").rename(tree / "a" / "x" / "0.png")
+        (tree / "a" / "1.png").rename(tree / "a" / "y" / "1.png")
+        assert sorted(open_images(tree).labels) == ["a"] * 3 + ["b"] * 3

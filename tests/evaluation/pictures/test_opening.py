@@ -102,7 +102,7 @@ def test_grey_alpha_and_palette_by_the_stated_rule(tmp_path, rows):
     assert (found[0] == grey[..., None]).all()
     assert (found[1] == rows[1]).all()
     assert (found[2] == np.asarray(palette.convert("RGB"))).all()
-    assert (everything(open_images(rows[:, :, :, 0])) == rows[:, :, :, :1]).all()
+    assert (everything(open_images(rows[:, :, :, :1])) == rows[:, :, :, :1]).all()
 
 
 def test_the_digest_is_the_contents(tmp_path, rows):
