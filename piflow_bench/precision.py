@@ -11,6 +11,15 @@ import torch
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
+def bfloat16(device: str, enabled: bool = True) -> torch.autocast:
+    """Autocast to bfloat16 in which weights may change, and be used with gradient and without.
+
+    torch would keep their casts to the region's end: with the values that they had, and (in 2.6)
+    without gradient if that was how they were used first.
+    """
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled, cache_enabled=False)
+
+
 @contextmanager
 def products(device: str, precision: str) -> Iterator[None]:
     """Inside it products of float32 tensors are computed in a precision; what was set comes back.
@@ -24,9 +33,8 @@ def products(device: str, precision: str) -> Iterator[None]:
     before = [backend.allow_tf32 for backend in backends]
     for backend in backends:
         backend.allow_tf32 = precision == "tf32"
-    kind = torch.device(device).type
     try:
-        with torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16"):
+        with bfloat16(device, enabled=precision == "bfloat16"):
             yield
     finally:
         for backend, value in zip(backends, before, strict=True):

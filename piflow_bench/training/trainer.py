@@ -24,6 +24,7 @@ from piflow_bench.data.readahead import ReadAhead
 from piflow_bench.errors import UserError
 from piflow_bench.memory import PeakMemory
 from piflow_bench.method import Batch, Built, Context, Method, Optimizer, Spec, Update
+from piflow_bench.precision import bfloat16
 from piflow_bench.randomness import TrainingRandom
 from piflow_bench.teacher import Teacher
 from piflow_bench.training.distributed import (
@@ -229,7 +230,7 @@ class Trainer:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.settings.precision == "bf16":
-            return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
+            return bfloat16(self.device)
         return nullcontext()
 
     def run_step(self) -> dict[str, Any]:
