@@ -239,17 +239,21 @@ def _shown(value: Any) -> str:
 
 
 def _write_statistics(settings: Settings) -> None:
+    from piflow_bench.evaluation.cautions import few_for_dimensions
     from piflow_bench.evaluation.score import reference_statistics
     from piflow_bench.evaluation.statistics import save_statistics
 
     assert settings.statistics is not None
     path = Path(settings.statistics)
+    rules = load_protocol(settings.protocol)
     with _progress() as report:
         found = reference_statistics(
             settings.samples,
-            settings.extractor or load_protocol(settings.protocol).extractor,
+            settings.extractor or rules.extractor,
             settings.weights,
             device=settings.device,
+            precision=settings.precision or rules.precision,
+            compiled=settings.compiled,
             n=settings.n,
             workers=settings.workers,
             processes=settings.processes,
@@ -261,6 +265,10 @@ def _write_statistics(settings: Settings) -> None:
     save_statistics(path, found)
     taken = f" ({found.taken})" if found.taken else ""
     print(f"{path}: mean and covariance of {found.count} images{taken}, {found.extractor}")
+    dimensions = len(found.pooled.mean)
+    few = [few_for_dimensions(found.pooled.n, dimensions)] if found.pooled.n <= dimensions else []
+    for text in [*found.warnings, *few]:
+        print(f"warning: {text}")
 
 
 @contextmanager

@@ -11,11 +11,14 @@ from piflow_bench.evaluation.sources import Reference, Sources
 
 
 def check_metrics(names: Sequence[str]) -> None:
-    """UserError for a name that no metric has."""
+    """UserError for a name that no metric has, and for what images alone do not give."""
     known = all_metrics()
     for name in names:
         if name not in known:
             raise UserError(f"metrics={name}: no such metric; {nearest(name, list(known))}")
+        if known[name].compute is None:
+            needs = " and ".join(known[name].needs)
+            raise UserError(f"metric '{name}' is of runs, which know {needs}; images do not tell")
 
 
 def check_inputs(metrics: Sequence[str], sources: Sources) -> None:
@@ -49,12 +52,45 @@ def check_outputs(metrics: Sequence[str], network: Extractor) -> None:
             )
 
 
-def check_statistics(target: Reference | None, network: Extractor) -> None:
-    """UserError for a reference's statistics of another extractor."""
-    statistics = target.statistics if target else None
-    if statistics is None or statistics.extractor in (None, network.identity):
+def check_classes(per_class: Sequence[str], sources: Sources) -> None:
+    """UserError where metrics within classes have no classes, of either side."""
+    if not per_class:
         return
-    raise UserError(
-        f"reference={statistics.path}: statistics of {statistics.extractor}, but the "
-        f"samples are looked at with {network.identity}"
-    )
+    if sources.labels is None:
+        raise UserError("per_class: the samples have no classes; give labels=FILE.npy")
+    needy = [name for name in per_class if "reference" in all_metrics()[name].needs]
+    images = sources.reference.images if sources.reference else None
+    if needy and (images is None or images.labels is None):
+        raise UserError(
+            f"per_class: {needy[0]} needs a reference whose images have classes: a folder of "
+            "folders or an npz with arr_1"
+        )
+
+
+def check_statistics(metrics: Sequence[str], target: Reference | None, network: Extractor) -> None:
+    """UserError for statistics of another extractor, and for metrics that they do not serve."""
+    statistics = target.statistics if target else None
+    if target is None or statistics is None:
+        return
+    if statistics.extractor not in (None, network.identity):
+        raise UserError(
+            f"reference={statistics.path}: statistics of {statistics.extractor}, but the "
+            f"samples are looked at with {network.identity}"
+        )
+    if target.images is not None:
+        return
+    known = all_metrics()
+    served = [metric for metric in known.values() if metric.from_moments]
+    if statistics.spatial is None:
+        served = [metric for metric in served if SPATIAL not in metric.needs]
+    enough = ", ".join(metric.name for metric in served)
+    for name in metrics:
+        if SPATIAL in known[name].needs and known[name] not in served:
+            raise UserError(
+                f"metric '{name}' needs statistics of spatial features (mu_s, sigma_s), which "
+                f"reference={statistics.path} does not hold; it serves only {enough}"
+            )
+        if "reference" in known[name].needs and known[name] not in served:
+            raise UserError(
+                f"metric '{name}' needs reference images or features; statistics give only {enough}"
+            )

@@ -14,8 +14,8 @@ import pandas as pd
 
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation import needs
-from piflow_bench.evaluation.cautions import cautions
-from piflow_bench.evaluation.extraction import Arrays, extract
+from piflow_bench.evaluation.cautions import cautions, of_copies
+from piflow_bench.evaluation.extraction import DIGESTS, Arrays, extract
 from piflow_bench.evaluation.extractors.extractor import (
     FEATURES,
     LOGITS,
@@ -145,11 +145,10 @@ def evaluate(
         workers=workers,
     )
     needs.check_inputs(asked, sources)
-    if per_class and sources.labels is None:
-        raise UserError("per_class: the samples have no classes; give labels=FILE.npy")
+    needs.check_classes(per_class, sources)
     network = get_extractor(rules.extractor, weights, device, rules.precision, compiled)
     needs.check_outputs(asked, network)
-    needs.check_statistics(sources.reference, network)
+    needs.check_statistics(asked, sources.reference, network)
     lpips, clip = _further_networks(asked, lpips_weights, clip_weights, device)
     batch = batch or usual_batch(device)
 
@@ -161,8 +160,9 @@ def evaluate(
     if sources.reference is not None and sources.reference.images is not None:
         theirs = features("reference", sources.reference.images)
     scores: dict[str, np.ndarray] = {}
+    copies = 0
     if sources.teacher is not None and any(name.startswith("teacher_") for name in asked):
-        from piflow_bench.evaluation.per_sample import teacher_scores
+        from piflow_bench.evaluation.per_sample import copies_of_teacher, teacher_scores
 
         scores |= teacher_scores(
             asked,
@@ -174,6 +174,7 @@ def evaluate(
             batch,
             partial(report, "samples and teacher"),
         )
+        copies = copies_of_teacher(scores, sources.samples, sources.teacher, batch)
     if clip is not None:
         from piflow_bench.evaluation.per_sample import prompt_scores
 
@@ -224,7 +225,8 @@ def evaluate(
     if per_class:
         on = {"device": device, **rules.settings}
         values += _by_class(per_class, ours, theirs, sources, extras, on)
-    warnings = cautions(asked, sources, ours, theirs, make_settings(rules.settings))
+    chosen = make_settings(rules.settings)
+    warnings = cautions(asked, sources, ours, theirs, chosen, rules.precision, copies)
     return _rows(values, rules, sources, network, warnings)
 
 
@@ -290,11 +292,6 @@ def _by_class(
     needy = [name for name in metrics if "reference" in all_metrics()[name].needs]
     images = sources.reference.images if sources.reference else None
     of_reference = images.labels if images else None
-    if needy and (theirs is None or of_reference is None):
-        raise UserError(
-            f"per_class: {needy[0]} needs a reference whose images have classes: a folder of "
-            "folders or an npz with arr_1"
-        )
     found = []
     for name in sorted(set(labels), key=lambda each: (not each.isdigit(), each.zfill(9))):
         mine = labels == name
@@ -324,6 +321,8 @@ def reference_statistics(
     weights: str | None = None,
     *,
     device: str = "cpu",
+    precision: str = "float32",
+    compiled: bool = False,
     n: int | None = None,
     workers: int = 2,
     processes: int = 1,
@@ -335,7 +334,7 @@ def reference_statistics(
 
     Arguments as for ``evaluate``.
     """
-    network = get_extractor(extractor, weights, device)
+    network = get_extractor(extractor, weights, device, precision, compiled)
     given = open_images(source, "samples", workers)
     size = len(given) if n is None else n
     if not 2 <= size <= len(given):
@@ -346,4 +345,10 @@ def reference_statistics(
     spatial = Moments.from_features(found[SPATIAL]) if SPATIAL in found else None
     pooled = Moments.from_features(found[FEATURES])
     taken = described(len(given), size, given.labels)
-    return Statistics(images.path, pooled, spatial, network.identity, pooled.n, taken)
+    noted = [text.removeprefix("samples=") for text in images.warnings]
+    noted += of_copies(found[DIGESTS], "images equal")
+    size = images.width, images.height
+    return Statistics(
+        images.path, pooled, spatial, network.identity, pooled.n, taken, size, network.precision,
+        tuple(noted),
+    )  # fmt: skip

@@ -35,6 +35,12 @@ class Statistics:
     """Number of images, where the file states it."""
     taken: str = ""
     """Which of the given images these are, in words, where they are not all."""
+    size: tuple[int, int] | None = None
+    """Width and height of the images in pixels, where the file states them."""
+    precision: str | None = None
+    """Of the network, where the file states it: float32, tf32 or bfloat16."""
+    warnings: tuple[str, ...] = ()
+    """What weakens them, found when they were made."""
 
     def digest(self) -> str:
         """sha256 of the means and covariances."""
@@ -74,7 +80,11 @@ def load_statistics(path: Path, what: str = "reference") -> Statistics:
             pooled = _moments(arrays, keys, POOLED, named)
             spatial = _moments(arrays, keys, SPATIAL, named)
             stated = int(arrays["n"].item()) if "n" in keys else None
-            extractor = str(arrays["extractor"]) if "extractor" in keys else None
+            extractor, precision = (
+                str(arrays[key]) if key in keys else None for key in ("extractor", "precision")
+            )
+            sides = arrays["image_size"].ravel().tolist() if "image_size" in keys else []
+            warnings = arrays["warnings"].astype(str).ravel() if "warnings" in keys else ()
     except DAMAGED as error:
         raise UserError(f"{named}: {reason(error)}") from error
     if pooled is None:
@@ -89,7 +99,16 @@ def load_statistics(path: Path, what: str = "reference") -> Statistics:
         None if p is None else Moments(count, p[0], p[1] * (count - 1)) for p in (pooled, spatial)
     ]
     assert as_moments[0] is not None
-    return Statistics(str(path), as_moments[0], as_moments[1], extractor, stated)
+    return Statistics(
+        str(path),
+        as_moments[0],
+        as_moments[1],
+        extractor,
+        stated,
+        size=(sides[0], sides[1]) if len(sides) == 2 else None,
+        precision=precision,
+        warnings=tuple(map(str, warnings)),
+    )
 
 
 def _moments(
@@ -128,6 +147,12 @@ def save_statistics(path: Path, statistics: Statistics) -> None:
         arrays |= {"mu_s": statistics.spatial.mean, "sigma_s": statistics.spatial.covariance}
     if statistics.extractor is not None:
         arrays["extractor"] = np.asarray(statistics.extractor)
+    if statistics.precision is not None:
+        arrays["precision"] = np.asarray(statistics.precision)
+    if statistics.size is not None:
+        arrays["image_size"] = np.asarray(statistics.size)
+    if statistics.warnings:
+        arrays["warnings"] = np.asarray(statistics.warnings)
     temporary = path.with_name(path.name + ".tmp.npz")
     np.savez(temporary, **arrays)  # type: ignore[arg-type]
     temporary.replace(path)
