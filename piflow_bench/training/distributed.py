@@ -8,11 +8,13 @@ such hooks silently. At the batches of distillation the exchange is a small shar
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+
+T = TypeVar("T")
 
 BUCKET = 32 * 2**20
 """Values averaged at once: 128 MiB of float32."""
@@ -79,6 +81,15 @@ def gather_rows(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x) for _ in range(size)]
     distributed.all_gather(parts, x.contiguous())
     return torch.cat(parts)
+
+
+def from_first(look: Callable[[], T]) -> T:
+    """What the first process sees, in every process."""
+    rank, size = world()
+    found: list[Any] = [look() if rank == 0 else None]
+    if size > 1:
+        distributed.broadcast_object_list(found, src=0)
+    return found[0]
 
 
 def summed(values: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from piflow_bench import interruption
 from piflow_bench.method import Method, Spec
 from piflow_bench.teacher import Teacher
 from piflow_bench.training import state
-from piflow_bench.training.distributed import summed, wait_for_all
+from piflow_bench.training.distributed import from_first, summed, wait_for_all
 from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import Budget, TrainingSettings
 from piflow_bench.training.trainer import Trainer, TrainingData
@@ -78,9 +78,11 @@ def train(
         Diverged: if a loss or a weight is not finite; neither is ever kept.
     """
     finished = folder / CHECKPOINTS_FILE
-    if finished.exists():  # Killed between its last line and the caller's.
+    # The first process decides for all: another machine may see a shared disk as it was before.
+    rows = from_first(lambda: json.loads(finished.read_text()) if finished.exists() else None)
+    if rows is not None:  # Killed between its last line and the caller's.
         state.forget(folder)
-        return json.loads(finished.read_text())
+        return rows
     torch.set_num_threads(settings.threads)
 
     def fresh() -> Trainer:

@@ -11,19 +11,22 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from piflow_bench.training.distributed import summed, wait_for_all, world
+from piflow_bench.training.distributed import from_first, gather_rows, wait_for_all, world
 from piflow_bench.training.trainer import Trainer
 
 STATE = "state"
 FACTS = "facts.json"
 MOMENTS = "optimizers"
+FINE, DAMAGED, UNREADABLE = range(3)
+"""What a process says of a state: that it is whole, or not, or that its machine does not answer."""
+T = TypeVar("T")
 
 
 class Unusable(RuntimeError):
@@ -126,25 +129,55 @@ def load(trainer: Trainer, folder: Path) -> bool:
     Raises:
         Unusable: if it is damaged, of another network, or not finite; the trainer is spoilt then.
     """
-    # A process killed between two renames leaves the one before.
-    kept = [folder / f"{STATE}{end}" for end in ("", ".old")]
-    source = next((path for path in kept if (path / FACTS).is_file()), None)
+    # The first process decides for all: another machine may see a shared disk as it was before.
+    source = from_first(lambda: _newest(folder))
     if source is None:
         return False
-    reason = ""
+    facts = _together(lambda: _open(trainer, source), alike=True)
+    _together(lambda: _fill(trainer, source, facts))
+    _together(lambda: _refuse_not_finite(trainer))
+    return True
+
+
+def _newest(folder: Path) -> Path | None:
+    """The state to go on from: a process killed between two renames leaves the one before."""
+    kept = [folder / f"{STATE}{end}" for end in ("", ".old")]
+    return next((path for path in kept if (path / FACTS).is_file()), None)
+
+
+def _together(step: Callable[[], T], alike: bool = False) -> T:
+    """What ``step`` gives; every process learns of a failure in any, and none goes on alone.
+
+    Args:
+        step: what each process does.
+        alike: whether all read the same files: what the first one can read is whole, and who
+            cannot has its machine to blame.
+
+    Raises:
+        Unusable: in all processes, if the state is to blame.
+    """
+    found: list[T] = []
+    verdict, reason, failure = FINE, "", None
     try:
-        _read(trainer, source)
+        found.append(step())
     except Unusable as error:
-        reason = str(error)
+        verdict, reason = DAMAGED, str(error)
     except BaseException as error:  # torch's CheckpointException is no Exception.
-        if isinstance(error, KeyboardInterrupt) or _of_the_machine(error):
+        if isinstance(error, KeyboardInterrupt):
             raise
         lines = str(error).strip().splitlines()
+        verdict = UNREADABLE if _of_the_machine(error) else DAMAGED
         reason = f"it cannot be read ({type(error).__name__}: {lines[-1] if lines else ''})"
-    reason = reason or (f"{bad} is not finite" if (bad := trainer.not_finite()) else "")
-    if summed(torch.tensor([float(bool(reason))])).item():
+        failure = error
+    verdicts = gather_rows(torch.tensor([verdict])).tolist()
+    worst = max(verdicts)
+    if alike and worst:
+        worst = verdicts[0] or UNREADABLE
+    if worst == UNREADABLE:
+        raise failure or RuntimeError("another process cannot read the state it had kept")
+    if worst == DAMAGED:
         raise Unusable(reason or "another process cannot read it")
-    return True
+    return found[0]
 
 
 def _of_the_machine(error: BaseException) -> bool:
@@ -157,20 +190,28 @@ def _of_the_machine(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
-def _read(trainer: Trainer, source: Path) -> None:
+def _open(trainer: Trainer, source: Path) -> dict[str, Any]:
+    """The facts of a state whose tensors fit the trainer, which has room for them then."""
     import torch.distributed.checkpoint as dcp
 
-    facts = json.loads((source / FACTS).read_text())
+    facts: dict[str, Any] = json.loads((source / FACTS).read_text())
     _make_moments(trainer)
     written = dcp.FileSystemReader(source / "tensors").read_metadata().state_dict_metadata
     # A parameter that no gradient had reached had no moments: it starts without them again.
     for path, moments in list(_moments(trainer)):
         if not any(f"{path}/{k}" in written for k in moments):
             moments.clear()
-    tensors = _tensors(trainer)
-    others = {n for n in {*written} ^ {*tensors} if not n.startswith(MOMENTS)}
+    others = {n for n in {*written} ^ {*_tensors(trainer)} if not n.startswith(MOMENTS)}
     if others:
         raise Unusable(f"it is of another network ({min(others)})")
+    return facts
+
+
+def _fill(trainer: Trainer, source: Path, facts: dict[str, Any]) -> None:
+    """Read the tensors, all processes together, and take over the facts."""
+    import torch.distributed.checkpoint as dcp
+
+    tensors = _tensors(trainer)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dcp.load(tensors, checkpoint_id=str(source / "tensors"), no_dist=world()[1] == 1)
@@ -193,6 +234,11 @@ def _read(trainer: Trainer, source: Path) -> None:
         trainer.meter.rows.update(facts["rows"])
     trainer.start_clock()
     torch.set_rng_state(torch.tensor(facts["random"], dtype=torch.uint8))
+
+
+def _refuse_not_finite(trainer: Trainer) -> None:
+    if bad := trainer.not_finite():
+        raise Unusable(f"{bad} is not finite")
 
 
 def forget(folder: Path) -> None:
