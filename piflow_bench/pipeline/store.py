@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from filelock import BaseFileLock, FileLock, Timeout
 
@@ -195,13 +196,25 @@ class Store:
         os.rename(work, final)
 
     def discard(self, folder: Path) -> None:
-        """Remove an artifact or a work folder: it is there, or it is not, and never by half."""
+        """Remove an artifact or a work folder: it is there, or it is not, and never by half.
+
+        What others were killed in removing goes with it.
+        """
         trash = self.root / TRASH
-        trash.mkdir(exist_ok=True)
-        aside = trash / f"{folder.parent.name}-{folder.name}-{os.getpid()}"
-        os.rename(folder, aside)
-        shutil.rmtree(aside)
-        with contextlib.suppress(OSError):  # Others may be at it, too.
+        aside = trash / f"{folder.parent.name}-{folder.name}-{uuid4().hex}"
+        while True:
+            trash.mkdir(exist_ok=True)
+            try:
+                os.rename(folder, aside)
+                break
+            except FileNotFoundError:  # Of the trash: another process has removed it, empty.
+                if not folder.exists():
+                    raise
+        for each in os.listdir(trash) if trash.exists() else ():
+            while (trash / each).exists():
+                with contextlib.suppress(FileNotFoundError):  # Others may be at it, too.
+                    shutil.rmtree(trash / each)
+        with contextlib.suppress(OSError):
             trash.rmdir()
 
     def names(self) -> list[str]:

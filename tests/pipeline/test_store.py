@@ -36,6 +36,10 @@ def fill(store, stage, text="content"):
     (work / "deep" / "two.txt").write_text(text)
 
 
+def killed(*args, **options):
+    raise KeyboardInterrupt
+
+
 class TestCommit:
     def test_all_or_nothing(self, store, monkeypatch):
         stage = Stage("draw", CONFIG)
@@ -73,6 +77,37 @@ class TestCommit:
         fill(store, stage)
         store.commit(stage, {})
         assert not (store.path(stage) / "half").exists()
+
+    @pytest.mark.parametrize("part", ["artifacts", "work"])
+    def test_discarding_does_not_stumble_over_what_others_were_killed_in(self, store, part):
+        """Nor over one of this process's own number."""
+        stage = Stage("draw", CONFIG)
+        for _ in range(2):
+            fill(store, stage)
+            if part == "artifacts":
+                store.commit(stage, {})
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr("shutil.rmtree", killed)
+                store.discard(store.root / part / stage.name)
+            assert not store.has(stage) and not store.begun(stage)
+        fill(store, stage)
+        store.discard(store.work(stage))
+        assert not (store.root / "trash").exists()
+
+    def test_discarding_beside_another_who_empties_the_trash(self, store, monkeypatch):
+        stage, rename = Stage("draw", CONFIG), os.rename
+        fill(store, stage)
+
+        def late(source, target):
+            (store.root / "trash").rmdir()
+            monkeypatch.setattr(os, "rename", rename)
+            return rename(source, target)
+
+        monkeypatch.setattr(os, "rename", late)
+        store.discard(store.work(stage))
+        assert not store.begun(stage) and not (store.root / "trash").exists()
+        with pytest.raises(FileNotFoundError):
+            store.discard(store.work(stage))
 
     def test_progress_is_no_part_of_an_artifact(self, store):
         stage = Stage("draw", CONFIG)
