@@ -39,7 +39,7 @@ def store(tmp_path):
     for name, part in (("here", stages[:2]), ("too", stages[1:2]), ("gone", stages[1:])):
         if name != "gone":
             (tmp_path / name).mkdir()
-        record_use(store, tmp_path / name, part)
+        record_use(store, tmp_path / name, part, "")
     (record,) = [u.record for u in uses(store) if u.run.name == "gone"]
     record.write_text(json.dumps({**json.loads(record.read_text()), "began": OLD}))
     store.stages = stages

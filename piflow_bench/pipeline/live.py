@@ -144,7 +144,7 @@ def running(folder: Path) -> Running:
     }
     config = replace(build_dataclass(ExperimentConfig, values, "config"), variants=variants)
     store = Store(Path(facts["store"]))
-    return Running(folder, make_plan(config), store, facts["command"], facts["started"])
+    return Running(folder, make_plan(config, look=False), store, facts["command"], facts["started"])
 
 
 def snapshot(run: Running, out: Path, build: Callable[[Path], Path], live: bool = True) -> str:

@@ -18,7 +18,7 @@ from piflow_bench.errors import UserError, nearest
 from piflow_bench.hub import digest, local_path
 from piflow_bench.method import Facts, Method
 from piflow_bench.pipeline.graph import Stage, closure
-from piflow_bench.pipeline.runtime import Runtime, checked_dataset
+from piflow_bench.pipeline.runtime import Runtime, checked_dataset, load_dataset
 from piflow_bench.pipeline.sampling_settings import check_sampling
 from piflow_bench.pipeline.slurm.settings import check_resources
 from piflow_bench.settings import build_dataclass
@@ -265,14 +265,20 @@ def _hash(content: Any) -> str:
 class _Planner:
     """Builds the stages of one experiment."""
 
-    def __init__(self, config: ExperimentConfig) -> None:
+    def __init__(self, config: ExperimentConfig, look: bool) -> None:
         self.config, self.protocol = config, config.protocol
         self.runtime = runtime_of(config)
-        if config.launcher.name != "slurm":  # Trainings run elsewhere; the launcher checks theirs.
+        # Slurm's trainings run elsewhere; the launcher checks theirs.
+        if look and config.launcher.name != "slurm":
             _check_machine(config, self.runtime.scale)
         try:
             held_out = "data" in self.protocol.questions
-            self.dataset = checked_dataset(to_plain(config.dataset), self.runtime, held_out)
+            named = to_plain(config.dataset)
+            self.dataset = (
+                checked_dataset(named, self.runtime, held_out)
+                if look
+                else load_dataset(named, self.runtime)
+            )
         except (TypeError, ValueError) as error:
             raise UserError(f"dataset.settings={config.dataset.settings}: {error}") from error
         for name in self.protocol.extractors:
@@ -783,13 +789,18 @@ def _words(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in settings.items())
 
 
-def make_plan(config: ExperimentConfig) -> Plan:
+def make_plan(config: ExperimentConfig, look: bool = True) -> Plan:
     """Validate an experiment and lay out its stages; computes nothing.
+
+    Args:
+        config: the experiment.
+        look: whether to look at this machine, at the data, and once at what the teacher gives: who
+            starts a run wants to know, not who asks what became of one.
 
     Raises:
         UserError: for settings that no run could satisfy.
     """
-    planner = _Planner(config)
+    planner = _Planner(config, look)
     variants = _variants(config)
     check_resources(config.launcher, config.variants)
     plan = Plan(

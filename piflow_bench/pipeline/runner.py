@@ -23,7 +23,7 @@ from piflow_bench.pipeline.live import Note, told
 from piflow_bench.pipeline.outdated import discard_outdated, warnings_of
 from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
 from piflow_bench.pipeline.store import Store, environment_error
-from piflow_bench.pipeline.uses import record_use
+from piflow_bench.pipeline.uses import record_use, settings_digest, stages_of_run
 from piflow_bench.progress_bar import bars
 
 UP_TO_DATE = ".up_to_date"
@@ -112,7 +112,7 @@ def run_experiment(
     with _machine(), live as note:
         display = _Display(stages, store, console, note)
         with display.progress:
-            record_use(store, folder, stages)
+            record_use(store, folder, stages, settings_digest(config))
             outcome = _launch(config, stages, store, display, detach)
         if detach and len(outcome.done) + len(outcome.failures) < len(stages):
             console.print("submitted; the same command without --detach collects", highlight=False)
@@ -327,14 +327,22 @@ def show_status(config: ExperimentConfig, watch: bool) -> None:
     """What the stages of an experiment are doing."""
     from piflow_bench.pipeline.status import print_status
 
-    print_status(config.name, store_of(config), make_plan(config).stages, watch)
+    print_status(config.name, store_of(config), make_plan(config, look=False).stages, watch)
 
 
 def cancel_jobs(config: ExperimentConfig) -> None:
-    """Cancel what Slurm runs, or will run, of an experiment."""
+    """Cancel what Slurm runs, or will run, of an experiment.
+
+    Its stages are those that the run of these settings named when it was called last: a dataset
+    that is gone or broken, or a plugin that was edited, is no reason not to stop it.
+    """
     from piflow_bench.pipeline.slurm.rounds import cancel
 
-    jobs = cancel(make_plan(config).stages, store_of(config))
+    store = store_of(config)
+    names = stages_of_run(store, Path(config.runs) / config.name, settings_digest(config))
+    if names is None:
+        names = {stage.name for stage in make_plan(config, look=False).stages}
+    jobs = cancel(names, store)
     arrays = sorted({job.partition("_")[0] for job in jobs}, key=int)
     print(f"{len(jobs)} jobs cancelled" + (f", of {' '.join(arrays)}" if jobs else ""))
 

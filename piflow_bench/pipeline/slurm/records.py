@@ -22,7 +22,12 @@ def logs(store: Store) -> Path:
 
 def record_of(store: Store, stage: Stage) -> dict[str, Any] | None:
     """What was last submitted for a stage: job, log, attempts."""
-    return read_json(store.root / FOLDER / f"{stage.name}.json")
+    return record_named(store, stage.name)
+
+
+def record_named(store: Store, name: str) -> dict[str, Any] | None:
+    """The same, of a stage of which only the name is known."""
+    return read_json(store.root / FOLDER / f"{name}.json")
 
 
 def write_record(store: Store, stage: Stage, job: str, log: Path) -> None:

@@ -27,6 +27,7 @@ from piflow_bench.pipeline.slurm.records import (
     last_lines,
     logs,
     outcome_of,
+    record_named,
     record_of,
     write_record,
 )
@@ -292,12 +293,12 @@ def _without_orphans(
     return kept
 
 
-def cancel(stages: Iterable[Stage], store: Store) -> list[str]:
-    """Cancel the jobs of these stages that are alive; returns their ids."""
+def cancel(names: Iterable[str], store: Store) -> list[str]:
+    """Cancel the jobs that are alive of the stages of these names; returns their ids."""
     jobs = queue.jobs()
     if jobs is None:
         raise UserError("squeue does not answer: is this a machine of the cluster?")
-    records = [record_of(store, stage) for stage in stages]
+    records = [record_named(store, name) for name in names]
     ids = sorted({r["job"] for r in records if r and r["job"] in jobs and jobs[r["job"]].is_alive})
     queue.cancel(ids)
     return ids
