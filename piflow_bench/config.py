@@ -179,6 +179,8 @@ class ExperimentConfig:
     only: list[str] | None = setting(None)
     add: list[str] = setting(factory=list)  # methods entered with their default settings
     aa: bool = False  # enter the first trained variant twice, under two names
+    # beside students of one training for all NFEs: specialists whose trainings share one budget
+    split_budget: bool = True
     parts: list[str] = setting(factory=list)  # experiments that this one consists of
     references: list[Any] = setting(factory=list)  # published numbers, never ranked
     # samples drawn at once; changes no result beyond rounding

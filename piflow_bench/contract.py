@@ -25,6 +25,7 @@ from piflow_bench.randomness import SampleRandom
 from piflow_bench.standins import StandIn
 from piflow_bench.student import Student
 from piflow_bench.teacher import Teacher
+from piflow_bench.tracks import NONE, TRACKS
 from piflow_bench.training import state
 from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import Budget, TrainingSettings
@@ -555,7 +556,7 @@ def check_facts(facts: Any) -> None:
     """Facts are of the right types and kinds."""
     require(isinstance(facts, Facts), "facts must be a Facts")
     choices = {
-        "track": ("distilled", "from scratch", "none"),
+        "track": TRACKS,
         "jvp": ("none", "exact", "finite difference"),
         "guidance": ("baked", "at inference", "none"),
     }
@@ -583,7 +584,7 @@ def check_facts(facts: Any) -> None:
         f"facts.nfes is {nfes!r}: must be None or a tuple of positive integers",
     )
     require(
-        facts.trains == (facts.track != "none"),
+        facts.trains == (facts.track != NONE),
         f"facts.trains is {facts.trains} on track '{facts.track}': only what is not trained is on "
         "track 'none'",
     )

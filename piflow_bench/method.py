@@ -17,6 +17,7 @@ from piflow_bench.precision import products
 from piflow_bench.randomness import TrainingRandom
 from piflow_bench.student import Student
 from piflow_bench.teacher import Teacher
+from piflow_bench.tracks import DISTILLED
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Facts:
 
     family: str
     """trajectory imitation | flow map | distribution matching | regression | solver | ..."""
-    track: str = "distilled"
+    track: str = DISTILLED
     """distilled (teacher given) | from scratch (the teacher's own training counts) | none."""
     trains: bool = True
     needs_data: bool = False

@@ -20,7 +20,7 @@ def cells(results: pd.DataFrame, info: dict[str, Any], primary: Primary) -> list
     rows = rows.sort_values("question", key=lambda q: q != primary.question, kind="stable")
     first = rows.drop_duplicates(keys).sort_index()
     command = str(info.get("command") or "")
-    names = {str(v.get("name")) for v in info.get("variants") or []}
+    variants = {str(v.get("name")): v for v in info.get("variants") or []}
     return [
         {
             "series": row["series"],
@@ -34,13 +34,13 @@ def cells(results: pd.DataFrame, info: dict[str, Any], primary: Primary) -> list
             "metrics": words.duration(row["duration"]),
             "hardware": row["hardware"],
             "commit": row["git_commit"],
-            "command": remake(command, row, names, str(info.get("name") or "")),
+            "command": remake(command, row, variants, str(info.get("name") or "")),
         }
         for row in first.to_dict("records")
     ]
 
 
-def remake(command: str, row: dict[Any, Any], names: set[str], run: str) -> str:
+def remake(command: str, row: dict[Any, Any], variants: dict[str, dict[str, Any]], run: str) -> str:
     """The run's command narrowed to what makes one row, in a folder of its own.
 
     Controls, and teachers beside given weights, are made by the whole run: its command stays.
@@ -51,15 +51,19 @@ def remake(command: str, row: dict[Any, Any], names: set[str], run: str) -> str:
         return command
     name = str(row["variant"])
     given = any(part.startswith("student.checkpoint=") for part in parts)
-    if not parts or name not in names or (given and row["role"] != "student"):
+    if not parts or name not in variants or (given and row["role"] != "student"):
         return command
-    # The control of the A/A switch is made beside the variant it doubles.
-    twin = name.removesuffix("-aa")
-    entered = twin if name.endswith("-aa") and "aa=true" in parts else name
+    # What repeats a variant is made by it: the A/A control beside it, a shared budget in its place.
+    entered = str(variants[name].get("base") or name)
     kept = [part for part in parts if not part.startswith(NARROWING)]
     kept += [f"name={run[:60]}-row"] if run else []
     kept.append(f"only=[{entered}]")
     kept += [f"nfes=[{_whole(row['nfe'])}]"] if words.finite(row["nfe"]) else []
+    if row["shares"] > 1:
+        budget = variants[name].get("budget") or {}
+        kept += [
+            f"variants.{entered}.budget.{key}={budget[key]}" for key in ("amount", "checkpoints")
+        ]
     kept += [f"train_seeds=[{_whole(row['train_seed'])}]"] if row["train_seed"] >= 0 else []
     return shlex.join(kept)
 

@@ -75,6 +75,7 @@ def ranking_rows(rankings: list[tuple[str, Ranking]]) -> pd.DataFrame:
         "role",
         "variant",
         "method",
+        "trained_for",
         "train_seeds",
         "question",
         "extractor",
@@ -89,7 +90,8 @@ def ranking_rows(rankings: list[tuple[str, Ranking]]) -> pd.DataFrame:
     ]
     rows = [
         [
-            section, ranking.nfe, group.title, row.role, row.series, row.method, row.seeds,
+            section, ranking.nfe, group.title, row.role, row.series, row.method, row.trained,
+            row.seeds,
             *column.measure, cell.value, cell.low, cell.high, cell.bold, cell.mark,
             cell.hole or cell.note,
         ]

@@ -131,7 +131,7 @@ def variant_facts(info: dict[str, Any]) -> list[dict[str, str]]:
             {
                 **{
                     key: str(variant.get(key) or "")
-                    for key in ("name", "method", "family", "track", "paper")
+                    for key in ("name", "method", "family", "track", "paper", "target")
                 },
                 "tuning": _plain(tuning) or "not stated",
                 "settings": json.dumps(blocks, indent=1, ensure_ascii=False, default=str)
@@ -140,6 +140,21 @@ def variant_facts(info: dict[str, Any]) -> list[dict[str, str]]:
             }
         )
     return found
+
+
+def targets(info: dict[str, Any], primary: frames.Primary) -> list[str]:
+    """Who aims at another distribution than imitation asks for, in words; one line an aim."""
+    if primary.question != "imitation":
+        return []
+    aims: dict[str, list[str]] = {}
+    for variant in info.get("variants") or []:
+        if variant.get("target") and not variant.get("base"):
+            aims.setdefault(str(variant["target"]), []).append(str(variant.get("name")))
+    return [
+        f"Imitation asks for the end of the guided teacher's ODE. The optimum of "
+        f"{words.joined(names)} lies {target}."
+        for target, names in aims.items()
+    ]
 
 
 def _plain(value: Any) -> str:

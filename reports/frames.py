@@ -16,6 +16,7 @@ from piflow_bench.evaluation.inference.cells import (
     summarise,
     with_series,
 )
+from piflow_bench.tracks import DISTILLED, ONE_BUDGET
 
 __all__ = ["better_higher", "final", "measured", "setting", "summarise", "with_series"]
 
@@ -95,6 +96,15 @@ def rules(results: pd.DataFrame) -> dict[str, str]:
     """The rules behind each protocol's hash, as JSON, where the rows hold them."""
     known = results if "rules" in results else results.assign(rules="")
     return dict(zip(known["protocol"], known["rules"], strict=True))
+
+
+def with_one_budget(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary, and elastic students once more beside the specialists that share one budget."""
+    if not (summary["track"] == ONE_BUDGET).any():
+        return summary
+    elastic = summary["serves"].str.contains(",") & (summary["track"] == DISTILLED)
+    beside = summary[elastic].assign(track=ONE_BUDGET)
+    return pd.concat([summary, beside], ignore_index=True)
 
 
 def floor(summary: pd.DataFrame, question: str, metric: str, extractor: str) -> float:

@@ -29,6 +29,8 @@ from piflow_reports import (
     words,
 )
 
+from piflow_bench.tracks import ONE_BUDGET
+
 CONTROLS = {
     "real-vs-real": "Held-out real samples scored as if they were generated, at the same n: what "
     "the data question would give a perfect generator.",
@@ -91,27 +93,35 @@ def section(run: inputs.Run, prefix: str, families: int = 1) -> Section:
     run = replace(run, results=frames.with_series(run.results))
     info, results = run.info, run.results
     primary = frames.primary(info, results)
-    summary = frames.summarise(frames.final(results))
+    every = frames.summarise(frames.final(results))
+    # Figures hold what has a budget for each NFE; tables also who shares one over all.
+    summary = every[every["track"] != ONE_BUDGET]
     nfes = frames.nfes(summary)
     order = frames.series_order(results, info)
     named = frames.with_series(results)
     roles = dict(zip(*_columns(named, "series", "role"), strict=True))
     variants = dict(zip(*_columns(named, "series", "variant"), strict=True))
+    drawn = set(named.loc[named["track"] != ONE_BUDGET, "series"])
     looks = styles.assign(
-        *({s: variants[s] for s in order if roles[s] == role} for role in ("student", "teacher"))
+        *(
+            {s: variants[s] for s in order if roles[s] == role and s in drawn}
+            for role in ("student", "teacher")
+        )
     )
-    pairs, pair_note = verdicts.comparisons(summary, primary, families, frames.rules(results))
-    said = verdicts.verdicts(summary, pairs, primary)
-    ranked = tables.rankings(summary, nfes, order, primary, verdicts.marks(said, primary))
+    beside = frames.with_one_budget(every)
+    pairs, pair_note = verdicts.comparisons(beside, primary, families, frames.rules(results))
+    said = verdicts.verdicts(beside, pairs, primary)
+    ranked = tables.rankings(beside, nfes, order, primary, verdicts.marks(said, primary))
     run = _with_series(run)
-    groups = figure_groups(run, summary, nfes, looks, order, variants, primary, pairs, prefix)
+    whole = replace(run, results=run.results[run.results["track"] != ONE_BUDGET])
+    groups = figure_groups(whole, summary, nfes, looks, order, variants, primary, pairs, prefix)
     grids, picked = pictures.within_budget(run.grid, run.selections, looks, order, nfes)
-    axes = explorer.explorer(summary, frames.costs(results), nfes, looks, order, primary)
+    axes = explorer.explorer(summary, frames.costs(whole.results), nfes, looks, order, primary)
     context = {
         "title": str(info.get("title") or run.name),
         "question": str(info.get("question_text") or ""),
         "facts": facts.header(run, summary, primary),
-        "alerts": facts.alerts(run, summary),
+        "alerts": facts.alerts(run, every),
         "primary": primary,
         "labels": {
             "question": words.QUESTIONS.get(primary.question, primary.question),
@@ -120,9 +130,11 @@ def section(run: inputs.Run, prefix: str, families: int = 1) -> Section:
         },
         "verdicts": said,
         "tracks": words.TRACKS,
+        "shared_budget": ONE_BUDGET in set(every["track"]),
         "pairs": verdicts.pair_rows(pairs),
         "pair_note": pair_note,
         "alone": verdicts.alone(summary),
+        "targets": facts.targets(info, primary),
         "level_note": verdicts.level_note(pairs, primary, families),
         "ceiling": ceiling.ceiling(summary, nfes, order, primary),
         "rankings": ranked,
@@ -196,6 +208,10 @@ def _filters(ranked: dict[int, list[tables.Ranking]]) -> dict[str, list[str]]:
     return {name: choices for name, choices in found.items() if len(choices) > 1}
 
 
+def _drawn(pairs: pd.DataFrame) -> pd.DataFrame:
+    return pairs[pairs["track"] != ONE_BUDGET] if len(pairs) else pairs
+
+
 def _clock(info: dict[str, Any]) -> tuple[str, int]:
     """The unit of training time, and how many processes a training had."""
     provenance = info.get("provenance") or {}
@@ -235,7 +251,7 @@ def figure_groups(
             "Paired differences",
             "Students against each other on the same noise, in the primary metrics; only those "
             "with the declared leader are tested.",
-            heatmaps.differences(pairs, order, primary, prefix),
+            heatmaps.differences(_drawn(pairs), order, primary, prefix),
         ),
         (
             "Metrics against NFE",

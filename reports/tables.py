@@ -52,6 +52,8 @@ class Row:
     seeds: int
     cells: list[Cell]
     family: str = ""
+    trained: str = ""
+    """The NFEs that its training serves, and its share of a budget."""
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Group:
     title: str
     kind: str
     rows: list[Row]
+    track: str = ""
 
 
 @dataclass
@@ -74,9 +77,14 @@ class Ranking:
     n: list[int] = field(default_factory=list)
     """Samples behind the students' numbers, every count once."""
 
+    @property
+    def told_trained(self) -> bool:
+        """Whether what the students were trained for differs, and needs a column."""
+        return len({row.trained for group in self.groups for row in group.rows} - {""}) > 1
 
-Marks = dict[tuple[int, str, str, str], str]
-"""(nfe, question, metric, series) -> better | worse: told apart from the declared leader."""
+
+Marks = dict[tuple[str, int, str, str, str], str]
+"""(track, nfe, question, metric, series) -> better | worse: told apart from the declared leader."""
 
 
 def columns(summary: pd.DataFrame, primary: Primary) -> dict[str, list[Column]]:
@@ -173,15 +181,16 @@ def _groups(
     here = summary[(summary["role"] == "control") | (summary["nfe"] == nfe) | summary["nfe"].isna()]
     places = {c.measure: _places(here, c.measure) for c in chosen}
     students = here[here["role"] == "student"]
-    tracks = sorted(set(students["track"]), key=lambda t: (t != "distilled", t))
     parts = [
-        (words.TRACKS.get(t, t.capitalize()), "student", students[students["track"] == t])
-        for t in tracks
+        (words.TRACKS.get(t, t.capitalize()), "student", t, students[students["track"] == t])
+        for t in sorted(set(students["track"]), key=words.track_order)
     ]
-    parts.append(("Teacher with few steps (baseline)", "teacher", here[here["role"] == "teacher"]))
-    parts.append(("Controls (not ranked)", "control", here[here["role"] == "control"]))
+    parts += [
+        ("Teacher with few steps (baseline)", "teacher", "", here[here["role"] == "teacher"]),
+        ("Controls (not ranked)", "control", "", here[here["role"] == "control"]),
+    ]
     groups = []
-    for title, kind, rows in parts:
+    for title, kind, track, rows in parts:
         records = []
         for name in sorted(set(rows["series"]), key=order.index):
             own = rows[rows["series"] == name]
@@ -193,9 +202,10 @@ def _groups(
                 continue
             seeds = int(own["seeds"].max())
             method, family = (str(own[key].iloc[0]) for key in ("method", "family"))
-            records.append(Row(name, method, kind, seeds, cells, family))
+            trained = words.trained_for(str(own["serves"].iloc[0]), own["shares"].iloc[0])
+            records.append(Row(name, method, kind, seeds, cells, family, trained))
         if records:
-            groups.append(Group(title, kind, records))
+            groups.append(Group(title, kind, records, track))
     return groups
 
 
@@ -246,4 +256,5 @@ def _embolden(group: Group, ranking: Ranking, marks: Marks) -> None:
             row.cells[i].bold = row.cells[i].value == best
             if column.primary:
                 question, _, name, _ = column.measure
-                row.cells[i].mark = marks.get((ranking.nfe, question, name, row.series), "")
+                key = (group.track, ranking.nfe, question, name, row.series)
+                row.cells[i].mark = marks.get(key, "")

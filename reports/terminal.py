@@ -35,8 +35,9 @@ def print_results(console: Console, folder: Path) -> None:
         values = [_text(own[own["metric"] == name]) for name in metrics]
         out.add_row(str(series), at, *values, str(int(own["seeds"].max()) or ""))
     console.print(out, markup=False)
-    pairs, note = verdicts.comparisons(summary, primary, rules=frames.rules(run.results))
-    said = verdicts.verdicts(summary, pairs, primary)
+    beside = frames.with_one_budget(summary)
+    pairs, note = verdicts.comparisons(beside, primary, rules=frames.rules(run.results))
+    said = verdicts.verdicts(beside, pairs, primary)
     for text in [verdicts.level_note(pairs, primary) or note]:
         console.print(text, highlight=False, markup=False)
     for verdict in said:

@@ -20,6 +20,7 @@ from piflow_bench.errors import UserError
 from piflow_bench.evaluation.inference.compare import LEVEL, METHOD_SEEDS, compare
 from piflow_bench.evaluation.inference.ratios import FRECHET, NEAR
 from piflow_bench.evaluation.uncertainty import t_quantile
+from piflow_bench.tracks import ONE_BUDGET
 
 LISTED = 8
 """Most variants that a sentence names."""
@@ -95,14 +96,14 @@ def verdicts(summary: pd.DataFrame, table: pd.DataFrame, primary: Primary) -> li
                 said = _verdict(here, pairs, primary, name, bool(higher))
                 said.sentences += _no_power(summary, here, primary, name)
                 found.append(said)
-    found.sort(key=lambda v: (v.track != "distilled", v.track, v.nfe, v.role == "Diversity"))
+    found.sort(key=lambda v: (words.track_order(v.track), v.nfe, v.role == "Diversity"))
     return found
 
 
 def marks(said: list[Verdict], primary: Primary) -> Marks:
     """What tables mark: who is told apart from the declared leader."""
     return {
-        (v.nfe, primary.question, v.name, series): word
+        (v.track, v.nfe, primary.question, v.name, series): word
         for v in said
         for word, names in (("better", v.better), ("worse", v.worse))
         for series in names
@@ -128,8 +129,10 @@ def _verdict(
     )
     gaps = {o: _gap(against[o], series, higher, gap_places) for o in names}
     at = f"At {nfe} NFE"
+    if head["track"] == ONE_BUDGET:
+        at += ", with one budget for all NFEs,"
     if not all(row["level"] == "method" for row in against.values()):
-        at += ", among these checkpoints,"
+        at = f"{at.removesuffix(',')}, among these checkpoints,"
     better, end = ("higher", "highest") if higher else ("lower", "lowest")
     sentences = []
     ahead, beaten, level = [], [], []

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from piflow_bench import tracks
 from piflow_bench.evaluation.metrics import all_metrics
 
 
@@ -95,8 +96,29 @@ QUESTION_NOTES = {
     "data": "distance to held-out data",
     "truth": "distance to the exact distribution",
 }
-TRACKS = {"distilled": "Distilled", "from scratch": "From scratch"}
+TRACKS = {
+    tracks.DISTILLED: "Distilled",
+    tracks.FROM_SCRATCH: "From scratch",
+    tracks.ONE_BUDGET: "One budget for all NFEs",
+}
 MISSING = "—"
+
+
+def track_order(track: str) -> tuple[int, str]:
+    """The place of a track on the page; those that are not known come last."""
+    known = list(TRACKS)
+    return (known.index(track) if track in known else len(known), track)
+
+
+def trained_for(serves: str, shares: float) -> str:
+    """What a training is for: the NFEs it ``serves`` ("1,4"), and the budget it has of ``shares``.
+
+    Empty where nothing is trained, or nothing is known.
+    """
+    if not serves:
+        return ""
+    share = f", 1/{shares:.0f} budget" if shares > 1 else ""
+    return f"{joined(serves.split(','))} NFE{share}"
 
 
 def metric(name: str) -> Metric:

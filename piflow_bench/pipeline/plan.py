@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -23,6 +23,7 @@ from piflow_bench.pipeline.sampling_settings import check_sampling
 from piflow_bench.pipeline.slurm.settings import check_resources
 from piflow_bench.settings import build_dataclass
 from piflow_bench.sources import is_file_plugin, source_digest
+from piflow_bench.tracks import DISTILLED, NONE, ONE_BUDGET
 from piflow_bench.training.scale import Scale, division
 from piflow_bench.training.settings import Budget, TrainingSettings
 
@@ -48,6 +49,10 @@ class Variant:
     """Digest of the plugin's modules."""
     from_file: bool
     """Whether the plugin is a file, whose digest is its version."""
+    base: str = ""
+    """The variant that this one repeats, under another seed or budget; empty: none."""
+    shares: int = 1
+    """Trainings that share the budget which others have for each NFE."""
 
     @property
     def role(self) -> str:
@@ -179,20 +184,48 @@ def _variants(config: ExperimentConfig) -> list[Variant]:
             "student.checkpoint: needs the one variant whose weights it holds, not "
             f"{', '.join(trained) or 'none'}; name it (and the teacher's rows) with only=[NAME,...]"
         )
+    split_budgets = _sharing_one_budget(config, variants)
     if config.aa:
         first = next((v for v in variants if v.facts.trains), None)
         if first is not None:
-            from dataclasses import replace
-
-            name = f"{first.name}-aa"
-            if name in config.variants:
-                raise UserError(
-                    f"aa=true: enters {first.name} again as {name}, a variant that the experiment "
-                    "has; name that one otherwise"
-                )
+            name = _twin_name(config, first, "aa", "aa=true")
             twin = replace(first.config, seed_offset=first.config.seed_offset + 1000)
-            variants.append(replace(first, name=name, config=twin))
-    return variants
+            variants.append(replace(first, name=name, config=twin, base=first.name))
+    return variants + split_budgets
+
+
+def _twin_name(config: ExperimentConfig, variant: Variant, suffix: str, setting: str) -> str:
+    name = f"{variant.name}-{suffix}"
+    if name in config.variants:
+        raise UserError(
+            f"{setting}: enters {variant.name} again as {name}, a variant that the experiment "
+            "has; name that one otherwise"
+        )
+    return name
+
+
+def _sharing_one_budget(config: ExperimentConfig, variants: list[Variant]) -> list[Variant]:
+    """Specialists again, all NFEs within the budget of an elastic student's one training.
+
+    Trainings of their own, since learning rates fall with the spent share of the budget.
+    """
+    distilled = [v for v in variants if v.facts.trains and v.facts.track == DISTILLED]
+    served = max((len(v.nfes) for v in distilled if v.facts.elastic), default=1)
+    if not config.split_budget or config.student.checkpoint or served < 2:
+        return []
+    return [
+        replace(
+            v,
+            name=_twin_name(config, v, "split", "split_budget=true"),
+            config=replace(v.config, tuning=f"settings of {v.name}"),
+            facts=replace(v.facts, track=ONE_BUDGET),
+            budget={**v.budget, "amount": v.budget["amount"] / served, "checkpoints": [1.0]},
+            base=v.name,
+            shares=served,
+        )
+        for v in distilled
+        if not v.facts.elastic
+    ]
 
 
 def _check_protocol(config: ExperimentConfig, outputs: tuple[str, ...]) -> None:
@@ -594,7 +627,12 @@ class _Planner:
                         content,
                         self.teacher_inputs,
                         f"{variant.name}{what}, seed {seed}: training",
-                        {"variant": variant.name, "train_seed": seed, "train_nfe": train_nfe},
+                        {
+                            "variant": variant.name,
+                            "base": variant.base or variant.name,
+                            "train_seed": seed,
+                            "train_nfe": train_nfe,
+                        },
                         weight=100,
                     )
                 cells += [
@@ -669,7 +707,7 @@ class _Planner:
                 )
             )
         scale = self.dataset.notes.get("guidance") if facts.guidance != "none" else None
-        shown = final and seed in (None, self.config.train_seeds[0])
+        shown = final and seed in (None, self.config.train_seeds[0]) and variant.shares == 1
         look = (samples, generated, references, paired, label, about)
         columns = {
             "variant": variant.name,
@@ -677,6 +715,8 @@ class _Planner:
             "family": facts.family,
             "track": facts.track,
             "role": variant.role,
+            "serves": _serves(variant, nfe),
+            "shares": variant.shares,
             "train_seed": seed,
             "budget_fraction": fractions[checkpoint] if checkpoint is not None else 1.0,
             "nfe": nfe,
@@ -699,8 +739,10 @@ class _Planner:
                 "variant": name,
                 "method": "",
                 "family": "control",
-                "track": "none",
+                "track": NONE,
                 "role": "control",
+                "serves": "",
+                "shares": 1,
                 "train_seed": None,
                 "budget_fraction": 1.0,
                 "nfe": None,  # Counted while it samples: see the stage's facts.
@@ -768,6 +810,13 @@ class _Planner:
                 )
             )
         return cells
+
+
+def _serves(variant: Variant, nfe: int) -> str:
+    """The NFEs that one training serves, as "1,4"; empty where nothing is trained."""
+    if not variant.facts.trains:
+        return ""
+    return ",".join(map(str, variant.nfes if variant.facts.elastic else [nfe]))
 
 
 def _each_sampling(variant: Variant) -> list[dict[str, Any]]:

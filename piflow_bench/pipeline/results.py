@@ -252,7 +252,7 @@ def grids(plan: Plan, store: Store) -> dict[str, np.ndarray]:
     for i, cell in enumerate(plan.cells):
         c = cell.columns
         shown = c["budget_fraction"] == 1.0 and c["train_seed"] in (None, first_seed)
-        shown &= c["role"] != "control"
+        shown &= c["role"] != "control" and c["shares"] == 1
         if cell.samples and shown and all(store.has(s) for s in cell.samples):
             add(f"cell_{i}", cell.samples, _shown(cell))
     count = max((len(a) for a in arrays.values()), default=0)
@@ -356,11 +356,11 @@ def design_warnings(plan: Plan) -> list[str]:
             "unless every variant has a sweep of its own; ask imitation first"
         )
     elastic = [v.name for v in trained if v.facts.elastic and len(v.nfes) > 1]
-    others = [v.name for v in trained if not v.facts.elastic]
-    if elastic and others:
+    others = [v for v in trained if not v.facts.elastic]
+    if elastic and others and not any(v.shares > 1 for v in others):
         found.append(
             f"{', '.join(elastic)}: one budget serves all NFEs, while every other student has a "
-            f"budget for each of {len(config.nfes)}; no row has the budget split"
+            f"budget for each of {len(config.nfes)}; no row has the budget split: split_budget=true"
         )
     return found
 
@@ -398,8 +398,11 @@ def run_facts(
                 "track": v.facts.track,
                 "label": v.name,
                 "paper": v.facts.paper,
+                "target": v.facts.target,
                 "settings": v.settings,
                 "training": v.training,
+                "budget": v.budget,
+                "base": v.base,
                 "tuning": v.config.tuning,
             }
             for v in plan.variants

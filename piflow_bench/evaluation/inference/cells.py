@@ -14,6 +14,7 @@ from piflow_bench.evaluation.metrics import all_metrics
 
 CELL = [
     "role", "track", "variant", "series", "setting", "method", "family", "nfe", "budget_fraction",
+    "serves", "shares",
 ]  # fmt: skip
 MEASURE = ["question", "extractor", "metric", "protocol"]
 USED = [

@@ -20,6 +20,7 @@ from piflow_bench.evaluation.inference.cells import measured, stacked
 from piflow_bench.evaluation.inference.seeds import paired_seed_difference, seed_difference
 from piflow_bench.evaluation.protocols import refuse_mixture
 from piflow_bench.evaluation.uncertainty import Difference, holm, jackknife_difference
+from piflow_bench.tracks import ONE_BUDGET
 
 LEVEL = 0.05
 """Share of null reports that tell somebody apart anywhere."""
@@ -57,10 +58,10 @@ def compare(
     """Every pair of cells of one track, NFE, question and metric: a minus b.
 
     ``cells``: rows of ``summarise`` that may be compared, of one extractor a metric. Pairs of the
-    variant ``leader`` with another one are the declared ``family``: they alone have p-values, of
-    which Holm's correction covers all; ``significant`` is p_holm < ``LEVEL``. A page of several
-    ``families`` divides its false reports among them. ``rules``: those behind each protocol's hash,
-    as JSON, for the refusal.
+    variant ``leader`` with another one are the declared ``family``, but not where specialists share
+    one budget: that is described. They alone have p-values, of which Holm's correction covers all;
+    ``significant`` is p_holm < ``LEVEL``. A page of several ``families`` divides its false reports
+    among them. ``rules``: those behind each protocol's hash, as JSON, for the refusal.
 
     Raises:
         UserError: where cells of several protocols meet.
@@ -76,6 +77,7 @@ def compare(
         for a, b in combinations(group.to_dict("records"), 2):
             gap, level = difference(a, b)
             family = bool(leader) and (a["variant"] == leader) != (b["variant"] == leader)
+            family &= a["track"] != ONE_BUDGET
             seeds = min((c["seeds"] for c in (a, b) if c["seeds"]), default=0)
             p = gap.p if family else np.nan
             rows.append(

@@ -30,7 +30,7 @@ class Cluster:
             shared["gpus"] = min(shared["gpus"], 1) if KINDS[stage.kind].networks else 0
         shared |= self.launcher.stages.get(stage.kind, {})
         if stage.kind == "distill":
-            shared |= self.launcher.variants.get(stage.about.get("variant", ""), {})
+            shared |= self.launcher.variants.get(stage.about.get("base", ""), {})
         shared["extra"] = _options(shared["extra"])
         return build_dataclass(Resources, shared, f"launcher.stages.{stage.kind}")
 

@@ -1,0 +1,114 @@
+"""Specialists with one budget for all NFEs, beside a student whose one training serves them all."""
+
+import json
+import shlex
+
+import pandas as pd
+import pytest
+
+from piflow_bench.config import compose
+from piflow_bench.errors import UserError
+from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.pipeline.slurm.settings import Cluster
+from tests.pipeline.harness import places, run
+
+
+def planned(*settings):
+    (config,) = compose(["experiment=digits", "profile=smoke", *settings])
+    return make_plan(config)
+
+
+def trainings(plan, name):
+    """Stages of one variant's trainings, by NFE."""
+    stages = {c.distill.key: c.distill for c in plan.cells if c.columns["variant"] == name}
+    return {stage.config["train_nfe"]: stage for stage in stages.values()}
+
+
+@pytest.mark.parametrize("nfes", [(1, 4), (1, 2, 4)])
+def test_a_specialists_trainings_share_what_one_elastic_training_has(nfes):
+    plan = planned(f"nfes={list(nfes)}", "only=[kd,dmd2,meanflow,teacher-euler]", "aa=true")
+    names = [v.name for v in plan.variants]
+    assert sorted(n for n in names if n.endswith("-split")) == ["dmd2-split", "kd-split"]
+    (elastic,) = trainings(plan, "meanflow").values()
+    whole, split = trainings(plan, "kd"), trainings(plan, "kd-split")
+    assert set(split) == set(whole) == set(nfes)
+    amounts = [stage.config["budget"]["amount"] for stage in split.values()]
+    assert sum(amounts) == pytest.approx(elastic.config["budget"]["amount"])
+    for nfe, stage in split.items():
+        ours, theirs = dict(stage.config), dict(whole[nfe].config)
+        assert ours.pop("budget")["checkpoints"] == [1.0] and theirs.pop("budget")
+        assert ours == theirs  # Settings, seed, teacher: all else is that of the whole budget.
+    rows = {c.columns["variant"]: c.columns for c in plan.cells}
+    assert rows["kd-split"]["track"] == "one budget" and rows["kd-split"]["shares"] == len(nfes)
+    assert rows["meanflow"]["serves"] == ",".join(map(str, nfes))
+    assert rows["kd"]["shares"] == 1 and rows["teacher-euler"]["serves"] == ""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["nfes=[1]"],
+        ["only=[kd,dmd2]"],
+        ["only=[meanflow]"],
+        ["split_budget=false"],
+        ["variants.meanflow.settings.distill=false"],  # Another track: nobody is beside it.
+        ["variants.meanflow.nfes=[4]"],
+    ],
+)
+def test_nothing_is_shared_where_no_training_serves_several(settings):
+    assert not [v.name for v in planned(*settings).variants if v.shares > 1]
+
+
+def test_a_name_that_is_taken_is_refused(tmp_path, monkeypatch):
+    (config,) = compose(["experiment=digits", "profile=smoke"])
+    config.variants["kd-split"] = config.variants["kd"]
+    with pytest.raises(UserError, match="split_budget=true: enters kd again as kd-split"):
+        make_plan(config)
+
+
+def test_jobs_ask_for_what_the_variant_asks_for():
+    plan = planned("launcher=slurm", "launcher.variants.kd.minutes=77", "aa=true")
+    cluster = Cluster(plan.config.launcher)
+    for name in ("kd", "kd-split"):
+        assert {cluster.of(s).minutes for s in trainings(plan, name).values()} == {77}
+    assert cluster.of(trainings(plan, "dmd2-split")[1]).minutes != 77
+
+
+def test_rows_are_described_beside_the_elastic_student_and_can_be_made_again(tmp_path):
+    from piflow_reports import inputs, page, words
+
+    only = ["profile=smoke", "only=[kd,piflow-gm8,meanflow]", "protocol.extractors=[classifier]"]
+    ended = run(*only, *places(tmp_path), cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    folder = tmp_path / "runs" / "digits"
+    table = pd.read_parquet(folder / "results.parquet")
+    final = table[(table["budget_fraction"] == 1) & (table["metric"] == "fd")]
+    spent = final.groupby("variant")["train_tfe"].max()
+    # No pairs are made at once: spending stops within a step.
+    assert spent["piflow-gm8-split"] == pytest.approx(spent["meanflow"] / 2, rel=0.15)
+    assert not any(
+        "budget split" in t for t in json.loads((folder / "run.json").read_text())["warnings"]
+    )
+
+    context = page.section(inputs.read(folder), "").context
+    groups = {g.title: g for g in context["rankings"][4][0].groups}
+    beside = groups[words.TRACKS["one budget"]]
+    assert {r.series for r in beside.rows} == {"kd-split", "piflow-gm8-split", "meanflow"}
+    assert {r.series: r.trained for r in beside.rows} == {
+        "kd-split": "4 NFE, 1/2 budget",
+        "piflow-gm8-split": "4 NFE, 1/2 budget",
+        "meanflow": "1 and 4 NFE",
+    }
+    assert not any(cell.mark for row in beside.rows for cell in row.cells)
+    tested = [p for p in context["pairs"] if p["family"]]
+    assert tested and all(p["track"] == "Distilled" for p in tested)
+    assert not any("split" in name for name in context["looks"])
+    assert "Trained for" in (folder / "report.html").read_text()
+
+    (cell,) = [
+        c for c in context["origins"][0]["cells"] if c["series"] == "kd-split" and c["nfe"] == "1"
+    ]
+    again = run(*shlex.split(cell["command"])[4:], cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    made = pd.read_parquet(tmp_path / "runs" / "digits-row" / "results.parquet")
+    assert cell["artifact"] in set(made["artifact"])
