@@ -19,6 +19,7 @@ The jackknife sees the first-order part of a metric. Where that part does not ru
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 
 from piflow_bench.evaluation import uncertainty as U
 from piflow_bench.evaluation.features import evaluate_with_replicates
@@ -167,3 +168,21 @@ def test_intervals_of_saturated_shares_are_too_wide():
     assert 1.15 < expected < 1.35
     assert abs(found["coverage"].error_ratio - expected) < 0.12
     assert 1.4 < found["recall"].error_ratio < 2.2
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(400, 1000, 10), (400, 4000, 10), (300, 3000, 6)])
+def test_at_the_ceiling_intervals_of_fd_are_too_wide_by_what_the_page_says(n, m, d):
+    """Both sides drawn from the reference's distribution: FD is at its minimum, of second order.
+
+    The page warns there of intervals about 1.5 times too wide and a test without power: narrower,
+    or tighter than nominal, and that warning would be false.
+    """
+    rng = np.random.default_rng(0)
+
+    def draw():
+        return rng.normal(size=(n, d)), rng.normal(size=(n, d))
+
+    found = simulate(rng.normal(size=(m, d)), draw, 300, ["fd"])
+    for name in ("fd", "paired fd"):
+        assert 1.2 < found[name].error_ratio < 1.7, name
+        assert found[name].hits > 0.97, name
