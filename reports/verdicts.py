@@ -136,8 +136,9 @@ def _verdict(
     better, end = ("higher", "highest") if higher else ("lower", "lowest")
     sentences = []
     ahead, beaten, level = [], [], []
-    if len(leading):
-        tested = [o for o in names if against[o]["family"]]
+    declared = [o for o in names if against[o]["family"]]
+    if declared:
+        tested = [o for o in declared if words.finite(against[o]["p"])]
         told = [o for o in tested if against[o]["significant"]]
         ahead = [o for o in told if _signed(against[o], series, higher) < 0]
         beaten = [o for o in told if o not in ahead]
@@ -156,6 +157,11 @@ def _verdict(
             sentences.append(f"{start} not told apart from {listed}.")
         if str(best["series"]) in level:
             sentences.append(f"The {end} value is that of {words.isolated(best['series'])}.")
+        untested = [o for o in declared if o not in tested]
+        if untested:
+            listed = _listed([f"{words.isolated(o)} ({gaps[o]})" for o in untested])
+            start = words.isolated(series) if sentences else f"{at} {words.isolated(series)}"
+            sentences.append(f"{start} cannot be tested against {listed}: no common intervals.")
         tone = "behind" if ahead else "open" if not beaten else "partly" if level else "clear"
     else:
         listed = _listed([f"{words.isolated(o)} ({gaps[o]})" for o in names])

@@ -193,6 +193,29 @@ def test_a_verdict_says_what_the_pairs_say():
     assert "these checkpoints only" in verdicts.level_note(pairs("checkpoints"), primary)
 
 
+def test_what_has_no_p_is_not_called_level():
+    primary = frames.Primary("imitation", "fd", "recall", "classifier", leader="a")
+    bare = pairs()
+    bare.loc[bare["b"] == "b", ["p", "p_holm", "significant"]] = [np.nan, np.nan, False]
+    (found,) = verdicts.verdicts(three(), bare, primary)
+    assert found.sentences == [
+        "At 1 NFE the FD of a is not told apart from c (0.1 [−0.2, 0.4]).",
+        "a cannot be tested against b (1.9 [1.2, 2.6]): no common intervals.",
+    ]
+    assert found.tied == ["c"]
+
+
+def test_a_leader_beside_its_own_samplings_alone_is_described():
+    rows = uneven([5.0, 5.3], [4.8, 4.9]).assign(variant="a")
+    rows["sampler"] = np.where(rows["method"] == "a", "s=1", "s=2")
+    primary = frames.Primary("imitation", "fd", "fd", "classifier", leader="a")
+    summary = frames.summarise(frames.final(rows))
+    found, _ = verdicts.comparisons(summary, primary)
+    (said,) = verdicts.verdicts(summary, found, primary)
+    assert said.tone == "described" and said.sentences[0].endswith("Described, not tested.")
+    assert "a · s=2; ahead of a · s=1" in said.sentences[0]
+
+
 def uneven(a, b):
     """A run of two students with these values of FD by train seed."""
     values = {"a": a, "b": b}

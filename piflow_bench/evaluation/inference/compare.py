@@ -59,25 +59,32 @@ def compare(
 
     ``cells``: rows of ``summarise`` that may be compared, of one extractor a metric. Pairs of the
     variant ``leader`` with another one are the declared ``family``, but not where specialists share
-    one budget: that is described. They alone have p-values, of which Holm's correction covers all;
-    ``significant`` is p_holm < ``LEVEL``. A page of several ``families`` divides its false reports
-    among them. ``rules``: those behind each protocol's hash, as JSON, for the refusal.
+    one budget: that is described. They alone have p-values; Holm's correction covers all that were
+    declared, those that failed or have no interval too; ``significant`` is p_holm < ``LEVEL``. A
+    page of several ``families`` divides its false reports among them. ``rules``: those behind each
+    protocol's hash, as JSON, for the refusal.
 
     Raises:
         UserError: where cells of several protocols meet.
     """
     rows: list[list[Any]] = []
     keys = ["track", "nfe", "question", "metric"]
-    chosen = measured(cells)
-    chosen = chosen[chosen["metric"].isin(list(metrics))]
+    chosen = cells[cells["metric"].isin(list(metrics))]
+    unmeasured = 0
     for key, group in chosen.groupby(keys, sort=True, dropna=False):
         where = ", ".join(f"{name}={value}" for name, value in zip(keys, key, strict=True))
-        known = {str(p): json.loads((rules or {}).get(p) or "{}") for p in set(group["protocol"])}
+        known = {
+            str(p): json.loads((rules or {}).get(p) or "{}")
+            for p in set(measured(group)["protocol"])
+        }
         refuse_mixture(known, where)
         for a, b in combinations(group.to_dict("records"), 2):
-            gap, level = difference(a, b)
             family = bool(leader) and (a["variant"] == leader) != (b["variant"] == leader)
             family &= a["track"] != ONE_BUDGET
+            if not (np.isfinite(a["value"]) and np.isfinite(b["value"])):
+                unmeasured += family
+                continue
+            gap, level = difference(a, b)
             seeds = min((c["seeds"] for c in (a, b) if c["seeds"]), default=0)
             p = gap.p if family else np.nan
             rows.append(
@@ -86,9 +93,18 @@ def compare(
             )  # fmt: skip
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     if len(table):
-        table["p_holm"] = (families * holm(table["p"].to_numpy(dtype=float))).clip(max=1.0)
+        table["p_holm"] = (families * _holm_of_declared(table, unmeasured)).clip(max=1.0)
         table["significant"] = table["p_holm"] < LEVEL
     return table
+
+
+def _holm_of_declared(table: pd.DataFrame, unmeasured: int) -> np.ndarray:
+    """Holm's p-values of the family; what cannot be tested counts as if it were not told apart."""
+    p = table["p"].to_numpy(dtype=float)
+    family = table["family"].to_numpy(dtype=bool)
+    counted = np.where(family & ~np.isfinite(p), 1.0, p)
+    adjusted = holm(np.append(counted, np.ones(unmeasured)))[: len(p)]
+    return np.where(np.isfinite(p), adjusted, np.nan)
 
 
 def difference(a: Cell, b: Cell) -> tuple[Difference, str]:

@@ -21,6 +21,8 @@ def row(variant, seed, metric="fd", **changes):
         family="f",
         track="distilled",
         role="student",
+        serves="1",
+        shares=1,
         train_seed=seed,
         sampler="",
         guidance=np.nan,
@@ -91,6 +93,28 @@ def test_only_the_declared_family_is_tested_and_holm_covers_all_of_it():
     np.testing.assert_allclose(
         twice["p_holm"][family], np.minimum(2 * found["p_holm"][family], 1.0)
     )
+
+
+def test_declared_comparisons_that_cannot_be_tested_stay_in_the_family():
+    whole = table("abcd", 5)
+    failed, bare = whole.copy(), whole.copy()
+    failed.loc[failed["variant"] == "d", ["value", "status"]] = [np.nan, "failed"]
+    lone = bare["variant"] == "d"
+    bare.loc[lone & (bare["train_seed"] > 0), ["value", "status"]] = [np.nan, "failed"]
+    bare["replicates"] = [[] if d else r for d, r in zip(lone, bare["replicates"], strict=True)]
+    for results, family in ((failed, 2), (bare, 3)):
+        found = compare(summarise(final(results)), ["fd"], leader="a")
+        tested = found[found["p"].notna()]
+        assert found["family"].sum() == family and len(tested) == 2
+        first = tested.loc[tested["p"].idxmin()]
+        assert first["p_holm"] == pytest.approx(min(1.0, 3 * first["p"])), "of three declared"
+        assert not found["significant"][found["p"].isna()].any()
+
+
+def test_specialists_of_one_budget_are_described():
+    results = table("abc", 5, track="one budget")
+    found = compared(results, leader="a")
+    assert not found["family"].any() and found["p"].isna().all() and found["low"].notna().all()
 
 
 def test_without_a_leader_nobody_is_told_apart():
