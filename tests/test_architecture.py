@@ -59,6 +59,7 @@ def test_reports_import_results_and_statistics_alone(path):
         "piflow_bench.errors",
         "piflow_bench.evaluation",
         "piflow_bench.pipeline.results",
+        "piflow_bench.tracks",  # The names in a column of results.
         "piflow_reports",
     ]
     for name, _ in imports(path):
