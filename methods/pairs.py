@@ -37,6 +37,15 @@ class PairBuffer(nn.Module):
         self.register_buffer("solved", torch.zeros((), dtype=torch.int64))
         self.register_buffer("evaluations", torch.zeros((), dtype=torch.int64))
         self._new: list[tuple[Tensor, Tensor]] = []
+        self._known: tuple[int, int] | None = None
+        self.register_load_state_dict_post_hook(_forget_counts)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """``solved`` and ``evaluations`` as numbers, which are read once: a GPU is waited for."""
+        if self._known is None:
+            self._known = int(self.solved), int(self.evaluations)
+        return self._known
 
     def draw(self, batch: Batch, context: Context, steps: int) -> tuple[Tensor, Condition]:
         """Random trajectories ``(B, nfe + 1, *sample)`` and their conditions.
@@ -44,7 +53,7 @@ class PairBuffer(nn.Module):
         In steps that renew, every row of the batch is solved with ``steps`` Heun steps first; in
         the first step those are what is drawn.
         """
-        held = min(int(self.solved), self.pairs)
+        held = min(self.counts[0], self.pairs)
         if self.renews(context):
             self._new.append((self._solve(batch, context, steps), batch.condition.pack()))
         if held == 0:
@@ -59,9 +68,10 @@ class PairBuffer(nn.Module):
     def renews(self, context: Context) -> bool:
         """Whether this step solves new pairs: the same answer for all of its rows."""
         share = self.share
-        if int(self.solved) < self.pairs:
+        solved, evaluations = self.counts
+        if solved < self.pairs:
             share /= max(context.progress, self.share)
-        return int(self.solved) == 0 or float(self.evaluations) < share * context.forwards
+        return solved == 0 or evaluations < share * context.forwards
 
     def _solve(self, batch: Batch, context: Context, steps: int) -> Tensor:
         x = context.random.normal("pair noise", batch.shape)
@@ -82,15 +92,22 @@ class PairBuffer(nn.Module):
         states, packed = (
             context.gather(torch.cat(parts)) for parts in zip(*self._new, strict=True)
         )
-        n = len(states)
-        places = (self.solved + torch.arange(n, device=states.device)) % self.pairs
+        n, (solved, evaluations) = len(states), self.counts
+        places = (solved + torch.arange(n, device=states.device)) % self.pairs
         kept = slice(max(n - self.pairs, 0), None)
         self.states[places[kept]] = states[kept].to(self.states.dtype)
         self.packed[places[kept]] = packed[kept].to(self.packed)  # Some conditions are nowhere.
         grid = self.nfe * self._per_segment(steps)
-        self.solved += n
-        self.evaluations += n * spent("heun", grid, {}, context.teacher.guidance, 1.0)
+        evaluations += n * spent("heun", grid, {}, context.teacher.guidance, 1.0)
+        self._known = solved + n, evaluations
+        self.solved.fill_(solved + n)
+        self.evaluations.fill_(evaluations)
         self._new = []
+
+
+def _forget_counts(buffer: PairBuffer, keys: object) -> None:
+    """Other counts were loaded."""
+    buffer._known = None
 
 
 def buffer_for(pairs: int, share: float, spec: Spec) -> PairBuffer:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from piflow_methods.piflow import fused
 from piflow_methods.piflow.policies import GMPolicy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from piflow_bench import flow, registry, sampling, standins
 from piflow_bench.config import build_dataclass
@@ -59,6 +60,18 @@ def plugins(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plugins")
     new_method("fresh", str(folder))
     return [str(folder)]
+
+
+class Reads(TorchDispatchMode):
+    """Numbers that are read off the GPU, each of which waits for all that it was given to do."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = 0
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        self.read += op._schema.name == "aten::_local_scalar_dense" and on_gpu(args[0])
+        return op(*args, **(kwargs or {}))
 
 
 def method(name, plugins):
@@ -170,6 +183,41 @@ def test_training_steps(name, kind, precision, plugins, tmp_path):
     cpu, cuda = places(work)
     for key, value in cpu.items():
         assert cuda[key].device.type == "cpu" and torch.equal(value, cuda[key]), key
+
+
+def test_a_step_on_stored_pairs_reads_nothing_off_the_gpu(plugins, tmp_path):
+    """The counts of pairs are known, but for once after a state was read."""
+    stand_in = standins.images()
+    data = TrainingData(TensorRows(stand_in.dataset.train), stand_in.dataset.train_condition)
+
+    def trainer():
+        chosen = registry.get("method", "kd")
+        return Trainer(
+            chosen(chosen.Config(pairs=12, pair_share=0.01, pair_steps=2)),
+            stand_in.teacher(0),
+            data,
+            spec(stand_in, chosen(chosen.Config()), 2),
+            TrainingSettings(batch=BATCH, warmup=0),
+            Budget("images", 20.0 * BATCH, (1.0,)),
+            3,
+            Scale("cuda", micro_batch=4),
+        )
+
+    with gpu():
+        made, reads = trainer(), []
+        for step in range(12):
+            if step == 6:
+                state.save(made, tmp_path)
+                made = trainer()
+                assert state.load(made, tmp_path)
+            solved = int(made.modules["pairs"].solved)
+            with Reads() as seen:
+                made.run_step()
+            if int(made.modules["pairs"].solved) == solved:
+                reads.append((step, seen.read))
+    assert len(reads) > 6
+    assert {read for step, read in reads if step != 6} == {0}
+    assert dict(reads).get(6, 0) <= 2, "one each"
 
 
 def test_the_fused_rollout_in_tritons_interpreter():
