@@ -11,13 +11,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from piflow_bench import flow
+from piflow_bench import flow, hub
 from piflow_bench.condition import Condition, Unconditional
 from piflow_bench.data.dataset import Dataset, Modes
 from piflow_bench.data.digits import load_weights
@@ -32,6 +31,7 @@ Draw = Callable[[int, int], Tensor]
 """Exact samples ``draw(seed, n)``: float32 ``(n, D)``."""
 
 TRAIN_SEED, TEST_SEED, BACKBONE_SEED = 101, 202, 303
+BACKBONE = "dataset.settings.backbone"
 POINTS = 20_000
 """Points of the training set, and as many held out."""
 
@@ -185,6 +185,9 @@ def dataset(
     """
     options = build_dataclass(Config, settings, "dataset.settings")
     digest = hashlib.sha256(f"{name} {definition}".encode()).hexdigest()
+    identity = {k: v for k, v in settings.items() if k != "backbone"}
+    if options.backbone is not None:
+        identity["backbone"] = hub.digest(hub.local_path(options.backbone, BACKBONE))
 
     def fresh_network() -> MLP:
         return MLP(dim=options.dim, depth=options.depth)
@@ -196,7 +199,7 @@ def dataset(
 
         if options.backbone is not None:
             network = fresh_network()
-            load_weights(Path(options.backbone), network)
+            load_weights(hub.local_path(options.backbone, BACKBONE), network)
         else:
             network = fit_backbone(
                 velocity,
@@ -222,6 +225,7 @@ def dataset(
         extractor_digests={"points": "coordinates"},
         extractors={"points": lambda samples: samples.double().numpy()},
         digest=digest,
+        identity=identity,
         modes=modes,
         draw=draw,
     )

@@ -191,6 +191,8 @@ def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
             "pixels": GREY,
         },
         judge_digest=f"{GREY}; {digest(ASSETS / JUDGE)}",
+        # Of a checkpoint the teacher's own digest says what is in it, wherever it lies.
+        identity={k: v for k, v in settings.items() if k != "checkpoint"},
         judge=network_features(JUDGE, Perceptron),
         label_law="balanced",
         notes={"guidance": options.guidance},
