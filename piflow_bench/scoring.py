@@ -138,6 +138,7 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
         _write_statistics(settings)
         if not scoring:
             return None
+    from piflow_bench.evaluation.pictures.images import printable
     from piflow_bench.evaluation.score import evaluate
 
     started, clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
@@ -168,7 +169,8 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
         )
     _print(scores)
     _write(scores, out)
-    facts = {"command": shlex.join(["python", "-m", "piflow_bench", "evaluate", *arguments])}
+    command = shlex.join(["python", "-m", "piflow_bench", "evaluate", *arguments])
+    facts = {"command": printable(command)}
     facts |= {"started": started, "seconds": round(time.perf_counter() - clock, 1)}
     facts |= {"versions": versions(), "hardware": hardware(), "git_commit": git_commit()}
     write_json(out / "provenance.json", {**facts, "of": of}, indent=1)
@@ -177,16 +179,18 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
 
 def _name(samples: str) -> str:
     """What samples are called: their folder, or their file without its ending."""
-    path = Path(samples).resolve()
+    path = Path(os.path.realpath(samples))  # `resolve` does not bear links in a circle.
     return path.name if path.is_dir() else path.stem
 
 
 def _scored(settings: Settings, metric_values: dict[str, Any]) -> dict[str, Any]:
     """What the scores are of: with another of these they are other scores, not more of them."""
+    from piflow_bench.evaluation.pictures.images import printable
+
     given = {name: getattr(settings, name) for name in SCORED}
     for name in FILES:
         if given[name] is not None:
-            given[name] = str(Path(given[name]).resolve())
+            given[name] = printable(os.path.realpath(given[name]))
     return {k: v for k, v in (given | metric_values).items() if v is not None}
 
 

@@ -347,8 +347,8 @@ def reference_statistics(
     taken = described(len(given), size, given.labels)
     noted = [text.removeprefix("samples=") for text in images.warnings]
     noted += of_copies(found[DIGESTS], "images equal")
-    size = images.width, images.height
+    sides = images.width, images.height
     return Statistics(
-        images.path, pooled, spatial, network.identity, pooled.n, taken, size, network.precision,
+        images.path, pooled, spatial, network.identity, pooled.n, taken, sides, network.precision,
         tuple(noted),
     )  # fmt: skip

@@ -179,12 +179,19 @@ def _texts(source: Any, samples: Images, cut: bool) -> list[str]:
 
 def _labels(source: Any, samples: Images, cut: bool) -> np.ndarray:
     """A label for every sample, in the samples' order."""
-    array = np.asarray(_in_order(_read_labels(source), samples, "labels", cut))
+    given = _read_labels(source)
+    values = list(given.values()) if isinstance(given, Mapping) else given
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # Lists of unequal length.
+        raise UserError("labels: whole numbers or names, one a sample, not lists") from error
     if array.ndim != 1 or array.dtype.kind not in "iuU":
         raise UserError(
             f"labels: whole numbers or names, one a sample, not {array.shape} {array.dtype}"
         )
-    return array.astype(str)
+    if isinstance(given, Mapping):
+        given = dict(zip(given, array.astype(str), strict=True))
+    return np.asarray(_in_order(given, samples, "labels", cut)).astype(str)
 
 
 def _in_order(given: Any, samples: Images, what: str, cut: bool) -> Any:
@@ -206,6 +213,9 @@ def _read_labels(source: Any) -> Any:
     try:
         if path.suffix == ".json":
             return json.loads(path.read_text("utf-8"))
-        return np.load(path, allow_pickle=False)
+        found = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"labels={source}: not a readable npy or json file ({error})") from error
+    if not isinstance(found, np.ndarray):
+        raise UserError(f"labels={source}: an npz file; save its labels alone with numpy.save")
+    return found

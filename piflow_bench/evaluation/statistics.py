@@ -53,7 +53,7 @@ class Statistics:
 
 def is_statistics(path: Path, what: str = "reference") -> bool:
     """Whether a path is an npz file that holds means and covariances."""
-    if path.suffix != ".npz" or not path.is_file():
+    if path.suffix.lower() != ".npz" or not path.is_file():
         return False
     keys = npz_members(path, f"{what}={path}")
     return any(mean in keys and covariance in keys for mean, covariance in POOLED)
@@ -68,7 +68,7 @@ def load_statistics(path: Path, what: str = "reference") -> Statistics:
     named = f"{what}={path}"
     if not path.exists():
         raise UserError(f"{named}: no such file or folder")
-    if path.suffix != ".npz":
+    if path.suffix.lower() != ".npz":
         raise UserError(
             f"{named}: statistics are read from npz files alone, since the others are pickles; "
             "convert it where you trust it: d = pickle.load(open(FILE, 'rb')); "
@@ -133,6 +133,13 @@ def _moments(
     asymmetry = np.abs(covariance - covariance.T).max()
     if asymmetry > 1e-6 * max(np.abs(covariance).max(), 1e-300):
         raise UserError(f"{what}: {found[1]} is not symmetric, so it is no covariance")
+    deviations = np.sqrt(np.diagonal(covariance))
+    # Files in float32 round this, too.
+    if (np.abs(covariance) > 1.001 * np.outer(deviations, deviations) + 1e-12).any():
+        raise UserError(
+            f"{what}: {found[1]} has covariances beyond what its variances allow, so it is no "
+            "covariance"
+        )
     return mean, (covariance + covariance.T) / 2
 
 

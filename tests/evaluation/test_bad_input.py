@@ -4,8 +4,13 @@ Inputs are digits and the extractor is their classifier, which comes with the pa
 comparison of a set with itself.
 """
 
+import io
+import json
+import os
 import pickle
 import struct
+import warnings
+import zipfile
 import zlib
 from functools import cache
 from pathlib import Path
@@ -79,6 +84,38 @@ def stored(t, array):
     """A folder of the store."""
     file(t, "artifact.json", b'{"files": {"samples.npy": "0"}}')
     return npy(t, array).rename(t / "samples.npy").parent
+
+
+def circle(path):
+    path.symlink_to(path)
+    return path
+
+
+def renamed(path, name):
+    return path.rename(path.with_name(name))
+
+
+def zipped(path, *arrays, name="arr_0.npy"):
+    """An npz whose members all have one name."""
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+        warnings.simplefilter("ignore")
+        for array in arrays:
+            archive.writestr(name, array if isinstance(array, bytes) else announced(array))
+    return path
+
+
+def announced(array, rows=None):
+    """A npy file's bytes whose header speaks of another number of rows."""
+    handle = io.BytesIO()
+    shape = (len(array) if rows is None else rows, *array.shape[1:])
+    header = {"descr": array.dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(handle, header)
+    return handle.getvalue() + array.tobytes()
+
+
+def pipe(path):
+    os.mkfifo(path)
+    return path
 
 
 def cut(path, share=0.5):
@@ -170,6 +207,48 @@ IMAGES = {
     "text": (lambda t: file(t, "a.txt", b"a"), ["a.txt", "folder of images", ".npz", ".npy"]),
     "one image": (lambda t: folder(t, digits()[:1]), ["1", "at least 2"]),
     "one image in an array": (lambda t: npz(t, digits()[:1]), ["1", "at least 2"]),
+    "links in a circle": (lambda t: circle(t / "x.npz"), ["x.npz", "no such file or folder"]),
+    "folder links in a circle": (lambda t: circle(t / "x"), ["x", "no such file or folder"]),
+    "pipe": (lambda t: pipe(t / "x.npz"), ["x.npz", "no file"]),
+    "one picture": (
+        lambda t: folder(t) / "007.png",
+        ["007.png", "one image; give the folder"],
+    ),
+    "zip of pictures": (lambda t: file(t, "x.zip", b"PK"), ["x.zip", "unpack it"]),
+    "tar of pictures": (lambda t: file(t, "x.tar.gz", b""), ["x.tar.gz", "unpack it"]),
+    "zip called npz": (
+        lambda t: zipped(t / "x.npz", b"picture", name="0.png"),
+        ["x.npz", "no array 'arr_0' in it, nor another one"],
+    ),
+    "npy called npz": (lambda t: renamed(npy(t, digits()), "x.npz"), ["not a whole npz file"]),
+    "npz called npy": (
+        lambda t: renamed(npz(t, digits()), "x.npy"),
+        ["x.npy", "an npz file by its content; call it x.npz"],
+    ),
+    "an array twice": (
+        lambda t: zipped(t / "x.npz", digits(), digits()[:40]),
+        ["x.npz", "arr_0.npy is there twice"],
+    ),
+    "fewer rows than announced": (
+        lambda t: zipped(t / "x.npz", announced(digits(), 90)),
+        ["x.npz", "cannot be read whole (5120 bytes, but its shape (90, 8, 8) is of 5760)"],
+    ),
+    "more rows than announced": (
+        lambda t: zipped(t / "x.npz", announced(digits(), 50)),
+        ["x.npz", "cannot be read whole (5120 bytes"],
+    ),
+    "more rows than announced in npy": (
+        lambda t: file(t, "x.npy", announced(digits(), 50)),
+        ["x.npy", "cannot be read whole (5120 bytes"],
+    ),
+    "rows below none": (
+        lambda t: zipped(t / "x.npz", announced(digits(), -80)),
+        ["x.npz", "cannot be read whole", "(-80, 8, 8)"],
+    ),
+    "no pixels": (
+        lambda t: npz(t, np.zeros((80, 8, 0, 3), np.uint8)),
+        ["x.npz", "(80, 8, 0, 3): images without pixels"],
+    ),
     "mixed sizes": (
         lambda t: folder(t, [*digits()[:20], digits()[20, :6]]),
         ["pictures", "000.png is 8x8", "020.png is 8x6", "resize"],
@@ -267,6 +346,10 @@ SETTINGS = {
         lambda t: statistics(t, n=np.arange(2)),
         ["reference=", "x.npz", "size 1"],
     ),
+    "impossible covariances": (
+        lambda t: statistics(t, sigma=np.eye(64) + 5 * (1 - np.eye(64))),
+        ["reference=", "x.npz", "beyond what its variances allow"],
+    ),
     "statistics of objects": (
         lambda t: statistics(t, mu=objects(t)),
         ["reference=", "x.npz", *OBJECTS],
@@ -297,6 +380,36 @@ SETTINGS = {
         ["extractor.weights=", "none.pth", "no such file"],
     ),
     "labels of objects": (lambda t: {"labels": npy(t, objects(t))}, ["labels=", "x.npy"]),
+    "one label": (lambda t: {"labels": npy(t, np.array(3))}, ["labels", "one a sample, not ()"]),
+    "a number as labels": (
+        lambda t: {"labels": file(t, "l.json", b"3")},
+        ["labels", "one a sample, not ()"],
+    ),
+    "labels of lists": (
+        lambda t: {"labels": file(t, "l.json", json.dumps([[1], [2, 3]] * 40).encode())},
+        ["labels", "one a sample, not lists"],
+    ),
+    "labels of pairs": (
+        lambda t: {"labels": file(t, "l.json", json.dumps([[1, 2]] * 80).encode())},
+        ["labels", "one a sample, not (80, 2)"],
+    ),
+    "labels of nothing": (
+        lambda t: {"labels": file(t, "l.json", json.dumps([None, 1] * 40).encode())},
+        ["labels", "one a sample, not (80,) object"],
+    ),
+    "labels of lists by name": (
+        lambda t: {
+            "samples": folder(t),
+            "labels": file(
+                t, "l.json", json.dumps({f"{i:03d}": [1] * (i % 2) for i in range(80)}).encode()
+            ),
+        },
+        ["labels", "one a sample, not lists"],
+    ),
+    "labels in an npz": (
+        lambda t: {"labels": npz(t, np.arange(80))},
+        ["labels=", "x.npz", "save its labels alone"],
+    ),
     "few labels": (lambda t: {"labels": npy(t, np.arange(3))}, ["3 labels", "80 samples"]),
     "n below k": (lambda t: {"n": 3, "k": 5}, ["k=5", "more than 5 points", "not "]),
     "n=1": (lambda t: {"n": 1}, ["n=1", "at least 2"]),
@@ -436,6 +549,54 @@ def test_other_modes_have_the_features_of_their_colours(tmp_path, mode, transpar
     score(command(tmp_path, samples=samples, reference=npz(tmp_path, colours)))
     ours, theirs = [np.load(p)["features"] for p in (tmp_path / "store").rglob("*.npz")]
     assert ours.shape == (80, 64) and np.array_equal(ours, theirs)
+
+
+def test_covariances_rounded_to_float32_are_taken(tmp_path):
+    short = moments().covariance.astype(np.float32)
+    assert score(command(tmp_path, **statistics(tmp_path, sigma=short)))["fd"] < 1e-3
+
+
+@pytest.mark.parametrize("name", ["x.NPZ", "x.Npz", "x.NPY"])
+def test_suffixes_in_capitals(tmp_path, name):
+    path = npy(tmp_path, rgb(digits())) if "Y" in name else npz(tmp_path, rgb(digits()))
+    values = score(command(tmp_path, samples=renamed(path, name)))
+    assert values.equals(score(command(tmp_path)))
+    given = statistics(tmp_path)
+    given["reference"] = renamed(given["reference"], "s.NPZ")
+    assert score(command(tmp_path, **given))["fd"] < 1e-6
+
+
+@pytest.mark.parametrize("odd", [b"\xff", b"a\nb", b"\xc3\xa9", b"\x1b[31m"])
+def test_names_of_any_bytes_are_scored_and_written(tmp_path, odd):
+    """As a folder, a class, an image and a file that is left out."""
+    whole = tmp_path / "whole"
+    for name, rows in ((os.fsdecode(b"a" + odd), digits()[:40]), ("b", digits()[40:])):
+        (whole / name).mkdir(parents=True)
+        for i, row in enumerate(rows):
+            Image.fromarray(row).save(whole / name / f"{i}.png")
+    path = whole / os.fsdecode(b"a" + odd) / "0.png"
+    path.rename(path.with_name(os.fsdecode(odd + b".png")))
+    path.with_name(os.fsdecode(odd + b".txt")).write_text("")
+    given = command(
+        tmp_path, samples=whole.rename(tmp_path / os.fsdecode(b"x" + odd)),
+        reference=npz(tmp_path, digits()[:40]), per_class="[vendi]",
+    )  # fmt: skip
+    score(given)
+    found = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+    assert len(set(found["group"])) == 3 and found["warnings"][0].count("\n") == 2
+    assert all(text.isprintable() for text in found["group"])
+
+
+def test_samples_of_a_file_with_other_arrays(tmp_path):
+    """ADM's keys of statistics are known, all other arrays might be what is meant."""
+    moments_too = {"mu": moments().mean, "sigma": moments().covariance}
+    for more, told in (({"images": digits()}, "images, uint8 (80, 8, 8), is left out"),
+                       ({"arr_2": np.arange(3)}, "arr_2, int64 (3,), is left out"),
+                       (moments_too, None)):  # fmt: skip
+        samples = npz(tmp_path, rgb(digits()), **more)
+        score(command(tmp_path, samples=samples))
+        text = pd.read_parquet(tmp_path / "out" / "scores.parquet")["warnings"][0]
+        assert (told in text) if told else "left out" not in text
 
 
 def test_statistics_in_fortran_order(tmp_path):

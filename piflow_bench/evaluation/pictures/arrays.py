@@ -13,7 +13,7 @@ from piflow_bench.errors import UserError
 from piflow_bench.evaluation.pictures.axes import CHANNELS, FIRST, as_rgb, axes_of
 from piflow_bench.evaluation.pictures.folders import walk
 from piflow_bench.evaluation.pictures.images import Images
-from piflow_bench.evaluation.pictures.npz import DAMAGED, file_digest, reason
+from piflow_bench.evaluation.pictures.npz import DAMAGED, check_bytes, file_digest, reason
 from piflow_bench.evaluation.pictures.pillow import rgb
 from piflow_bench.files import read_json
 
@@ -61,6 +61,9 @@ def open_npy(path: Path, what: str) -> Images:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except DAMAGED as error:
         raise UserError(f"{named}: {reason(error)}") from error
+    if not isinstance(array, np.memmap):
+        raise UserError(f"{named}: an npz file by its content; call it {path.stem}.npz")
+    check_bytes(path.stat().st_size - array.offset, array.shape, array.dtype, named)
     return _images(array, str(path), named, lambda: file_digest(path))
 
 

@@ -29,6 +29,8 @@ def axes_of(shape: Sequence[int], dtype: np.dtype, what: str) -> str:
             "[0, 1] by numpy.uint8(255 * x + 0.5)"
         )
     shown = tuple(shape)
+    if 0 in shape[1:]:
+        raise UserError(f"{what}: shape {shown}: images without pixels")
     if len(shape) == 3:
         if shape[2] <= CHANNELS or shape[0] in (3, 4):
             raise UserError(

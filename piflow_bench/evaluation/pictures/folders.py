@@ -16,11 +16,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.pictures.images import Images
-from piflow_bench.evaluation.pictures.pillow import decode, size
+from piflow_bench.evaluation.pictures.images import Images, printable
+from piflow_bench.evaluation.pictures.pillow import Header, decode, header
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-LOSSY = (".jpg", ".jpeg", ".webp")
+LOSSY = ("JPEG", "MPO", "WEBP")
+"""Pillow's names of formats that lose something, whatever the files' suffixes."""
 BEGINNINGS = {
     ".png": rb"\x89PNG\r\n", ".jpg": rb"\xff\xd8\xff", ".webp": rb"RIFF.{4}WEBP",
     ".bmp": rb"BM.{4}\0{4}",
@@ -120,14 +121,19 @@ def _outermost_empty(folders: Sequence[str], names: Sequence[str]) -> tuple[str,
     return tuple(sorted(found, key=natural))
 
 
-def classes_of(names: Sequence[str]) -> tuple[str | None, ...]:
+def classes_of(names: Sequence[str]) -> list[str | None]:
     """The subfolder of every image; None where it lies in none.
 
     A folder that holds all images is a wrapper and no class: images are classed by what differs.
     """
+    return _below(names, 0)
+
+
+def _below(names: Sequence[str], level: int) -> list[str | None]:
+    """The subfolder of every image at a level below the folders that hold all of them."""
     parents = [name.split("/")[:-1] for name in names]
-    shared = os.path.commonprefix(parents)
-    return tuple(each[len(shared)] if len(each) > len(shared) else None for each in parents)
+    place = len(os.path.commonprefix(parents)) + level
+    return [each[place] if len(each) > place else None for each in parents]
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:
@@ -173,12 +179,13 @@ def open_folder(folder: Path, what: str, workers: int) -> Images:
     height, width, _ = decode(files[0], what).shape
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         # All are looked at before any work.
-        sizes = list(pool.map(lambda path: size(path, what), files))
-    other = next((i for i, each in enumerate(sizes) if each != (width, height)), None)
+        headers = list(pool.map(lambda path: header(path, what), files))
+    other = next((each for each in zip(files, headers, strict=True)
+                  if (each[1].width, each[1].height) != (width, height)), None)  # fmt: skip
     if other is not None:
         raise UserError(
             f"{what}={folder}: images of several sizes: {files[0].name} is {width}x{height}, "
-            f"{files[other].name} is {sizes[other][0]}x{sizes[other][1]}; resize them by one "
+            f"{other[0].name} is {other[1].width}x{other[1].height}; resize them by one "
             "rule first"
         )
 
@@ -194,19 +201,27 @@ def open_folder(folder: Path, what: str, workers: int) -> Images:
         return whole.hexdigest()
 
     classes = classes_of(found.names)
-    labels = None if None in classes else np.array(classes)
-    warnings = [f"{what}={folder}: {text}" for text in _warnings(found, classes)]
+    labels = None if None in classes else np.array([printable(name) for name in classes if name])
+    warnings = [f"{what}={folder}: {text}" for text in _warnings(found, headers, classes)]
     return Images(
         str(folder), len(files), height, width, rows, fingerprint, tuple(warnings), labels,
         found.names,
     )  # fmt: skip
 
 
-def _warnings(found: Found, classes: Sequence[str | None]) -> Iterator[str]:
+def _warnings(
+    found: Found, headers: Sequence[Header], classes: Sequence[str | None]
+) -> Iterator[str]:
     total = len(found.names)
-    lossy = sum(name.lower().endswith(LOSSY) for name in found.names)
+    lossy = sum(each.format in LOSSY for each in headers)
     if lossy:
         yield (f"{lossy} of {total} files are of a lossy format, which moves Fréchet distances")
+    alpha = sum(each.alpha for each in headers)
+    if alpha:
+        yield f"{alpha} of {total} files have transparency, which is dropped and not blended"
+    moving = sum(each.frames > 1 for each in headers)
+    if moving:
+        yield f"{moving} of {total} files hold several frames, of which the first is taken"
     if found.left_out:
         yield f"{_counted(found)} left out; read are {', '.join(EXTENSIONS)}"
     if found.empty:
@@ -215,10 +230,19 @@ def _warnings(found: Found, classes: Sequence[str | None]) -> Iterator[str]:
         yield f"{count} subfolder{hold} no images, such as {found.empty[0]}"
     if found.repeated:
         yield f"{found.repeated} of {total} images are the same file as another one, by links"
+    alike = total - len({name.rpartition(".")[0] for name in found.names})
+    if alike:
+        yield f"{alike} of {total} images are called like another one but for the suffix"
     outside = classes.count(None)
     if 0 < outside < total:
         yield (
             f"{outside} of {total} images lie beside the subfolders, so the images have no classes"
+        )
+    within = sorted({name for name in _below(found.names, 1) if name})
+    if not outside and len(within) > 1:
+        yield (
+            f"classes are the outer subfolders, such as {classes[0]}, and not "
+            f"the {len(within)} within them, such as {within[0]}"
         )
 
 

@@ -10,6 +10,11 @@ from typing import Any
 import numpy as np
 
 
+def printable(text: str) -> str:
+    """``text`` on one line that any file takes: names may hold newlines and bytes of no text."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 @dataclass(frozen=True)
 class Images:
     """A set of equally large images, or those ``chosen`` of one.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import shutil
 import tempfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,13 +20,18 @@ import numpy as np
 
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.pictures.axes import as_rgb, axes_of
-from piflow_bench.evaluation.pictures.images import Images
+from piflow_bench.evaluation.pictures.images import Images, printable
 
 NPZ_KEY, LABELS_KEY = "arr_0", "arr_1"
 DAMAGED = (
     OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError
 )  # fmt: skip
 """What reading a damaged npy or npz file raises."""
+
+
+MOMENTS = ("mu", "sigma", "mu_s", "sigma_s", "ref_mu", "ref_sigma", "n", "extractor", "precision",
+           "image_size", "warnings")  # fmt: skip
+"""Keys of statistics, which lie beside the images in ADM's files."""
 
 
 def _line(error: Exception) -> str:
@@ -38,6 +44,16 @@ def reason(error: Exception) -> str:
     if "pickle" in line or "Python objects" in line:
         return "holds Python objects, which are pickles and not read; save plain numbers"
     return f"cannot be read whole ({line})"
+
+
+def check_bytes(count: int, shape: Sequence[int], dtype: np.dtype, what: str) -> None:
+    """UserError unless ``count`` bytes are those of an array of this shape."""
+    announced = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or (count != announced and not dtype.hasobject):
+        raise UserError(
+            f"{what}: cannot be read whole ({count} bytes, but its shape {tuple(shape)} is of "
+            f"{announced})"
+        )
 
 
 def file_digest(path: Path) -> str:
@@ -56,6 +72,8 @@ class Member:
     dtype: np.dtype
     offset: int
     """Bytes of the npy header."""
+    bytes: int
+    """Bytes after it."""
 
 
 def npz_members(path: Path, what: str) -> dict[str, Member]:
@@ -63,9 +81,12 @@ def npz_members(path: Path, what: str) -> dict[str, Member]:
     members = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            for entry in archive.namelist():
+            entries = archive.namelist()
+            for entry in entries:
                 if not entry.endswith(".npy"):
                     continue
+                if entries.count(entry) > 1:
+                    raise UserError(f"{what}: {entry} is there twice")
                 with archive.open(entry) as handle:
                     version = np.lib.format.read_magic(handle)
                     reader = {
@@ -78,7 +99,9 @@ def npz_members(path: Path, what: str) -> dict[str, Member]:
                     key = entry.removesuffix(".npy")
                     if fortran and len(shape) > 1 and key == NPZ_KEY:  # It is read by rows.
                         raise UserError(f"{what}: {entry} is in Fortran order; save it in C order")
-                    members[key] = Member(path, entry, shape, dtype, handle.tell())
+                    offset = handle.tell()
+                    size = archive.getinfo(entry).file_size - offset
+                    members[key] = Member(path, entry, shape, dtype, offset, size)
     except DAMAGED as error:
         raise UserError(f"{what}: not a whole npz file ({_line(error)})") from error
     return members
@@ -146,11 +169,13 @@ def open_npz(path: Path, what: str) -> Images:
     named = f"{what}={path}"
     members = npz_members(path, named)
     if NPZ_KEY not in members:
+        held = ", ".join(sorted(members))
         raise UserError(
-            f"{named}: no array '{NPZ_KEY}' in it, only {', '.join(sorted(members)) or 'nothing'}"
+            f"{named}: no array '{NPZ_KEY}' in it, {f'only {held}' if held else 'nor another one'}"
         )
     member = members[NPZ_KEY]
     axes = axes_of(member.shape, member.dtype, named)
+    check_bytes(member.bytes, member.shape, member.dtype, f"{named}: {NPZ_KEY}")
     if not member.shape[0]:
         raise UserError(f"{named}: no images in it")
     height, width = (member.shape[axes.index(side)] for side in "hw")
@@ -167,6 +192,10 @@ def open_npz(path: Path, what: str) -> Images:
     if LABELS_KEY in members and labels is None:
         other = members[LABELS_KEY]
         warnings = [f"{named}: {LABELS_KEY}, {other.dtype} {other.shape}, is not read as classes"]
+    others = [members[key] for key in sorted(members.keys() - {NPZ_KEY, LABELS_KEY, *MOMENTS})]
+    for other in others:
+        shown = f"{printable(other.name.removesuffix('.npy'))}, {other.dtype} {other.shape}"
+        warnings.append(f"{named}: {shown}, is left out; images are those of {NPZ_KEY}")
     return Images(
         str(path), member.shape[0], height, width, rows, cache(lambda: file_digest(path)),
         tuple(warnings), labels,

@@ -8,9 +8,11 @@ from typing import Any
 
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.pictures.arrays import in_memory, is_artifact, open_artifact, open_npy
-from piflow_bench.evaluation.pictures.folders import open_folder
-from piflow_bench.evaluation.pictures.images import Images
+from piflow_bench.evaluation.pictures.folders import EXTENSIONS, open_folder
+from piflow_bench.evaluation.pictures.images import Images, printable
 from piflow_bench.evaluation.pictures.npz import open_npz
+
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".zst", ".7z", ".rar")
 
 
 def open_images(source: Any, what: str = "samples", workers: int = 2) -> Images:
@@ -29,7 +31,14 @@ def open_images(source: Any, what: str = "samples", workers: int = 2) -> Images:
     Raises:
         UserError: naming the path and what is wrong with it.
     """
-    return replace(_open(source, what, workers), source=source, workers=workers)
+    found = _open(source, what, workers)
+    return replace(
+        found,
+        path=printable(found.path),
+        warnings=tuple(map(printable, found.warnings)),
+        source=source,
+        workers=workers,
+    )
 
 
 def _open(source: Any, what: str, workers: int) -> Images:
@@ -42,13 +51,21 @@ def _open(source: Any, what: str, workers: int) -> Images:
         return open_folder(path, what, workers)
     if not path.exists():
         raise UserError(f"{what}={source}: no such file or folder")
-    if path.suffix == ".npz":
+    suffix = path.suffix.lower()
+    if suffix in (".npz", ".npy") and not path.is_file():
+        raise UserError(f"{what}={source}: no file")
+    if suffix == ".npz":
         return open_npz(path, what)
-    if path.suffix == ".npy":
+    if suffix == ".npy":
         return open_npy(path, what)
-    if path.suffix in (".pkl", ".pickle", ".pt", ".pth"):
+    if suffix in (".pkl", ".pickle", ".pt", ".pth"):
         raise UserError(
             f"{what}={source}: pickled files are not read; save the images as uint8 with "
             "numpy.savez(FILE, arr_0=images)"
         )
-    raise UserError(f"{what}={source}: neither a folder of images nor a .npz or .npy file")
+    ways = "neither a folder of images nor a .npz or .npy file"
+    if suffix in ARCHIVES:
+        ways = "an archive, which is not read; unpack it and give its folder"
+    if suffix in EXTENSIONS:
+        ways = "one image; give the folder of all of them"
+    raise UserError(f"{what}={source}: {ways}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from piflow_bench.errors import UserError
 
 DEEP_MODES = ("I", "F")
 """First letters of the names of Pillow's modes of more than 8 bits a channel."""
+ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
 DEEP_LAYOUT = ";16B"
 """Ends Pillow's name for a file's 16-bit channels, which it would cut to 8 bits unasked."""
 
@@ -45,10 +47,23 @@ def decode(path: Path, what: str) -> np.ndarray:
         return rgb(image, f"{what}: {path}")
 
 
-def size(path: Path, what: str) -> tuple[int, int]:
-    """Width and height of an image file, by its header alone."""
+@dataclass(frozen=True)
+class Header:
+    """What the first bytes of an image file say."""
+
+    width: int
+    height: int
+    format: str
+    """Pillow's name of it."""
+    frames: int
+    alpha: bool
+
+
+def header(path: Path, what: str) -> Header:
+    """An image file's header; its pixels are not read."""
     with _opened(path, what) as image:
-        return image.size
+        alpha = image.mode in ALPHA_MODES or "transparency" in image.info
+        return Header(*image.size, image.format, getattr(image, "n_frames", 1), alpha)
 
 
 @contextmanager

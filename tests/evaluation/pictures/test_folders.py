@@ -1,6 +1,7 @@
 """Every entry of a folder is accounted for: taken, left out, warned of or refused."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -109,6 +110,13 @@ class TestOtherEntries:
         with pytest.raises(UserError, match=f"{name}: begins as an image .* call it .*{suffix}$"):
             open_images(tree)
 
+    def test_two_files_of_one_name_are_told_of(self, tree):
+        for name in ("0", "2"):
+            image = Image.open(tree / "a" / f"{name}.png")
+            image.save(tree / "a" / f"{name}.bmp")
+        (text,) = open_images(tree).warnings
+        assert text.endswith("2 of 8 images are called like another one but for the suffix")
+
     @pytest.mark.parametrize("content", [b"", b"BM", b"BMW and others", b"RIFF1234WAVEfmt "])
     def test_what_only_begins_alike_is_no_image(self, tree, content):
         (tree / "file").write_bytes(content)
@@ -195,6 +203,23 @@ class TestWrappers:
         (inner / "9.png").write_bytes((inner / "a" / "0.png").read_bytes())
         images = open_images(outer)
         assert images.labels is None and "1 of 7 images lie beside" in images.warnings[-1]
+
+    @pytest.mark.parametrize("wrapped", [False, True])
+    def test_two_levels_of_subfolders_are_told_of(self, tree, tmp_path, wrapped):
+        """A folder of splits, each with the classes: the classes meant may be the inner ones."""
+        outer = tmp_path / "outer" / "all" if wrapped else tmp_path / "outer"
+        for split in ("train", "val"):
+            for name in "ab":
+                (outer / split / name).mkdir(parents=True)
+                for path in (tree / name).iterdir():
+                    (outer / split / name / path.name).write_bytes(path.read_bytes())
+        images = open_images(tmp_path / "outer")
+        assert set(images.labels) == {"train", "val"}
+        (text,) = images.warnings
+        assert text.endswith("subfolders, such as train, and not the 2 within them, such as a")
+        for split in ("train", "val"):
+            shutil.rmtree(outer / split / "b")
+        assert not open_images(tmp_path / "outer").warnings, "every image lies in an a"
 
     def test_folders_within_classes_are_none(self, tree):
         for name in ("x", "y"):

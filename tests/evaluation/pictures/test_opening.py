@@ -45,6 +45,36 @@ def test_webp_without_loss_and_jpeg_is_warned_of(tmp_path, rows):
     assert "7 of 7 files are of a lossy format" in images.warnings[0]
 
 
+def told_of(path):
+    return [text.partition(": ")[2] for text in open_images(path).warnings]
+
+
+class TestWhatHeadersTell:
+    def test_lossy_formats_whatever_the_suffix(self, tmp_path, rows):
+        images = folder_of(tmp_path / "x", rows[:4])
+        for name, format in (("a.png", "JPEG"), ("b.bmp", "WEBP"), ("c.jpg", "PNG")):
+            Image.fromarray(rows[5]).save(images / name, format=format)
+        assert told_of(images)[0].startswith("2 of 7 files are of a lossy format")
+
+    def test_several_frames(self, tmp_path, rows):
+        images = folder_of(tmp_path / "x", rows[:4])
+        frames = [Image.fromarray(row) for row in rows[4:]]
+        for name in ("a.png", "b.webp"):
+            frames[0].save(images / name, save_all=True, append_images=frames[1:], lossless=True)
+        assert (
+            told_of(images)[-1] == "2 of 6 files hold several frames, of which the first is taken"
+        )
+        assert np.array_equal(open_images(images).read(4, 6), rows[[4, 4]])
+
+    def test_transparency(self, tmp_path, rows):
+        images = folder_of(tmp_path / "x", rows[:4])
+        Image.fromarray(np.dstack([rows[4], rows[4, :, :, 0]])).save(images / "a.png")
+        Image.fromarray(rows[5, :, :, 0]).save(images / "b.png", transparency=0)
+        assert told_of(images) == [
+            "2 of 6 files have transparency, which is dropped and not blended"
+        ]
+
+
 def test_subfolders_in_the_order_of_their_paths(tmp_path, rows):
     folder_of(tmp_path / "b", rows[:3])
     folder_of(tmp_path / "a", rows[3:])
