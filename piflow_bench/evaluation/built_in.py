@@ -10,7 +10,7 @@ from piflow_bench.evaluation import distances, diversity, projections
 from piflow_bench.evaluation.classes import inception_score
 from piflow_bench.evaluation.inputs import Inputs
 from piflow_bench.evaluation.metrics import PAIRS, SUBSETS, Metric, Scored
-from piflow_bench.evaluation.mmd import PairSums, u_statistic
+from piflow_bench.evaluation.mmd import PairSums
 from piflow_bench.evaluation.moments import Moments, block_moments, merge_all
 from piflow_bench.evaluation.polynomial import cubic_sums, prefers_moments
 from piflow_bench.evaluation.reference import factored
@@ -54,17 +54,12 @@ def _kid(inputs: Inputs) -> Scored:
     """Replicates keep the drawn subsets and take the block's members out of each of them."""
     s, x, y = inputs.settings, inputs.generated, inputs.ref.features
     strata = inputs.subset_strata
+    groups = [None if each is None else each.groups for each in strata]
     size = s.kid_subset_size
-    draws = distances.kid_draws(len(x), len(y), s.kid_subsets, size, s.kid_seed, *strata)
-    sums = distances.kid_subset_sums(x, y, inputs.blocks, draws, *strata)
-    values = [u_statistic(each) for each in sums]
-    left: Sequence[float] = ()
-    if inputs.block_count > 1:
-        left = [
-            float(np.mean([u_statistic(each, b) for each in sums]))
-            for b in range(inputs.block_count)
-        ]
-    return {"kid": (float(np.mean(values)), left), "kid_std": (float(np.std(values)), ())}
+    draws = distances.kid_draws(len(x), len(y), s.kid_subsets, size, s.kid_seed, *groups)
+    values = distances.kid_subset_values(x, y, draws, inputs.blocks, *strata)
+    mean = values.mean(axis=0)
+    return {"kid": (float(mean[0]), mean[1:]), "kid_std": (float(np.std(values[:, 0])), ())}
 
 
 def _kid_exact(inputs: Inputs) -> Scored:
@@ -195,11 +190,16 @@ METRICS: tuple[Metric, ...] = (
         "fd_infinity", "Fréchet distance, n to infinity", False, "quality", _BOTH, _fd_infinity,
         from_moments=True,
     ),
-    Metric("kid", "KID", False, "quality", _BOTH, _kid, spread="kid_std", estimator=SUBSETS),
-    Metric("kid_std", "KID, spread over subsets", None, "other", _BOTH, _kid, estimator=SUBSETS),
+    Metric(
+        "kid", "KID", False, "quality", _BOTH, _kid, spread="kid_std", estimator=SUBSETS, version=2
+    ),
+    Metric(
+        "kid_std", "KID, spread over subsets", None, "other", _BOTH, _kid, estimator=SUBSETS,
+        version=2,
+    ),
     Metric(
         "kid_exact", "KID, all pairs", False, "quality", _BOTH, _kid_exact, passes="kernel:cubic",
-        estimator=PAIRS,
+        estimator=PAIRS, version=2,
     ),
     Metric(
         "cmmd", "CMMD", False, "quality", _BOTH, _unit_mmd("cmmd"), passes="kernel:directions",
@@ -226,7 +226,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "energy_distance", "Energy distance", False, "quality", _BOTH, _energy,
-        passes="kernel:distance", estimator=PAIRS,
+        passes="kernel:distance", estimator=PAIRS, version=2,
     ),
     Metric("sliced_wasserstein", "Sliced Wasserstein", False, "quality", _BOTH, _sliced),
     Metric(

@@ -1,10 +1,13 @@
 """How a sample was drawn, and the blocks of the jackknife that keep it.
 
-Two designs are told apart. In a *balanced* one every group (a class, a prompt) has the same number
-of samples, by decision: then no chance lies in the groups' shares, and a block holds every group in
-the same shares as the whole. In all others the groups of samples came out as they did by chance, or
-are not known: then that chance is part of the error, and blocks are drawn at random, whatever order
-the samples are stored in. Dealing out the groups there would hide what their shares add to it.
+What is told apart is how much chance lies in the shares of groups (classes, prompts). In a
+*balanced* design every group has the same number of samples, by decision: then there is none, and a
+block holds every group in the same shares as the whole. Where each sample's group came out as it
+did by chance, or is not known, all of that chance is part of the error, and blocks are drawn at
+random, whatever order the samples are stored in: dealing out the groups there would hide what their
+shares add to it. Between the two are n of N samples that were taken so as to keep the shares of all
+N: the groups' shares have n/N of the chance that n draws have, and that part of the samples is
+dealt at random, the rest group by group.
 """
 
 from __future__ import annotations
@@ -18,11 +21,32 @@ _SEED = 2020
 
 
 @dataclass(frozen=True)
+class Strata:
+    """Groups ``(n,)`` 0..C-1 with two samples or more, by which pair statistics are weighed."""
+
+    groups: np.ndarray
+    chance: float = 0.0
+    """Variance of the groups' shares over that of n independent draws, 0 to 1."""
+    joined: bool = False
+    """Whether the last group is what was too small to be one."""
+
+    def __str__(self) -> str:
+        count = int(self.groups.max()) + 1
+        if self.joined:
+            return f"stratified by {count - 1} classes and the rest as one"
+        return f"stratified by {count} classes"
+
+
+@dataclass(frozen=True)
 class Design:
-    """``n`` samples; ``groups`` ``(n,)`` are ids 0..C-1 of a balanced design, None of any other."""
+    """``n`` samples, whose groups ``(n,)`` are ids 0..C-1; None where their shares are all chance.
+
+    ``chance``: variance of the groups' shares over that of n independent draws.
+    """
 
     n: int
     groups: np.ndarray | None = None
+    chance: float = 0.0
 
     @classmethod
     def of(cls, n: int, labels: np.ndarray | None = None, law: str | None = None) -> Design:
@@ -37,21 +61,25 @@ class Design:
         """
         if labels is None or law not in (None, "balanced"):
             return cls(n)
-        _, first, ids = np.unique(np.asarray(labels), return_index=True, return_inverse=True)
-        sizes = np.bincount(ids.ravel())
-        alone = len(sizes) == 1 or sizes.max() == 1
-        if alone or sizes.max() - sizes.min() > 1:
+        groups = _by_appearance(labels)
+        sizes = np.bincount(groups)
+        if _alone(sizes) or sizes.max() - sizes.min() > 1:
             return cls(n)
-        # By first appearance: other names of the same groups give the same blocks.
-        rank = np.argsort(np.argsort(first))
-        return cls(n, rank[ids.ravel()])
+        return cls(n, groups)
 
-    @property
-    def law(self) -> str:
-        """The law of the labels, as far as it is known, in words."""
-        if self.groups is None:
-            return "not stated"
-        return f"balanced over {int(self.groups.max()) + 1} classes"
+    @classmethod
+    def part(cls, places: np.ndarray, labels: np.ndarray | None) -> Design:
+        """The design of the samples at ``places`` ``(n,)``, by ``subset`` of all ``labels`` (N,).
+
+        Of a balanced whole it is balanced; else it has the shares of N draws.
+        """
+        n = len(places)
+        if labels is None:
+            return cls(n)
+        if n == len(labels) or cls.of(len(labels), labels).groups is not None:
+            return cls.of(n, labels[places])
+        groups = _by_appearance(labels[places])
+        return cls(n) if _alone(np.bincount(groups)) else cls(n, groups, n / len(labels))
 
     def blocks(self, count: int = BLOCKS) -> np.ndarray:
         """Block ids ``(n,)`` 0..g-1 of up to ``count`` blocks of 2 or more samples.
@@ -62,22 +90,39 @@ class Design:
         count = max(2, min(count, self.n // 2))
         order = np.random.RandomState(_SEED).permutation(self.n)
         if self.groups is not None:
-            order = order[np.argsort(self.groups[order], kind="stable")]
+            dealt = self.groups[order]
+            dealt[: round(self.chance * self.n)] = -1
+            order = order[np.argsort(dealt, kind="stable")]
         ids = np.empty(self.n, dtype=np.int64)
         ids[order] = np.arange(self.n) % count
         return ids
 
-    def strata(self, blocks: np.ndarray | None = None) -> np.ndarray | None:
-        """The groups ``(n,)``, where all of them have pairs, also without any one block.
+    def strata(self, least: float = 2) -> Strata | None:
+        """The groups as pair statistics need them; those of less than ``least`` samples are joined.
 
-        None elsewhere: what is not there cannot be weighted.
+        None where nothing is known, or one group alone would be left.
         """
         if self.groups is None:
             return None
         sizes = np.bincount(self.groups)
-        if blocks is not None and blocks.max() > 0:
-            sizes = sizes[:, None] - table(self.groups, blocks)
-        return self.groups if sizes.min() >= 2 else None
+        small = sizes < least
+        if small.any() and sizes[small].sum() < least:
+            small[np.argmin(np.where(small, self.n, sizes))] = True
+        ids = np.cumsum(~small) - 1
+        ids[small] = np.sum(~small)
+        groups = ids[self.groups]
+        return Strata(groups, self.chance, bool(small.any())) if groups.max() > 0 else None
+
+
+def _by_appearance(labels: np.ndarray) -> np.ndarray:
+    """Ids ``(n,)`` by first appearance: other names of the same groups give the same blocks."""
+    _, first, ids = np.unique(np.asarray(labels), return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[ids.ravel()]
+
+
+def _alone(sizes: np.ndarray) -> bool:
+    """Whether there is one group, or no two samples share one."""
+    return len(sizes) == 1 or sizes.max() == 1
 
 
 def table(groups: np.ndarray, blocks: np.ndarray, count: int | None = None) -> np.ndarray:

@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from piflow_bench.evaluation.design import Strata
 from piflow_bench.evaluation.mmd import PairSums, u_statistic, v_statistic
 from piflow_bench.evaluation.moments import Moments, merge_all
-from piflow_bench.evaluation.stratified import (
-    draw_subset,
-    own_pairs_of_subset,
-    stratify,
-    weights_of_subset,
-)
+from piflow_bench.evaluation.stratified import Weights, draw_subset
 
 CMMD_SCALE = 1000.0
 
@@ -111,24 +107,24 @@ def kid_draws(
     subsets: int,
     size: int,
     seed: int,
-    strata: np.ndarray | None = None,
-    reference_strata: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    reference_groups: np.ndarray | None = None,
 ) -> list[tuple]:
     """Index pairs ``(size,), (size,)`` of KID's subsets, in torch-fidelity's order of drawing.
 
-    From a balanced design with groups ``strata`` ``(n,)``, or ``(m,)`` of the reference, subsets
-    are drawn group by group.
+    Where samples have strata, with ``groups`` ``(n,)``, or ``(m,)`` of the reference, subsets are
+    drawn group by group.
     """
     if size > min(n, m) or size < 2 or subsets < 1:
         raise ValueError(f"KID subsets of {size} need 2 <= size <= {min(n, m)} and subsets >= 1")
     rng = np.random.RandomState(seed)
 
-    def draw(total: int, groups: np.ndarray | None) -> np.ndarray:
-        if groups is None:
+    def draw(total: int, of: np.ndarray | None) -> np.ndarray:
+        if of is None:
             return rng.choice(total, size, replace=False)
-        return draw_subset(groups, size, rng)
+        return draw_subset(of, size, rng)
 
-    return [(draw(n, strata), draw(m, reference_strata)) for _ in range(subsets)]
+    return [(draw(n, groups), draw(m, reference_groups)) for _ in range(subsets)]
 
 
 def _cubic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -138,44 +134,37 @@ def _cubic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return inner * inner * inner
 
 
-def kid_subset_sums(
+def kid_subset_values(
     generated: np.ndarray,
     reference: np.ndarray,
-    blocks: np.ndarray,
     draws: list[tuple],
-    strata: np.ndarray | None = None,
-    reference_strata: np.ndarray | None = None,
-) -> list[PairSums]:
-    """Kernel sums of every subset, split by the blocks ``(n,)`` of the generated points in it.
+    blocks: np.ndarray,
+    strata: Strata | None = None,
+    reference_strata: Strata | None = None,
+) -> np.ndarray:
+    """Unbiased MMD^2 of every subset, of all its points and without each block: ``(S, 1 + g)``.
 
-    ``strata`` ``(n,)`` and ``reference_strata`` ``(m,)``: as for ``kid_draws``.
+    Args:
+        generated: ``(n, d)``.
+        reference: ``(m, d)``.
+        draws: S subsets, as by ``kid_draws``.
+        blocks: ids ``(n,)``, 0..g-1, of generated samples; one block gives ``(S, 1)``.
+        strata: groups of the generated side that subsets were drawn by.
+        reference_strata: the same of the reference.
     """
-    count = int(np.max(blocks)) + 1
     x, y = np.asarray(generated, np.float64), np.asarray(reference, np.float64)
-    sums = []
+    one = np.zeros(len(y), dtype=np.int64)
+    values = []
     for mine, theirs in draws:
-        member = np.zeros((len(mine), count))
-        member[np.arange(len(mine)), blocks[mine]] = 1.0
         a, b = x[mine], y[theirs]
         inside, known, across = _cubic(a, a), _cubic(b, b), _cubic(a, b)
         np.fill_diagonal(inside, 0.0)
         np.fill_diagonal(known, 0.0)
-        own = reference_own = None
-        if strata is not None:
-            weights = weights_of_subset(strata, mine)
-            inside *= weights[:, None] * weights
-            across *= weights[:, None]
-            own = own_pairs_of_subset(inside, strata[mine], blocks[mine], count)
-        if reference_strata is not None:
-            weights = weights_of_subset(reference_strata, theirs)
-            known *= weights[:, None] * weights
-            across *= weights
-            reference_own = float(own_pairs_of_subset(known, reference_strata[theirs])[0])
-        within, cross = member.T @ inside @ member, across.sum(axis=1) @ member
-        sizes = member.sum(axis=0).astype(int)
-        found = PairSums(within, cross, float(known.sum()), sizes, len(b))
-        sums.append(stratify(found, own, reference_own))
-    return sums
+        ours = Weights.of(mine, strata, blocks)
+        other = Weights.of(theirs, reference_strata, one)
+        between = (across @ other.points[:, 0]) @ ours.points
+        values.append(ours.within(inside) + other.within(known) - 2.0 * between)
+    return np.array(values)
 
 
 def kid_subsets(
@@ -192,7 +181,7 @@ def kid_subsets(
     """
     draws = kid_draws(len(generated), len(reference), subsets, subset_size, seed)
     blocks = np.zeros(len(generated), dtype=int)
-    values = [u_statistic(s) for s in kid_subset_sums(generated, reference, blocks, draws)]
+    values = kid_subset_values(generated, reference, draws, blocks)
     return float(np.mean(values)), float(np.std(values))
 
 

@@ -118,9 +118,7 @@ def evaluate_with_replicates(
     held = None
     if y is not None or reference_moments is not None:
         held = Reference(np.empty((0, x.shape[1])) if y is None else y, reference_moments)
-    strata = design.strata(blocks)
-    theirs = None if given.reference_design is None else given.reference_design.strata()
-    whole = Inputs(x, held, blocks, chosen, given, strata=strata, reference_strata=theirs)
+    whole = Inputs(x, held, blocks, chosen, replace(given, design=design))
     views = _views(asked, whole, reference_labels)
     for metric, inputs in zip(asked, views, strict=True):
         _check_needs(metric, inputs)
@@ -195,7 +193,7 @@ def _score(metrics: Sequence[Metric], views: Sequence[Inputs]) -> list[MetricVal
         # One block is the whole sample: there is nothing left without it.
         kept = tuple(float(r) for r in replicates) if inputs.block_count > 1 else ()
         interval = jackknife_interval(value, kept, inputs.settings.confidence)
-        designs = {PAIRS: (inputs.strata, inputs.reference_strata), SUBSETS: inputs.subset_strata}
+        designs = {PAIRS: inputs.strata, SUBSETS: inputs.subset_strata}
         strata = designs.get(metric.estimator)
         how = metric.estimator if strata is None else inputs.estimator(strata)
         results.append(MetricValue(metric.name, interval, len(inputs.blocks), kept, how))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from piflow_bench.evaluation.design import Design
+from piflow_bench.evaluation.design import Design, Strata
 from piflow_bench.evaluation.diversity import PairDistances
 from piflow_bench.evaluation.mmd import PairSums
 from piflow_bench.evaluation.moments import Moments
@@ -56,10 +56,6 @@ class Inputs:
     extras: Extras
     wanted: Wanted | None = None
     """What all asked metrics together read off the passes over pairs."""
-    strata: np.ndarray | None = None
-    """Groups ``(n,)`` of a balanced design, for unbiased pair statistics; None of any other."""
-    reference_strata: np.ndarray | None = None
-    """The same ``(m,)`` of the reference."""
 
     def among(self, ours: np.ndarray, theirs: np.ndarray) -> Inputs:
         """Features and blocks of these rows alone, of the generated and the reference side."""
@@ -83,38 +79,42 @@ class Inputs:
         """The blocks, where there are any to be left out."""
         return self.blocks if self.block_count > 1 else None
 
+    @property
+    def strata(self) -> tuple[Strata | None, Strata | None]:
+        """Of the samples and of the reference, for unbiased pair statistics."""
+        mine, theirs = self.extras.design, self.extras.reference_design
+        return mine.strata() if mine else None, theirs.strata() if theirs else None
+
+    @property
+    def subset_strata(self) -> tuple[Strata | None, Strata | None]:
+        """Those of both sides that have room in KID's subsets."""
+        share = IN_A_SUBSET / self.settings.kid_subset_size
+        mine, theirs = (
+            design.strata(max(2.0, share * design.n)) if design else None
+            for design in (self.extras.design, self.extras.reference_design)
+        )
+        return mine, theirs
+
     def stratified(self, kernel: str, sums: PairSums) -> PairSums:
         """A kernel's sums over all pairs, weighed by the designs; it is one of ``KERNELS``."""
+        mine, theirs = self.strata
         own = reference_own = None
-        if self.strata is not None:
+        if mine is not None:
             import torch
 
             from piflow_bench.evaluation.passes import KERNELS
 
             x = torch.from_numpy(self.generated).to(self.settings.device)
             blocks, height = self.left_out, self.settings.block
-            own = own_pairs(KERNELS[kernel], x, self.strata, blocks, height)
-        if self.reference_strata is not None:
-            reference_own = self.ref.own_pairs(kernel, self.reference_strata, self.settings)
-        return stratify(sums, own, reference_own)
+            own = own_pairs(KERNELS[kernel], x, mine.groups, blocks, height)
+        if theirs is not None:
+            reference_own = self.ref.own_pairs(kernel, theirs.groups, self.settings)
+        chances = [0.0 if each is None else each.chance for each in (mine, theirs)]
+        return stratify(sums, own, reference_own, *chances)
 
-    @property
-    def subset_strata(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """The strata of both sides that have room in KID's subsets."""
-        room = self.settings.kid_subset_size // IN_A_SUBSET
-        mine, theirs = (
-            groups if groups is not None and groups.max() < room else None
-            for groups in (self.strata, self.reference_strata)
-        )
-        return mine, theirs
-
-    def estimator(self, strata: Sequence[np.ndarray | None]) -> str:
+    def estimator(self, strata: Sequence[Strata | None]) -> str:
         """What a mean over pairs is, in words; ``strata`` of the samples, then the reference."""
-        words = [
-            None if groups is None else f"stratified by {int(groups.max()) + 1} classes"
-            for groups in strata
-        ]
-        mine, theirs = words
+        mine, theirs = ("" if each is None else str(each) for each in strata)
         if mine == theirs:
             return mine or "U-statistic"
         return f"samples {mine or 'not stratified'}, reference {theirs or 'not stratified'}"

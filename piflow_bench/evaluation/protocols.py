@@ -33,9 +33,7 @@ class Protocol:
     """Settings of the metrics (see ``evaluation.settings.Settings``)."""
     title: str = ""
 
-    def rules(
-        self, extractor: str, samples: int, reference: str, classes: str, label_law: str
-    ) -> Rules:
+    def rules(self, extractor: str, samples: int, reference: str, classes: str) -> Rules:
         """The rules with every default written out.
 
         Args:
@@ -43,7 +41,6 @@ class Protocol:
             samples: how many are scored.
             reference: digest of the reference set.
             classes: how samples spread over classes, in words, where a metric looks at them.
-            label_law: by which samples and reference have their labels, in words.
         """
         # `list` shows protocols' names and must not wait for numpy.
         from piflow_bench.evaluation.settings import AFFECT_NO_VALUE, make_settings
@@ -56,7 +53,6 @@ class Protocol:
             "samples": samples,
             "reference": reference,
             "classes": classes,
-            "label_law": label_law,
             **{key: settings[key] for key in settings if key not in AFFECT_NO_VALUE},
         }
 

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from piflow_bench.evaluation.pictures.images import Images
 
 COLUMNS = [
-    "metric", "group", "value", "ci_low", "ci_high", "n", "n_reference", "interval", "estimand",
-    "estimator", "samples", "taken", "classes", "reference", "extractor", "protocol",
+    "metric", "group", "value", "ci_low", "ci_high", "confidence", "n", "n_reference", "interval",
+    "estimand", "estimator", "samples", "taken", "classes", "reference", "extractor", "protocol",
     "protocol_hash", "rules", "warnings",
 ]  # fmt: skip
 OF_CLASSES = {"pairwise_within", "vendi_within", "lpips_within"}
@@ -111,9 +111,11 @@ def evaluate(
         settings: settings of the metrics that override the protocol's.
 
     Returns:
-        Columns ``COLUMNS``: metric, group ("all", or a class), value, its 95 % interval with what
-        it is an interval of and by which method, sample counts, what was scored against what, the
-        extractor, and the protocol with its hash and its rules as JSON.
+        Columns ``COLUMNS``: metric, group ("all", or a class), value, its interval with its
+        confidence (0 to 1), what it is an interval of and by which method, sample counts, what
+        stands for an expectation, what was scored against what, the extractor, and the protocol
+        with its hash and its rules as JSON. Values of one metric compare where ``estimator`` is
+        one: means over pairs are weighed by classes where these are known and decided.
 
     Raises:
         UserError: naming the input and what to do.
@@ -208,6 +210,7 @@ def evaluate(
         reference_spatial,
         scores,
         groups,
+        sources.design,
     )
     values = [
         (WHOLE, value)
@@ -240,8 +243,7 @@ def _rows(
     target = sources.reference
     digest = target.digest() if target else "none"
     classes = sources.classes() if OF_CLASSES & set(rules.metrics) else "not used"
-    law = sources.label_law()
-    resolved = rules.rules(network.identity, sources.count, digest, classes, law)
+    resolved = rules.rules(network.identity, sources.count, digest, classes)
     shared = (
         sources.samples.path,
         sources.taken,
@@ -254,10 +256,11 @@ def _rows(
         "\n".join(warnings),
     )
     count = None if target is None else target.count
+    confidence = make_settings(rules.settings).confidence
     rows = []
     for group, v in values:
         of_reference = count if group == WHOLE else None
-        bounds = (v.ci_low, v.ci_high, v.n, of_reference, v.interval.how)
+        bounds = (v.ci_low, v.ci_high, confidence, v.n, of_reference, v.interval.how)
         rows.append((v.metric, group, v.value, *bounds, v.interval.estimand, v.estimator, *shared))
     return pd.DataFrame(rows, columns=COLUMNS).astype({"n_reference": "Int64"})
 

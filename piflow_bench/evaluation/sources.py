@@ -69,6 +69,8 @@ class Sources:
     """Class or prompt of every sample ``(n,)``."""
     taken: str = ""
     """Which of the given samples these are, in words, where they are not all."""
+    design: Design | None = None
+    """How the scored samples were drawn; None: as their labels let on."""
 
     @property
     def count(self) -> int:
@@ -81,13 +83,6 @@ class Sources:
             return "not stated"
         sizes = np.unique(self.labels, return_counts=True)[1]
         return f"{len(sizes)}, of {sizes.min()} to {sizes.max()} samples"
-
-    def label_law(self) -> str:
-        """Whether both sides are balanced over classes, as far as their labels tell."""
-        images = self.reference.images if self.reference else None
-        mine = Design.of(self.count, self.labels).law
-        theirs = "not stated" if images is None else Design.of(len(images), images.labels).law
-        return mine if mine == theirs else f"samples: {mine}; reference: {theirs}"
 
 
 def open_sources(
@@ -148,7 +143,8 @@ def open_sources(
         None if others is None else others.take(places),
         None if texts is None else [texts[i] for i in places],
         None if classes is None else classes[places],
-        described(len(generated), total, classes),
+        described(len(generated), total, classes, shortest),
+        Design.part(places, classes),
     )
 
 

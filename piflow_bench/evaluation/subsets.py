@@ -33,6 +33,13 @@ def subset(count: int, n: int, labels: np.ndarray | None = None) -> np.ndarray:
     return np.sort(ranked[rank < np.repeat(quotas, sizes)])
 
 
-def described(count: int, n: int, labels: np.ndarray | None) -> str:
-    """What ``subset`` takes, in words; nothing where it takes all."""
-    return "" if n >= count else f"{n} of {count}, {DRAWN if labels is None else KEPT}"
+def described(count: int, n: int, labels: np.ndarray | None, first: int | None = None) -> str:
+    """What ``subset`` takes of ``count``, in words; nothing where it takes all.
+
+    ``first``: how many of them it is given, from the first on; None for all.
+    """
+    first = count if first is None else first
+    if n >= count:
+        return ""
+    whole = f"{count}" if first == count else f"the first {first} of {count}"
+    return whole if n == first else f"{n} of {whole}, {DRAWN if labels is None else KEPT}"

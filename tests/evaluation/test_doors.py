@@ -1,7 +1,5 @@
 """One set of samples, scored as files, as features and in a run: the same bits."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +8,11 @@ from PIL import Image
 
 import piflow_bench
 from piflow_bench.evaluation import score
+from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.extractors.extractor import Extractor
+from piflow_bench.evaluation.features import evaluate_with_replicates
+from piflow_bench.evaluation.inputs import Extras
+from piflow_bench.evaluation.subsets import subset
 
 CLASSES, N, M = 5, 100, 150
 METRICS = ["fd", "kid", "kid_exact", "energy_distance", "vendi", "coverage", "pairwise_within"]
@@ -76,8 +78,48 @@ def test_files_arrays_and_features_give_the_same_bits(design, tmp_path):
     how = {"balanced": "stratified by 5 classes", "drawn": "U-statistic"}[design]
     pairs = direct[direct.metric.isin(["kid", "kid_exact", "energy_distance"])]
     assert set(pairs["estimator"]) == {how}
-    law = {"balanced": "balanced over 5 classes", "drawn": "not stated"}[design]
-    assert all(json.loads(rules)["label_law"] == law for rules in found["rules"])
+
+
+@pytest.mark.parametrize("design", ["balanced", "drawn"])
+@pytest.mark.parametrize("n", [60, N])
+def test_n_of_samples_are_scored_by_how_they_were_taken(design, n, tmp_path):
+    """A part keeps the shares of classes in all, whose own law decides what is chance in them."""
+    labels = np.random.default_rng(3).choice(CLASSES, N, p=[0.35, 0.3, 0.2, 0.1, 0.05])
+    labels = np.arange(N) % CLASSES if design == "balanced" else labels
+    x, y, others = pictures(labels, 1), pictures(np.arange(M) % CLASSES, 2), np.arange(M) % CLASSES
+    np.savez(tmp_path / "y.npz", arr_0=y, arr_1=others)
+    places = subset(N, n, labels)
+    direct = evaluate_with_replicates(
+        features(x[places]), features(y), METRICS, reference_labels=others,
+        extras=Extras(labels=labels[places], design=Design.part(places, labels)), **SUBSETS,
+    )  # fmt: skip
+    found = piflow_bench.evaluate(
+        x, tmp_path / "y.npz", metrics=METRICS, labels=labels, n=n, cache=tmp_path / "c", **SUBSETS
+    )
+    for name in ("value", "ci_low", "ci_high", "estimator"):
+        np.testing.assert_array_equal(found[name], [getattr(each, name) for each in direct])
+    pairs = found[found.metric.isin(["kid_exact", "energy_distance"])]
+    decided = design == "balanced" or n < N
+    how = "stratified by 5 classes"
+    assert set(pairs["estimator"]) == {
+        how if decided else f"samples not stratified, reference {how}"
+    }
+
+
+def test_laws_of_labels_part_what_they_change_alone(tmp_path):
+    """Files without classes, with drawn and with balanced ones: one protocol, pairs told apart."""
+    labels = np.arange(N) % CLASSES
+    x, y = pictures(labels, 1), pictures(np.arange(M) % CLASSES, 2)
+    drawn = np.random.default_rng(3).integers(CLASSES, size=N)
+    tables = [
+        piflow_bench.evaluate(x, y, metrics=METRICS[:-1], labels=each, cache=tmp_path, **SUBSETS)
+        for each in (None, labels, drawn)
+    ]
+    assert len({table.protocol_hash[0] for table in tables}) == 1
+    estimators = pd.concat(tables).groupby("metric")["estimator"].nunique()
+    assert set(estimators[estimators > 1].index) == {
+        "kid", "kid_std", "kid_exact", "energy_distance"
+    }  # fmt: skip
 
 
 def test_sorted_samples_have_the_intervals_of_mixed_ones(tmp_path):

@@ -150,6 +150,24 @@ class TestCounts:
             with pytest.raises(UserError, match="^n=12: only 11 samples have all"):
                 score(ARRAY, tmp_path, metrics=metric, n=12, **given)
 
+    @pytest.mark.parametrize("what", MORE)
+    def test_of_what_the_partners_let_be_scored_it_says_so(self, tmp_path, what):
+        """Samples without partners are not drawn from; where all others are taken, none is."""
+        metric = "teacher_mse" if what == "teacher" else "vendi_within"
+
+        def taken(count, n):
+            given = {what: self.MORE[what][:count]}
+            return piflow_bench.evaluate(
+                ARRAY, extractor="digits", metrics=metric, intervals=False, n=n,
+                cache=tmp_path, **given,
+            ).taken[0]  # fmt: skip
+
+        how = "a fixed draw" + (" that keeps the shares of classes" if what != "teacher" else "")
+        assert taken(11, 11) == "the first 11 of 12"
+        assert taken(11, 9) == f"9 of the first 11 of 12, {how}"
+        assert taken(15, 9) == f"9 of 12, {how}"
+        assert taken(15, 12) == ""
+
     def test_the_labels_of_a_file(self, tmp_path):
         np.savez(tmp_path / "x.npz", ARRAY, np.arange(15) % 3)
         with pytest.raises(UserError, match="arr_1 has 15 labels for 12 images"):

@@ -1,4 +1,4 @@
-"""Pair statistics of balanced designs: against sums by hand, and where the truth is 0."""
+"""Pair statistics by design: against sums by hand, and where the truth is 0."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,9 @@ from piflow_bench.evaluation import distances
 from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.features import evaluate_features, evaluate_with_replicates
 from piflow_bench.evaluation.inputs import Extras
+from piflow_bench.evaluation.stratified import draw_subset
+from piflow_bench.evaluation.subsets import subset
+from piflow_bench.evaluation.uncertainty import jackknife_error
 
 CLASSES = 4
 CENTRES = np.random.default_rng(1).normal(0, 2, (CLASSES, 3))
@@ -30,8 +33,11 @@ def distance(x, y):
 KERNELS = {"kid_exact": cubic, "energy_distance": distance}
 
 
-def mean_of_pairs(kernel, x, labels):
-    """E k(x, x') of two draws of the mixture with the sample's shares, pair by pair."""
+def mean_of_pairs(kernel, x, labels, chance=0.0):
+    """E k(x, x') of two draws of the mixture with the sample's shares, pair by pair.
+
+    With ``chance`` f of two of N = n / f draws that have these shares.
+    """
     k, n, total = kernel(x, x), len(x), 0.0
     for a in np.unique(labels):
         for b in np.unique(labels):
@@ -39,21 +45,22 @@ def mean_of_pairs(kernel, x, labels):
             part = k[np.ix_(here, there)]
             pairs = part.sum() - (np.trace(part) if a == b else 0)
             count = here.sum() * there.sum() - (here.sum() if a == b else 0)
-            total += here.sum() * there.sum() / n**2 * pairs / count
+            weight = here.sum() * (there.sum() - (chance if a == b else 0)) / (n * (n - chance))
+            total += weight * pairs / count
     return total
 
 
-def by_hand(kernel, x, y, labels, others):
+def by_hand(kernel, x, y, labels, others, chance=0.0):
     return (
-        mean_of_pairs(kernel, x, labels)
+        mean_of_pairs(kernel, x, labels, chance)
         + mean_of_pairs(kernel, y, others)
         - 2 * kernel(x, y).mean()
     )
 
 
-def scored(name, x, y, labels, others, **settings):
+def scored(name, x, y, labels, others, chance=0.0, **settings):
     extras = Extras(
-        design=Design(len(x), None if labels is None else labels),
+        design=Design(len(x), labels, chance),
         reference_design=Design(len(y), others),
     )
     return evaluate_with_replicates(x, y, [name], extras=extras, **settings)[0]
@@ -73,6 +80,58 @@ def test_values_and_replicates_by_hand(name, columns):
         kept = blocks != b
         again = by_hand(KERNELS[name], x[kept], y, labels[kept], others)
         assert replicate == pytest.approx(again, rel=1e-9, abs=1e-12)
+
+
+UNLIKE = np.repeat(np.arange(CLASSES), [51, 25, 12, 2])
+"""Labels of 90 samples in classes of unlike sizes."""
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("times", [1, 1.5, 10])
+def test_a_part_has_the_weights_that_all_draws_give(name, times):
+    """Of N = n times ``times`` draws: at 1 the plain mean over pairs, far above it the decided."""
+    chance = 1 / times
+    labels = np.random.default_rng(0).permutation(UNLIKE)
+    others = np.arange(130) % CLASSES
+    x, y = sample(labels, 2), sample(others, 3)
+    found = scored(name, x, y, labels, others, chance)
+    expected = by_hand(KERNELS[name], x, y, labels, others, chance)
+    assert found.value == pytest.approx(expected, rel=1e-9)
+    if times == 1:
+        plain = scored(name, x, y, None, others)
+        assert found.value == pytest.approx(plain.value, rel=1e-9)
+    blocks = Design(90, labels, chance).blocks()
+    for b, replicate in enumerate(found.replicates):
+        kept = blocks != b
+        if np.bincount(labels[kept]).min() < 2:
+            continue
+        again = by_hand(KERNELS[name], x[kept], y, labels[kept], others, chance)
+        assert replicate == pytest.approx(again, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", [*KERNELS, "kid"])
+@pytest.mark.parametrize(
+    "sizes, chance",
+    [([2] * 20, 0), ([3] * 20, 0), ([1] * 20 + [2] * 20, 0), ([30, 20, 5, 2, 1], 0.5),
+     ([30, 2], 0.1), ([20, 20], 0)],
+)  # fmt: skip
+def test_no_value_depends_on_blocks(name, sizes, chance):
+    """Whether an interval is asked, and of which blocks, is no matter of the value."""
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    others = np.arange(130) % CLASSES
+    x, y = sample(labels % CLASSES, 2), sample(others, 3)
+    settings = {"kid_subsets": 2, "kid_subset_size": 20}
+    given = {"extras": Extras(design=Design(len(x), labels, chance)), "reference_labels": others}
+    found = [
+        evaluate_with_replicates(x, y, [name], **given, **each, **settings)[0]
+        for each in (
+            {}, {"intervals": False}, {"block_ids": labels}, {"block_ids": np.arange(len(x)) % 2}
+        )
+    ]  # fmt: skip
+    for each in found[1:]:
+        assert each.value == pytest.approx(found[0].value, rel=1e-12)
+        assert each.estimator == found[0].estimator
+    assert all(np.isfinite(each.replicates).all() for each in found)
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -122,6 +181,71 @@ def test_subsets_hold_all_groups_alike_and_mean_what_all_pairs_mean():
     assert found[0].estimator == "stratified by 4 classes"
 
 
+@pytest.mark.parametrize("sizes", [[15, 15, 16, 16], [31, 30, 30], [40, 17, 4, 1], [10], [3, 3]])
+def test_a_subset_is_of_the_size_asked_and_holds_shares(sizes):
+    groups = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    n = len(groups)
+    for size in range(2, n + 1):
+        rows = draw_subset(groups, size, np.random.RandomState(size))
+        assert len(set(rows)) == size
+        shares = np.bincount(groups[rows], minlength=len(sizes)) - size * np.array(sizes) / n
+        assert (np.abs(shares) < 1).all()
+
+
+@pytest.mark.parametrize("chance", [0, 0.3])
+def test_replicates_of_subsets_have_the_shares_that_are_left_of_all(chance):
+    """Point by point: pairs of a subset weigh by the sizes of groups in the whole sample."""
+    labels, others = np.random.default_rng(1).permutation(UNLIKE[:88]), np.arange(128) % CLASSES
+    x, y = sample(labels, 2), sample(others, 3)
+    design = Design(88, labels, chance)
+    blocks = design.blocks()
+    given = {"extras": Extras(design=design), "reference_labels": others}
+    settings = {"kid_subsets": 3, "kid_subset_size": 40}
+    found = evaluate_with_replicates(x, y, ["kid"], **given, **settings)[0]
+    draws = distances.kid_draws(88, 128, 3, 40, 2020, labels, others)
+
+    def weighed(i, j, kept):
+        here = np.array([k for k in i if kept[k]])
+        n_c, s_c = np.bincount(labels[kept]), np.bincount(labels[here])
+        n, total = kept.sum(), 0.0
+        for p in here:
+            a = labels[p]
+            for q in here:
+                b = labels[q]
+                same, pairs = (a == b), s_c[a] * s_c[b] - (s_c[a] if a == b else 0)
+                weight = n_c[a] * (n_c[b] - chance * same) / (n * (n - chance)) / pairs
+                total += weight * cubic(x[[p]], x[[q]])[0, 0] * (p != q)
+        across = cubic(x[here], y[j]).mean(axis=1)
+        return (
+            total
+            + mean_of_pairs(cubic, y[j], others[j])
+            - 2 * across @ (n_c / n / s_c)[labels[here]]
+        )
+
+    for b, value in [(None, found.value), *enumerate(found.replicates)][:5]:
+        expected = np.mean([weighed(i, j, blocks != (-1 if b is None else b)) for i, j in draws])
+        assert value == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("design", ["in turn", "a part of 4"])
+@pytest.mark.parametrize("subsets", [1, 4])
+def test_intervals_over_few_subsets_are_as_wide_as_their_error(design, subsets):
+    """They were wider by what shares of groups in a subset vary without a block, up to thrice."""
+    rng = np.random.default_rng(6)
+    others = np.arange(200) % CLASSES
+    y = sample(others, 3) + 2.5 * CENTRES[others]
+    values, errors = [], []
+    for seed in range(250):
+        labels, drawn = taken(design, 80, rng)
+        found = evaluate_with_replicates(
+            sample(labels, 10 + seed) + 2 * CENTRES[labels], y, ["kid"], reference_labels=others,
+            extras=Extras(design=drawn), kid_subsets=subsets, kid_subset_size=40,
+        )[0]  # fmt: skip
+        values.append(found.value)
+        errors.append(jackknife_error(found.replicates))
+    assert 0.85 < np.sqrt(np.mean(np.square(errors))) / np.std(values) < 1.2
+
+
 def test_a_subset_of_everything_is_all_pairs():
     labels, others = np.arange(60) % CLASSES, np.arange(60) % CLASSES
     x, y = sample(labels, 2), sample(others, 3)
@@ -142,19 +266,27 @@ def test_subsets_without_room_for_all_groups_say_that_they_are_not_stratified():
     assert found["estimator"][2] == "samples stratified by 15 classes, reference not stratified"
 
 
-@pytest.mark.parametrize("design", ["in turn", "sorted", "drawn"])
+def taken(design, n, rng):
+    """Labels ``(n,)``, and how they come."""
+    if design.startswith("a part"):
+        whole = rng.choice(CLASSES, int(n * float(design.split()[-1])), p=[0.4, 0.3, 0.2, 0.1])
+        places = subset(len(whole), n, whole)
+        return whole[places], Design.part(places, whole)
+    labels = rng.integers(CLASSES, size=n) if design == "drawn" else np.arange(n) % CLASSES
+    labels = np.sort(labels) if design == "sorted" else labels
+    return labels, Design.of(n, labels)
+
+
+@pytest.mark.parametrize("design", ["in turn", "sorted", "drawn", "a part of 1.5", "a part of 8"])
 def test_two_samples_of_one_mixture_are_at_distance_0(design):
     rng = np.random.default_rng(5)
     n, m, values = 60, 100, []
     for seed in range(200):
-        labels, others = (rng.integers(CLASSES, size=k) for k in (n, m))
-        if design != "drawn":
-            labels, others = np.arange(n) % CLASSES, np.arange(m) % CLASSES
-        if design == "sorted":
-            labels, others = np.sort(labels), np.sort(others)
+        (labels, mine), (others, theirs) = (taken(design, k, rng) for k in (n, m))
         x, y = (sample(k, 10 + 2 * seed + i) for i, k in enumerate((labels, others)))
         found = evaluate_with_replicates(
-            x, y, ["kid", "kid_exact", "energy_distance"], labels=labels, reference_labels=others,
+            x, y, ["kid", "kid_exact", "energy_distance"],
+            extras=Extras(design=mine, reference_design=theirs),
             intervals=False, kid_subsets=10, kid_subset_size=32,
         )  # fmt: skip
         values.append([each.value for each in found if each.metric != "kid_std"])

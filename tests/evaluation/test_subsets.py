@@ -32,6 +32,8 @@ def test_without_classes_it_is_spread_over_the_set():
     assert np.histogram(places, 4, (0, 1000))[0].min() > 30
     assert described(1000, 200, None) == "200 of 1000, a fixed draw"
     assert described(200, 200, None) == ""
+    assert described(1000, 200, None, 300) == "200 of the first 300 of 1000, a fixed draw"
+    assert described(1000, 300, None, 300) == "the first 300 of 1000"
 
 
 @pytest.fixture
