@@ -306,10 +306,13 @@ def _print(scores: pd.DataFrame) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from piflow_bench.evaluation.uncertainty import percent
+
     first = scores.iloc[0]
     table = Table(title=f"{first['protocol']} ({first['protocol_hash']}), {first['extractor']}")
     by_class = scores["group"].nunique() > 1
-    for column in ("metric", *(["class"] if by_class else []), "value", "95 % interval", "n"):
+    interval = f"{percent(first['confidence'])} interval"
+    for column in ("metric", *(["class"] if by_class else []), "value", interval, "n"):
         table.add_column(column, justify="left" if column in ("metric", "class") else "right")
     for row in scores.to_dict("records"):
         low, high = row["ci_low"], row["ci_high"]

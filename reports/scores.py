@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from piflow_reports import export, html, plots, words
@@ -16,6 +16,7 @@ from piflow_bench.errors import UserError
 from piflow_bench.evaluation.inference.cells import better_higher
 from piflow_bench.evaluation.protocols import refuse_mixture
 from piflow_bench.evaluation.score import COLUMNS, WHOLE
+from piflow_bench.evaluation.uncertainty import percent
 
 FILE = "scores.parquet"
 RULES = {
@@ -27,6 +28,26 @@ RULES = {
     "classes": "Classes of the samples",
 }
 """What the page calls the rules that are no settings of metrics."""
+BEFORE = {"warnings": "", "taken": "", "confidence": 0.95}
+"""Columns that older scores lack, and what held then."""
+
+
+class Measure(NamedTuple):
+    """What a column shows: a metric, by one estimator where sets differ in it."""
+
+    metric: str
+    estimator: str = ""
+
+    @property
+    def label(self) -> str:
+        """The metric's label, with the estimator that tells columns apart."""
+        label = words.metric(self.metric).label
+        return f"{label}, {self.estimator}" if self.estimator else label
+
+    def rows(self, scores: pd.DataFrame) -> pd.DataFrame:
+        """Its rows."""
+        found = scores[scores["metric"] == self.metric]
+        return found[found["estimator"] == self.estimator] if self.estimator else found
 
 
 def build_scores(folders: Sequence[Path], out: Path | None = None) -> Path:
@@ -53,7 +74,7 @@ def build_scores(folders: Sequence[Path], out: Path | None = None) -> Path:
     )
     export.write_atomic(beside / "scores.csv", flat)
     columns, rows = table(scores)
-    export.write_atomic(beside / "scores.md", markdown(columns, rows))
+    export.write_atomic(beside / "scores.md", markdown(columns, rows, _interval(scores)))
     export.write_atomic(beside / "scores.tex", latex(columns, rows))
     return page
 
@@ -68,9 +89,9 @@ def read(folders: Sequence[Path]) -> pd.DataFrame:
         except (OSError, ValueError) as error:
             line = str(error).splitlines()[0]
             raise UserError(f"{folder}: {FILE} cannot be read ({line})") from error
-        for later in ("warnings", "taken"):  # Scores of before they were kept.
+        for later, value in BEFORE.items():
             if later not in found:
-                found[later] = ""
+                found[later] = value
         missing = [column for column in COLUMNS if column not in found]
         if missing:
             raise UserError(
@@ -80,7 +101,25 @@ def read(folders: Sequence[Path]) -> pd.DataFrame:
     scores = pd.concat(tables, ignore_index=True)
     pairs = zip(scores["protocol_hash"], scores["rules"], strict=True)
     refuse_mixture({key: json.loads(rules) for key, rules in pairs}, words.joined(names))
+    _refuse_confidences(scores)
     return scores
+
+
+def _refuse_confidences(scores: pd.DataFrame) -> None:
+    """UserError where intervals of two confidences meet: overlaps of such say nothing."""
+    firsts = scores[scores["ci_low"].notna()].drop_duplicates("confidence")
+    if len(firsts) > 1:
+        (a, b), (p, q) = firsts["set"][:2], map(percent, firsts["confidence"][:2])
+        raise UserError(
+            f"intervals of {p} ({a}) and of {q} ({b}) cannot be compared; score all sets with one "
+            "confidence="
+        )
+
+
+def _interval(scores: pd.DataFrame) -> str:
+    """What the sets' intervals are called."""
+    known = scores.loc[scores["ci_low"].notna(), "confidence"]
+    return f"{percent(known.iloc[0] if len(known) else scores['confidence'].iloc[0])} interval"
 
 
 def _provenance(folder: Path) -> str:
@@ -118,6 +157,8 @@ def render(scores: pd.DataFrame) -> str:
         columns=columns,
         rows=rows,
         metrics=[] if several else details(scores),
+        interval=_interval(scores),
+        split=any(measure.estimator for measure in _measures(scores)),
         figures=shown,
         classes=class_tables(scores),
         sets=set_facts(scores),
@@ -133,22 +174,33 @@ def _metrics(scores: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(scores.loc[scores["group"] == WHOLE, "metric"]))
 
 
-def table(scores: pd.DataFrame) -> tuple[list[Column], list[tuple[str, list[Cell]]]]:
-    """A column for each metric, a row for each set; the best by the first metric comes first."""
+def _measures(scores: pd.DataFrame) -> list[Measure]:
+    """The metrics of whole sets, each estimator by itself where sets differ in it."""
+    found: list[Measure] = []
     whole = scores[scores["group"] == WHOLE]
-    return _cells(whole, _metrics(scores), "set")
+    for name in _metrics(scores):
+        how = list(dict.fromkeys(whole.loc[whole["metric"] == name, "estimator"]))
+        found += [Measure(name, each) for each in how] if len(how) > 1 else [Measure(name)]
+    return found
+
+
+def table(scores: pd.DataFrame) -> tuple[list[Column], list[tuple[str, list[Cell]]]]:
+    """A column for each measure, a row for each set; the best by the first one comes first."""
+    whole = scores[scores["group"] == WHOLE]
+    return _cells(whole, _measures(scores), "set")
 
 
 def _cells(
-    scores: pd.DataFrame, metrics: Sequence[str], by: str, sort: bool = True
+    scores: pd.DataFrame, measures: Sequence[Measure], by: str, sort: bool = True
 ) -> tuple[list[Column], list[tuple[str, list[Cell]]]]:
-    """Columns of ``metrics`` and rows of the values of column ``by``."""
+    """Columns of ``measures`` and rows of the values of column ``by``."""
     columns, filled = [], []
-    for i, name in enumerate(metrics):
-        higher = better_higher(name)
-        meaning, label = words.metric(name).meaning, words.metric(name).label
-        columns.append(Column(("", "", name, ""), label, meaning, higher, i == 0))
-        filled.append(_column(scores[scores["metric"] == name], by, higher))
+    for i, measure in enumerate(measures):
+        higher = better_higher(measure.metric)
+        key = ("", "", measure.metric, measure.estimator)
+        meaning = words.metric(measure.metric).meaning
+        columns.append(Column(key, measure.label, meaning, higher, i == 0))
+        filled.append(_column(measure.rows(scores), by, higher))
     names = list(dict.fromkeys(scores[by]))
     rows = [(name, [column.get(name, Cell()) for column in filled]) for name in names]
     if sort and columns and columns[0].higher is not None:
@@ -209,8 +261,8 @@ def class_tables(scores: pd.DataFrame) -> list[dict[str, Any]]:
     found = []
     by_class = scores[scores["group"] != WHOLE]
     for name, rows in by_class.groupby("set", sort=False):
-        metrics = list(dict.fromkeys(rows["metric"]))
-        columns, cells = _cells(rows, metrics, "group", sort=False)
+        measures = [Measure(metric) for metric in dict.fromkeys(rows["metric"])]
+        columns, cells = _cells(rows, measures, "group", sort=False)
         for i, column in enumerate(columns):
             if column.higher is not None:
                 _mark_ends([row[1][i] for row in cells], column.higher)
@@ -228,11 +280,11 @@ def _mark_ends(cells: list[Cell], higher: bool) -> None:
 
 
 def figures(scores: pd.DataFrame, order: Sequence[str]) -> list[plots.Figure]:
-    """A figure for each metric: every set's value with its interval, in the order given."""
+    """A figure for each measure: every set's value with its interval, in the order given."""
     whole = scores[scores["group"] == WHOLE]
     shown = []
-    for number, name in enumerate(_metrics(scores)):
-        rows = whole[whole["metric"] == name]
+    for number, measure in enumerate(_measures(scores)):
+        name, rows = measure.metric, measure.rows(whole)
         rows = rows.assign(place=[-order.index(each) for each in rows["set"]])
         if rows["ci_low"].isna().all():
             continue
@@ -258,9 +310,9 @@ def figures(scores: pd.DataFrame, order: Sequence[str]) -> list[plots.Figure]:
             range=[0.5 - len(order), 0.5],
             showgrid=False,
         )
-        label, meaning = words.metric(name)
+        label, meaning = measure.label, words.metric(name).meaning
         table = [[row["set"], *plots.number_cells(row)] for row in summary.to_dict("records")]
-        heads = ["Set", label, "95 % interval"]
+        heads = ["Set", label, _interval(scores)]
         text = plots.spec(figure)
         shown.append(plots.Figure(f"s{number}", label, meaning, text, height, heads, table))
     return shown
@@ -322,11 +374,13 @@ def _plain(value: Any) -> str:
     return "all" if value is None else str(value)
 
 
-def markdown(columns: Sequence[Column], rows: Sequence[tuple[str, list[Cell]]]) -> str:
-    """A GitHub table."""
+def markdown(
+    columns: Sequence[Column], rows: Sequence[tuple[str, list[Cell]]], interval: str
+) -> str:
+    """A GitHub table; ``interval``: what the brackets hold."""
     lines = [["Samples", *map(export.md, _heads(columns))], ["---", *["---:"] * len(columns)]]
     lines += [[export.md(name), *map(export.md_cell, cells)] for name, cells in rows]
-    note = "Bold: the best, and all whose intervals overlap its (no test). Brackets: 95 %."
+    note = f"Bold: the best, and all whose intervals overlap its (no test). Brackets: {interval}."
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{note}\n"
 
 

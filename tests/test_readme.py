@@ -77,15 +77,14 @@ def block_with(words):
 
 
 def test_samples_are_scored_as_it_says(tmp_path):
-    """On enlarged digits: ``real``, ``generated`` in class folders, ``other.npz`` with classes."""
+    """On enlarged digits: folders ``real`` and ``generated``, and ``other.npz`` with classes."""
     digits = load_digits()
     images = np.kron(digits.images, np.ones((1, 4, 4)))[:90]
     images = np.repeat((images * 255 / 16).astype(np.uint8)[..., None], 3, axis=3)
     for name, rows in (("generated", images[:30]), ("real", images[30:60])):
         for i, row in enumerate(rows):
-            folder = tmp_path / name / (f"{i % 2}" if name == "generated" else "")
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(row).save(folder / f"{i:02d}.png")
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(row).save(tmp_path / name / f"{i:02d}.png")
     np.savez(tmp_path / "other.npz", arr_0=images[60:], arr_1=np.arange(30) % 2)
     printed = []
     for command in block_with("samples=generated"):

@@ -16,6 +16,11 @@ JACKKNIFE = "delete-block jackknife over blocks"
 AT_THIS_N = "expectation at this n and this reference"
 
 
+def percent(confidence: float) -> str:
+    """A share of 1 in per cent, with every digit that was asked for: "95 %", "99.5 %"."""
+    return f"{100 * confidence:.10g} %"
+
+
 @dataclass(frozen=True)
 class Interval:
     """A value with its interval; ``n`` counts the units it rests on (blocks, seeds, samples)."""

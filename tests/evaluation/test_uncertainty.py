@@ -130,3 +130,8 @@ def test_a_constant_difference_is_no_certainty_when_it_is_rounded(shift):
     found = U.jackknife_difference(350 / 360, blocks / 360, 346 / 360, (blocks - shift) / 360)
     assert np.isnan(found.p)
     assert S.paired_seed_difference(a / 500, a * 3 / 1500).p == 1
+
+
+def test_a_confidence_is_told_with_every_digit_asked_for():
+    told = {0.95: "95 %", 0.9: "90 %", 0.29: "29 %", 0.995: "99.5 %", 0.9973: "99.73 %"}
+    assert {each: U.percent(each) for each in told} == told

@@ -77,12 +77,12 @@ def test_bold_is_the_best_and_what_its_interval_overlaps():
         return dict(set=name, value=value, ci_low=low, ci_high=high, metric="recall")
 
     table = pd.DataFrame([row("a", 0.5, 0.1), row("b", 0.6, 0.05), row("c", 0.3, 0.1)])
-    _, rows = scores._cells(table, ["recall"], "set")
+    _, rows = scores._cells(table, [scores.Measure("recall")], "set")
     assert [(name, cells[0].bold) for name, cells in rows] == [
         ("b", True), ("a", True), ("c", False),
     ]  # fmt: skip
     unknown = table.assign(ci_low=np.nan, ci_high=np.nan)
-    _, rows = scores._cells(unknown, ["recall"], "set")
+    _, rows = scores._cells(unknown, [scores.Measure("recall")], "set")
     assert [cells[0].bold for _, cells in rows] == [True, False, False]
 
 
@@ -108,6 +108,103 @@ def test_different_protocols_are_refused_with_the_rule_named(folders, tmp_path):
     with pytest.raises(UserError, match="differ in k: 5 and 3;"):
         scores.build_scores([folders[0], tmp_path], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+PAIRS = ("kid_exact", "energy_distance")
+
+
+@pytest.fixture(scope="module")
+def laws(tmp_path_factory):
+    """Scores of sets whose classes are unknown, balanced, drawn, and a part of drawn ones."""
+    root = tmp_path_factory.mktemp("laws")
+    digits = load_digits()
+    images = np.repeat((digits.images * 255 / 16).astype(np.uint8)[..., None], 3, axis=3)
+    random = np.random.default_rng(0)
+    few = random.choice(np.flatnonzero(digits.target < 4), 200, replace=False)
+    turns = np.concatenate([np.flatnonzero(digits.target == i)[:10] for i in range(10)])
+    sets = {
+        "unknown": (images[:100], None, None),
+        "balanced": (images[turns], digits.target[turns], None),
+        "drawn": (images[100:200], digits.target[100:200] % 7, None),
+        "part": (images[few], digits.target[few], 100),
+    }
+    for name, (rows, labels, n) in sets.items():
+        found = piflow_bench.evaluate(
+            rows, images[900:1500], "digits", metrics=["fd", *PAIRS], labels=labels, n=n,
+            cache=root / "features",
+        )  # fmt: skip
+        (root / name).mkdir()
+        found.to_parquet(root / name / "scores.parquet", index=False)
+    return root
+
+
+def test_sets_of_any_labels_share_a_page_and_their_pair_statistics_where_they_compare(laws):
+    """FD is one column whatever is known of classes; KID one for each estimator."""
+    names = ("unknown", "balanced", "drawn", "part")
+    read = scores.read([laws / name for name in names])
+    columns, rows = scores.table(read)
+    cells = {
+        column.label: [name for name, row in rows if np.isfinite(row[i].value)]
+        for i, column in enumerate(columns)
+    }
+    assert len(cells) == 1 + 2 * 3 and set(cells["FD"]) == set(names)
+    plain = {"unknown", "drawn"}
+    for label in ("KID, all pairs", "Energy dist."):
+        apart = {key: set(value) for key, value in cells.items() if key.startswith(label)}
+        assert sorted(map(sorted, apart.values())) == [["balanced"], ["drawn", "unknown"], ["part"]]
+        assert any(key.endswith("U-statistic") and value == plain for key, value in apart.items())
+    text = scores.render(read)
+    assert "each estimator has a column of its own" in text
+    assert text.count('class="plot"') == len(columns)
+    together, _ = scores.table(scores.read([laws / name for name in plain]))
+    assert [column.label for column in together][1:] == ["KID, all pairs", "Energy dist."]
+
+
+def test_bold_is_the_best_of_its_estimator(laws):
+    columns, rows = scores.table(scores.read([laws / name for name in ("unknown", "balanced")]))
+    for i, column in enumerate(columns):
+        known = [row[i] for _, row in rows if np.isfinite(row[i].value)]
+        assert len(known) == (2 if column.label == "FD" else 1)
+        assert any(cell.bold for cell in known) == (column.label == "FD"), "one has no rival"
+
+
+@pytest.mark.parametrize("confidence, told", [(0.9, "90 %"), (0.683, "68.3 %"), (0.999, "99.9 %")])
+def test_intervals_are_called_what_they_are(folders, tmp_path, capsys, confidence, told):
+    """On the terminal, on the page of one set and of several, and in the exports."""
+    images = np.repeat((load_digits().images * 255 / 16).astype(np.uint8)[..., None], 3, axis=3)
+    for name, rows in (("a", images[:60]), ("b", images[60:120])):
+        np.savez(tmp_path / f"{name}.npz", rows)
+        command = [f"samples={tmp_path / name}.npz", f"reference={folders[0].parent / 'real.npz'}",
+                   "protocol=digits", "metrics=[fd,vendi]", f"confidence={confidence}",
+                   f"store={tmp_path / 'store'}", f"out={tmp_path / name}"]  # fmt: skip
+        assert main(["evaluate", *command]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"{told} interval" in said and "95 %" not in said
+    for number in (1, 2):
+        places = [tmp_path / name for name in "ab"[:number]]
+        page = scores.build_scores(places, tmp_path / f"{number}" / "page.html")
+        text = page.read_text().partition("<script>")[0]
+        assert f"{told} interval" in text and "95 %" not in text
+        assert f"Brackets: {told} interval." in (page.parent / "exports/scores.md").read_text()
+    table = pd.read_parquet(tmp_path / "a" / "scores.parquet")
+    assert set(table["confidence"]) == {confidence}
+    with pytest.raises(UserError, match=rf"^intervals of {told} \(a\) and of 95 % .*confidence="):
+        scores.build_scores([tmp_path / "a", with_confidence(table, 0.95, tmp_path / "c")])
+
+
+def with_confidence(table, confidence, folder):
+    folder.mkdir()
+    table.assign(confidence=confidence).to_parquet(folder / "scores.parquet")
+    return folder
+
+
+def test_older_scores_and_scores_without_intervals_are_read(folders, tmp_path):
+    """Before their confidence was kept, intervals were of 95 %; none contradict none."""
+    table = pd.read_parquet(folders[0] / "scores.parquet")
+    table.drop(columns="confidence").to_parquet(tmp_path / "scores.parquet")
+    assert "95 % interval" in scores.build_scores([tmp_path], tmp_path / "page.html").read_text()
+    bare = with_confidence(table.assign(ci_low=np.nan, ci_high=np.nan), 0.5, tmp_path / "bare")
+    assert "95 % interval" in scores.render(scores.read([bare, folders[0]]))
 
 
 def test_what_cannot_be_read_is_named(folders, tmp_path, capsys):
