@@ -27,6 +27,7 @@ TEXTS = [
     "sampler",
     "question",
     "metric",
+    "estimator",
     "extractor",
     "reference",
     "protocol",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -103,6 +103,8 @@ def columns(summary: pd.DataFrame, primary: Primary) -> dict[str, list[Column]]:
         about = [words.QUESTIONS.get(question, question), extractor]
         title = "" if is_main else " · ".join(filter(None, about)) or "Other"
         note = [words.metric(name).meaning, words.QUESTION_NOTES.get(question, "")]
+        how = sorted({e for e in rows.loc[_of(rows, record), "estimator"] if e})
+        note += [f"estimator: {' and '.join(how)}"] if how else []
         label = words.metric(name).label
         if several[(question, extractor, name)] > 1:
             label += f" ({protocol[:6]})"
@@ -120,6 +122,12 @@ def columns(summary: pd.DataFrame, primary: Primary) -> dict[str, list[Column]]:
     for group in tables.values():
         group.sort(key=lambda c: (place.get(c.measure[2], len(place)), c.measure))
     return dict(sorted(tables.items()))
+
+
+def _of(rows: pd.DataFrame, record: dict[Any, Any]) -> pd.Series:
+    """Which rows are of a record's question, features, metric and protocol."""
+    names = ["question", "extractor", "metric", "protocol"]
+    return (rows[names] == [record[name] for name in names]).all(axis=1)
 
 
 def rankings(

@@ -116,6 +116,16 @@ def test_protocols_get_columns_of_their_own(results, primary):
     assert not len(table) and "protocol" in note
 
 
+def test_a_columns_note_names_its_estimators(results, primary):
+    kid = results["metric"] == "kid"
+    mixed = results.assign(estimator=np.where(kid, "stratified by 10 classes", ""))
+    mixed.loc[kid & (mixed["role"] == "control"), "estimator"] = "all pairs"
+    found = tables.columns(frames.summarise(frames.final(mixed)), primary)[""]
+    notes = {column.measure[2]: column.note for column in found}
+    assert "estimator: all pairs and stratified by 10 classes" in notes["kid"]
+    assert not any("estimator" in note for name, note in notes.items() if name != "kid")
+
+
 def test_several_samplers_of_a_variant_are_several_series(results):
     twice = results[results["variant"] == "teacher-euler"]
     both = pd.concat([results, twice.assign(sampler="solver=euler")])

@@ -19,7 +19,7 @@ CELL = [
 MEASURE = ["question", "extractor", "metric", "protocol"]
 USED = [
     "status", "value", "ci_low", "ci_high", "n", "train_seed", "replicates", "reason",
-    "budget_tfe", "higher_is_better", "train_images", "train_seconds",
+    "budget_tfe", "higher_is_better", "train_images", "train_seconds", "estimator",
 ]  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     columns = [
         *CELL, *MEASURE, "value", "low", "high", "interval", "seeds", "failed", "reason", "n",
         "higher", "budget_tfe", "train_images", "train_seconds", "by_seed",
-        "seed_replicates", "replicates",
+        "seed_replicates", "replicates", "estimator",
     ]  # fmt: skip
     summary = pd.DataFrame([_cell(rows) for rows in groups.values()], columns=columns)
     summary["higher"] = summary["higher"].astype(object).where(summary["higher"].notna(), None)
@@ -142,6 +142,7 @@ def _cell(rows: list[dict[str, Any]]) -> dict[str, Any]:
             name: float(np.mean([row[name] for row in good])) if good else np.nan
             for name in ("budget_tfe", "train_images", "train_seconds")
         },
+        "estimator": ", ".join(sorted({row["estimator"] for row in good} - {""})),
         "by_seed": seeds,
         "seed_replicates": left,
         "replicates": _replicates([row["replicates"] for row in good]),

@@ -33,6 +33,7 @@ def row(variant, seed, metric="fd", **changes):
         nfe=1,
         question="imitation",
         metric=metric,
+        estimator="",
         extractor="features",
         value=value,
         ci_low=value - 1,
