@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench.errors import UserError, nearest
-from piflow_bench.sources import FILE_PLUGIN
+from piflow_bench.sources import FILE_PLUGIN, module_digest
 
+OURS = ("piflow_bench", "piflow_methods")
+"""Packages of this project."""
 GROUPS = {
     "method": "piflow_bench.methods",
     "dataset": "piflow_bench.datasets",
@@ -44,6 +46,8 @@ class Plugin:
     source: str
     """The distribution, or the file."""
     importer: Callable[[], Any]
+    module: str = ""
+    """Where its object lies, of a plugin of an installed package."""
 
     def load(self) -> Any:
         """The plugin's object.
@@ -60,6 +64,16 @@ class Plugin:
                 f"{self.kind} '{self.name}' ({self.source}) cannot be loaded: "
                 f"{type(error).__name__}: {error} ({where})"
             ) from error
+
+    def foreign_source(self) -> str:
+        """Digest of the modules of a plugin that is not this project's; "" of one that is.
+
+        This project's have versions and digests of their own, which say when outputs change.
+        """
+        if not self.module or self.module.partition(".")[0] in OURS:
+            return ""
+        self.load()
+        return module_digest(sys.modules[self.module])
 
 
 def _from_file(path: Path) -> Any:
@@ -119,7 +133,7 @@ def find(kind: str, folders: Sequence[str] = ()) -> dict[str, Plugin]:
     found = []
     for entry in entry_points(group=GROUPS[kind]):
         source = entry.dist.name if entry.dist is not None else entry.value
-        found.append(Plugin(kind, entry.name, source, entry.load))
+        found.append(Plugin(kind, entry.name, source, entry.load, entry.module))
     if kind == "method":
         found += _file_plugins(folders)
     plugins: dict[str, Plugin] = {}

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 FILE_PLUGIN = "piflow_plugin_"
 """Beginning of the module names of plugins that are files."""
@@ -30,12 +31,18 @@ def source_digest(plugin: type) -> str:
     """
     module = sys.modules[plugin.__module__]
     file = getattr(module, "__file__", None)
+    if file is not None and is_file_plugin(plugin):
+        return digest([Path(file)], [("", Path(file).parent)])
+    return module_digest(module)
+
+
+@cache
+def module_digest(module: ModuleType) -> str:
+    """The same of a module of an installed package: of all its package's that it imports."""
+    file = getattr(module, "__file__", None)
     if file is None:
         return ""
-    if is_file_plugin(plugin):
-        return digest([Path(file)], [("", Path(file).parent)])
-    top = plugin.__module__.partition(".")[0]
-    return digest([Path(file)], packages(top))
+    return digest([Path(file)], packages(module.__name__.partition(".")[0]))
 
 
 def package_digest(folder: Path) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,14 @@ class Metric:
     """What stands for an expectation; of ``PAIRS`` and ``SUBSETS`` it depends on the design."""
     version: int = 1
     """Raise it when the same features give another value: stored values are computed anew."""
+    source: str = ""
+    """Digest of the modules of another project's plugin, set as it is loaded: edited, it is
+    computed anew without a word from its author."""
+
+    @property
+    def key(self) -> int | list[int | str]:
+        """What decides its values, given the same features."""
+        return [self.version, self.source] if self.source else self.version
 
 
 @lru_cache(maxsize=1)
@@ -71,7 +79,7 @@ def all_metrics() -> dict[str, Metric]:
     plugins = registry.find("metric").values()
     for plugin in sorted(plugins, key=lambda each: (each.source != "piflow-bench", each.name)):
         try:
-            loaded = plugin.load()
+            loaded, foreign = plugin.load(), plugin.foreign_source()
         except registry.PluginError as error:  # It must not break the others.
             print(f"warning: {error}", file=sys.stderr)
             continue
@@ -82,5 +90,5 @@ def all_metrics() -> dict[str, Metric]:
                     f"two metrics are called '{metric.name}': one from {found[metric.name][1]}, "
                     f"one from {plugin.source}; rename or uninstall one"
                 )
-            found[metric.name] = (metric, plugin.source)
+            found[metric.name] = (replace(metric, source=foreign), plugin.source)
     return {name: metric for name, (metric, _) in found.items()}

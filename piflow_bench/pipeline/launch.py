@@ -19,15 +19,15 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from piflow_bench import interruption, registry
+from piflow_bench import interruption
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.history import begin
 from piflow_bench.pipeline.kinds import KINDS
+from piflow_bench.pipeline.plugin_sources import unchanged_source
 from piflow_bench.pipeline.progress import progress_writer
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.store import Store, environment_error
-from piflow_bench.sources import source_digest
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def execute(
 
     resumable = KINDS[stage.kind].resumable
     try:
-        source = _source(stage, runtime)
+        source = unchanged_source(stage, runtime)
         with store.lock(stage):
             if store.has(stage) or store.finish(stage):
                 return "done", "", ""
@@ -95,21 +95,6 @@ def execute(
         return "failed", text, traceback.format_exc()
 
 
-def _source(stage: Stage, runtime: Runtime) -> str:
-    """Digest of the modules of the stage's method, as this process has loaded them; "" without.
-
-    Raises:
-        SourceChanged: if its key is of another source.
-    """
-    if "method" not in stage.config:
-        return ""
-    name = stage.config["method"]
-    found = source_digest(registry.get("method", name, runtime.folders))
-    if stage.config.get("source", found) != found:
-        raise SourceChanged(f"the source of method '{name}' was edited after the run had begun")
-    return found
-
-
 def _provenance(started: float) -> dict[str, Any]:
     from piflow_bench.provenance import git_commit, hardware, versions
 
@@ -122,10 +107,6 @@ def _provenance(started: float) -> dict[str, Any]:
         "versions": versions(),
         "pid": os.getpid(),
     }
-
-
-class SourceChanged(RuntimeError):
-    """A plugin's file is not what the run was planned with; the same command plans it anew."""
 
 
 class Interrupted(KeyboardInterrupt):

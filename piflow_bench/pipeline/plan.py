@@ -18,6 +18,7 @@ from piflow_bench.errors import UserError, nearest
 from piflow_bench.hub import digest, local_path
 from piflow_bench.method import Facts, Method
 from piflow_bench.pipeline.graph import Stage, closure
+from piflow_bench.pipeline.plugin_sources import dataset_source
 from piflow_bench.pipeline.runtime import Runtime, checked_dataset, load_dataset
 from piflow_bench.pipeline.sampling_settings import check_sampling
 from piflow_bench.pipeline.slurm.settings import check_resources
@@ -330,6 +331,7 @@ class _Planner:
             ),
             "digest": self.dataset.digest,
             "teacher": weights,
+            **dataset_source(config.dataset.name),
         }
         self.teacher_inputs: dict[str, tuple[Stage, ...]] = {}
         if config.dataset.fit_backbone:
@@ -360,11 +362,11 @@ class _Planner:
         """What decides the judge's logits, where there is one."""
         return (self.dataset.judge_digest or "not stated") if self.judged else None
 
-    def versions(self, names: Iterable[str]) -> dict[str, int]:
-        """The versions of metrics, by name."""
+    def versions(self, names: Iterable[str]) -> dict[str, Any]:
+        """What decides metrics, by name."""
         from piflow_bench.evaluation.metrics import all_metrics
 
-        return {name: all_metrics()[name].version for name in names}
+        return {name: all_metrics()[name].key for name in names}
 
     def shards(self, n: int) -> list[tuple[int, int, str]]:
         """First and last index of every shard of ``n`` samples, with words where several."""

@@ -11,7 +11,7 @@ import torch
 
 from piflow_bench.cli import main
 from piflow_bench.config import compose
-from piflow_bench.pipeline import launch
+from piflow_bench.pipeline import launch, plugin_sources
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import _Schedule, execute
 from piflow_bench.pipeline.outdated import discard_outdated, outdated, warnings_of
@@ -197,7 +197,7 @@ def attempts(store, monkeypatch, kind, runtime, stage):
 def test_work_of_another_source_is_not_gone_on_from(store, monkeypatch, kind):
     stage = Stage(kind, {"method": "kd"})
     digest = ["one"]
-    monkeypatch.setattr(launch, "source_digest", lambda plugin: digest[0])
+    monkeypatch.setattr(plugin_sources, "source_digest", lambda plugin: digest[0])
     go = [store, monkeypatch, kind, Runtime(), stage]
     assert [attempts(*go), attempts(*go)] == [False, True]
     digest[0] = "two"

@@ -40,17 +40,21 @@ class Extractor:
     """float32, tf32 (a GPU's shorter products) or bfloat16 (autocast)."""
     recipe: tuple[str, str | None, str, str, bool] | None = None
     """Arguments of the ``get_extractor`` that gives it again."""
+    source: str = ""
+    """Digest of the modules of another project's plugin, set as it is loaded."""
 
     @property
     def identity(self) -> str:
         """Name, resizing rule and the first digits of the weights' sha256."""
-        return f"{self.name} ({self.rule}; weights {self.weights[:12]})"
+        source = f"; source {self.source}" if self.source else ""
+        return f"{self.name} ({self.rule}; weights {self.weights[:12]}{source})"
 
     @property
     def key(self) -> list[str]:
         """What decides its outputs."""
         compiled = self.recipe is not None and self.recipe[-1]
-        return [self.name, self.rule, self.weights, self.precision, "compiled" * compiled]
+        rule = [self.name, self.rule, self.weights, self.precision, "compiled" * compiled]
+        return [*rule, self.source] if self.source else rule
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -89,7 +93,8 @@ def get_extractor(
     loaded: Extractor = registry.get("extractor", name)(weights, device)
     network = torch.compile(loaded.network) if compiled else loaded.network
     recipe = (name, weights, device, precision, compiled)
-    return replace(loaded, network=network, precision=precision, recipe=recipe)
+    source = registry.find("extractor")[name].foreign_source()
+    return replace(loaded, network=network, precision=precision, recipe=recipe, source=source)
 
 
 def usual_batch(device: str) -> int:

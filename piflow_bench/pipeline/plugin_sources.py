@@ -1,0 +1,54 @@
+"""The sources of plugins in keys: what another project's code made is made anew when it is edited.
+
+A method that is a file has its digest beside its settings, a dataset of another project beside its
+own digest, a metric beside its version. Code that is edited after the plan makes nothing under the
+key of what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from piflow_bench import registry
+from piflow_bench.pipeline.graph import Stage
+from piflow_bench.pipeline.runtime import Runtime
+from piflow_bench.sources import source_digest
+
+
+class SourceChanged(RuntimeError):
+    """A plugin's code is not what the run was planned with; the same command plans it anew."""
+
+
+def dataset_source(name: str) -> dict[str, str]:
+    """What a dataset's key has beside the data: the source of a plugin of another project."""
+    found = registry.find("dataset")[name].foreign_source()
+    return {"source": found} if found else {}
+
+
+def unchanged_source(stage: Stage, runtime: Runtime) -> str:
+    """Digest of the modules of the stage's method, as this process has loaded them; "" without.
+
+    Raises:
+        SourceChanged: if a plugin of the stage is not what its key says.
+    """
+    found = ""
+    if "method" in stage.config:
+        found = source_digest(registry.get("method", stage.config["method"], runtime.folders))
+    for what in _changed(stage, found):
+        raise SourceChanged(f"the source of {what} was edited after the run had begun")
+    return found
+
+
+def _changed(stage: Stage, method: str) -> Iterator[str]:
+    """Plugins of the stage whose source here is not that of its key."""
+    config = stage.config
+    if config.get("source", method) != method:
+        yield f"method '{config['method']}'"
+    dataset = config.get("dataset", {})
+    if "source" in dataset and dataset_source(dataset["name"]) != {"source": dataset["source"]}:
+        yield f"dataset '{dataset['name']}'"
+    foreign = {n: key for n, key in config.get("versions", {}).items() if isinstance(key, list)}
+    if foreign:
+        from piflow_bench.evaluation.metrics import all_metrics
+
+        yield from (f"metric '{n}'" for n, key in foreign.items() if all_metrics()[n].key != key)

@@ -1,0 +1,169 @@
+"""Another project's dataset, extractor or metric that is edited makes anew what it made."""
+
+import importlib
+import sys
+
+import pytest
+
+from piflow_bench.config import compose
+from piflow_bench.evaluation.extractors.extractor import get_extractor
+from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.pipeline import runtime
+from piflow_bench.pipeline.launch import execute
+from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.pipeline.runtime import Runtime
+from piflow_bench.pipeline.store import Store
+
+SETTINGS = ("profile=smoke", "only=[kd,teacher-euler]", "nfes=[1]")
+THEIRS = ("dataset.name=theirs", "protocol.metrics=[fd,recall,spread]")
+FILES = {
+    "__init__": "",
+    "data": """
+from functools import partial
+from piflow_bench.data import digits
+from .helper import SETTINGS
+
+
+def build(settings, device, more):
+    return digits.load({**settings, **more}, device)
+
+
+load = partial(build, more=SETTINGS)
+""",
+    "helper": "SETTINGS = {'untrained': True}\n",
+    "measure": """
+import numpy as np
+from piflow_bench.evaluation.metrics import Metric
+from theirs import weights
+
+
+def spread(inputs):
+    x = inputs.generated.rows
+    return {"spread": (x.std() * weights.FACTOR, [x.std()] * inputs.block_count)}
+
+
+SPREAD = Metric("spread", "Spread", True, "diversity", ("generated",), spread)
+""",
+    "weights": "FACTOR = 2\n",
+    "look": """
+import torch
+from piflow_bench.evaluation.extractors.extractor import Extractor
+from .rules import RULE
+
+
+def load(weights, device):
+    return Extractor("theirs", "none", RULE, ("features",), torch.from_numpy, lambda x: {})
+""",
+    "rules": "RULE = 'as it is'\n",
+    "unused": "",
+}
+ENTRIES = """
+[piflow_bench.datasets]
+theirs = theirs.data:load
+[piflow_bench.metrics]
+theirs = theirs.measure:SPREAD
+[piflow_bench.extractors]
+theirs = theirs.look:load
+"""
+
+
+def forget():
+    """As in a new process."""
+    for name in [n for n in sys.modules if n.partition(".")[0] == "theirs"]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    all_metrics.cache_clear()
+    runtime._cached_dataset.cache_clear()
+
+
+@pytest.fixture
+def theirs(tmp_path, monkeypatch):
+    """A package of another project with a dataset, a metric and an extractor."""
+    folder, info = tmp_path / "theirs", tmp_path / "theirs-1.0.dist-info"
+    folder.mkdir()
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(ENTRIES)
+    for name, text in FILES.items():
+        (folder / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    forget()
+    yield folder
+    monkeypatch.undo()
+    forget()
+
+
+def edit(folder, name):
+    with (folder / f"{name}.py").open("a") as file:
+        file.write("# edited\n")
+    forget()
+
+
+def plan(*settings):
+    (config,) = compose([*SETTINGS, *settings])
+    return make_plan(config)
+
+
+def kinds_changed(before, after):
+    gone = {s.name: s.kind for s in before.stages}
+    for stage in after.stages:
+        gone.pop(stage.name, None)
+    return set(gone.values())
+
+
+METRICS = {"metrics", "partition"}
+EVERY = {
+    "distill", "sample", "converged", "draw", "features", "agreement", "breakdown", "selection",
+    *METRICS,
+}  # fmt: skip
+CHANGED = {
+    "data": EVERY, "helper": EVERY, "measure": METRICS, "weights": METRICS, "look": set(),
+    "unused": set(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edited", CHANGED)
+def test_an_edit_changes_the_keys_of_what_the_module_decides(edited, theirs):
+    before = plan(*THEIRS)
+    edit(theirs, edited)
+    after = plan(*THEIRS)
+    assert kinds_changed(before, after) == CHANGED[edited]
+    # Rows of one protocol are compared: those of another dataset's code are not.
+    assert (before.protocol_hash != after.protocol_hash) == (CHANGED[edited] == EVERY)
+
+
+def test_an_edited_extractor_looks_anew(theirs):
+    def looked(name):
+        extractor = get_extractor(name)
+        return extractor.key, extractor.identity
+
+    first, ours = looked("theirs"), looked("digits")
+    edit(theirs, "unused")
+    assert looked("theirs") == first
+    edit(theirs, "rules")
+    again = looked("theirs")
+    assert again[0] != first[0] and again[1] != first[1]
+    assert looked("digits") == ours and "source" not in ours[1]
+
+
+def test_our_own_have_no_source_in_their_keys(theirs):
+    for stage in plan().stages:
+        assert "source" not in stage.config.get("dataset", {})
+        assert all(isinstance(v, int) for v in stage.config.get("versions", {}).values())
+
+
+@pytest.mark.parametrize(
+    ("edited", "kind", "words"),
+    [("helper", "draw", "dataset 'theirs'"), ("weights", "metrics", "metric 'spread'")],
+)
+def test_code_that_was_edited_after_the_plan_makes_nothing(edited, kind, words, theirs, tmp_path):
+    store = Store(tmp_path / "store")
+    store.prepare()
+    stage = next(
+        s for s in plan(*THEIRS).stages
+        if s.kind == kind and (kind == "draw" or "spread" in s.config["versions"])
+    )  # fmt: skip
+    edit(theirs, edited)
+    status, reason, _ = execute(store, stage, Runtime(dataset={}))
+    assert status == "failed" and not store.has(stage)
+    assert f"the source of {words} was edited after the run had begun" in reason
