@@ -1,11 +1,13 @@
-"""Do 95 % intervals hold the truth? ``python -m tests.simulations.intervals`` (an hour on a core).
+"""Do 95 % intervals hold the truth? ``python -m tests.simulations.intervals`` (minutes on a core).
 
 Two students of one quality are scored against one reference, again and again: their samples come
 from one mixture of classes and share labels and most of their noise, as those of a run do. Labels
-are *drawn* (each for itself), come *in turn* (balanced), or in turn and then *sorted* by class. The
-mixture is that of the reference (*at the ceiling*), or has its classes elsewhere (*away*). Every
-draw goes through ``evaluate_with_replicates`` with its labels: ``tests/evaluation/test_doors.py``
-and ``tests/pipeline/test_metric_stages.py`` show that ``evaluate``, ``evaluate_features`` and the
+are *drawn* (each for itself), come *in turn* (balanced), or in turn and then *sorted* by class; or
+the samples are *a part* of four times as many, whose classes are drawn and unlike in size, taken as
+``evaluate n=`` takes it: it keeps the shares of classes. The mixture is that of the reference (*at
+the ceiling*), or has its classes elsewhere (*away*). Every draw goes through
+``evaluate_with_replicates`` with its labels: ``tests/evaluation/test_doors.py`` and
+``tests/pipeline/test_metric_stages.py`` show that ``evaluate``, ``evaluate_features`` and the
 stages of a run give its bits.
 
 The truth of a difference between the two students is 0. That of a metric is its mean over the
@@ -25,15 +27,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.features import evaluate_with_replicates
+from piflow_bench.evaluation.inputs import Extras
+from piflow_bench.evaluation.subsets import subset
 from piflow_bench.evaluation.uncertainty import Difference, jackknife_difference, t_quantile
 
-DESIGNS = ("drawn", "in turn", "sorted")
+DESIGNS = ("drawn", "in turn", "sorted", "a part")
 PLACES = ("at the ceiling", "away")
 METRICS = ("fd", "kid", "kid_exact", "energy_distance", "vendi")
 ZERO = ("kid", "kid_exact", "energy_distance")
 """Unbiased distances: 0 on average between samples of one distribution."""
 NOISE_SHARED = 0.9
+WHOLE = 4
+"""Samples that a part is taken from, over those taken."""
 RESULTS = Path(__file__).parent / "results" / "intervals.csv"
 
 
@@ -45,7 +52,9 @@ class Size:
     m: int = 1600
     d: int = 8
     classes: int = 5
-    subsets: int = 10
+    subsets: int = 40
+    """Enough for KID to look at most of the reference: chance in a few of its rows is no part of
+    an interval, and 0 would be missed by it."""
     subset_size: int = 60
 
 
@@ -80,10 +89,23 @@ class Mixture:
 
     def labels(self, design: str, n: int, rng: np.random.Generator) -> np.ndarray:
         """Classes ``(n,)``."""
+        classes = self.size.classes
         if design == "drawn":
-            return rng.integers(self.size.classes, size=n)
-        labels = np.arange(n) % self.size.classes
+            return rng.integers(classes, size=n)
+        if design == "a part":
+            shares = np.arange(1, classes + 1)
+            return rng.choice(classes, size=n, p=shares / shares.sum())
+        labels = np.arange(n) % classes
         return np.sort(labels) if design == "sorted" else labels
+
+    def sample(self, design: str, n: int, rng: np.random.Generator) -> tuple[np.ndarray, Design]:
+        """Classes ``(n,)`` of scored samples, and how these were drawn."""
+        if design != "a part":
+            labels = self.labels(design, n, rng)
+            return labels, Design.of(n, labels)
+        whole = self.labels(design, WHOLE * n, rng)
+        places = subset(len(whole), n, whole)
+        return whole[places], Design.part(places, whole)
 
     def features(self, labels: np.ndarray, noise: np.ndarray, place: str) -> np.ndarray:
         """Samples ``(n, d)``."""
@@ -102,8 +124,11 @@ def draws(
     reference = mixture.features(of_reference, noise, "at the ceiling")
     settings = {"kid_subsets": size.subsets, "kid_subset_size": size.subset_size}
     for _ in range(count):
-        labels = mixture.labels(design, size.n, rng)
-        known = {"labels": labels, "reference_labels": of_reference}
+        labels, drawn = mixture.sample(design, size.n, rng)
+        known = {
+            "extras": Extras(labels=labels, design=drawn),
+            "reference_labels": of_reference,
+        }
         noise, own = rng.normal(size=(2, size.n, size.d))
         other = NOISE_SHARED * noise + np.sqrt(1 - NOISE_SHARED**2) * own
         x, y = (mixture.features(labels, each, place) for each in (noise, other))

@@ -1,5 +1,7 @@
 """A short run of the simulations, within what chance allows, and the bounds of the full ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,6 +23,18 @@ def test_intervals_hold_the_truth_whatever_the_order_of_samples(design):
         assert not row.holds_zero < 0.92 - CHANCE, row
         # The standard deviation of 60 draws is known to 10 %.
         assert 0.7 < row.width_ratio < 1.8 * 1.3, row
+
+
+@pytest.mark.parametrize("design", ["in turn", "a part"])
+@pytest.mark.parametrize("classes", [20, 40, 60])
+def test_classes_of_few_samples_make_intervals_wide_never_narrow(design, classes):
+    """Of six, three or two samples a class, or one: blocks cannot keep their shares."""
+    size = replace(SMALL, classes=classes)
+    rows = intervals.simulate(design, "at the ceiling", DRAWS, size)
+    for row in rows:
+        if row.metric in ("kid_exact", "energy_distance"):
+            assert row.holds >= 0.92 - CHANCE and row.holds_zero >= 0.92 - CHANCE, row
+            assert 0.8 < row.width_ratio < 2.3 * 1.3, row
 
 
 def check(rows, place, widest):
