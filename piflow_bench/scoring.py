@@ -319,13 +319,17 @@ def _print(scores: pd.DataFrame) -> None:
         span = f"[{low:.5g}, {high:.5g}]" if low == low else ""
         n = f"{row['n']}" + (f" / {row['n_reference']}" if pd.notna(row["n_reference"]) else "")
         group = [row["group"]] if by_class else []
-        table.add_row(row["metric"], *group, f"{row['value']:.5g}", span, n)
+        table.add_row(row["metric"], *group, _number(row["value"]), span, n)
     console = Console()
     console.print(table)
     if first["taken"]:
         console.print(f"samples: {first['taken']}", markup=False, highlight=False)
     for text in first["warnings"].splitlines():
         console.print(f"warning: {text}", markup=False, highlight=False)
+
+
+def _number(value: float) -> str:
+    return f"{value:.5g}" if value == value else "none"
 
 
 def _write(scores: pd.DataFrame, out: Path) -> None:

@@ -29,6 +29,8 @@ from piflow_bench.evaluation.uncertainty import Interval, jackknife_interval
 if TYPE_CHECKING:
     from piflow_bench.evaluation.passes import Wanted
 
+_LEAST = {"fd": 2, "sfd": 2, "fd_infinity": 3, "kid_exact": 2, "energy_distance": 2}
+"""Samples that an estimate needs, also one without a block."""
 _OF_DIRECTIONS = ("vendi", "vendi_within", "pairwise_distance", "pairwise_within")
 DEFAULT_METRICS = ("fd", "kid_exact", "precision", "recall", "density", "coverage", "vendi")
 
@@ -122,6 +124,8 @@ def evaluate_with_replicates(
     views = _views(asked, whole, reference_labels)
     for metric, inputs in zip(asked, views, strict=True):
         _check_needs(metric, inputs)
+    for metric, inputs in zip(asked, views, strict=True):
+        _check_count(metric.name, inputs)
     return _score(asked, views)
 
 
@@ -245,6 +249,19 @@ def _check_metrics(metrics: Sequence[str]) -> list[Metric]:
     return list(asked.values())
 
 
+def _left(inputs: Inputs) -> int:
+    """How many samples a replicate is of, at least."""
+    n = len(inputs.generated)
+    return n - int(np.bincount(inputs.blocks).max()) if inputs.block_count > 1 else n
+
+
+def _check_count(name: str, inputs: Inputs) -> None:
+    n, left, least = len(inputs.generated), _left(inputs), _LEAST.get(name, 0)
+    if left < least:
+        hint = "; intervals=false leaves no block out" if least <= n else ""
+        raise UserError(f"metric '{name}' needs at least {least} samples, not {left} (n={n}){hint}")
+
+
 def _check_needs(metric: Metric, inputs: Inputs) -> None:
     name, needs, n, s = metric.name, metric.needs, len(inputs.generated), inputs.settings
     if "reference" in needs and inputs.reference is None:
@@ -283,7 +300,7 @@ def _check_needs(metric: Metric, inputs: Inputs) -> None:
             f"setting kid_subset_size={s.kid_subset_size} exceeds the {min(n, m)} samples; "
             f"set kid_subset_size={min(n, m)} or less, or use 'kid_exact'"
         )
-    left = n - int(np.bincount(inputs.blocks).max()) if inputs.block_count > 1 else n
+    left = _left(inputs)
     if metric.passes in ("balls", "recall"):
         points = min(m, left if name == "recall" else m)
         if s.k >= points:
@@ -293,4 +310,8 @@ def _check_needs(metric: Metric, inputs: Inputs) -> None:
                 f"not {points} (n={n}, {m} reference rows){hint}"
             )
     if name == "is" and s.is_splits > left:
-        raise UserError(f"setting is_splits={s.is_splits} exceeds the {left} samples per replicate")
+        hint = "; intervals=false leaves no block out" if s.is_splits <= n else ""
+        raise UserError(
+            f"metric 'is': setting is_splits={s.is_splits} exceeds the {left} samples per "
+            f"replicate (n={n}){hint}"
+        )

@@ -35,6 +35,11 @@ def check_inputs(metrics: Sequence[str], sources: Sources) -> None:
         for need in all_metrics()[name].needs:
             if need in given and given[need][0] is None:
                 raise UserError(f"metric '{name}' needs {given[need][1]}")
+            if need in ("labels", "lpips") and len(set(sources.labels)) == sources.count:
+                raise UserError(
+                    f"metric '{name}' compares samples of a class, but each of the {sources.count} "
+                    "classes has one sample"
+                )
 
 
 def check_outputs(metrics: Sequence[str], network: Extractor) -> None:
@@ -58,7 +63,11 @@ def check_classes(per_class: Sequence[str], sources: Sources) -> None:
         return
     if sources.labels is None:
         raise UserError("per_class: the samples have no classes; give labels=FILE.npy")
-    needy = [name for name in per_class if "reference" in all_metrics()[name].needs]
+    known = all_metrics()
+    for name in per_class:
+        if {"labels", "lpips"} & set(known[name].needs):
+            raise UserError(f"per_class: {name} looks within classes by itself; ask it of metrics=")
+    needy = [name for name in per_class if {"reference", "spatial"} & set(known[name].needs)]
     images = sources.reference.images if sources.reference else None
     if needy and (images is None or images.labels is None):
         raise UserError(

@@ -34,6 +34,7 @@ from piflow_bench.evaluation.settings import make_settings
 from piflow_bench.evaluation.sources import Sources, open_sources
 from piflow_bench.evaluation.statistics import Statistics
 from piflow_bench.evaluation.subsets import described, subset
+from piflow_bench.evaluation.uncertainty import jackknife_interval
 from piflow_bench.files import check_writable
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def evaluate(
         labels: class or prompt of every sample: an array, a .npy or a .json file; or by name, as
             prompts; known without it for npz files with ``arr_1``, for folders of folders, and
             from ``prompts``.
-        per_class: metrics that are also scored within every class, in rows of their own.
+        per_class: metrics that are also scored within every class, in rows of their own; a class
+            that is too small for one has a row without a value, and a warning says why.
         lpips_weights: LPIPS's weights, where they are not in the cache folder.
         clip_weights: the same of the CLIP model of ``clip_score``.
         device: cpu, cuda or cuda:1.
@@ -225,11 +227,13 @@ def evaluate(
             **rules.settings,
         )
     ]
-    if per_class:
-        on = {"device": device, **rules.settings}
-        values += _by_class(per_class, ours, theirs, sources, extras, on)
     chosen = make_settings(rules.settings)
     warnings = cautions(asked, sources, ours, theirs, chosen, rules.precision, copies)
+    if per_class:
+        on = {"device": device, **rules.settings}
+        of_classes, reasons = _by_class(per_class, ours, theirs, sources, extras, on)
+        values += of_classes
+        warnings += reasons
     return _rows(values, rules, sources, network, warnings)
 
 
@@ -288,31 +292,54 @@ def _by_class(
     sources: Sources,
     extras: Extras,
     settings: dict[str, Any],
-) -> list[tuple[str, MetricValue]]:
-    """Metrics within every class, against the reference's samples of that class."""
+) -> tuple[list[tuple[str, MetricValue]], list[str]]:
+    """Metrics within every class, against the reference's samples of that class.
+
+    Also in words what has no value, and why.
+    """
     labels = sources.labels
     assert labels is not None
-    needy = [name for name in metrics if "reference" in all_metrics()[name].needs]
     images = sources.reference.images if sources.reference else None
     of_reference = images.labels if images else None
-    found = []
+    found: list[tuple[str, MetricValue]] = []
+    lacking: dict[tuple[str, str], list[str]] = {}
     for name in sorted(set(labels), key=lambda each: (not each.isdigit(), each.zfill(9))):
         mine = labels == name
         within = Extras(
             None if extras.logits is None else extras.logits[mine],
+            spatial=None if extras.spatial is None else extras.spatial[mine],
             scores={key: values[mine] for key, values in extras.scores.items()},
         )
         same = None
-        if needy and theirs is not None and of_reference is not None:
+        if theirs is not None and of_reference is not None:
             same = theirs[FEATURES][of_reference == name]
-        try:
+            if SPATIAL in theirs:
+                of_class = theirs[SPATIAL][of_reference == name]
+                within = dataclasses.replace(within, reference_spatial=of_class)
+        try:  # Together they share their passes over pairs.
             values = evaluate_with_replicates(
                 ours[FEATURES][mine], same, metrics, extras=within, **settings
             )
-        except UserError as error:
-            raise UserError(f"per_class: class {name}: {error}") from error
-        found += [(str(name), value) for value in values]
-    return found
+        except UserError:
+            values = []
+            for metric in metrics:
+                against = same if "reference" in all_metrics()[metric].needs else None
+                try:
+                    values += evaluate_with_replicates(
+                        ours[FEATURES][mine], against, [metric], extras=within, **settings
+                    )
+                except UserError as error:
+                    lacking.setdefault((metric, str(error)), []).append(str(name))
+                    nothing = jackknife_interval(np.nan, (), make_settings(settings).confidence)
+                    values.append(MetricValue(metric, nothing, int(mine.sum()), ()))
+        # A spread comes with its metric, whether it is asked for or not.
+        once = {value.metric: value for value in values}
+        found += [(str(name), value) for value in once.values()]
+    return found, [
+        f"per_class: no value of {metric} in {len(names)} of {len(set(labels))} classes, such as "
+        f"{names[0]}: {reason}"
+        for (metric, reason), names in lacking.items()
+    ]
 
 
 # ------------------------------------------------------------------ statistics

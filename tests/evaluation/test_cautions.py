@@ -321,3 +321,24 @@ def test_few_samples_name_the_metric_and_the_way_out(tmp_path):
     with pytest.raises(UserError, match=r"'recall'.*k=3.*\(n=5, 30 reference.*intervals=false"):
         piflow_bench.evaluate(pictures(5), pictures(30, 1), **given)
     assert piflow_bench.evaluate(pictures(5), pictures(30, 1), intervals=False, **given).n[0] == 5
+
+
+@pytest.mark.parametrize(
+    "metric, n, least",
+    [
+        ("fd", 2, 2), ("fd", 3, 2), ("kid_exact", 3, 2), ("energy_distance", 2, 2),
+        ("fd_infinity", 5, 3), ("fd_infinity", 2, 3),
+    ],
+)  # fmt: skip
+def test_the_least_n_is_named(tmp_path, metric, n, least):
+    given = dict(metrics=metric, cache=tmp_path / "c")
+    words = f"'{metric}' needs at least {least} samples, not . .n={n}"
+    with pytest.raises(UserError, match=words) as refused:
+        piflow_bench.evaluate(pictures(n), pictures(30, 1), **given)
+    assert ("intervals=false" in str(refused.value)) == (n >= least)
+    if n >= least:
+        given["intervals"] = False
+        assert piflow_bench.evaluate(pictures(n), pictures(30, 1), **given).value[0] > 0
+    else:
+        with pytest.raises(UserError, match=words):
+            piflow_bench.evaluate(pictures(n), pictures(30, 1), intervals=False, **given)

@@ -222,6 +222,46 @@ class TestClasses:
         assert set(found[found.group == "1"].n) == {40}
         assert json.loads(found.rules[0])["classes"] == "3, of 40 to 40 samples"
 
+    def test_a_class_too_small_has_a_row_without_a_value(self, tmp_path):
+        """It must not cost all other rows after the work."""
+        labels = np.arange(120) % 3
+        labels[labels == 2] = 1
+        labels[[7, 9, 60]] = [2, 3, 3]
+        np.savez(tmp_path / "r.npz", arr_0=pictures(1), arr_1=np.arange(120) % 3)
+        found = piflow_bench.evaluate(
+            pictures(0), tmp_path / "r.npz", metrics=["fd"], labels=labels,
+            per_class=["fd", "vendi", "coverage"], cache=tmp_path / "c",
+        )  # fmt: skip
+        assert list(found.group) == ["all", *np.repeat(["0", "1", "2", "3"], 3)]
+        values = found.set_index(["group", "metric"])
+        assert np.isfinite(values.loc[["0", "1", "all"]].value).all()
+        assert values.loc["2"].value.isna().all() and values.loc[("2", "fd")].n == 1
+        assert np.isfinite(values.loc[("3", "vendi")].value)
+        assert values.loc["3"].value[["fd", "coverage"]].isna().all()
+        told = [text for text in found.warnings[0].splitlines() if text.startswith("per_class")]
+        small = "generated features: 1 sample(s), at least 2 are needed"
+        for name in ("fd", "vendi", "coverage"):
+            assert f"per_class: no value of {name} in 1 of 4 classes, such as 2: {small}" in told
+        absent = "reference features: 0 sample(s), at least 2 are needed"
+        assert f"per_class: no value of fd in 1 of 4 classes, such as 3: {absent}" in told
+        alone = piflow_bench.evaluate(
+            pictures(0)[labels == 1], pictures(1)[np.arange(120) % 3 == 1], metrics=["coverage"],
+            cache=tmp_path / "c",
+        )  # fmt: skip
+        assert values.loc[("1", "coverage")].value == alone.value[0]
+
+    def test_terminal_and_files_bear_rows_without_a_value(self, tmp_path, capsys):
+        np.savez(tmp_path / "x.npz", arr_0=pictures(0), arr_1=[*[0] * 119, 1])
+        given = ["metrics=[vendi]", "per_class=[vendi,kid,kid_std]", "kid_subset_size=30"]
+        files = {"samples": "x.npz", "reference": "x.npz", "store": "s", "out": "o"}
+        paths = [f"{key}={tmp_path / name}" for key, name in files.items()]
+        assert main(["evaluate", *paths, *given]) == 0
+        assert "none" in capsys.readouterr().out
+        rows = json.loads((tmp_path / "o" / "scores.json").read_text())
+        assert [row["metric"] for row in rows if row["group"] == "1"] == ["vendi", "kid", "kid_std"]
+        assert all(row["value"] is None for row in rows if row["group"] == "1")
+        assert "no value of vendi in 1 of 2 classes" in (tmp_path / "o" / "report.html").read_text()
+
     def test_folders_and_files_state_classes(self, tmp_path):
         for i, row in enumerate(pictures(0, 12)):
             folder = tmp_path / "images" / f"class {i % 2}" / "deeper"
@@ -240,6 +280,9 @@ class TestClasses:
         ("changes", "words"),
         [
             (dict(per_class=["vendi"]), "no classes; give labels"),
+            (dict(per_class=["vendi_within"], labels=np.arange(120) % 3), "within classes by"),
+            (dict(metrics=["vendi_within"], labels=np.arange(120)), "120 classes has one sample"),
+            (dict(metrics=["pairwise_within"], labels=np.arange(120)), "classes has one sample"),
             (dict(per_class=["fd"], labels=np.arange(120) % 3), "fd needs a reference whose"),
             (dict(per_class=["vendi"], labels=np.arange(7)), "7 labels for 120 samples"),
             (dict(per_class=["vendi"], labels=np.ones(120)), "labels: whole numbers or names"),
