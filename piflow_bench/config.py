@@ -517,6 +517,10 @@ def _checked(config: ExperimentConfig) -> ExperimentConfig:
         raise UserError(f"nfes={config.nfes}: must be distinct and not empty")
     if len(set(config.train_seeds)) != len(config.train_seeds) or not config.train_seeds:
         raise UserError(f"train_seeds={config.train_seeds}: must be distinct and not empty")
+    for key in ("questions", "extractors", "metrics", "curve_metrics"):
+        names = getattr(config.protocol, key)
+        if len(set(names)) != len(names):
+            raise UserError(f"protocol.{key}={names}: must be distinct")
     for name in config.add:
         if name in config.variants:
             raise UserError(f"add={name}: the experiment has a variant of that name already")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench import registry
-from piflow_bench.config import ExperimentConfig, VariantConfig, keys_that_set, to_plain
+from piflow_bench.config import QUESTIONS, ExperimentConfig, VariantConfig, keys_that_set, to_plain
 from piflow_bench.data.dataset import Dataset
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.hub import digest, local_path
@@ -315,6 +315,11 @@ class _Planner:
             )
         except (TypeError, ValueError) as error:
             raise UserError(f"dataset.settings={config.dataset.settings}: {error}") from error
+        for key, choices in (("extractors", self.dataset.extractors), ("questions", QUESTIONS)):
+            if not getattr(self.protocol, key):
+                raise UserError(
+                    f"protocol.{key}=[]: at least one of {', '.join(choices)} is needed"
+                )
         for name in self.protocol.extractors:
             if name not in self.dataset.extractors:
                 raise UserError(

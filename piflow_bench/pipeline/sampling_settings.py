@@ -38,3 +38,5 @@ def check_sampling(entry: VariantConfig, method: type[Method], where: str) -> No
             raise UserError(f"{where}.{key}=[]: name at least one value, or leave it out")
         for each in values:
             build_dataclass(declared[key], {key: each}, where)
+            if values.count(each) > 1:
+                raise UserError(f"{where}.{key}={values}: must be distinct")
