@@ -341,7 +341,7 @@ def cancel_jobs(config: ExperimentConfig) -> None:
     store = store_of(config)
     names = stages_of_run(store, Path(config.runs) / config.name, settings_digest(config))
     if names is None:
-        names = {stage.name for stage in make_plan(config, look=False).stages}
+        names = frozenset(stage.name for stage in make_plan(config, look=False).stages)
     jobs = cancel(names, store)
     arrays = sorted({job.partition("_")[0] for job in jobs}, key=int)
     print(f"{len(jobs)} jobs cancelled" + (f", of {' '.join(arrays)}" if jobs else ""))
