@@ -134,7 +134,7 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
         if settings.out is None:
             _refuse_others(out, of)
     if settings.statistics:
-        check_writable("statistics", Path(settings.statistics).absolute().parent)
+        _check_statistics(settings, Path(settings.statistics))
         _write_statistics(settings)
         if not scoring:
             return None
@@ -242,6 +242,21 @@ def _shown(value: Any) -> str:
     return f"[{','.join(value)}]" if isinstance(value, list) else str(value)
 
 
+def _check_statistics(settings: Settings, path: Path) -> None:
+    """UserError where statistics cannot be written, and where they would replace something else."""
+    from piflow_bench.evaluation.statistics import is_statistics
+
+    check_writable("statistics", path.absolute().parent)
+    for name in FILES:
+        given = getattr(settings, name)
+        if given is not None and os.path.realpath(given) == os.path.realpath(path):
+            raise UserError(f"statistics={path}: is what {name}= reads; give another file")
+    if path.exists() and not is_statistics(path, "statistics"):
+        raise UserError(
+            f"statistics={path}: something else than statistics is there; give another file"
+        )
+
+
 def _write_statistics(settings: Settings) -> None:
     from piflow_bench.evaluation.cautions import few_for_dimensions
     from piflow_bench.evaluation.score import reference_statistics
@@ -305,6 +320,7 @@ def _print(scores: pd.DataFrame) -> None:
     import pandas as pd
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from piflow_bench.evaluation.uncertainty import percent
 
@@ -318,7 +334,7 @@ def _print(scores: pd.DataFrame) -> None:
         low, high = row["ci_low"], row["ci_high"]
         span = f"[{low:.5g}, {high:.5g}]" if low == low else ""
         n = f"{row['n']}" + (f" / {row['n_reference']}" if pd.notna(row["n_reference"]) else "")
-        group = [row["group"]] if by_class else []
+        group = [Text(row["group"])] if by_class else []
         table.add_row(row["metric"], *group, _number(row["value"]), span, n)
     console = Console()
     console.print(table)

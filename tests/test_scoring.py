@@ -115,6 +115,27 @@ class TestStatistics:
         assert main([*self.GIVEN, asked]) == 2
         assert not (tmp_path / "s.npz").exists()
 
+    @pytest.mark.parametrize(
+        "name", ["x.npz", "link.npz", "other.npz", "folder.npz", "note.txt.npz"]
+    )
+    def test_nothing_else_is_written_over(self, tmp_path, capsys, name):
+        """The samples themselves, by whichever name, least of all."""
+        (tmp_path / "link.npz").symlink_to("x.npz")
+        (tmp_path / "folder.npz").mkdir()
+        (tmp_path / "note.txt.npz").write_text("mine")
+        before = {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+        assert main([*self.GIVEN[:-1], f"statistics={name}"]) == 2
+        message = capsys.readouterr().err
+        assert f"statistics={name}" in message and message.count("\n") == 1
+        assert {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+
+    def test_statistics_are_written_over_but_not_the_reference(self, tmp_path):
+        assert main(self.GIVEN) == 0
+        assert main([*self.GIVEN, "n=65"]) == 0
+        assert np.load("s.npz")["n"] == 65
+        assert main([*self.GIVEN, "reference=s.npz", "metrics=[fd]"]) == 2
+        assert np.load("s.npz")["n"] == 65
+
     def test_metrics_that_are_asked_for_are_scored(self, tmp_path):
         assert main([*self.GIVEN, "metrics=[vendi]", "out=o"]) == 0
         assert (tmp_path / "o" / "scores.json").is_file() and (tmp_path / "s.npz").is_file()

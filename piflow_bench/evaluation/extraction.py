@@ -21,6 +21,7 @@ import numpy as np
 
 from piflow_bench.evaluation.extractors.extractor import Extractor, get_extractor
 from piflow_bench.evaluation.pictures.images import Images
+from piflow_bench.evaluation.pictures.npz import DAMAGED
 from piflow_bench.evaluation.pictures.opening import open_images
 
 SHARD = 1024
@@ -82,18 +83,32 @@ def shard_folder(cache: Path, *identity: Any) -> Path:
 def in_shards(
     folder: Path, total: int, shard: Callable[[int, int], Arrays], report: Progress = _silent
 ) -> Arrays:
-    """Arrays of ``total`` rows; ``shard(first, last)`` is called for what ``folder`` lacks."""
+    """Arrays of ``total`` rows; ``shard(first, last)`` is called for what ``folder`` lacks, and for
+    what is damaged there.
+    """
     for first, path in _shards(folder, total):
         last = min(first + SHARD, total)
         if not path.exists():
             _write(path, shard(first, last))
         report(last, total)
-    parts = [dict(np.load(path, allow_pickle=False)) for _, path in _shards(folder, total)]
+    parts = []
+    for first, path in _shards(folder, total):
+        try:
+            parts.append(_read(path))
+        except DAMAGED:
+            path.unlink()
+            _write(path, shard(first, min(first + SHARD, total)))
+            parts.append(_read(path))
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
 def _shards(folder: Path, total: int) -> Iterable[tuple[int, Path]]:
     return [(first, folder / f"{first:08d}.npz") for first in range(0, total, SHARD)]
+
+
+def _read(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _write(path: Path, arrays: Arrays) -> None:

@@ -28,6 +28,7 @@ from piflow_bench.evaluation.features import MetricValue, evaluate_with_replicat
 from piflow_bench.evaluation.inputs import Extras
 from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.evaluation.moments import Moments
+from piflow_bench.evaluation.pictures.folders import natural
 from piflow_bench.evaluation.pictures.opening import open_images
 from piflow_bench.evaluation.protocols import Protocol, load_protocol, rules_hash
 from piflow_bench.evaluation.settings import make_settings
@@ -303,7 +304,7 @@ def _by_class(
     of_reference = images.labels if images else None
     found: list[tuple[str, MetricValue]] = []
     lacking: dict[tuple[str, str], list[str]] = {}
-    for name in sorted(set(labels), key=lambda each: (not each.isdigit(), each.zfill(9))):
+    for name in sorted(set(labels), key=natural):
         mine = labels == name
         within = Extras(
             None if extras.logits is None else extras.logits[mine],
@@ -334,7 +335,8 @@ def _by_class(
                     values.append(MetricValue(metric, nothing, int(mine.sum()), ()))
         # A spread comes with its metric, whether it is asked for or not.
         once = {value.metric: value for value in values}
-        found += [(str(name), value) for value in once.values()]
+        group = f"class {name}" if name == WHOLE else str(name)
+        found += [(group, value) for value in once.values()]
     return found, [
         f"per_class: no value of {metric} in {len(names)} of {len(set(labels))} classes, such as "
         f"{names[0]}: {reason}"

@@ -206,6 +206,8 @@ def _read_labels(source: Any) -> Any:
     if not isinstance(source, str | Path):
         return source
     path = Path(source)
+    if not path.is_file():
+        raise UserError(f"labels={source}: no such file")
     try:
         if path.suffix == ".json":
             return json.loads(path.read_text("utf-8"))

@@ -91,6 +91,21 @@ def test_digits_features_are_those_of_a_run():
     assert (ours["logits"].argmax(1) == digits.images()[1][:50].numpy()).mean() > 0.95
 
 
+@pytest.mark.parametrize("harm", [b"", b"PK", None])
+def test_damaged_features_are_made_anew(eights, tmp_path, harm, monkeypatch):
+    monkeypatch.setattr(extraction, "SHARD", 4)
+    images, network = open_images(eights), get_extractor("digits")
+    expected = extract(images, network, tmp_path)
+    shards = sorted(tmp_path.rglob("*.npz"))
+    assert len(shards) > 1
+    content = shards[1].read_bytes()
+    flipped = content[:300] + bytes(255 - byte for byte in content[300:340]) + content[340:]
+    shards[1].write_bytes(flipped if harm is None else harm)
+    found = extract(images, network, tmp_path)
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert shards[1].read_bytes() == content
+
+
 def test_samples_of_the_store_are_images(tmp_path):
     x = np.random.default_rng(0).uniform(-1.2, 1.2, (7, 1, 8, 8)).astype(np.float32)
     np.save(tmp_path / "samples.npy", x)

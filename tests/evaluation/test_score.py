@@ -250,6 +250,21 @@ class TestClasses:
         )  # fmt: skip
         assert values.loc[("1", "coverage")].value == alone.value[0]
 
+    @pytest.mark.parametrize("names", [("all", "b"), ("[red]a", "[/red]"), ("<b>", "&amp;")])
+    def test_classes_of_any_name(self, tmp_path, capsys, names):
+        labels = np.array(names)[np.arange(120) % 2]
+        np.savez(tmp_path / "x.npz", arr_0=pictures(0), arr_1=labels)
+        files = {"samples": "x.npz", "store": "s", "out": "o"}
+        paths = [f"{key}={tmp_path / name}" for key, name in files.items()]
+        assert main(["evaluate", *paths, "metrics=[vendi]", "per_class=[vendi]"]) == 0
+        printed = capsys.readouterr().out
+        groups = pd.read_parquet(tmp_path / "o" / "scores.parquet")["group"].tolist()
+        expected = [f"class {name}" if name == "all" else name for name in sorted(names)]
+        assert groups[0] == "all" and groups[1:] == expected
+        assert all(name in printed for name in expected)
+        page = (tmp_path / "o" / "report.html").read_text()
+        assert "<b></" not in page
+
     def test_terminal_and_files_bear_rows_without_a_value(self, tmp_path, capsys):
         np.savez(tmp_path / "x.npz", arr_0=pictures(0), arr_1=[*[0] * 119, 1])
         given = ["metrics=[vendi]", "per_class=[vendi,kid,kid_std]", "kid_subset_size=30"]

@@ -169,9 +169,10 @@ def open_npz(path: Path, what: str) -> Images:
     named = f"{what}={path}"
     members = npz_members(path, named)
     if NPZ_KEY not in members:
-        held = ", ".join(sorted(members))
+        held = f"only {', '.join(sorted(members))}" if members else "nor another one"
         raise UserError(
-            f"{named}: no array '{NPZ_KEY}' in it, {f'only {held}' if held else 'nor another one'}"
+            f"{named}: no array '{NPZ_KEY}' in it, {held}; "
+            f"images are written by numpy.savez(FILE, {NPZ_KEY}=images)"
         )
     member = members[NPZ_KEY]
     axes = axes_of(member.shape, member.dtype, named)
