@@ -1,59 +1,78 @@
-"""The primary metrics and who is told apart, for a terminal: what the page says, in short."""
+"""A run's end on a terminal: at each NFE the best first, in the page's numbers and sentences."""
 
 from __future__ import annotations
 
+import re
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
-from piflow_reports import frames, inputs, verdicts, words
+from piflow_reports import frames, inputs, tables, verdicts, words
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-ORDER = {"teacher": 0, "student": 1, "control": 2}
+TITLES = {"teacher": "Teacher, few steps", "control": "Not ranked"}
+"""Titles of groups that are too long for a narrow column."""
+SIGNS = {"better": "▲", "worse": "▼", "": " "}
+SHORTEST = 40
+"""Columns below which a text is not wrapped further."""
 
 
 def print_results(console: Console, folder: Path) -> None:
-    """Print a run's primary metrics of every variant at every NFE, then its verdicts."""
+    """Print a run's primary metrics and its verdicts, NFE by NFE."""
     run = inputs.read(folder)
-    primary = frames.primary(run.info, run.results)
-    summary = frames.summarise(frames.final(run.results))
-    metrics = list(dict.fromkeys((primary.quality, primary.diversity)))
-    rows = summary[
-        (summary["question"] == primary.question)
-        & (summary["extractor"] == primary.extractor)
-        & summary["metric"].isin(metrics)
-    ]
-    out = Table(title=f"{run.name}: {primary.question}, {primary.extractor}")
-    out.add_column("variant", overflow="fold")
-    out.add_column("NFE", justify="right")
-    for name in metrics:
-        out.add_column(f"{name} [95 % interval]", justify="right")
-    out.add_column("seeds", justify="right")
-    groups = rows.groupby(["series", "nfe", "role"], dropna=False, sort=False)
-    for (series, nfe, _), own in sorted(groups, key=lambda g: _place(*g[0])):
-        at = f"{nfe:.0f}" if words.finite(nfe) else ""
-        values = [_text(own[own["metric"] == name]) for name in metrics]
-        out.add_row(str(series), at, *values, str(int(own["seeds"].max()) or ""))
-    console.print(out, markup=False)
-    beside = frames.with_one_budget(summary)
-    pairs, note = verdicts.comparisons(beside, primary, rules=frames.rules(run.results))
-    said = verdicts.verdicts(beside, pairs, primary)
-    for text in [verdicts.level_note(pairs, primary) or note]:
-        console.print(text, highlight=False, markup=False)
-    for verdict in said:
-        console.print(" ".join(verdict.sentences), highlight=False, markup=False)
+    results = frames.with_series(run.results)
+    primary = frames.primary(run.info, results)
+    summary = frames.with_one_budget(frames.summarise(frames.final(results)))
+    order, nfes = frames.series_order(results, run.info), frames.nfes(summary)
+    pairs, note = verdicts.comparisons(summary, primary, rules=frames.rules(results))
+    said = verdicts.verdicts(summary, pairs, primary)
+    ranked = tables.rankings(summary, nfes, order, primary, verdicts.marks(said, primary))
+    question = words.QUESTIONS.get(primary.question, primary.question)
+    _write(console, f"{run.name}: {question}, {primary.extractor} features")
+    for nfe, several in ranked.items():
+        console.print()
+        for ranking in several:
+            if not ranking.title:
+                console.print(_table(ranking, primary, console.width), soft_wrap=True)
+        for verdict in said:
+            if verdict.nfe == nfe:
+                _write(console, " ".join(verdict.sentences))
+    console.print()
+    for text in filter(None, [verdicts.level_note(pairs, primary) or note]):
+        _write(console, text)
 
 
-def _place(series: str, nfe: float, role: str) -> tuple[int, float, str]:
-    return ORDER.get(role, len(ORDER)), nfe if words.finite(nfe) else 0.0, series
+def _table(ranking: tables.Ranking, primary: frames.Primary, width: int) -> Table:
+    """The primary columns: value and mark, then the interval, which no line breaks."""
+    shown = [i for i, column in enumerate(ranking.columns) if column.primary]
+    out = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    out.add_column(f"{ranking.nfe} NFE", overflow="fold")
+    for i in shown:
+        column = ranking.columns[i]
+        out.add_column(f"{column.label} {words.arrow(column.higher)}", justify="right", no_wrap=True)
+        out.add_column("95 %", style="dim", no_wrap=True)
+    for group in ranking.groups:
+        out.add_row(Text(TITLES.get(group.kind, group.title), style="italic dim"))
+        for row in group.rows:
+            out.add_row(Text(f"  {row.series}"), *_texts([row.cells[i] for i in shown]))
+    return out
 
 
-def _text(rows: pd.DataFrame) -> str:
-    if not len(rows):
-        return ""
-    row = rows.iloc[0]
-    if not words.finite(row["value"]):
-        return "failed"
-    if not words.finite(row["low"]):
-        return f"{row['value']:.3g}"
-    return f"{row['value']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
+def _texts(cells: list[tables.Cell]) -> Iterator[Text]:
+    for cell in cells:
+        text = "failed" if cell.hole else cell.text
+        yield Text(text + SIGNS[cell.mark], style="bold" if cell.bold else "")
+        yield Text(cell.span)
+
+
+def _write(console: Console, text: str) -> None:
+    """A paragraph whose lines break between words, never within an interval."""
+    held = re.sub(r"\[[^\]]*\]", lambda found: found.group().replace(" ", "\0"), text)
+    lines = textwrap.wrap(
+        held, max(console.width, SHORTEST), break_long_words=False, break_on_hyphens=False
+    )
+    for line in lines:
+        console.print(Text(line.replace("\0", " ")), soft_wrap=True)
