@@ -52,7 +52,9 @@ def _table(ranking: tables.Ranking, primary: frames.Primary, width: int) -> Tabl
     out.add_column(f"{ranking.nfe} NFE", overflow="fold")
     for i in shown:
         column = ranking.columns[i]
-        out.add_column(f"{column.label} {words.arrow(column.higher)}", justify="right", no_wrap=True)
+        out.add_column(
+            f"{column.label} {words.arrow(column.higher)}", justify="right", no_wrap=True
+        )
         out.add_column("95 %", style="dim", no_wrap=True)
     for group in ranking.groups:
         out.add_row(Text(TITLES.get(group.kind, group.title), style="italic dim"))
