@@ -117,12 +117,12 @@ def _of_counts(metrics: Sequence[str], sources: Sources, dimensions: int) -> Ite
     target = sources.reference
     if target is None:
         return
+    shown = None if target.images is None else len(target.images)
     # Fréchet distances look at the statistics, where there are some.
-    count = target.count if target.statistics is None else target.statistics.count
-    if count is None:
-        return
-    if count <= dimensions and frechet:
+    count = shown if target.statistics is None else target.statistics.count
+    if count is not None and count <= dimensions and frechet:
         yield few_for_dimensions(count, dimensions)
+    count = min((each for each in (shown, count) if each is not None), default=sources.count)
     if FEW * count < sources.count:
         yield (
             f"{count} reference images for {sources.count} samples: what the reference lacks by "

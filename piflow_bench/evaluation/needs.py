@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.extractors.extractor import FEATURES, LOGITS, SPATIAL, Extractor
 from piflow_bench.evaluation.metrics import all_metrics
@@ -35,7 +37,8 @@ def check_inputs(metrics: Sequence[str], sources: Sources) -> None:
         for need in all_metrics()[name].needs:
             if need in given and given[need][0] is None:
                 raise UserError(f"metric '{name}' needs {given[need][1]}")
-            if need in ("labels", "lpips") and len(set(sources.labels)) == sources.count:
+            labels = sources.labels if need in ("labels", "lpips") else None
+            if labels is not None and len(np.unique(labels)) == sources.count:
                 raise UserError(
                     f"metric '{name}' compares samples of a class, but each of the {sources.count} "
                     "classes has one sample"

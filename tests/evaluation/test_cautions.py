@@ -164,6 +164,12 @@ class TestStatistics:
         assert texts[1].startswith("40 reference images for 201 samples")
         assert len(told(tmp_path, pictures(200), self.file(tmp_path, n=40), ["fd"])) == 1
 
+    def test_few_images_beside_statistics_of_many(self, tmp_path):
+        """ADM's files: precision and recall look at fewer images than fd's statistics are of."""
+        path = self.file(tmp_path, arr_0=self.REFERENCE, n=50_000)
+        texts = told(tmp_path, pictures(201), path, ["fd", "recall"])
+        assert texts[1].startswith("40 reference images for 201 samples") and len(texts) == 2
+
     def test_the_samples_own(self, tmp_path):
         rows = pictures(30)
         for path in (self.file(tmp_path, rows), self.of_ours(tmp_path, rows)):

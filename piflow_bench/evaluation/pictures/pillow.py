@@ -63,7 +63,8 @@ def header(path: Path, what: str) -> Header:
     """An image file's header; its pixels are not read."""
     with _opened(path, what) as image:
         alpha = image.mode in ALPHA_MODES or "transparency" in image.info
-        return Header(*image.size, image.format, getattr(image, "n_frames", 1), alpha)
+        width, height = image.size
+        return Header(width, height, image.format, getattr(image, "n_frames", 1), alpha)
 
 
 @contextmanager
