@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.pictures.arrays import in_memory, is_artifact, open_artifact, open_npy
+from piflow_bench.evaluation.pictures.arrays import (
+    SAMPLES,
+    in_memory,
+    is_artifact,
+    open_artifact,
+    open_npy,
+)
 from piflow_bench.evaluation.pictures.folders import EXTENSIONS, open_folder
 from piflow_bench.evaluation.pictures.images import Images, printable
 from piflow_bench.evaluation.pictures.npz import open_npz
@@ -45,8 +51,10 @@ def _open(source: Any, what: str, workers: int) -> Images:
     if not isinstance(source, str | Path):
         return in_memory(source, what)
     path = Path(source)
-    if is_artifact(path):
-        return open_artifact(path, what)
+    # Its file alone does not say that floats lie in [-1, 1].
+    artifact = path.parent if path.name == SAMPLES else path
+    if is_artifact(artifact):
+        return open_artifact(artifact, what)
     if path.is_dir():
         return open_folder(path, what, workers)
     if not path.exists():

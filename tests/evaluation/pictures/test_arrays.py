@@ -150,6 +150,14 @@ class TestArtifacts:
         found = everything(open_images(artifact(tmp_path, x)))
         assert np.array_equal(found[..., 0], expected)
 
+    def test_their_file_is_read_as_they_are(self, tmp_path):
+        folder = artifact(tmp_path / "x", self.FLOATS)
+        found, expected = open_images(folder / "samples.npy"), open_images(folder)
+        assert np.array_equal(everything(found), everything(expected))
+        (folder / RECORD).unlink()
+        with pytest.raises(UserError, match="must be uint8"):
+            open_images(folder / "samples.npy")
+
     def test_their_record_has_the_stores_name(self):
         assert RECORD == META
 
