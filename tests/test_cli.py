@@ -67,7 +67,7 @@ class TestPlan:
     def test_computes_and_writes_nothing(self, tmp_path, capsys, monkeypatch):
         monkeypatch.chdir(tmp_path)
         assert main(["run", "--plan", "profile=smoke"]) == 0
-        assert "420 tfe" in capsys.readouterr().out
+        assert "600 tfe" in capsys.readouterr().out
         assert not list(tmp_path.iterdir())
 
     def test_status_of_nothing(self, tmp_path, capsys, monkeypatch):
