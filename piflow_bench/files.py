@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,10 +43,24 @@ def read_json(path: Path) -> Any:
 
 
 def check_writable(key: str, folder: Path) -> None:
-    """UserError, naming the setting, unless a folder can be written or made."""
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"{key}={folder}: {existing} is no folder that can be written")
+    """UserError, naming the setting, unless a folder can be made and written; leaves nothing.
+
+    It is tried: permissions say nothing of file systems like /proc, nor does root heed them.
+    """
+    whole = folder.absolute()
+    new = [path for path in (whole, *whole.parents) if not os.path.exists(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{key}={folder}: cannot be written ({error.strerror}); choose another {key}=PATH"
+        ) from error
+    finally:
+        for path in new:
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
 
 def flush(path: Path) -> None:

@@ -446,11 +446,19 @@ SETTINGS = {
     "device": (lambda t: {"device": "mps"}, ["device=mps", "cpu, cuda"]),
     "store within a file": (
         lambda t: {"store": file(t, "f", b"") / "deeper"},
-        ["store=", "no folder that can be written"],
+        ["store=", "cannot be written"],
+    ),
+    "store where nothing can be made": (
+        lambda t: {"store": "/proc/nowhere"},
+        ["store=/proc/nowhere", "cannot be written", "choose another store=PATH"],
+    ),
+    "store of too long a name": (
+        lambda t: {"store": t / ("a" * 300)},
+        ["store=", "File name too long"],
     ),
     "out within a file": (
         lambda t: {"out": file(t, "f", b"") / "deeper"},
-        ["out=", "no folder that can be written"],
+        ["out=", "cannot be written"],
     ),
 }
 

@@ -312,7 +312,7 @@ def test_places_and_devices_are_tried_before_work(tmp_path, monkeypatch):
     monkeypatch.undo()
     (tmp_path / "file").write_text("")
     for given, words in (
-        (dict(cache=tmp_path / "file" / "deeper"), "cache=.*no folder that can be written"),
+        (dict(cache=tmp_path / "file" / "deeper"), "cache=.*cannot be written"),
         (dict(device="mps"), "device=mps: must be cpu, cuda"),
         (dict(n=0), "n=0: must be at least 1"),
     ):
