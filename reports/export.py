@@ -113,12 +113,14 @@ def markdown(rankings: list[tuple[str, Ranking]]) -> str:
     parts = []
     for section, ranking in rankings:
         heads = [f"{md(c.label)} {words.arrow(c.higher)}".strip() for c in ranking.columns]
-        table = [["Variant", "Train seeds", *heads], ["---", "---:", *["---:"] * len(heads)]]
+        first = ["Variant", *(["Trained for"] if ranking.told_trained else []), "Train seeds"]
+        table = [[*first, *heads], [*["---"] * (len(first) - 1), *["---:"] * (len(heads) + 1)]]
         for group in ranking.groups:
-            table.append([f"*{md(group.title)}*", "", *[""] * len(heads)])
+            table.append([f"*{md(group.title)}*", *[""] * (len(first) - 1 + len(heads))])
             for row in group.rows:
-                cells = [md_cell(cell) for cell in row.cells]
-                table.append([md(row.series), str(row.seeds or words.MISSING), *cells])
+                trained = [row.trained or words.MISSING] if ranking.told_trained else []
+                seeds = str(row.seeds or words.MISSING)
+                table.append([md(row.series), *trained, seeds, *map(md_cell, row.cells)])
         lines = ["| " + " | ".join(line) + " |" for line in table]
         parts.append(f"## {md(heading(section, ranking))}\n\n" + "\n".join(lines))
     note = f"Bold: the best value of its group. {MARKED} Brackets: 95 %."

@@ -282,7 +282,7 @@ def _check_needs(metric: Metric, inputs: Inputs) -> None:
         ("lpips", extras.pair_distances, "LPIPS between the samples of each class"),
     ):
         if need in needs and given is None:
-            raise UserError(f"metric '{name}' needs {what}; see `evaluate` in the README")
+            raise UserError(f"metric '{name}' needs {what}; see docs/evaluate.md")
     m = 0 if inputs.reference is None else len(inputs.reference.features)
     if metric.passes == "kernel:directions" or name in _OF_DIRECTIONS:
         sides = {"generated": inputs.generated}

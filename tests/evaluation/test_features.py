@@ -173,7 +173,7 @@ def test_strips_and_order_change_no_metric(n):
     rows, others = rng.permutation(n), rng.permutation(n + 30)
     found = scored_for_invariance(x[rows], y[others], logits[rows], labels[rows])
     assert_alike(found, expected.drop(list(DRAWN_BY_INDEX)), n)
-    assert not np.isclose(found["kid"], expected["kid"], rtol=1e-6), "it says so in the README"
+    assert not np.isclose(found["kid"], expected["kid"], rtol=1e-6), "docs/evaluate.md says so"
 
 
 def test_facts_of_one_reference_are_not_used_for_another():

@@ -46,7 +46,7 @@ def check(rows, place, widest):
 
 
 def test_the_full_simulation_kept_its_bounds():
-    """The committed table is of the command's defaults; it is what the README claims."""
+    """The committed table is of the command's defaults; it is what docs/statistics.md claims."""
     rows = pd.read_csv(intervals.RESULTS)
     assert set(rows["design"]) == set(intervals.DESIGNS)
     check(rows, "at the ceiling", 1.8)

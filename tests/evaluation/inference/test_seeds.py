@@ -102,7 +102,7 @@ def test_intervals_of_a_difference_hold_the_truth():
 
 
 def test_limits_lognormal_seed_effects_and_rare_failures():
-    """Named in the README: t intervals over few seeds miss what is rare or heavy.
+    """Named in docs/concepts.md: t intervals over few seeds miss what is rare or heavy.
 
     Of 95 in 100 they hold 80 to 90 means of lognormal seed effects, and half where one training in
     ten fails badly: five seeds without a failure, 59 of 100 runs, know of none.

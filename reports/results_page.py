@@ -1,0 +1,120 @@
+"""Results that are kept with the documentation, as Markdown.
+
+``python -m piflow_reports.results_page docs/results`` writes ``NAME.md`` for each folder ``NAME``
+there; with ``--keep RUN`` it first takes what these pages need from a finished run's folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+from piflow_reports import export, frames, inputs, tables, verdicts, words
+
+from piflow_bench.files import write_atomically
+
+LONG = ("artifact", "rules", "versions", "train_rows", "git_commit", "start", "node", "sampler")
+"""Columns of long texts: those that no page here shows are left empty."""
+SHOWN = ("rules", "sampler", "git_commit")
+
+
+def keep(run: Path, folder: Path) -> Path:
+    """Take a run's rows at the full budget and its facts into ``folder/NAME``."""
+    info = json.loads((run / "run.json").read_text())
+    table = frames.final(pd.read_parquet(run / "results.parquet"))
+    target = folder / str(info["name"])
+    target.mkdir(parents=True, exist_ok=True)
+    emptied = {name: "" for name in LONG if name in table and name not in SHOWN}
+    table = table.assign(**emptied)
+    write_atomically(target / "results.parquet", lambda p: table.to_parquet(p, index=False))
+    shutil.copyfile(run / "run.json", target / "run.json")
+    return target
+
+
+def page(folder: Path) -> str:
+    """What a kept run says: its question, rankings and verdicts, and what made it."""
+    run = inputs.read(folder)
+    results = frames.with_series(run.results)
+    primary = frames.primary(run.info, results)
+    summary = frames.with_one_budget(frames.summarise(frames.final(results)))
+    nfes, order = frames.nfes(summary), frames.series_order(results, run.info)
+    pairs, note = verdicts.comparisons(summary, primary, rules=frames.rules(results))
+    said = verdicts.verdicts(summary, pairs, primary)
+    ranked = tables.rankings(summary, nfes, order, primary, verdicts.marks(said, primary))
+    question = words.QUESTIONS.get(primary.question, primary.question)
+    about = run.info.get("provenance") or {}
+    parts = [
+        f"# {run.info.get('title') or run.name}",
+        f"<!-- Written by python -m piflow_reports.results_page {folder.parent.name} -->",
+        str(run.info.get("question_text") or ""),
+        f"{question}, {primary.extractor} features. {_counts(summary, primary)} Made by",
+        f"```bash\n{run.info.get('command', '')}\n```",
+        _made(results, about),
+        verdicts.level_note(pairs, primary) or note,
+    ]
+    for nfe, several in ranked.items():
+        main = [("", ranking) for ranking in several if not ranking.title]
+        parts.append(export.markdown(main).strip())
+        parts += [" ".join(v.sentences) for v in said if v.nfe == nfe]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _counts(summary: pd.DataFrame, primary: frames.Primary) -> str:
+    rows = frames.select(summary, primary.question, primary.quality, primary.extractor)
+    students = rows[rows["role"] == "student"]
+    counts = sorted({int(n) for n in students["n"].dropna() if n > 0})
+    seeds = sorted({int(n) for n in students["seeds"] if n > 0})
+    listed = ", ".join(f"{n:,}" for n in counts)
+    return f"n = {listed} samples; train seeds of each variant: {', '.join(map(str, seeds))}."
+
+
+def _made(results: pd.DataFrame, about: dict[str, object]) -> str:
+    """Hardware, versions and commits of what the rows come from."""
+    hardware = sorted({h for text in results["hardware"] for h in text.split(", ") if h})
+    commits = sorted({c for text in results["git_commit"] for c in text.split(", ") if c})
+    collected = about.get("collected") or {}
+    versions = collected.get("versions") or {} if isinstance(collected, dict) else {}
+    listed = ", ".join(
+        f"{name} {versions[name]}" for name in ("torch", "numpy") if name in versions
+    )
+    return f"on {', '.join(hardware)}, with {listed}, at commit {', '.join(commits)}."
+
+
+def trials(folder: Path) -> str:
+    """The trials that chose settings, best to worst, between the words kept beside them."""
+    table = pd.read_csv(folder / "trials.csv")
+    kept = [(str(name), sorted(own["fd"])) for name, own in table.groupby("variant", sort=False)]
+    most = max(len(values) for _, values in kept)
+    lines = [["variant", "best", *[""] * (most - 2), "worst"], ["---", *["---:"] * most]]
+    for name, values in kept:
+        lines.append([name, *(f"{value:.1f}" for value in values)])
+    rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    words_before, words_after = ((folder / f"{n}.md").read_text() for n in ("about", "seen"))
+    return f"{words_before}\n{rows}\n\n{words_after}"
+
+
+def main() -> None:
+    """Write the pages of all kept runs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--keep", type=Path, action="append", default=[], metavar="RUN")
+    arguments = parser.parse_args()
+    for run in arguments.keep:
+        keep(run, arguments.folder)
+    for target, text in pages(arguments.folder).items():
+        write_atomically(target, lambda p, text=text: p.write_text(text))
+        print(target)
+
+
+def pages(folder: Path) -> dict[Path, str]:
+    """Every page of a folder of kept results, with its text."""
+    found = {p.parent: page(p.parent) for p in sorted(folder.glob("*/results.parquet"))}
+    found |= {p.parent: trials(p.parent) for p in sorted(folder.glob("*/trials.csv"))}
+    return {folder / f"{kept.name}.md": text for kept, text in found.items()}
+
+
+if __name__ == "__main__":
+    main()

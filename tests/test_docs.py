@@ -1,0 +1,185 @@
+"""Every command and every program of README and docs does what its page says of it.
+
+A page's code blocks are taken as they are written. Each command line is of one kind in ``LINES``:
+one that runs here, one whose settings compose (what it would need is not here), or one of
+installing and testing, which ``.ci/run`` does. A line of no kind fails.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from piflow_reports import results_page
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from piflow_bench.scoring import parse
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+
+
+def blocks(page, kind):
+    return [text for found, text in BLOCK.findall(page.read_text("utf-8")) if found == kind]
+
+
+def lines(page):
+    """The command lines of a page, without what is said beside them."""
+    whole = "\n".join(blocks(page, "bash"))
+    stripped = (re.sub(r"(^|\s+)#.*", "", line).strip() for line in whole.splitlines())
+    return [line for line in stripped if line]
+
+
+def page(name):
+    return ROOT / name
+
+
+COMMANDS = [(p.relative_to(ROOT).as_posix(), line) for p in PAGES for line in lines(p)]
+LINES = {
+    "installs": r"python3 -m venv \.venv && \. \.venv/bin/activate && pip install -e ",
+    "develops": r"(ruff|pytest) |python -m (tests|piflow_reports)\.",
+    "scores": r"python -m piflow_bench (evaluate|report) (?!.*adm-)",
+    "adm": r"python -m piflow_bench evaluate protocol=adm-imagenet256",
+    "writes a method": r"python -m piflow_bench (new method|check) |.* plugins=plugins",
+    "looks at the store": r"python -m piflow_bench store (ls|verify|gc)",
+    "composes": r"python -m piflow_bench (run|doctor)\b(?!.*plugins=)",
+}
+
+
+def kind_of(line):
+    return [kind for kind, pattern in LINES.items() if re.match(pattern, line)]
+
+
+def of_kind(kind, *names):
+    chosen = names or sorted({name for name, _ in COMMANDS})
+    return [line for name, line in COMMANDS if name in chosen and kind_of(line) == [kind]]
+
+
+def run(command, folder):
+    environment = {**os.environ, "PIFLOW_BENCH_STORE": str(folder / "store")}
+    command = command.replace("python -m", f"{sys.executable} -m", 1)
+    return subprocess.run(
+        command, shell=True, cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def test_every_line_is_of_one_kind():
+    assert COMMANDS and not [(n, line) for n, line in COMMANDS if len(kind_of(line)) != 1]
+
+
+def test_the_readme_is_short_and_installs_in_one_line():
+    text = page("README.md").read_text("utf-8")
+    assert len(text.splitlines()) <= 130
+    first, second = of_kind("installs", "README.md")
+    assert first.endswith("pip install -e . && python -m piflow_bench run")
+    assert second.endswith(
+        "&& " + next(p for p in ci() if p.startswith("pytest")).partition(" --j")[0]
+    )
+
+
+def test_what_is_developed_with_is_there():
+    for line in of_kind("develops"):
+        for path in re.findall(r"tests/[\w/.]+|docs/\w+", line):
+            assert (ROOT / path).exists(), line
+        for module in re.findall(r"-m (tests[\w.]+)", line):
+            assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), line
+
+
+def test_the_store_is_looked_at(tmp_path):
+    made = run("python -m piflow_bench run profile=smoke only=[teacher-euler] nfes=[1]", tmp_path)
+    assert made.returncode == 0, made.stderr
+    for line in of_kind("looks at the store"):
+        done = run(line, tmp_path)
+        assert done.returncode == 0, (line, done.stderr)
+
+
+def ci():
+    return [line.strip() for line in (ROOT / ".ci" / "run").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("line", sorted(set(of_kind("composes"))))
+def test_settings_compose(line, tmp_path):
+    verb = re.match(r"python -m piflow_bench (run|doctor)", line).group(1)
+    done = run(line.replace(f" {verb}", " show", 1), tmp_path)
+    assert done.returncode == 0, (line, done.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Enlarged digits: folders ``real`` and ``generated``, and ``other.npz`` with classes."""
+    digits = load_digits()
+    rows = np.kron(digits.images, np.ones((1, 4, 4)))[:90]
+    rows = np.repeat((rows * 255 / 16).astype(np.uint8)[..., None], 3, axis=3)
+    for name, part in (("generated", rows[:30]), ("real", rows[30:60])):
+        (tmp_path / name).mkdir()
+        for i, row in enumerate(part):
+            Image.fromarray(row).save(tmp_path / name / f"{i:02d}.png")
+    np.savez(tmp_path / "other.npz", arr_0=rows[60:], arr_1=np.arange(30) % 2)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/evaluate.md"])
+def test_samples_are_scored_as_it_says(name, images):
+    printed = []
+    for command in of_kind("scores", name):
+        done = run(command, images)
+        assert done.returncode == 0, (command, done.stderr)
+        printed.append(done.stdout)
+    assert all(word in printed[0] for word in ("fd", "recall", "mind", "30 / 30"))
+    assert (images / "runs/scores/generated-default/report.html").is_file()
+    if len(printed) > 1:
+        assert "class" in printed[1] and (images / printed[2].strip()).is_file()
+        written = {path.name for path in (images / "scores").iterdir()}
+        assert {"scores.parquet", "scores.json", "report.html"} <= written
+
+
+def test_the_adm_command_is_understood():
+    (command,) = of_kind("adm")
+    settings, metrics = parse(command.partition(" evaluate ")[2].split())
+    assert settings.protocol == "adm-imagenet256" and settings.device == "cuda" and not metrics
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/add-a-method.md"])
+def test_a_method_is_checked_and_stands_beside_the_built_ins(name, tmp_path):
+    (tmp_path / "plugins").mkdir()
+    for code in blocks(page(name), "python"):
+        path = tmp_path / re.match(r"# (\S+)", code).group(1)
+        path.write_text(code)
+    *before, experiment = of_kind("writes a method", name)
+    for command in before:
+        done = run(command, tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    own = re.search(r"add=\[(\w+)\]", experiment).group(1)
+    done = run(f"{experiment} profile=smoke only=[{own},kd,teacher-euler] runs=out", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    last = tmp_path / done.stdout.strip().splitlines()[-1]
+    assert last.name == "report.html" and own in last.read_text()
+
+
+def test_every_verb_of_the_table_exists(tmp_path):
+    verbs = set(re.findall(r"\| `python -m piflow_bench (\w+)", page("docs/start.md").read_text()))
+    done = run("python -m piflow_bench --help", tmp_path)
+    offered = set(re.findall(r"^    (\w+)  ", done.stdout, re.MULTILINE))
+    assert verbs == offered
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(path):
+    prose = BLOCK.sub("", path.read_text("utf-8"))
+    for target in re.findall(r"\]\(([^)#:]+)\)", prose):
+        assert (path.parent / target).exists(), target
+
+
+def test_pages_of_results_are_what_the_command_writes():
+    written = results_page.pages(ROOT / "docs" / "results")
+    assert len(written) >= 4
+    for path, text in written.items():
+        assert path.read_text("utf-8") == text, f"{path}: python -m piflow_reports.results_page"
+    names = {path.name for path in (ROOT / "docs" / "results").glob("*.md")}
+    assert names == {path.name for path in written} | {"README.md"}
