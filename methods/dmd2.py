@@ -142,7 +142,7 @@ class RenoisingStudent(Student):
 
 
 class DMD2(Method):
-    """DMD2, with or without its GAN."""
+    """DMD2 (arXiv 2405.14867): distribution matching by an online fake score, with a GAN or not."""
 
     Config = Config
     facts = Facts(

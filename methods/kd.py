@@ -61,7 +61,7 @@ class EndpointStudent(Student):
 
 
 class KD(Method):
-    """Knowledge distillation by endpoint regression (Luhman & Luhman, arXiv 2101.02388)."""
+    """Endpoint regression on the teacher's trajectories (Luhman & Luhman, arXiv 2101.02388)."""
 
     Config = Config
     facts = Facts(family="regression", paper="arXiv:2101.02388", version=3)

@@ -117,7 +117,7 @@ class FlowMapStudent(Student):
 
 
 class MeanFlow(Method):
-    """MeanFlow; one elastic student serves every NFE."""
+    """MeanFlow (arXiv 2505.13447): average velocities; one elastic student serves every NFE."""
 
     Config = Config
     facts = Facts(

@@ -96,7 +96,7 @@ class TeacherStudent(Student):
 
 
 class TeacherSampler(Method):
-    """The teacher itself; nothing is trained."""
+    """The teacher itself with few solver steps, the baseline of all; nothing is trained."""
 
     Config = Config
     facts = Facts(

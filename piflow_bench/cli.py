@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     cancel = verb("cancel", "cancel the Slurm jobs of an experiment, and no others")
     cancel.add_argument("settings", nargs="*", help=SETTINGS)
 
-    show = verb("show", "print the composed configuration")
-    show.add_argument("settings", nargs="*", help=SETTINGS)
+    show = verb("show", "print a method's settings and facts, or the composed configuration")
+    show.add_argument("settings", nargs="*", help="METHOD, or experiment=NAME and key=value")
 
     store = verb("store", "what a store holds and who uses it; whether it is whole; what can go")
     parts = store.add_subparsers(dest="what", metavar="ls | verify | gc", required=True)
@@ -229,12 +229,9 @@ def _store(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    import yaml
+    from piflow_bench.showing import print_shown
 
-    from piflow_bench.config import compose, to_plain
-
-    for config in compose(options.settings):
-        print(yaml.safe_dump(to_plain(config), sort_keys=False), end="")
+    print_shown(options.settings)
     return OK
 
 

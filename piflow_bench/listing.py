@@ -1,21 +1,25 @@
-"""`list`: plugins and experiments, from metadata and file names alone."""
+"""`list`: what there is, a line each, from metadata and sources alone."""
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib.resources import files
 
 from piflow_bench.config import split_paths
 from piflow_bench.errors import UserError, nearest
-from piflow_bench.registry import PluginError, find
+from piflow_bench.registry import Plugin, PluginError, find
 
 KINDS = ("methods", "datasets", "experiments", "extractors", "protocols")
 ASKED_FOR = "metrics"
 """Metrics are listed by name alone, since their module must be imported for it."""
+OURS = "piflow-bench"
+"""The distribution whose name is not said beside each of its plugins."""
+TITLE = re.compile(r"^title:\s*(.+?)\s*$", re.MULTILINE)
 
 
 def experiments() -> dict[str, str]:
-    """Names of experiments and the distribution that brings them."""
+    """Every experiment with its title, as its file has it."""
     found = {}
     for plugin in find("config").values():
         try:
@@ -25,7 +29,9 @@ def experiments() -> dict[str, str]:
             continue
         for file in folder.iterdir() if folder.is_dir() else ():
             if file.name.endswith(".yaml"):
-                found[file.name.removesuffix(".yaml")] = plugin.source
+                title = TITLE.search(file.read_text("utf-8"))
+                text = title.group(1).strip("\"'") if title else ""
+                found[file.name.removesuffix(".yaml")] = _from(text, plugin)
     return dict(sorted(found.items()))
 
 
@@ -43,6 +49,27 @@ def metrics() -> dict[str, str]:
     return {m.name: f"{m.label} ({', '.join(m.needs)})" for m in all_metrics().values()}
 
 
+def plugins(kind: str, folders: list[str], verbose: bool) -> dict[str, str]:
+    """Plugins of a kind, with what they are; ``verbose``: with facts, or why they do not load."""
+    found = {}
+    for plugin in find(kind, folders).values():
+        text = _from(plugin.summary(), plugin)
+        if verbose:
+            try:
+                facts = getattr(plugin.load(), "facts", None)
+                if facts is not None:
+                    text += f"  {facts.family}; track {facts.track}; {facts.paper}"
+            except PluginError as error:
+                text += f"  BROKEN: {error}"
+        found[plugin.name] = text
+    return found
+
+
+def _from(text: str, plugin: Plugin) -> str:
+    """What something is, and who brings it where that is another package or a file."""
+    return text if plugin.source == OURS else f"{text} ({plugin.source})".strip()
+
+
 def print_list(arguments: list[str], verbose: bool) -> int:
     """Print the kinds asked for; with ``verbose`` also methods' facts and load errors."""
     kinds = [a for a in arguments if "=" not in a]
@@ -51,25 +78,13 @@ def print_list(arguments: list[str], verbose: bool) -> int:
     for kind in kinds:
         if kind not in (*KINDS, ASKED_FOR):
             raise UserError(f"list {kind}: {nearest(kind, [*KINDS, ASKED_FOR])}")
+    named = {"experiments": experiments, "protocols": protocols, ASKED_FOR: metrics}
     for kind in kinds or KINDS:
         print(f"{kind}:")
-        if kind == "experiments":
-            for name, source in experiments().items():
-                print(f"  {name:<22} {source}")
-            continue
-        if kind in ("protocols", ASKED_FOR):
-            for name, text in (protocols() if kind == "protocols" else metrics()).items():
-                print(f"  {name:<22} {text}")
-            continue
-        for plugin in find(kind.removesuffix("s"), folders).values():
-            line = f"  {plugin.name:<22} {plugin.source}"
-            if verbose:
-                try:
-                    loaded = plugin.load()
-                    facts = getattr(loaded, "facts", None)
-                    if facts is not None:
-                        line += f"  {facts.family}; track {facts.track}; {facts.paper}"
-                except PluginError as error:
-                    line += f"  BROKEN: {error}"
-            print(line.rstrip())
+        found = (
+            named[kind]() if kind in named else plugins(kind.removesuffix("s"), folders, verbose)
+        )
+        width = max((len(name) for name in found), default=0)
+        for name, text in found.items():
+            print(f"  {name:<{width}}  {text}".rstrip())
     return 0

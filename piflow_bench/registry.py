@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.meanings import source_of, summary
 from piflow_bench.sources import FILE_PLUGIN, module_digest
 
 OURS = ("piflow_bench", "piflow_methods")
@@ -48,6 +49,8 @@ class Plugin:
     importer: Callable[[], Any]
     module: str = ""
     """Where its object lies, of a plugin of an installed package."""
+    attribute: str = ""
+    """The object's name there."""
 
     def load(self) -> Any:
         """The plugin's object.
@@ -64,6 +67,11 @@ class Plugin:
                 f"{self.kind} '{self.name}' ({self.source}) cannot be loaded: "
                 f"{type(error).__name__}: {error} ({where})"
             ) from error
+
+    def summary(self) -> str:
+        """What it is, in the first line of its docstring; nothing is imported."""
+        file = source_of(self.module) if self.module else Path(self.source)
+        return summary(file, self.attribute)
 
     def foreign_source(self) -> str:
         """Digest of the modules of a plugin that is not this project's; "" of one that is.
@@ -133,7 +141,7 @@ def find(kind: str, folders: Sequence[str] = ()) -> dict[str, Plugin]:
     found = []
     for entry in entry_points(group=GROUPS[kind]):
         source = entry.dist.name if entry.dist is not None else entry.value
-        found.append(Plugin(kind, entry.name, source, entry.load, entry.module))
+        found.append(Plugin(kind, entry.name, source, entry.load, entry.module, entry.attr))
     if kind == "method":
         found += _file_plugins(folders)
     plugins: dict[str, Plugin] = {}

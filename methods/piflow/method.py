@@ -118,7 +118,7 @@ class PolicyStudent(Student):
 
 
 class PiFlow(Method):
-    """pi-Flow with GM, DX-grid or DX-polynomial policies."""
+    """pi-Flow (arXiv 2510.14974): a policy without network calls within each step, imitated."""
 
     Config = Config
     facts = Facts(

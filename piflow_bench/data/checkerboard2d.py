@@ -134,8 +134,9 @@ def draw(seed: int, n: int) -> Tensor:
 
 
 def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
-    """The dataset; settings: ``backbone_steps``, ``dim`` and ``depth`` of the common start.
+    """Uniform squares of a checkerboard in the plane, with their exact velocity.
 
-    Nothing of it is worth a GPU: ``device`` changes nothing.
+    Settings: ``backbone_steps``, ``dim`` and ``depth`` of the common start. Nothing of it is worth
+    a GPU: ``device`` changes nothing.
     """
     return closed_form.dataset(NAME, velocity, draw, f"{CELLS} {EXTENT}", settings)

@@ -138,7 +138,10 @@ def _download(source: str | None) -> str:
 
 
 def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
-    """The dataset; settings: see ``Config``. Decodes and looks at images on ``device``."""
+    """ImageNet 256, or images prepared alike, as latents of an autoencoder.
+
+    Settings: see ``Config``. Decodes and looks at images on ``device``.
+    """
     build_dataclass(Config, settings, "dataset.settings")
     if settings.get("generated"):
         from piflow_bench.data.generated import generate

@@ -53,9 +53,10 @@ def draw(seed: int, n: int) -> Tensor:
 
 
 def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
-    """The dataset; settings: ``backbone_steps``, ``dim`` and ``depth`` of the common start.
+    """A Gaussian mixture in the plane, with its exact velocity: modes of weight .5 to .002.
 
-    Nothing of it is worth a GPU: ``device`` changes nothing.
+    Settings: ``backbone_steps``, ``dim`` and ``depth`` of the common start. Nothing of it is worth
+    a GPU: ``device`` changes nothing.
     """
     modes = Modes(MEANS.numpy(), STD, WEIGHTS.numpy())
     return closed_form.dataset(NAME, velocity, draw, f"{MODES} {STD}", settings, modes)

@@ -153,5 +153,8 @@ def image_extractor(clip: Clip) -> Extractor:
 
 
 def load(weights: str | None = None, device: str = "cpu", model: str = MODEL) -> Extractor:
-    """Normalised image embeddings; arguments as for ``open_model``."""
+    """CLIP's normalised image embeddings, through open_clip.
+
+    Arguments as for ``open_model``.
+    """
     return image_extractor(open_model(weights, device, model))

@@ -20,7 +20,10 @@ from piflow_bench.evaluation.extractors.extractor import (
 
 
 def load(weights: str | None = None, device: str = "cpu") -> Extractor:
-    """Penultimate activations and logits of images ``(b, 8, 8, 3)``, the channels averaged."""
+    """The classifier of the 8x8 digits that comes with the package: 64 features, logits.
+
+    Images are ``(b, 8, 8, 3)``; the channels are averaged.
+    """
     path = Path(weights or ASSETS / "digits_classifier.safetensors")
     if not path.is_file():
         raise UserError(f"extractor.weights={path}: no such file")

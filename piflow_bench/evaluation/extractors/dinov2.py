@@ -28,7 +28,7 @@ ARCHITECTURE = "vit_large_patch14_dinov2"
 def load(
     weights: str | None = None, device: str = "cpu", architecture: str = ARCHITECTURE
 ) -> Extractor:
-    """The normalised class token of the published weights, run in timm's network."""
+    """DINOv2 ViT-L/14: the normalised class token of the published weights, in timm's network."""
     import timm
     from timm.models.vision_transformer import checkpoint_filter_fn
 

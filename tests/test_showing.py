@@ -1,0 +1,91 @@
+"""`show`: a method's settings with what they mean, an experiment with its comments."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from piflow_bench.cli import main
+from piflow_bench.config import compose, to_plain
+from piflow_bench.registry import find
+
+PLUGIN = '''
+"""Words of the file.
+
+More words.
+"""
+from dataclasses import dataclass
+from piflow_bench.api import Facts, Method, setting
+
+
+@dataclass(frozen=True)
+class Config:
+    lr: float = setting(1e-3, above=0)  # of the student
+    law: str = setting("a", choices=("a", "b"))
+
+
+class Mine(Method):
+    """One of mine. It does a thing."""
+
+    Config = Config
+    facts = Facts(family="own", paper="arXiv:0000.00000")
+'''
+
+
+def shown(capsys, *arguments):
+    code = main(["show", *arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("name", sorted(find("method")))
+def test_every_field_of_a_method_has_its_type_default_and_bounds(name, capsys):
+    code, out, _ = shown(capsys, name)
+    assert code == 0 and out.startswith(f"{name}: ")
+    cls = find("method")[name].load()
+    lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
+    for field in dataclasses.fields(cls.Config):
+        default = field.default
+        assert default is dataclasses.MISSING or str(default) in lines[field.name]
+    assert not cls.facts.paper or cls.facts.paper in out
+
+
+def test_meaning_stands_beside_bounds_and_choices(capsys):
+    _, out, _ = shown(capsys, "dmd2")
+    assert "fake-score updates per generator update (TTUR) (at least 1)" in out
+    assert "share of the network's blocks that the discriminator looks through" in out  # Above it.
+    assert "constant | cosine | linear" in out
+    _, out, _ = shown(capsys, "meanflow")
+    assert "sampling.KEY=VALUE" in out and "time warp of the grid (above 0)" in out
+
+
+def test_a_plugin_of_ones_own(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    code, out, _ = shown(capsys, "mine", f"plugins={tmp_path}")
+    assert code == 0 and "mine: Words of the file" in out
+    assert "of the student (above 0)" in out and "a | b" in out and "0000.00000" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["dmd"], "show dmd: no such method; did you mean 'dmd2'?"),
+        (["kd", "dmd2"], "name one method"),
+        (["kd", "nfes=[1]"], "takes plugins=PATH alone"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(arguments, words, capsys):
+    code, out, err = shown(capsys, *arguments)
+    assert code == 2 and words in err and not out
+
+
+@pytest.mark.parametrize(
+    "settings", [[], ["experiment=imagenet_2nfe"], ["title='a: b # c'", "profile=smoke"]]
+)
+def test_an_experiment_with_comments_is_still_its_configuration(settings, capsys):
+    code, out, _ = shown(capsys, *settings)
+    (config,) = compose(settings)
+    assert code == 0 and yaml.safe_load(out) == to_plain(config)
+    lines = {line.split(":")[0]: line for line in out.splitlines()}
+    assert lines["  curve_samples"].endswith("  # at earlier checkpoints of the budget")
+    assert "gradient norm; 0 is off" in lines["  clip"]
