@@ -12,17 +12,28 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 if TYPE_CHECKING:
     from piflow_bench.evaluation.features import evaluate_features
     from piflow_bench.evaluation.score import evaluate
+    from piflow_bench.runs import Run, run
+    from piflow_bench.runs import open_run as open
 
-__all__ = ["evaluate", "evaluate_features"]
+__all__ = ["Run", "evaluate", "evaluate_features", "open", "run"]
+_LAZY = {
+    "evaluate_features": ("piflow_bench.evaluation.features", "evaluate_features"),
+    "evaluate": ("piflow_bench.evaluation.score", "evaluate"),
+    "run": ("piflow_bench.runs", "run"),
+    "open": ("piflow_bench.runs", "open_run"),
+    "Run": ("piflow_bench.runs", "Run"),
+}
+"""Names whose modules are imported when they are asked for: the command line must be quick."""
 
 
 def __getattr__(name: str) -> Any:
-    if name == "evaluate_features":
-        from piflow_bench.evaluation.features import evaluate_features
+    if name not in _LAZY:
+        raise AttributeError(f"module 'piflow_bench' has no attribute '{name}'")
+    from importlib import import_module
 
-        return evaluate_features
-    if name == "evaluate":
-        from piflow_bench.evaluation.score import evaluate
+    module, attribute = _LAZY[name]
+    return getattr(import_module(module), attribute)
 
-        return evaluate
-    raise AttributeError(f"module 'piflow_bench' has no attribute '{name}'")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
-from piflow_reports import export, frames, inputs, tables, verdicts, words
+from piflow_reports import export, frames, summary
 
 from piflow_bench.files import write_atomically
 
@@ -36,34 +36,25 @@ def keep(run: Path, folder: Path) -> Path:
 
 def page(folder: Path) -> str:
     """What a kept run says: its question, rankings and verdicts, and what made it."""
-    run = inputs.read(folder)
-    results = frames.with_series(run.results)
-    primary = frames.primary(run.info, results)
-    summary = frames.with_one_budget(frames.summarise(frames.final(results)))
-    nfes, order = frames.nfes(summary), frames.series_order(results, run.info)
-    pairs, note = verdicts.comparisons(summary, primary, rules=frames.rules(results))
-    said = verdicts.verdicts(summary, pairs, primary)
-    ranked = tables.rankings(summary, nfes, order, primary, verdicts.marks(said, primary))
-    question = words.QUESTIONS.get(primary.question, primary.question)
+    found = summary.read(folder)
+    run = found.run
     about = run.info.get("provenance") or {}
     parts = [
         f"# {run.info.get('title') or run.name}",
         f"<!-- Written by python -m piflow_reports.results_page {folder.parent.name} -->",
         str(run.info.get("question_text") or ""),
-        f"{question}, {primary.extractor} features. {_counts(summary, primary)} Made by",
+        f"{found.title}. {_counts(found.cells, found.primary)} Made by",
         f"```bash\n{run.info.get('command', '')}\n```",
-        _made(results, about),
-        verdicts.level_note(pairs, primary) or note,
+        _made(run.results, about),
+        found.note,
     ]
-    for nfe, several in ranked.items():
-        main = [("", ranking) for ranking in several if not ranking.title]
-        parts.append(export.markdown(main).strip())
-        parts += [" ".join(v.sentences) for v in said if v.nfe == nfe]
+    for nfe, ranking in found.rankings.items():
+        parts += [export.markdown([("", ranking)]).strip(), *found.sentences(nfe)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _counts(summary: pd.DataFrame, primary: frames.Primary) -> str:
-    rows = frames.select(summary, primary.question, primary.quality, primary.extractor)
+def _counts(cells: pd.DataFrame, primary: frames.Primary) -> str:
+    rows = frames.select(cells, primary.question, primary.quality, primary.extractor)
     students = rows[rows["role"] == "student"]
     counts = sorted({int(n) for n in students["n"].dropna() if n > 0})
     seeds = sorted({int(n) for n in students["seeds"] if n > 0})

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from piflow_reports import frames, inputs, tables, verdicts, words
+from piflow_reports import summary, tables, words
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -22,30 +22,18 @@ SHORTEST = 40
 
 def print_results(console: Console, folder: Path) -> None:
     """Print a run's primary metrics and its verdicts, NFE by NFE."""
-    run = inputs.read(folder)
-    results = frames.with_series(run.results)
-    primary = frames.primary(run.info, results)
-    summary = frames.with_one_budget(frames.summarise(frames.final(results)))
-    order, nfes = frames.series_order(results, run.info), frames.nfes(summary)
-    pairs, note = verdicts.comparisons(summary, primary, rules=frames.rules(results))
-    said = verdicts.verdicts(summary, pairs, primary)
-    ranked = tables.rankings(summary, nfes, order, primary, verdicts.marks(said, primary))
-    question = words.QUESTIONS.get(primary.question, primary.question)
-    _write(console, f"{run.name}: {question}, {primary.extractor} features")
-    for nfe, several in ranked.items():
+    found = summary.read(folder)
+    _write(console, found.title)
+    for nfe, ranking in found.rankings.items():
         console.print()
-        for ranking in several:
-            if not ranking.title:
-                console.print(_table(ranking, primary, console.width), soft_wrap=True)
-        for verdict in said:
-            if verdict.nfe == nfe:
-                _write(console, " ".join(verdict.sentences))
+        console.print(_table(ranking), soft_wrap=True)
+        for text in found.sentences(nfe):
+            _write(console, text)
     console.print()
-    for text in filter(None, [verdicts.level_note(pairs, primary) or note]):
-        _write(console, text)
+    _write(console, found.note)
 
 
-def _table(ranking: tables.Ranking, primary: frames.Primary, width: int) -> Table:
+def _table(ranking: tables.Ranking) -> Table:
     """The primary columns: value and mark, then the interval, which no line breaks."""
     shown = [i for i, column in enumerate(ranking.columns) if column.primary]
     out = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)

@@ -145,6 +145,15 @@ def test_the_adm_command_is_understood():
     assert settings.protocol == "adm-imagenet256" and settings.device == "cuda" and not metrics
 
 
+def test_pythons_blocks_run_one_after_the_other(tmp_path):
+    (tmp_path / "blocks.py").write_text("\n".join(blocks(page("docs/python.md"), "python")))
+    done = run("python -m blocks", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "stages computed" in done.stdout and (tmp_path / "exported" / "samples").is_dir()
+    for command in of_kind("composes", "docs/python.md"):
+        assert run(command, tmp_path).returncode == 0, command
+
+
 @pytest.mark.parametrize("name", ["README.md", "docs/add-a-method.md"])
 def test_a_method_is_checked_and_stands_beside_the_built_ins(name, tmp_path):
     (tmp_path / "plugins").mkdir()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from piflow_bench.pipeline.labels import design_of, labels_of
 from piflow_bench.pipeline.processes import in_processes
 from piflow_bench.pipeline.runtime import Inputs, Report, Runtime, load_dataset
 from piflow_bench.settings import build_dataclass
+from piflow_bench.student import Student
 from piflow_bench.teacher import Teacher
 from piflow_bench.training.distributed import world
 from piflow_bench.training.loop import train
@@ -39,6 +40,7 @@ from piflow_bench.training.trainer import TrainingData
 
 if TYPE_CHECKING:
     from piflow_bench.evaluation.uncertainty import Interval
+    from piflow_bench.sampling import Arithmetic
 
 
 def load_method(config: Mapping[str, Any], runtime: Runtime) -> Method:
@@ -175,7 +177,9 @@ def published(
     )
     network: Any = built.modules["student"]
     found = read_weights(local_path(source))
-    state = dit_state(found.state, f"student.checkpoint={source}")
+    state = found.state
+    if set(state) != set(network.state_dict()):  # Not as `Run.export` writes them.
+        state = dit_state(state, f"student.checkpoint={source}")
     load_into(network, {k: v.float() for k, v in state.items()}, f"student.checkpoint={source}")
     save_file(network.state_dict(), folder / "checkpoint_0.safetensors")
     row = {
@@ -193,14 +197,22 @@ def published(
     (folder / "log.jsonl").write_text("")
 
 
-def sample(
-    config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
-) -> None:
-    """Samples of one checkpoint at one NFE, of a range of indices."""
-    from piflow_bench import sampling
+@dataclass(frozen=True)
+class ReadyStudent:
+    """A student with the weights of its checkpoint, and what it is sampled with."""
+
+    student: Student
+    network: Any
+    dataset: Dataset
+    arithmetic: Arithmetic
+
+
+def ready_student(config: Mapping[str, Any], inputs: Inputs, runtime: Runtime) -> ReadyStudent:
+    """The student of a ``sample`` stage."""
+    from piflow_bench.sampling import Arithmetic
 
     dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))
-    where = sampling.Arithmetic(runtime.scale.device, config.get("precision", "fp32"))
+    where = Arithmetic(runtime.scale.device, config.get("precision", "fp32"))
     teacher: Teacher = dataset.teacher().to(where.device)
     seed = config.get("train_seed") or 0
     spec = _spec(config, dataset, 1, seed, where.device)
@@ -212,17 +224,27 @@ def sample(
         network = network.to(where.device)
     elif teacher.closed_form:
         network = teacher.field
+    return ReadyStudent(built.student, network, dataset, where)
+
+
+def sample(
+    config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
+) -> None:
+    """Samples of one checkpoint at one NFE, of a range of indices."""
+    from piflow_bench import sampling
+
+    ready = ready_student(config, inputs, runtime)
     drawn = sampling.sample(
-        built.student,
-        network,
-        dataset,
+        ready.student,
+        ready.network,
+        ready.dataset,
         range(config["start"], config["stop"]),
         config["nfe"],
         config["sample_seed"],
         runtime.sample_batch,
         config["sampling"],
         report,
-        where,
+        ready.arithmetic,
         parts := Parts(folder / "parts", runtime.save_seconds),
     )
     _save_samples(folder, drawn.x, config["start"])

@@ -1,0 +1,72 @@
+"""A run at its full budget as all short forms of it have it: terminal, Markdown, Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from piflow_reports import frames, inputs, tables, verdicts, words
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was measured and who is told apart, as the page has it."""
+
+    run: inputs.Run
+    primary: frames.Primary
+    cells: pd.DataFrame
+    """One row per cell and measure, elastic students beside those of one budget too."""
+    pairs: pd.DataFrame
+    verdicts: list[verdicts.Verdict]
+    rankings: dict[int, tables.Ranking]
+    """The main table of each NFE."""
+    note: str
+    """What was tested, or why nothing was."""
+
+    @property
+    def title(self) -> str:
+        """Whose numbers these are, of which question and features."""
+        question = words.QUESTIONS.get(self.primary.question, self.primary.question)
+        return f"{self.run.name}: {question}, {self.primary.extractor} features"
+
+    def sentences(self, nfe: int) -> list[str]:
+        """What is said at one NFE, a paragraph for each track and metric."""
+        return [" ".join(v.sentences) for v in self.verdicts if v.nfe == nfe]
+
+
+def read(folder: Path) -> Summary:
+    """Read a run's folder.
+
+    Raises:
+        UserError: if there is no results table, or it cannot be read.
+    """
+    run = inputs.read(folder)
+    results = frames.with_series(run.results)
+    primary = frames.primary(run.info, results)
+    cells = frames.with_one_budget(frames.summarise(frames.final(results)))
+    order, nfes = frames.series_order(results, run.info), frames.nfes(cells)
+    pairs, note = verdicts.comparisons(cells, primary, rules=frames.rules(results))
+    said = verdicts.verdicts(cells, pairs, primary)
+    ranked = tables.rankings(cells, nfes, order, primary, verdicts.marks(said, primary))
+    main = {nfe: r for nfe, several in ranked.items() for r in several if not r.title}
+    return Summary(
+        run, primary, cells, pairs, said, main, verdicts.level_note(pairs, primary) or note
+    )
+
+
+def primary_table(found: Summary) -> pd.DataFrame:
+    """The primary metrics of every variant at every NFE, best first in its group."""
+    rows = []
+    for nfe, ranking in found.rankings.items():
+        shown = [i for i, column in enumerate(ranking.columns) if column.primary]
+        for group in ranking.groups:
+            for row in group.rows:
+                values = {}
+                for i in shown:
+                    cell, label = row.cells[i], ranking.columns[i].label
+                    values |= {label: cell.value, f"{label} low": cell.low}
+                    values |= {f"{label} high": cell.high}
+                about = {"NFE": nfe, "group": group.title, "variant": row.series}
+                rows.append({**about, "trained for": row.trained, "seeds": row.seeds, **values})
+    return pd.DataFrame(rows)

@@ -1,0 +1,130 @@
+"""Runs from Python: the same results, students that give the run's own samples, exports."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import piflow_bench
+from piflow_bench.errors import UserError
+from piflow_bench.runs import _flat
+
+VARIANTS = ("kd", "meanflow", "piflow-gm8", "dmd2", "teacher-euler")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return piflow_bench.run(
+        "digits", "protocol.extractors=[classifier]", profile="smoke", only=VARIANTS, runs=folder
+    )
+
+
+def test_settings_are_written_as_the_command_line_takes_them(tmp_path):
+    named = {
+        "nfes": (1, 4), "budget": {"amount": 60.5, "checkpoints": [0.5, 1.0]}, "aa": True,
+        "student": {"checkpoint": tmp_path}, "title": "it's {a}, b", "only": None,
+    }  # fmt: skip
+    assert list(_flat(named)) == [
+        "nfes=[1,4]", "budget.amount=60.5", "budget.checkpoints=[0.5,1.0]", "aa=true",
+        f"student.checkpoint={tmp_path}", "title='it\\'s {a}, b'", "only=null",
+    ]  # fmt: skip
+
+
+def test_results_table_and_verdicts_are_the_runs(run):
+    rows = run.results
+    assert set(VARIANTS) <= set(rows["variant"])
+    table = run.table
+    final = rows[(rows["budget_fraction"] == 1) & (rows["metric"] == "fd")]
+    final = final[(final["question"] == "imitation") & (final["variant"] == "kd")]
+    shown = table[(table["variant"] == "kd") & (table["group"] == "Distilled")]
+    np.testing.assert_array_equal(shown.sort_values("NFE")["FD"], final.sort_values("nfe")["value"])
+    students = table[(table["group"] == "Distilled") & (table["NFE"] == 1)]
+    assert students["FD"].is_monotonic_increasing
+    assert run.verdicts and all(text in run.report().read_text() for text in run.verdicts[:1])
+    assert "<table" in run._repr_html_()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("nfe", [1, 4])
+def test_a_student_gives_the_runs_samples_to_the_last_bit(variant, nfe, run):
+    seen = run.samples(variant, nfe)
+    again = run.student(variant, nfe)(run.config.sample_seed, n=len(seen))
+    assert again.numpy().tobytes() == seen.tobytes()
+    assert run.images(seen).shape == (len(seen), 8, 8, 1)
+
+
+def test_a_student_is_called_on_noise_and_labels(run):
+    student = run.student("kd", 1)
+    noise = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    threes = student(noise, labels=[3] * 6)
+    assert threes.shape == noise.shape and not torch.equal(threes, student(noise, labels=[4] * 6))
+    assert torch.equal(threes, student(noise, labels=torch.full((6,), 3)))
+    # Labels are by index; the batch changes rounding alone.
+    torch.testing.assert_close(student(noise)[:2], student(noise[:2]))
+    assert not torch.equal(student(0, n=4), student(1, n=4))
+
+
+def test_an_exported_student_is_scored_without_training(run, tmp_path):
+    folder = run.export("kd", tmp_path / "kd", nfe=4, pictures=5)
+    images = sorted((folder / "samples").iterdir())
+    assert len(images) == 5
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(images[2])), run.images(run.samples("kd", 4))[2, ..., 0]
+    )
+    scored = piflow_bench.run(
+        "digits", profile="smoke", only=["kd"], nfes=[4], runs=tmp_path / "runs",
+        student={"checkpoint": folder}, store=run.folder.parent / "store",
+        protocol={"extractors": ["classifier"]},
+    )  # fmt: skip
+    np.testing.assert_array_equal(scored.samples("kd", 4), run.samples("kd", 4))
+    assert scored.results["train_tfe"].max() == 0 or scored.results["train_tfe"].isna().any()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda r: r.student("kdd", 1), "kdd: no such variant of this run; did you mean 'kd'?"),
+        (lambda r: r.samples("kd", 2), "kd at 2 NFE: was run at 1, 4"),
+        (lambda r: r.samples("kd", 1, train_seed=7), "kd: train_seed=7; has 0"),
+        (lambda r: r.export("teacher-euler", "x"), "trains nothing"),
+        (lambda r: piflow_bench.open(r.folder.parent), "no results.parquet"),
+        (lambda r: piflow_bench.run("analytic"), "is several runs (analytic_mixture2d"),
+        (lambda r: piflow_bench.run("digits", nfes=[0]), "nfes=0: must be at least 1"),
+        (lambda r: piflow_bench.run("digitz"), "did you mean 'digits'?"),
+    ],
+)
+def test_mistakes_are_one_line(call, words, run):
+    with pytest.raises(UserError) as told:
+        call(run)
+    assert words in str(told.value) and "\n" not in str(told.value)
+
+
+SCRIPT = """
+import piflow_bench
+run = piflow_bench.run("digits", profile="smoke", only=["kd"], nfes=[1], runs="runs")
+print("rows", len(run.results), piflow_bench.open("runs/digits").samples("kd", 1).shape)
+"""
+
+
+@pytest.mark.parametrize("how", ["script", "-c"])
+def test_a_script_without_a_main_guard(how, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = ["-c", SCRIPT] if how == "-c" else ["script.py"]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "(60, 1, 8, 8)" in done.stdout and "stages computed" in done.stdout
+
+
+def test_names_are_offered_and_imported_when_asked_for():
+    assert {"run", "open", "Run", "evaluate", "evaluate_features"} <= set(dir(piflow_bench))
+    code = "import piflow_bench, sys; print('torch' in sys.modules, 'pandas' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False"]
+    with pytest.raises(AttributeError, match="no attribute .nothing."):
+        _ = piflow_bench.nothing
