@@ -146,10 +146,13 @@ def _verdict(
         if beaten:
             than = _listed([f"{words.isolated(o)} by {gaps[o]}" for o in beaten])
             sentences.append(f"{at} {words.isolated(series)} has {better} {label} than {than}.")
-        for other in ahead:
-            gap = _gap(against[other], other, higher, gap_places)
-            text = f"{words.isolated(other)} has {better} {label} than {words.isolated(series)}"
-            sentences.append(f"{at} {text} by {gap}.")
+        if ahead:
+            by = [
+                f"{words.isolated(o)} by {_gap(against[o], o, higher, gap_places)}" for o in ahead
+            ]
+            who = "it" if beaten else words.isolated(series)
+            start = "And" if beaten else at
+            sentences.append(f"{start} {who} is behind {_listed(by)} in {label}.")
         if level:
             listed = _listed([f"{words.isolated(o)} ({gaps[o]})" for o in level])
             who = "It" if beaten and not ahead else words.isolated(series)

@@ -640,7 +640,7 @@ class _Planner:
                             "train_seed": seed,
                             "train_nfe": train_nfe,
                         },
-                        weight=100,
+                        weight=100 * budget["amount"] / self.config.budget.amount,
                     )
                 cells += [
                     self._cell(variant, base, references, paired, nfe, seed, shared, i, sampling)

@@ -9,22 +9,20 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from piflow_bench.config import ExperimentConfig
 from piflow_bench.errors import UserError
+from piflow_bench.pipeline.display import Display, beginning, print_causes, say
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Outcome, run
-from piflow_bench.pipeline.live import Note, told
+from piflow_bench.pipeline.live import told
 from piflow_bench.pipeline.outdated import discard_outdated, warnings_of
 from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
 from piflow_bench.pipeline.store import Store, environment_error
 from piflow_bench.pipeline.uses import record_use, settings_digest, stages_of_run
-from piflow_bench.progress_bar import bars
 
 UP_TO_DATE = ".up_to_date"
 """File in a run's folder: the fingerprint of what its results and its page were made from."""
@@ -34,56 +32,6 @@ def store_of(config: ExperimentConfig) -> Store:
     """The store: ``store=``, else PIFLOW_BENCH_STORE, else ``runs/store``."""
     root = config.store or os.environ.get("PIFLOW_BENCH_STORE") or Path(config.runs) / "store"
     return Store(Path(root).absolute())
-
-
-class _Display:
-    """Progress on a terminal: one bar for all stages, one for each that runs; lines elsewhere."""
-
-    def __init__(self, stages: list[Stage], store: Store, console: Console, note: Note) -> None:
-        self.store, self.console, self.note = store, console, note
-        self.progress = bars(console)
-        total = sum(s.weight for s in stages)
-        self.all = self.progress.add_task(f"{len(stages)} stages", total=total, words="")
-        self.tasks: dict[str, tuple[Stage, Any]] = {}
-        self.told: set[tuple[str, int]] = set()
-        self.finished = 0.0
-
-    def notice(self, event: str, stage: Stage, words: str) -> None:
-        """An event of the launcher."""
-        if event == "start":
-            task = self.progress.add_task(stage.label, total=1.0, words="")
-            self.tasks[stage.key] = (stage, task)
-            return
-        if event != "cached":
-            self._tell_of_beginnings(stage)
-        self.finished += stage.weight
-        if stage.key in self.tasks:
-            self.progress.remove_task(self.tasks.pop(stage.key)[1])
-        if event == "failed":
-            _print_failure(self.console, stage, words)
-            self.note(stage, words)
-        elif event == "done" and not self.console.is_terminal and stage.kind == "distill":
-            self.console.print(f"done {stage.label}", highlight=False)
-        self.tick()
-
-    def _tell_of_beginnings(self, stage: Stage) -> None:
-        """Say once why a stage did not go on from what it had."""
-        starts = self.store.starts(stage)
-        words = starts[-1].anew if starts else ""
-        if words and (stage.key, len(starts)) not in self.told:
-            self.told.add((stage.key, len(starts)))
-            _say(self.console, f"begun anew {stage.label}: {words}")
-
-    def tick(self) -> None:
-        """Refresh shares from the running stages' progress files."""
-        running = 0.0
-        for stage, task in self.tasks.values():
-            self._tell_of_beginnings(stage)
-            word = self.store.progress(stage)
-            if word is not None:
-                running += word.share * stage.weight
-                self.progress.update(task, completed=word.share, words=word.text)
-        self.progress.update(self.all, completed=self.finished + running)
 
 
 def run_experiment(
@@ -102,7 +50,7 @@ def run_experiment(
     store, folder = store_of(config), Path(config.runs) / config.name
     _prepare_folders(folder, store, config)
     if plan.taken:
-        _say(console, f"teacher: of the sets of weights in its file, {plan.taken}")
+        say(console, f"teacher: of the sets of weights in its file, {plan.taken}")
     stages = plan.stages
     with _machine():
         _look_after(plan, store, console, force)
@@ -110,9 +58,11 @@ def run_experiment(
     # With nothing to make there is nothing to watch, and the disk may be full.
     live = told(folder, config, store, command) if missing else contextlib.nullcontext(_unheard)
     with _machine(), live as note:
-        display = _Display(stages, store, console, note)
+        display = Display(stages, store, console, note)
         with display.progress:
             record_use(store, folder, stages, settings_digest(config))
+            if missing:
+                say(console, beginning(config.name, stages, store, workers_of(config)))
             outcome = _launch(config, stages, store, display, detach)
         if detach and len(outcome.done) + len(outcome.failures) < len(stages):
             console.print("submitted; the same command without --detach collects", highlight=False)
@@ -127,9 +77,7 @@ def run_experiment(
         f"{len(outcome.failures)} failed, {outcome.seconds:.0f} s",
         highlight=False,
     )
-    for failure in outcome.failures.values():
-        if failure.root is None:
-            _print_failure(console, failure.stage, failure.reason)
+    print_causes(console, outcome.failures.values())
     print(page)
     return len(outcome.failures)
 
@@ -138,15 +86,11 @@ def _look_after(plan: Plan, store: Store, console: Console, force: bool) -> None
     """Remove what is damaged, so that it is made anew; name, or remove, what is outdated."""
     labels = {stage.key: stage.label for stage in plan.stages}
     for key, words in store.set_aside_damaged(plan.stages).items():
-        _say(console, f"damaged {labels[key]}: {words}; it is made anew")
+        say(console, f"damaged {labels[key]}: {words}; it is made anew")
     if force:
         discard_outdated(plan, store)
     for words in warnings_of(plan, store):
-        _say(console, words)
-
-
-def _say(console: Console, words: str) -> None:
-    console.print(words, highlight=False, markup=False, soft_wrap=True)
+        say(console, words)
 
 
 def _unheard(stage: Stage, reason: str) -> None:
@@ -166,7 +110,7 @@ def _machine() -> Iterator[None]:
 
 
 def _launch(
-    config: ExperimentConfig, stages: list[Stage], store: Store, display: _Display, detach: bool
+    config: ExperimentConfig, stages: list[Stage], store: Store, display: Display, detach: bool
 ) -> Outcome:
     runtime, threads = runtime_of(config), config.training.threads
     if config.launcher.name == "slurm":
@@ -212,12 +156,6 @@ def _collect(
     if not outcome.failures:
         record.write_text(current)
     return page
-
-
-def _print_failure(console: Console, stage: Stage, reason: str) -> None:
-    # Reasons are a plugin's words: they may hold brackets, which are no markup.
-    text = escape(f"{stage.label}: {reason}")
-    console.print(f"[red]failed[/] {text}", highlight=False, soft_wrap=True)
 
 
 def _prepare_folders(folder: Path, store: Store, config: ExperimentConfig) -> None:
@@ -288,6 +226,14 @@ def print_plan(config: ExperimentConfig) -> None:
         minutes = amounts["tfe"] * teacher_forward_seconds(plan) / 60 / worker_count(config)
         text += f", about {minutes:.0f} minutes (from the time of a teacher forward here)"
     console.print(text, highlight=False)
+
+
+def workers_of(config: ExperimentConfig) -> str:
+    """Who makes the stages, in words."""
+    if config.launcher.name == "slurm":
+        return "jobs of Slurm"
+    count = 1 if config.launcher.name == "debug" else worker_count(config)
+    return f"{count} worker{'s' if count != 1 else ''}"
 
 
 def worker_count(config: ExperimentConfig) -> int:

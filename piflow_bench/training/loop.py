@@ -117,6 +117,7 @@ def _steps(
         _truncate_log(log_path, trainer.step)
     saved = trainer.seconds
     log_every = 1
+    loss: float | None = None  # The last known: not every step of every method has one.
     with log_path.open("a") as log:
         while len(trainer.reached) < len(budget.checkpoints):
             scalars = trainer.run_step()
@@ -127,7 +128,8 @@ def _steps(
                 if writes:
                     log.write(json.dumps(row) + "\n")
                     log.flush()
-                    report(min(progress, 1.0), _progress_text(row, trainer))
+                    loss = row.get("loss", loss)
+                    report(min(progress, 1.0), _progress_text(trainer, loss))
             while (
                 len(trainer.reached) < len(budget.checkpoints)
                 and progress >= budget.checkpoints[len(trainer.reached)]
@@ -178,9 +180,10 @@ def _log_row(trainer: Trainer, scalars: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _progress_text(row: dict[str, float], trainer: Trainer) -> str:
+def _progress_text(trainer: Trainer, loss: float | None) -> str:
     rate = trainer.step / max(trainer.seconds, 1e-9)
-    return f"step {trainer.step}, {rate:.1f} steps/s, loss {row.get('loss', float('nan')):.3g}"
+    words = f"step {trainer.step}, {rate:.1f} steps/s"
+    return words if loss is None else f"{words}, loss {loss:.3g}"
 
 
 def _costs(trainer: Trainer, fraction: float) -> dict[str, Any]:

@@ -43,6 +43,10 @@ CLAIM = re.compile(
     r"At (?P<nfe>\d+) NFE,?(?: among these checkpoints,)? (?P<best>\S+) "
     r"has (?P<word>lower|higher) (?P<label>\S+) than (?P<rest>.*)\.$"
 )
+BEHIND = re.compile(
+    r"(?:At (?P<nfe>\d+) NFE,?(?: among these checkpoints,)? (?P<leader>\S+)|And it) "
+    r"is behind (?P<rest>.*) in (?P<label>\S+)\.$"
+)
 WORDS = {"FD": ("fd", "lower"), "Recall": ("recall", "higher")}
 
 
@@ -120,7 +124,14 @@ class Report:
             assert match["word"] == word
             others = re.findall(r"(\S+) by", match["rest"])
             found += [(int(match["nfe"]), metric, match["best"], other) for other in others]
-        assert bool(found) == any(" than " in text for text in self.sentences)
+        for verdict in self.verdicts:
+            for match in filter(None, map(BEHIND.match, verdict.sentences)):
+                assert match["leader"] in (None, verdict.leader)
+                assert match["nfe"] in (None, str(verdict.nfe)) and match["label"] == verdict.metric
+                others = re.findall(r"(\S+) by", match["rest"])
+                found += [(verdict.nfe, verdict.name, o, verdict.leader) for o in others]
+        told = (" than ", " is behind ")
+        assert bool(found) == any(word in text for text in self.sentences for word in told)
         return found
 
     @property
@@ -385,7 +396,7 @@ def test_who_beats_the_leader_is_said_to():
     truth[1, :, 0] = -90
     found = report(simulate(rng, 5, truth=truth, names=("m0", "m1", "m2")).rows)
     verdict = found.verdicts[0]
-    assert re.match(r"At 1 NFE m1 has lower FD than m0 by (8|9)\d", verdict.sentences[0])
+    assert re.match(r"At 1 NFE m0 is behind m1 by (8|9)\d.* in FD\.", verdict.sentences[0])
     assert verdict.sentences[1].startswith("m0 is not told apart from m2 (")
     assert (verdict.leader, verdict.tone, verdict.better) == ("m0", "behind", ["m1"])
 
