@@ -223,8 +223,11 @@ def print_plan(config: ExperimentConfig) -> None:
         amounts[budget["unit"]] = amounts.get(budget["unit"], 0.0) + budget["amount"]
     text += ", ".join(f"{amount:g} {unit}" for unit, amount in amounts.items())
     if list(amounts) == ["tfe"]:
-        minutes = amounts["tfe"] * teacher_forward_seconds(plan) / 60 / worker_count(config)
-        text += f", about {minutes:.0f} minutes (from the time of a teacher forward here)"
+        from piflow_bench.pipeline.status import duration
+
+        seconds = amounts["tfe"] * teacher_forward_seconds(plan) / worker_count(config)
+        text += f": at least {duration(seconds)}, by the time of a teacher forward here; policies, "
+        text += "optimizers, samples and metrics come on top"
     console.print(text, highlight=False)
 
 
