@@ -14,11 +14,9 @@ from pathlib import Path
 import pandas as pd
 from piflow_reports import export, frames, summary
 
-from piflow_bench.files import write_atomically
-
 LONG = ("artifact", "rules", "versions", "train_rows", "git_commit", "start", "node", "sampler")
 """Columns of long texts: those that no page here shows are left empty."""
-SHOWN = ("rules", "sampler", "git_commit")
+SHOWN = ("rules", "sampler")
 
 
 def keep(run: Path, folder: Path) -> Path:
@@ -29,7 +27,7 @@ def keep(run: Path, folder: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     emptied = {name: "" for name in LONG if name in table and name not in SHOWN}
     table = table.assign(**emptied)
-    write_atomically(target / "results.parquet", lambda p: table.to_parquet(p, index=False))
+    export.write_parquet(target / "results.parquet", table)
     shutil.copyfile(run / "run.json", target / "run.json")
     return target
 
@@ -63,15 +61,14 @@ def _counts(cells: pd.DataFrame, primary: frames.Primary) -> str:
 
 
 def _made(results: pd.DataFrame, about: dict[str, object]) -> str:
-    """Hardware, versions and commits of what the rows come from."""
+    """Hardware and versions of what the rows come from."""
     hardware = sorted({h for text in results["hardware"] for h in text.split(", ") if h})
-    commits = sorted({c for text in results["git_commit"] for c in text.split(", ") if c})
     collected = about.get("collected") or {}
     versions = collected.get("versions") or {} if isinstance(collected, dict) else {}
     listed = ", ".join(
         f"{name} {versions[name]}" for name in ("torch", "numpy") if name in versions
     )
-    return f"on {', '.join(hardware)}, with {listed}, at commit {', '.join(commits)}."
+    return f"on {', '.join(hardware)}, with {listed}."
 
 
 def trials(folder: Path) -> str:
@@ -96,7 +93,7 @@ def main() -> None:
     for run in arguments.keep:
         keep(run, arguments.folder)
     for target, text in pages(arguments.folder).items():
-        write_atomically(target, lambda p, text=text: p.write_text(text))
+        export.write_atomic(target, text)
         print(target)
 
 
