@@ -7,6 +7,7 @@ needs nothing, and a script needs no main guard. All else reads the run's folder
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from piflow_bench.pipeline.graph import Stage
     from piflow_bench.pipeline.plan import Cell, Plan
     from piflow_bench.pipeline.store import Store
 
@@ -54,7 +56,7 @@ def run(experiment: str = "digits", *settings: str, **named: Any) -> Run:
             raise KeyboardInterrupt
         last = said[-1] if said else f"exit code {code}"
         raise (UserError(last.removeprefix("error: ")) if code == 2 else RuntimeError(last))
-    return Run(Path(configs[0].runs) / configs[0].name)
+    return Run((Path(configs[0].runs) / configs[0].name).absolute())
 
 
 def open_run(path: str | Path) -> Run:
@@ -63,7 +65,7 @@ def open_run(path: str | Path) -> Run:
     Raises:
         UserError: if there are no results in it.
     """
-    folder = Path(path)
+    folder = Path(path).absolute().resolve()
     if not (folder / "results.parquet").is_file():
         raise UserError(f"{folder}: no results.parquet there; name the folder of a run")
     return Run(folder)
@@ -75,8 +77,10 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         key = f"{prefix}{name}"
         if isinstance(value, Mapping):
             yield from _flat(value, f"{key}.")
-        else:
-            yield f"{key}={value if key in PATH_KEYS else _written(value)}"
+        elif key not in PATH_KEYS:
+            yield f"{key}={_written(value)}"
+        elif value is not None:
+            yield f"{key}={value}"
 
 
 def _written(value: Any) -> str:
@@ -86,6 +90,8 @@ def _written(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_written, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{k}:{_written(v)}' for k, v in value.items())}}}"
     if isinstance(value, str | Path):
         return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
     return str(value)
@@ -98,10 +104,15 @@ def _passed_through(command: list[str]) -> tuple[int, list[str]]:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
     ) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            if line.strip():
-                said = [*said[-9:], line.strip()]
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                if line.strip():
+                    said = [*said[-9:], line.strip()]
+        except BaseException:  # It keeps what it has, and goes on when it is called again.
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise
     return process.returncode, said
 
 
@@ -150,12 +161,8 @@ class Run:
         """
         import numpy as np
 
-        store, cell = self._store, self._cell(variant, nfe, train_seed, sampler)
-        missing = [s.label for s in cell.samples if not store.has(s)]
-        if missing:
-            raise UserError(f"{missing[0]}: not in the store {store.root}; run it again")
-        shards = [np.load(store.path(s) / "samples.npy") for s in cell.samples]
-        return np.concatenate(shards)
+        cell = self._cell(variant, nfe, train_seed, sampler)
+        return np.concatenate([np.load(self._kept(s) / "samples.npy") for s in cell.samples])
 
     def images(self, samples: np.ndarray) -> np.ndarray:
         """Samples of the model's space as pictures ``(n, h, w, c)`` uint8."""
@@ -180,6 +187,7 @@ class Run:
         *,
         nfe: int | None = None,
         train_seed: int | None = None,
+        sampler: str = "",
         pictures: int = 64,
     ) -> Path:
         """Write a student's weights, what made them, and some of its samples as PNGs.
@@ -192,20 +200,23 @@ class Run:
         from PIL import Image
 
         nfes = [c.columns["nfe"] for c in self._cells(variant)]
-        cell = self._cell(variant, nfes[0] if nfe is None else nfe, train_seed, "")
+        cell = self._cell(variant, nfes[0] if nfe is None else nfe, train_seed, sampler)
         if cell.distill is None:
             raise UserError(f"{variant}: trains nothing, so there are no weights to write")
+        self._kept(cell.distill)
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        weights = self._store.path(cell.distill) / f"checkpoint_{cell.checkpoint}.safetensors"
+        weights = self._store.path(cell.distill) / f"checkpoint_{cell.checkpoint or 0}.safetensors"
         shutil.copyfile(weights, target / "diffusion_pytorch_model.safetensors")
         facts = {**cell.distill.config, "sampling": cell.samples[0].config["sampling"]}
         (target / "config.json").write_text(json.dumps(facts, indent=1))
         dataset = self._plan.dataset
         if dataset is not None and dataset.kind == "images":
             (target / "samples").mkdir(exist_ok=True)
-            found = self.samples(variant, cell.columns["nfe"], train_seed=train_seed)[:pictures]
-            for i, image in enumerate(self.images(found)):
+            found = self.samples(
+                variant, cell.columns["nfe"], train_seed=train_seed, sampler=sampler
+            )
+            for i, image in enumerate(self.images(found[:pictures])):
                 Image.fromarray(image.squeeze()).save(target / "samples" / f"{i:05d}.png")
         return target
 
@@ -222,6 +233,12 @@ class Run:
         info = json.loads((self.folder / "run.json").read_text())
         plain = yaml.safe_load(info["config"])
         config = build_dataclass(ExperimentConfig, plain, "")
+        # Its paths were of the folder that it was called in, of which this one says where it lies.
+        runs = Path(config.runs)
+        if not runs.is_absolute():
+            called = self.folder.parents[len(runs.parts)]
+            config.store = config.store and str(called / config.store)
+            config.plugins = config.plugins and str(called / config.plugins)
         config.runs, config.name = str(self.folder.parent), self.folder.name
         return config
 
@@ -236,6 +253,16 @@ class Run:
         from piflow_bench.pipeline.runner import store_of
 
         return store_of(self.config)
+
+    def _kept(self, stage: Stage) -> Path:
+        """Where the store has what a stage made.
+
+        Raises:
+            UserError: if it has not.
+        """
+        if not self._store.has(stage):
+            raise UserError(f"{stage.label}: not in the store {self._store.root}; run it again")
+        return self._store.path(stage)
 
     def _cells(self, variant: str) -> list[Cell]:
         known = [c for c in self._plan.cells if c.samples and c.columns["role"] != "control"]
@@ -290,7 +317,7 @@ class Sampler:
         from piflow_bench.randomness import SampleRandom
 
         config, runtime = self._stage.config, runtime_of(self.run.config)
-        folders = {k: [self.run._store.path(s) for s in v] for k, v in self._stage.inputs.items()}
+        folders = {k: [self.run._kept(s) for s in v] for k, v in self._stage.inputs.items()}
         given = isinstance(noise, torch.Tensor)
         seed = config["sample_seed"] if given else int(noise)
         count = len(noise) if given else n or runtime.sample_batch

@@ -39,7 +39,7 @@ def page(folder: Path) -> str:
     about = run.info.get("provenance") or {}
     parts = [
         f"# {run.info.get('title') or run.name}",
-        f"<!-- Written by python -m piflow_reports.results_page {folder.parent.name} -->",
+        "<!-- Written by python -m piflow_reports.results_page docs/results -->",
         str(run.info.get("question_text") or ""),
         f"{found.title}. {_counts(found.cells, found.primary)} Made by",
         f"```bash\n{run.info.get('command', '')}\n```",
@@ -92,6 +92,8 @@ def main() -> None:
     arguments = parser.parse_args()
     for run in arguments.keep:
         keep(run, arguments.folder)
+    if not pages(arguments.folder):
+        parser.error(f"{arguments.folder}: no kept results there; --keep RUN takes some")
     for target, text in pages(arguments.folder).items():
         export.write_atomic(target, text)
         print(target)

@@ -65,8 +65,9 @@ def comparisons(
         select(cells, primary.question, name, primary.extractor)
         for name in dict.fromkeys((primary.quality, primary.diversity))
     ]
-    chosen = measured(pd.concat(parts))
-    if not len(chosen) or chosen.groupby(["track", "nfe"])["series"].nunique().max() < 2:
+    chosen = pd.concat(parts)
+    known = measured(chosen)
+    if not len(known) or known.groupby(["track", "nfe"])["series"].nunique().max() < 2:
         return pd.DataFrame(), "There are no two students to compare at the same NFE."
     try:
         table = compare(
@@ -114,7 +115,8 @@ def _verdict(
     here: pd.DataFrame, pairs: pd.DataFrame, primary: Primary, name: str, higher: bool
 ) -> Verdict:
     ordered = here.sort_values(["value", "series"], ascending=[not higher, True])
-    leading = ordered[ordered["variant"] == primary.leader]
+    # Where nothing was declared, as among those of one budget, the best is spoken of.
+    leading = ordered[(ordered["variant"] == primary.leader) & pairs["family"].any()]
     best = ordered.iloc[0]
     # Of several ways to sample the leader, the best: each way's comparisons are in the family.
     head = leading.iloc[0] if len(leading) else best
@@ -291,7 +293,7 @@ def level_note(table: pd.DataFrame, primary: Primary, families: int = 1) -> str:
             f"The declared leader, {words.isolated(primary.leader)}, is not among the students "
             "compared: differences are described with their intervals, and nobody is told apart."
         )
-    pairs = families * len(family)
+    pairs = families * int(table["declared"].max() if "declared" in table else len(family))
     text = (
         f"Declared before the run: every variant against {words.isolated(primary.leader)} in the "
         f"primary metrics, {words.count(pairs, 'comparison')}, Holm-corrected together. All "

@@ -27,10 +27,12 @@ def test_settings_are_written_as_the_command_line_takes_them(tmp_path):
     named = {
         "nfes": (1, 4), "budget": {"amount": 60.5, "checkpoints": [0.5, 1.0]}, "aa": True,
         "student": {"checkpoint": tmp_path}, "title": "it's {a}, b", "only": None,
+        "store": None, "references": [{"nfe": 1, "method": "x"}],
     }  # fmt: skip
     assert list(_flat(named)) == [
         "nfes=[1,4]", "budget.amount=60.5", "budget.checkpoints=[0.5,1.0]", "aa=true",
         f"student.checkpoint={tmp_path}", "title='it\\'s {a}, b'", "only=null",
+        "references=[{nfe:1,method:'x'}]",
     ]  # fmt: skip
 
 
@@ -82,6 +84,37 @@ def test_an_exported_student_is_scored_without_training(run, tmp_path):
     )  # fmt: skip
     np.testing.assert_array_equal(scored.samples("kd", 4), run.samples("kd", 4))
     assert scored.results["train_tfe"].max() == 0 or scored.results["train_tfe"].isna().any()
+
+
+def test_a_run_is_opened_from_anywhere(run, tmp_path, monkeypatch):
+    seen = run.samples("kd", 1)
+    monkeypatch.chdir(run.folder)
+    for path in (".", run.folder.parent / "digits", "../digits"):
+        again = piflow_bench.open(path)
+        monkeypatch.chdir(tmp_path)
+        np.testing.assert_array_equal(again.samples("kd", 1), seen)
+        monkeypatch.chdir(run.folder)
+
+
+def test_one_of_several_ways_of_sampling_is_named(tmp_path):
+    warm = piflow_bench.run(
+        "digits", "variants.piflow-gm8.sampling.temperature=[0.5,1.0]", profile="smoke",
+        only=["piflow-gm8"], nfes=[1], runs=tmp_path, protocol={"extractors": ["classifier"]},
+    )  # fmt: skip
+    with pytest.raises(UserError, match="sampled in several ways"):
+        warm.student("piflow-gm8", 1)
+    cold = "temperature=0.5"
+    drawn = warm.student("piflow-gm8", 1, sampler=cold)(0, n=60)
+    np.testing.assert_array_equal(drawn, warm.samples("piflow-gm8", 1, sampler=cold))
+    assert warm.export("piflow-gm8", tmp_path / "out", sampler=cold, pictures=1).is_dir()
+    for stage in (tmp_path / "store" / "artifacts").glob("distill-*"):
+        stage.rename(stage.with_name(f"gone-{stage.name}"))
+    for call in (
+        lambda: warm.student("piflow-gm8", 1, sampler=cold)(0),
+        lambda: warm.export("piflow-gm8", tmp_path / "none", sampler=cold),
+    ):
+        with pytest.raises(UserError, match="not in the store .*; run it again"):
+            call()
 
 
 @pytest.mark.parametrize(

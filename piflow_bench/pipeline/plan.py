@@ -210,23 +210,29 @@ def _sharing_one_budget(config: ExperimentConfig, variants: list[Variant]) -> li
 
     Trainings of their own, since learning rates fall with the spent share of the budget.
     """
-    distilled = [v for v in variants if v.facts.trains and v.facts.track == DISTILLED]
-    served = max((len(v.nfes) for v in distilled if v.facts.elastic), default=1)
-    if not config.split_budget or config.student.checkpoint or served < 2:
+    if not config.split_budget or config.student.checkpoint:
         return []
-    return [
-        replace(
-            v,
-            name=_twin_name(config, v, "split", "split_budget=true"),
-            config=replace(v.config, tuning=f"settings of {v.name}"),
-            facts=replace(v.facts, track=ONE_BUDGET),
-            budget={**v.budget, "amount": v.budget["amount"] / served, "checkpoints": [1.0]},
-            base=v.name,
-            shares=served,
+    distilled = [v for v in variants if v.facts.trains and v.facts.track == DISTILLED]
+    served = {n for v in distilled if v.facts.elastic and len(v.nfes) > 1 for n in v.nfes}
+    found = []
+    for v in distilled:
+        own = [n for n in v.nfes if n in served]
+        if v.facts.elastic or len(own) < 2:  # For one NFE alone the whole budget is its share.
+            continue
+        budget = {**v.budget, "amount": v.budget["amount"] / len(own), "checkpoints": [1.0]}
+        found.append(
+            replace(
+                v,
+                name=_twin_name(config, v, "split", "split_budget=true"),
+                config=replace(v.config, tuning=f"settings of {v.name}"),
+                facts=replace(v.facts, track=ONE_BUDGET),
+                budget=budget,
+                nfes=own,
+                base=v.name,
+                shares=len(own),
+            )
         )
-        for v in distilled
-        if not v.facts.elastic
-    ]
+    return found
 
 
 def _check_protocol(config: ExperimentConfig, outputs: tuple[str, ...]) -> None:

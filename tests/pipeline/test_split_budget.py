@@ -44,6 +44,21 @@ def test_a_specialists_trainings_share_what_one_elastic_training_has(nfes):
     assert rows["kd"]["shares"] == 1 and rows["teacher-euler"]["serves"] == ""
 
 
+def test_whoever_serves_fewer_nfes_shares_the_same_budget():
+    stepwise = "variants.dmd2.nfes=[2,4]"
+    alone = "variants.kd.nfes=[8]"
+    elastic = "variants.meanflow.nfes=[1,2,4]"
+    plan = planned("nfes=[1,2,4,8]", "only=[kd,dmd2,meanflow,piflow-gm8]", stepwise, alone, elastic)
+    (one,) = trainings(plan, "meanflow").values()
+    for name, nfes in (("dmd2-split", {2, 4}), ("piflow-gm8-split", {1, 2, 4})):
+        shared = trainings(plan, name)
+        assert set(shared) == nfes
+        spent = sum(stage.config["budget"]["amount"] for stage in shared.values())
+        assert spent == pytest.approx(one.config["budget"]["amount"])
+    # Of one NFE the whole budget is the share, and of none of the elastic one's nothing is.
+    assert not trainings(plan, "kd-split")
+
+
 @pytest.mark.parametrize(
     "settings",
     [

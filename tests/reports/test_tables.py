@@ -226,6 +226,31 @@ def test_a_leader_beside_its_own_samplings_alone_is_described():
     assert "a · s=2; ahead of a · s=1" in said.sentences[0]
 
 
+def test_an_elastic_leader_is_no_head_of_those_of_one_budget():
+    rows = uneven([5.0, 5.3], [4.8, 4.9])
+    rows = rows.assign(track="one budget", shares=np.where(rows["variant"] == "a", 1, 2))
+    primary = frames.Primary("imitation", "fd", "fd", "classifier", leader="a")
+    summary = frames.summarise(frames.final(rows))
+    found, _ = verdicts.comparisons(summary, primary)
+    (said,) = verdicts.verdicts(summary, found, primary)
+    assert said.leader == "b" and "the lowest FD is that of b; ahead of a" in said.sentences[0]
+
+
+def test_who_failed_stays_in_the_declared_family():
+    sides = [5.0, 5.3, 4.9, 5.1, 5.2], [4.8, 4.9, 4.3, 4.9, 4.8]
+    rows = pd.concat([uneven(*sides), uneven(*sides).assign(metric="recall")])
+    third = rows[rows["variant"] == "b"].assign(variant="c", value=np.nan, status="failed")
+    # As results have it: a failure is told of in the quality metric alone.
+    failed = pd.concat([rows, third[third["metric"] == "fd"]])
+    primary = frames.Primary("imitation", "fd", "recall", "classifier", leader="a")
+    ps = []
+    for results in (rows, failed):
+        table, _ = verdicts.comparisons(frames.summarise(frames.final(results)), primary)
+        ps.append(table.set_index("metric")["p_holm"].min())
+        words = verdicts.level_note(table, primary)
+    assert ps[1] > ps[0] and "4 comparisons" in words
+
+
 def uneven(a, b):
     """A run of two students with these values of FD by train seed."""
     values = {"a": a, "b": b}

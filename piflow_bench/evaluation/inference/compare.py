@@ -42,6 +42,7 @@ COLUMNS = (
     "level",
     "family",
     "significant",
+    "declared",
 )
 Cell = Mapping[str, Any]
 """A row of ``cells.summarise``."""
@@ -68,43 +69,50 @@ def compare(
         UserError: where cells of several protocols meet.
     """
     rows: list[list[Any]] = []
-    keys = ["track", "nfe", "question", "metric"]
-    chosen = cells[cells["metric"].isin(list(metrics))]
-    unmeasured = 0
-    for key, group in chosen.groupby(keys, sort=True, dropna=False):
-        where = ", ".join(f"{name}={value}" for name, value in zip(keys, key, strict=True))
-        known = {
-            str(p): json.loads((rules or {}).get(p) or "{}")
-            for p in set(measured(group)["protocol"])
-        }
-        refuse_mixture(known, where)
-        for a, b in combinations(group.to_dict("records"), 2):
-            family = bool(leader) and (a["variant"] == leader) != (b["variant"] == leader)
-            family &= a["track"] != ONE_BUDGET
-            if not (np.isfinite(a["value"]) and np.isfinite(b["value"])):
-                unmeasured += family
-                continue
-            gap, level = difference(a, b)
-            seeds = min((c["seeds"] for c in (a, b) if c["seeds"]), default=0)
-            p = gap.p if family else np.nan
-            rows.append(
-                [*key, a["series"], b["series"], gap.difference, gap.low, gap.high, p, np.nan,
-                 seeds, level, family, False]
-            )  # fmt: skip
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    where = ["track", "nfe", "question"]
+    declared = 0
+    for place, everyone in cells.groupby(where, sort=True, dropna=False):
+        # Whoever was entered here, measured or failed: the family was declared with it.
+        entered = dict(zip(everyone["series"], everyone["variant"], strict=True))
+        leading = sum(bool(leader) and variant == leader for variant in entered.values())
+        family_size = leading * (len(entered) - leading) if place[0] != ONE_BUDGET else 0
+        known = measured(everyone)
+        for metric in sorted(set(known["metric"]) & set(metrics)):
+            group = known[known["metric"] == metric]
+            declared += family_size
+            _refuse_mixture(group, (*place, metric), rules or {})
+            for a, b in combinations(group.to_dict("records"), 2):
+                gap, level = difference(a, b)
+                family = bool(leader) and (a["variant"] == leader) != (b["variant"] == leader)
+                family &= a["track"] != ONE_BUDGET
+                seeds = min((c["seeds"] for c in (a, b) if c["seeds"]), default=0)
+                p = gap.p if family else np.nan
+                rows.append(
+                    [*place, metric, a["series"], b["series"], gap.difference, gap.low, gap.high,
+                     p, np.nan, seeds, level, family, False]
+                )  # fmt: skip
+    table = pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "declared"])
+    table["declared"] = declared
     if len(table):
-        table["p_holm"] = (families * _holm_of_declared(table, unmeasured)).clip(max=1.0)
+        table["p_holm"] = (families * _holm_of_declared(table, declared)).clip(max=1.0)
         table["significant"] = table["p_holm"] < LEVEL
     return table
 
 
-def _holm_of_declared(table: pd.DataFrame, unmeasured: int) -> np.ndarray:
+def _refuse_mixture(group: pd.DataFrame, place: tuple[Any, ...], rules: Mapping[str, str]) -> None:
+    names = ("track", "nfe", "question", "metric")
+    where = ", ".join(f"{name}={value}" for name, value in zip(names, place, strict=True))
+    known = {str(p): json.loads(rules.get(p) or "{}") for p in set(group["protocol"])}
+    refuse_mixture(known, where)
+
+
+def _holm_of_declared(table: pd.DataFrame, declared: int) -> np.ndarray:
     """Holm's p-values of the family; what cannot be tested counts as if it were not told apart."""
     p = table["p"].to_numpy(dtype=float)
-    family = table["family"].to_numpy(dtype=bool)
-    counted = np.where(family & ~np.isfinite(p), 1.0, p)
-    adjusted = holm(np.append(counted, np.ones(unmeasured)))[: len(p)]
-    return np.where(np.isfinite(p), adjusted, np.nan)
+    tested = np.isfinite(p)
+    others = np.ones(max(declared - tested.sum(), 0))
+    adjusted = holm(np.append(p, others))[: len(p)]
+    return np.where(tested, adjusted, np.nan)
 
 
 def difference(a: Cell, b: Cell) -> tuple[Difference, str]:

@@ -107,6 +107,7 @@ def test_declared_comparisons_that_cannot_be_tested_stay_in_the_family():
         found = compare(summarise(final(results)), ["fd"], leader="a")
         tested = found[found["p"].notna()]
         assert found["family"].sum() == family and len(tested) == 2
+        assert set(found["declared"]) == {3}
         first = tested.loc[tested["p"].idxmin()]
         assert first["p_holm"] == pytest.approx(min(1.0, 3 * first["p"])), "of three declared"
         assert not found["significant"][found["p"].isna()].any()
