@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import tempfile
@@ -45,22 +44,18 @@ def read_json(path: Path) -> Any:
 def check_writable(key: str, folder: Path) -> None:
     """UserError, naming the setting, unless a folder can be made and written; leaves nothing.
 
-    It is tried: permissions say nothing of file systems like /proc, nor does root heed them.
+    It is tried: permissions say nothing of file systems like /proc, nor does root heed them. What
+    is tried has a name of its own, so that no other process's new folder is taken away.
     """
     whole = folder.absolute()
-    new = [path for path in (whole, *whole.parents) if not os.path.exists(path)]
+    existing = next(p for p in (whole, *whole.parents) if os.path.exists(p))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryDirectory(dir=existing) as probe:
+            Path(probe, whole.relative_to(existing)).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"{key}={folder}: cannot be written ({error.strerror}); choose another {key}=PATH"
         ) from error
-    finally:
-        for path in new:
-            with contextlib.suppress(OSError):
-                path.rmdir()
 
 
 def flush(path: Path) -> None:

@@ -32,7 +32,7 @@ def driver(tmp_path_factory):
     """A headless Chromium."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     if not CHROMIUM or not DRIVER:
-        pytest.skip("chromium or chromedriver is not installed")
+        pytest.skip("chromium is not installed: apt install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for flag in (

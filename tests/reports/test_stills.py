@@ -36,7 +36,7 @@ def call(folder, *before, **environment):
 @pytest.mark.browser
 def test_every_figure_is_written_without_a_network(folder):
     if not CHROMIUM:
-        pytest.skip("chromium is not installed")
+        pytest.skip("chromium is not installed: apt install chromium chromium-driver")
     alone = ["unshare", "-n"]
     allowed = shutil.which("unshare") and not subprocess.run([*alone, "true"]).returncode
     done = call(folder, *(alone if allowed else []))
