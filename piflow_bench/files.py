@@ -48,7 +48,8 @@ def check_writable(key: str, folder: Path) -> None:
     is tried has a name of its own, so that no other process's new folder is taken away.
     """
     whole = folder.absolute()
-    existing = next(p for p in (whole, *whole.parents) if os.path.exists(p))
+    # A link that leads nowhere is there: nothing can be made below it.
+    existing = next(p for p in (whole, *whole.parents) if os.path.lexists(p))
     try:
         with tempfile.TemporaryDirectory(dir=existing) as probe:
             Path(probe, whole.relative_to(existing)).mkdir(parents=True, exist_ok=True)

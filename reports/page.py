@@ -23,6 +23,7 @@ from piflow_reports import (
     pictures,
     stills,
     styles,
+    summary,
     tables,
     tradeoffs,
     verdicts,
@@ -92,12 +93,10 @@ def section(run: inputs.Run, prefix: str, families: int = 1) -> Section:
     """All that is shown of a run; ``families`` runs share the page's share of false reports."""
     run = replace(run, results=frames.with_series(run.results))
     info, results = run.info, run.results
-    primary = frames.primary(info, results)
-    every = frames.summarise(frames.final(results))
+    found = summary.of(run, families)
+    primary, pairs, nfes, order = found.primary, found.pairs, found.nfes, found.order
     # Figures hold what has a budget for each NFE; tables also who shares one over all.
-    summary = every[every["track"] != ONE_BUDGET]
-    nfes = frames.nfes(summary)
-    order = frames.series_order(results, info)
+    cells_of_whole = found.cells[found.cells["track"] != ONE_BUDGET]
     named = frames.with_series(results)
     roles = dict(zip(*_columns(named, "series", "role"), strict=True))
     variants = dict(zip(*_columns(named, "series", "variant"), strict=True))
@@ -108,36 +107,36 @@ def section(run: inputs.Run, prefix: str, families: int = 1) -> Section:
             for role in ("student", "teacher")
         )
     )
-    beside = frames.with_one_budget(every)
-    pairs, pair_note = verdicts.comparisons(beside, primary, families, frames.rules(results))
-    said = verdicts.verdicts(beside, pairs, primary)
-    ranked = tables.rankings(beside, nfes, order, primary, verdicts.marks(said, primary))
     run = _with_series(run)
     whole = replace(run, results=run.results[run.results["track"] != ONE_BUDGET])
-    groups = figure_groups(whole, summary, nfes, looks, order, variants, primary, pairs, prefix)
+    groups = figure_groups(
+        whole, cells_of_whole, nfes, looks, order, variants, primary, pairs, prefix
+    )
     grids, picked = pictures.within_budget(run.grid, run.selections, looks, order, nfes)
-    axes = explorer.explorer(summary, frames.costs(whole.results), nfes, looks, order, primary)
+    axes = explorer.explorer(
+        cells_of_whole, frames.costs(whole.results), nfes, looks, order, primary
+    )
     context = {
         "title": str(info.get("title") or run.name),
         "question": str(info.get("question_text") or ""),
-        "facts": facts.header(run, summary, primary),
-        "alerts": facts.alerts(run, every),
+        "facts": facts.header(run, cells_of_whole, primary),
+        "alerts": facts.alerts(run, found.cells),
         "primary": primary,
         "labels": {
             "question": words.QUESTIONS.get(primary.question, primary.question),
             "quality": words.metric(primary.quality).label,
             "diversity": words.metric(primary.diversity).label,
         },
-        "verdicts": said,
+        "verdicts": found.verdicts,
         "tracks": words.TRACKS,
-        "shared_budget": ONE_BUDGET in set(every["track"]),
+        "shared_budget": ONE_BUDGET in set(found.cells["track"]),
         "pairs": verdicts.pair_rows(pairs),
-        "pair_note": pair_note,
-        "alone": verdicts.alone(summary),
+        "pair_note": found.pair_note,
+        "alone": verdicts.alone(cells_of_whole),
         "targets": facts.targets(info, primary),
-        "level_note": verdicts.level_note(pairs, primary, families),
-        "ceiling": ceiling.ceiling(summary, nfes, order, primary),
-        "rankings": ranked,
+        "level_note": found.level_note,
+        "ceiling": ceiling.ceiling(cells_of_whole, nfes, order, primary),
+        "rankings": found.tables,
         "looks": looks,
         "figures": groups,
         "plots": sum(len(group["figures"]) for group in groups),
@@ -147,16 +146,16 @@ def section(run: inputs.Run, prefix: str, families: int = 1) -> Section:
         "picked": picked,
         "memorised": pictures.memorised(run.selections, order),
         "origins": [_origin(r, primary) for r in run.merged or (run,)],
-        "filters": _filters(ranked),
+        "filters": _filters(found.tables),
         "controls": [(n, CONTROLS[n]) for n in CONTROLS if n in set(results["variant"])],
-        "glossary": facts.glossary(summary),
-        "agreement": ceiling.agreement(summary, nfes, primary),
+        "glossary": facts.glossary(cells_of_whole),
+        "agreement": ceiling.agreement(cells_of_whole, nfes, primary),
         "nfes": nfes,
         "references": info.get("references") or [],
         "variants": facts.variant_facts(info),
         "protocols": facts.protocols(results),
     }
-    return Section(prefix, run, context, [r for several in ranked.values() for r in several])
+    return Section(prefix, run, context, [r for several in found.tables.values() for r in several])
 
 
 def _origin(run: inputs.Run, primary: frames.Primary) -> dict[str, Any]:

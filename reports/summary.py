@@ -1,4 +1,4 @@
-"""A run at its full budget as all short forms of it have it: terminal, Markdown, Python."""
+"""A run at its full budget as all forms of it have it: page, terminal, Markdown, Python."""
 
 from __future__ import annotations
 
@@ -18,11 +18,26 @@ class Summary:
     cells: pd.DataFrame
     """One row per cell and measure, elastic students beside those of one budget too."""
     pairs: pd.DataFrame
+    pair_note: str
+    """Why there are no pairs; empty where there are."""
     verdicts: list[verdicts.Verdict]
-    rankings: dict[int, tables.Ranking]
-    """The main table of each NFE."""
-    note: str
-    """What was tested, or why nothing was."""
+    nfes: list[int]
+    order: list[str]
+    """Every series once, as the experiment lists them."""
+    tables: dict[int, list[tables.Ranking]]
+    """The rankings of each NFE, the main one first."""
+    level_note: str
+    """What was tested, and what the sentences are about."""
+
+    @property
+    def rankings(self) -> dict[int, tables.Ranking]:
+        """The main table of each NFE."""
+        return {nfe: r for nfe, several in self.tables.items() for r in several if not r.title}
+
+    @property
+    def note(self) -> str:
+        """What was tested, or why nothing was."""
+        return self.level_note or self.pair_note
 
     @property
     def title(self) -> str:
@@ -41,18 +56,20 @@ def read(folder: Path) -> Summary:
     Raises:
         UserError: if there is no results table, or it cannot be read.
     """
-    run = inputs.read(folder)
+    return of(inputs.read(folder))
+
+
+def of(run: inputs.Run, families: int = 1) -> Summary:
+    """The summary of a run; ``families`` runs share a page's share of false reports."""
     results = frames.with_series(run.results)
     primary = frames.primary(run.info, results)
     cells = frames.with_one_budget(frames.summarise(frames.final(results)))
     order, nfes = frames.series_order(results, run.info), frames.nfes(cells)
-    pairs, note = verdicts.comparisons(cells, primary, rules=frames.rules(results))
+    pairs, pair_note = verdicts.comparisons(cells, primary, families, frames.rules(results))
     said = verdicts.verdicts(cells, pairs, primary)
     ranked = tables.rankings(cells, nfes, order, primary, verdicts.marks(said, primary))
-    main = {nfe: r for nfe, several in ranked.items() for r in several if not r.title}
-    return Summary(
-        run, primary, cells, pairs, said, main, verdicts.level_note(pairs, primary) or note
-    )
+    level_note = verdicts.level_note(pairs, primary, families)
+    return Summary(run, primary, cells, pairs, pair_note, said, nfes, order, ranked, level_note)
 
 
 def primary_table(found: Summary) -> pd.DataFrame:

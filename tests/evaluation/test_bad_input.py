@@ -452,6 +452,10 @@ SETTINGS = {
         lambda t: {"store": "/proc/nowhere"},
         ["store=/proc/nowhere", "cannot be written", "choose another store=PATH"],
     ),
+    "store below a link to nowhere": (
+        lambda t: (t / "link").symlink_to(t / "none") or {"store": t / "link" / "deeper"},
+        ["store=", "cannot be written"],
+    ),
     "store of too long a name": (
         lambda t: {"store": t / ("a" * 300)},
         ["store=", "File name too long"],
