@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.pictures.archives import ENDINGS
 from piflow_bench.evaluation.protocols import load_protocol, names
 from piflow_bench.files import check_writable, read_json, write_json
 from piflow_bench.provenance import git_commit, hardware, versions
@@ -180,7 +181,10 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
 def _name(samples: str) -> str:
     """What samples are called: their folder, or their file without its ending."""
     path = Path(os.path.realpath(samples))  # `resolve` does not bear links in a circle.
-    return path.name if path.is_dir() else path.stem
+    if path.is_dir():
+        return path.name
+    ending = next((e for e in ENDINGS if path.name.lower().endswith(e)), path.suffix)
+    return path.name[: len(path.name) - len(ending)] or path.name
 
 
 def _scored(settings: Settings, metric_values: dict[str, Any]) -> dict[str, Any]:

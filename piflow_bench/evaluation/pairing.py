@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from os.path import commonprefix
 
 import numpy as np
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.pictures.folders import EXTENSIONS, two_orders
+from piflow_bench.evaluation.pictures.files import is_image, two_orders
 
 WAYS = {
-    "labels": "subfolders as classes, or a .json file of {name: label}",
+    "labels": "subfolders as classes, a .csv file of file,label, or a .json file of {name: label}",
     "prompts": "a .json file of {name: prompt}",
     "teacher": "two folders of the same names",
 }
@@ -39,14 +40,17 @@ def check_order(names: Sequence[str] | None, what: str) -> None:
 
 
 def by_name(samples: Sequence[str], partners: Sequence[str], what: str) -> np.ndarray:
-    """Places ``(n,)`` of the samples' partners of the same names, with or without suffixes.
+    """Places ``(n,)`` of the samples' partners of the same names.
+
+    Suffixes of images, and folders that hold all of one side, count where names agree with them.
 
     Raises:
         UserError: naming a sample without a partner, or what is there twice.
     """
     ours, theirs = list(samples), list(partners)
-    if not set(ours) <= set(theirs):
-        ours, theirs = ([_bare(name) for name in names] for names in (ours, theirs))
+    for plainer in (_bare, _unwrapped):
+        if not set(ours) <= set(theirs):
+            ours, theirs = plainer(ours), plainer(theirs)
     for names in (ours, theirs):
         twice = next((name for name, count in Counter(names).items() if count > 1), None)
         if twice is not None:
@@ -61,6 +65,15 @@ def by_name(samples: Sequence[str], partners: Sequence[str], what: str) -> np.nd
     return np.array([places[name] for name in ours])
 
 
-def _bare(name: str) -> str:
-    stem, dot, suffix = name.rpartition(".")
-    return stem if dot + suffix.lower() in EXTENSIONS else name
+def bare(names: Sequence[str]) -> list[str]:
+    """Names without the suffixes of images and without folders that hold all of them."""
+    return _unwrapped(_bare(names))
+
+
+def _bare(names: Sequence[str]) -> list[str]:
+    return [name.rpartition(".")[0] if is_image(name) else name for name in names]
+
+
+def _unwrapped(names: Sequence[str]) -> list[str]:
+    shared = len(commonprefix([name.split("/")[:-1] for name in names]))
+    return ["/".join(name.split("/")[shared:]) for name in names]

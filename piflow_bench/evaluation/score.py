@@ -28,7 +28,7 @@ from piflow_bench.evaluation.features import MetricValue, evaluate_with_replicat
 from piflow_bench.evaluation.inputs import Extras
 from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.evaluation.moments import Moments
-from piflow_bench.evaluation.pictures.folders import natural
+from piflow_bench.evaluation.pictures.files import natural
 from piflow_bench.evaluation.pictures.opening import open_images
 from piflow_bench.evaluation.protocols import Protocol, load_protocol, rules_hash
 from piflow_bench.evaluation.settings import make_settings

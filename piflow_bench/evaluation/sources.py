@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,10 @@ import numpy as np
 
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.design import Design
+from piflow_bench.evaluation.labels import read_labels
 from piflow_bench.evaluation.pairing import by_name, check_counts, check_order
 from piflow_bench.evaluation.pictures.images import Images
+from piflow_bench.evaluation.pictures.labels import as_classes
 from piflow_bench.evaluation.pictures.npz import NPZ_KEY, npz_members
 from piflow_bench.evaluation.pictures.opening import open_images
 from piflow_bench.evaluation.statistics import Statistics, is_statistics, load_statistics
@@ -106,7 +107,7 @@ def open_sources(
         teacher: the teacher's images for the same noise, one a sample.
         prompts: one a sample: a list, a .txt file of lines or a .json list; or by the samples'
             names, a dictionary or a .json file of one.
-        labels: one a sample: an array, a .npy or a .json file; or by name, as prompts; None for
+        labels: one a sample: an array, or a file (see ``labels.read_labels``); or by name; None for
             those that ``samples`` states, or the prompts.
         workers: threads that decode images.
 
@@ -175,18 +176,18 @@ def _texts(source: Any, samples: Images, cut: bool) -> list[str]:
 
 def _labels(source: Any, samples: Images, cut: bool) -> np.ndarray:
     """A label for every sample, in the samples' order."""
-    given = _read_labels(source)
+    given = read_labels(source)
     values = list(given.values()) if isinstance(given, Mapping) else given
     try:
         array = np.asarray(values)
     except ValueError as error:  # Lists of unequal length.
         raise UserError("labels: whole numbers or names, one a sample, not lists") from error
-    if array.ndim != 1 or array.dtype.kind not in "iuU":
+    found = as_classes(array)
+    if found is None:
         raise UserError(
             f"labels: whole numbers or names, one a sample, not {array.shape} {array.dtype}"
         )
-    if isinstance(given, Mapping):
-        given = dict(zip(given, array.astype(str), strict=True))
+    given = dict(zip(given, found, strict=True)) if isinstance(given, Mapping) else found
     return np.asarray(_in_order(given, samples, "labels", cut)).astype(str)
 
 
@@ -200,20 +201,3 @@ def _in_order(given: Any, samples: Images, what: str, cut: bool) -> Any:
         raise UserError(f"{what}: given by name, but the samples are no folder of named images")
     names = list(given)
     return [given[names[place]] for place in by_name(samples.names, names, what)]
-
-
-def _read_labels(source: Any) -> Any:
-    if not isinstance(source, str | Path):
-        return source
-    path = Path(source)
-    if not path.is_file():
-        raise UserError(f"labels={source}: no such file")
-    try:
-        if path.suffix == ".json":
-            return json.loads(path.read_text("utf-8"))
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"labels={source}: not a readable npy or json file ({error})") from error
-    if not isinstance(found, np.ndarray):
-        raise UserError(f"labels={source}: an npz file; save its labels alone with numpy.save")
-    return found

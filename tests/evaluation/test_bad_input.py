@@ -214,8 +214,12 @@ IMAGES = {
         lambda t: folder(t) / "007.png",
         ["007.png", "one image; give the folder"],
     ),
-    "zip of pictures": (lambda t: file(t, "x.zip", b"PK"), ["x.zip", "unpack it"]),
-    "tar of pictures": (lambda t: file(t, "x.tar.gz", b""), ["x.tar.gz", "unpack it"]),
+    "no zip of pictures": (lambda t: file(t, "x.zip", b"PK"), ["x.zip", "cannot be read whole"]),
+    "no tar": (lambda t: file(t, "x.tar.gz", b""), ["x.tar.gz", "cannot be read whole"]),
+    "another archive": (
+        lambda t: file(t, "x.7z", b"7z"),
+        ["x.7z", "unpack it, or pack it as .zip"],
+    ),
     "zip called npz": (
         lambda t: zipped(t / "x.npz", b"picture", name="0.png"),
         ["x.npz", "no array 'arr_0' in it, nor another one"],

@@ -9,7 +9,7 @@ from PIL import Image
 import piflow_bench
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.pairing import by_name
-from piflow_bench.evaluation.pictures.folders import natural, two_orders
+from piflow_bench.evaluation.pictures.files import natural, two_orders
 
 LABELS = np.arange(12) % 3
 
@@ -175,5 +175,7 @@ class TestCounts:
         np.savez(tmp_path / "y.npz", ARRAY, LABELS[:, None])
         assert score(tmp_path / "y.npz", tmp_path) == pytest.approx(1, abs=1e-6)
         np.savez(tmp_path / "z.npz", ARRAY, np.eye(3)[LABELS])
+        assert score(tmp_path / "z.npz", tmp_path) == pytest.approx(1, abs=1e-6)
+        np.savez(tmp_path / "z.npz", ARRAY, 0.9 * np.eye(3)[LABELS])
         with pytest.raises(UserError, match="needs labels"):
             score(tmp_path / "z.npz", tmp_path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.pictures.axes import CHANNELS, FIRST, as_rgb, axes_of
+from piflow_bench.evaluation.pictures.batches import gathered, given_once
 from piflow_bench.evaluation.pictures.folders import walk
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.npz import DAMAGED, check_bytes, file_digest, reason
@@ -98,14 +100,23 @@ def open_artifact(folder: Path, what: str) -> Images:
 
 
 def in_memory(source: Any, what: str) -> Images:
-    """Images of an array, a tensor or a dataset."""
-    if not hasattr(source, "detach") and not isinstance(source, np.ndarray):
-        return _dataset(source, what)
-    array = np.ascontiguousarray(_uint8(source, what))
+    """Images of an array, a tensor, a dataset, or of what gives batches."""
+    if hasattr(source, "detach") or isinstance(source, np.ndarray):
+        return _of_array(np.ascontiguousarray(_uint8(source, what)), what)
+    if isinstance(source, Mapping):
+        raise UserError(f"{what}: a dictionary, where one set is needed; {{name: set}} is samples=")
+    if given_once(source):
+        array, labels = gathered(source, what, _uint8)
+        return replace(_of_array(array, what), labels=labels)
+    return _dataset(source, what)
 
+
+def _of_array(array: np.ndarray, what: str) -> Images:
     def fingerprint() -> str:
         # Images of other sides may have the same bytes.
-        return hashlib.sha256(array.tobytes() + _shape(array.shape[1:])).hexdigest()
+        whole = hashlib.sha256(array.data)
+        whole.update(_shape(array.shape[1:]))
+        return whole.hexdigest()
 
     return _images(array, "memory", what, fingerprint)
 
@@ -127,7 +138,10 @@ def _uint8(found: Any, what: str) -> np.ndarray:
 def _dataset(source: Any, what: str) -> Images:
     """Items of a dataset, one by one: it may be larger than the memory."""
     if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
-        raise UserError(f"{what}: {type(source).__name__} is no path, array, tensor or dataset")
+        raise UserError(
+            f"{what}: {type(source).__name__} is no path, array, tensor, dataset or "
+            "iterable of batches"
+        )
     if not len(source):
         raise UserError(f"{what}: no images in it")
     from PIL.Image import Image

@@ -36,7 +36,7 @@ class Images:
     names: tuple[str, ...] | None = None
     """Path of every image below its folder, where it is a file."""
     source: Any = None
-    """What was opened, and by how many threads files are decoded."""
+    """What was opened; None where it cannot be opened again."""
     workers: int = 2
     chosen: np.ndarray | None = None
     """Places ``(n,)`` in the source; None for all of them."""

@@ -21,6 +21,7 @@ import numpy as np
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.pictures.axes import as_rgb, axes_of
 from piflow_bench.evaluation.pictures.images import Images, printable
+from piflow_bench.evaluation.pictures.labels import as_classes
 
 NPZ_KEY, LABELS_KEY = "arr_0", "arr_1"
 DAMAGED = (
@@ -205,10 +206,10 @@ def open_npz(path: Path, what: str) -> Images:
 
 def _classes(path: Path, members: dict[str, Member], count: int, what: str) -> np.ndarray | None:
     found = members.get(LABELS_KEY)
-    if found is None or found.dtype.kind not in "iuU":
+    if found is None or found.dtype.kind not in "biufU" or len(found.shape) not in (1, 2):
         return None
-    if found.shape not in ((count,), (count, 1)):
-        if len(found.shape) != 1:
+    if found.shape[0] != count:
+        if len(found.shape) == 2 and found.shape[1] > 1:
             return None
         raise UserError(
             f"{what}: {LABELS_KEY} has {found.shape[0]} labels for {count} images; one an image is "
@@ -216,7 +217,7 @@ def _classes(path: Path, members: dict[str, Member], count: int, what: str) -> n
         )
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return arrays[LABELS_KEY].ravel().astype(str)
+            return as_classes(arrays[LABELS_KEY])
     except DAMAGED as error:
         raise UserError(f"{what}: {LABELS_KEY} is damaged ({_line(error)})") from error
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench.errors import UserError
+from piflow_bench.evaluation.pictures.archives import ENDINGS, is_archive, open_archive
 from piflow_bench.evaluation.pictures.arrays import (
     SAMPLES,
     in_memory,
@@ -14,23 +15,27 @@ from piflow_bench.evaluation.pictures.arrays import (
     open_artifact,
     open_npy,
 )
-from piflow_bench.evaluation.pictures.folders import EXTENSIONS, open_folder
+from piflow_bench.evaluation.pictures.batches import given_once
+from piflow_bench.evaluation.pictures.files import EXTENSIONS
+from piflow_bench.evaluation.pictures.folders import open_folder
 from piflow_bench.evaluation.pictures.images import Images, printable
 from piflow_bench.evaluation.pictures.npz import open_npz
 
-ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".zst", ".7z", ".rar")
+OTHER_ARCHIVES = (".gz", ".xz", ".bz2", ".zst", ".7z", ".rar")
 
 
 def open_images(source: Any, what: str = "samples", workers: int = 2) -> Images:
-    """Images of a folder, an ``.npz`` or ``.npy`` file, an array, a tensor or a torch dataset.
+    """Images of a folder, a zip or tar file, an ``.npz`` or ``.npy`` file, or of what Python holds.
 
-    A folder's images come in natural order (2.png before 10.png) and are classed by its subfolders,
-    an npz file's by ``arr_1``; an artifact of the store (``samples.npy``, floats in [-1, 1], with
-    its record) is an input as well.
+    The images of a folder or an archive come in natural order (2.png before 10.png) and are classed
+    by subfolders, those of an npz file, or of a folder of npz files, by ``arr_1``; an artifact of
+    the store (``samples.npy``, floats in [-1, 1], with its record) is an input as well.
 
     Args:
         source: a path; a uint8 array or tensor, ``(n, h, w, 3)`` or ``(n, 3, h, w)``, also with one
-            channel; floats in [0, 1]; or a dataset or list whose items are such images or Pillow's.
+            channel; floats in [0, 1]; a dataset or list whose items are such images or Pillow's; or
+            what gives batches of them one after the other, also with labels (a generator, a
+            DataLoader), which is read once.
         what: the setting's name, for messages.
         workers: threads that decode files.
 
@@ -42,7 +47,7 @@ def open_images(source: Any, what: str = "samples", workers: int = 2) -> Images:
         found,
         path=printable(found.path),
         warnings=tuple(map(printable, found.warnings)),
-        source=source,
+        source=None if given_once(source) else source,
         workers=workers,
     )
 
@@ -60,8 +65,10 @@ def _open(source: Any, what: str, workers: int) -> Images:
     if not path.exists():
         raise UserError(f"{what}={source}: no such file or folder")
     suffix = path.suffix.lower()
-    if suffix in (".npz", ".npy") and not path.is_file():
+    if (suffix in (".npz", ".npy") or is_archive(path)) and not path.is_file():
         raise UserError(f"{what}={source}: no file")
+    if is_archive(path):
+        return open_archive(path, what, workers)
     if suffix == ".npz":
         return open_npz(path, what)
     if suffix == ".npy":
@@ -71,9 +78,9 @@ def _open(source: Any, what: str, workers: int) -> Images:
             f"{what}={source}: pickled files are not read; save the images as uint8 with "
             "numpy.savez(FILE, arr_0=images)"
         )
-    ways = "neither a folder of images nor a .npz or .npy file"
-    if suffix in ARCHIVES:
-        ways = "an archive, which is not read; unpack it and give its folder"
+    ways = "neither a folder of images, an archive of them, nor a .npz or .npy file"
+    if suffix in OTHER_ARCHIVES:
+        ways = f"an archive that is not read; unpack it, or pack it as {', '.join(ENDINGS)}"
     if suffix in EXTENSIONS:
         ways = "one image; give the folder of all of them"
     raise UserError(f"{what}={source}: {ways}")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -41,10 +41,10 @@ def rgb(image: Any, where: str) -> np.ndarray:
         raise UserError(f"{where}: mode {image.mode} is not read as RGB ({error})") from error
 
 
-def decode(path: Path, what: str) -> np.ndarray:
-    """An image file as ``(h, w, 3)`` uint8."""
-    with _opened(path, what) as image:
-        return rgb(image, f"{what}: {path}")
+def decode(file: Path | BinaryIO, where: str) -> np.ndarray:
+    """An image file as ``(h, w, 3)`` uint8; messages begin with ``where``."""
+    with _opened(file, where) as image:
+        return rgb(image, where)
 
 
 @dataclass(frozen=True)
@@ -59,29 +59,29 @@ class Header:
     alpha: bool
 
 
-def header(path: Path, what: str) -> Header:
+def header(file: Path | BinaryIO, where: str) -> Header:
     """An image file's header; its pixels are not read."""
-    with _opened(path, what) as image:
+    with _opened(file, where) as image:
         alpha = image.mode in ALPHA_MODES or "transparency" in image.info
         width, height = image.size
         return Header(width, height, image.format, getattr(image, "n_frames", 1), alpha)
 
 
 @contextmanager
-def _opened(path: Path, what: str) -> Iterator[Any]:
+def _opened(file: Path | BinaryIO, where: str) -> Iterator[Any]:
     """A Pillow image whose header was read; UserError for what is damaged or too deep."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
-            _check_depth(image, f"{what}: {path}")
+        with Image.open(file) as image:
+            _check_depth(image, where)
             yield image
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise UserError(f"{what}: {path}: not a readable image") from error
+        raise UserError(f"{where}: not a readable image") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{what}: {path}: cannot be read whole ({error})") from error
+        raise UserError(f"{where}: cannot be read whole ({error})") from error
 
 
 def _check_depth(image: Any, where: str) -> None:
