@@ -8,12 +8,14 @@ import itertools
 import re
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from piflow_bench.entered import METHOD, entered_first, speaks_of_variants
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.experiment_files import ENDINGS, PREFIX, OwnFile, read_given
 from piflow_bench.settings import build_dataclass, setting
 from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import Budget, TrainingSettings
@@ -209,7 +211,8 @@ def split_paths(
             raise UserError(f"unknown flag {argument}; settings are given as key=value, see --help")
         key, sign, value = argument.partition("=")
         if not sign:
-            raise UserError(f"'{argument}': settings are given as key=value")
+            hint = f"; did you mean experiment={argument}?" if argument.endswith(ENDINGS) else ""
+            raise UserError(f"'{argument}': settings are given as key=value{hint}")
         if key in keys:
             if not value:
                 raise UserError(f"{key}=: needs a path")
@@ -279,7 +282,11 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
     GlobalHydra.instance().clear()
     with initialize_config_module("piflow_experiments", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        groups = {g: loader.get_group_options(g) for g in loader.list_groups("")}
+        groups = {
+            g: [name for name in loader.get_group_options(g) if not name.startswith(PREFIX)]
+            for g in loader.list_groups("")
+        }
+        overrides, files = read_given(overrides, ExperimentConfig, groups)
         try:
             parser = OverridesParser.create(config_loader=loader)
             parsed = []
@@ -298,14 +305,15 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
             if key.partition(".")[0] == "hydra":
                 raise UserError(f"{key}: no such setting; see `piflow_bench show`")
             if key in groups:
-                _check_group(key, override, groups[key])
+                _check_group(key, override, groups[key], files)
             _refuse_no_truth(override)
             if override.is_sweep_override():
                 sign = (override.input_line or "").partition(key)[0]
                 values = list(override.sweep_string_iterator())
                 choices.append([f"{sign}{key}={v}" for v in values])
                 own_names = key == "experiment" and not named
-                swept.append(["" if own_names else f"{key}={v}" for v in values])
+                words = [files[v].name if v in files else v for v in values]
+                swept.append(["" if own_names else f"{key}={v}" for v in words])
             else:
                 choices.append([override.input_line or ""])
         found: list[tuple[list[str], ExperimentConfig, str]] = []
@@ -314,13 +322,14 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
         ):
             words = " ".join(v for v in values if v)
             try:
-                composed = hydra_compose(
-                    "config", overrides=list(combination), return_hydra_config=True
-                )
+                composed = _composed(list(combination), groups)
                 chosen = str(composed.hydra.runtime.choices["experiment"])
+                own_file = files.get(chosen)
                 with open_dict(composed):
                     del composed["hydra"]
-                    composed.experiment_file = chosen
+                    composed.experiment_file = str(own_file.path) if own_file else chosen
+                if own_file and not named:
+                    composed.name = own_file.name
                 if composed.is_smoke:
                     given = {o.partition("=")[0].lstrip("+") for o in combination} | set(paths)
                     for key, value in composed.smoke.items():
@@ -337,7 +346,7 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
                 except (HydraException, OmegaConfBaseException):
                     plain = {"parts": []}
                 if not plain["parts"]:
-                    raise UserError(_explain(error, combination, loader)) from error
+                    raise UserError(_explain(error, combination, loader, files)) from error
             except Exception as error:
                 if type(error).__module__.startswith("yaml"):
                     text = " ".join(str(error).split())
@@ -347,7 +356,8 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
             for key, value in paths.items():
                 _set_path(plain, key, value)
             config = build_dataclass(ExperimentConfig, plain, "")
-            own = [*combination, *(f"{key}={value}" for key, value in paths.items())]
+            given = [_as_given(each, files) for each in combination]
+            own = [*given, *(f"{key}={value}" for key, value in paths.items())]
             found.append((own, config, words))
     # Hydra composes one experiment at a time: those of several come after it is let go.
     every: list[tuple[list[str], ExperimentConfig]] = []
@@ -362,6 +372,26 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
         apart += [text for text, _ in members]
         every += [pair for _, pair in members]
     return _apart(every, apart)
+
+
+def _composed(overrides: list[str], groups: Collection[str]) -> Any:
+    """What hydra composes, variants that settings enter before all other settings."""
+    from hydra import compose as hydra_compose
+
+    if not speaks_of_variants(overrides):
+        composed = hydra_compose("config", overrides, return_hydra_config=True)
+        if not composed.add:
+            return composed
+    before = [o for o in overrides if o.lstrip("+").partition("=")[0] in (*groups, "add")]
+    known = hydra_compose("config", before)
+    overrides = entered_first(overrides, list(known.variants), list(known.add))
+    return hydra_compose("config", overrides, return_hydra_config=True)
+
+
+def _as_given(override: str, files: Mapping[str, OwnFile]) -> str:
+    """The setting as the user wrote it, who knows a file of one's own by its path."""
+    key, _, value = override.partition("=")
+    return f"{key}={files[value].path}" if value in files else override
 
 
 def _schema() -> Any:
@@ -434,7 +464,7 @@ def _apart(
     return found
 
 
-def _check_group(key: str, override: Any, options: list[str]) -> None:
+def _check_group(key: str, override: Any, options: Sequence[str], files: Collection[str]) -> None:
     value = override.value()
     values = (
         [str(v) for v in override.sweep_iterator()]
@@ -442,8 +472,8 @@ def _check_group(key: str, override: Any, options: list[str]) -> None:
         else [str(value)]
     )
     for name in values:
-        if name not in options and name != "None":
-            raise UserError(f"{key}={name}: no such {key}; {nearest(name, options)}")
+        if name not in options and name not in files and name != "None":
+            raise UserError(f"{key}={name}: no such {key}; {nearest(name, list(options))}")
 
 
 def _flat_keys(config: Any, prefix: str = "") -> list[str]:
@@ -455,7 +485,9 @@ def _flat_keys(config: Any, prefix: str = "") -> list[str]:
     return keys
 
 
-def _explain(error: Exception, overrides: Sequence[str], loader: Any) -> str:
+def _explain(
+    error: Exception, overrides: Sequence[str], loader: Any, files: Mapping[str, OwnFile]
+) -> str:
     """One line for a composition error: the key, the value, the nearest valid key."""
     from hydra import compose as hydra_compose
     from omegaconf import OmegaConf
@@ -473,28 +505,42 @@ def _explain(error: Exception, overrides: Sequence[str], loader: Any) -> str:
         variants = list(composed["variants"])
     except Exception:
         valid, variants = [], []
-    first = text.splitlines()[0]
+    first, *further = text.splitlines()
+    if first.endswith("raised while composing config:") and further:
+        first = further[0]
+    new = {method[1] for method in map(METHOD.fullmatch, overrides) if method}
     for override in overrides if valid else []:
         key, _, value = override.lstrip("+~").partition("=")
         parts = key.split(".")
-        if parts[0] == "variants" and len(parts) > 1 and parts[1] not in variants:
+        if parts[0] == "variants" and len(parts) > 2 and parts[1] not in {*variants, *new}:
             return (
-                f"variants.{parts[1]}: no such variant; {nearest(parts[1], variants)} New ones are "
-                "written in an experiment's file"
+                f"variants.{parts[1]}: no such variant; {nearest(parts[1], variants)} A new one "
+                f"needs its method: variants.{parts[1]}.method=NAME"
             )
-        if key not in valid and (parts[-1] in text or f"'{key}'" in str(error)):
+        whole = parts[0] == "variants" and len(parts) == 2
+        if key not in valid and not whole and (parts[-1] in text or f"'{key}'" in str(error)):
             return f"{key}: no such setting; {_nearest_key(key, valid)}"
     key_match = re.search(r"full_key: (\S+)", text)
     if key_match and key_match.group(1):
         full = key_match.group(1)
+        if first.startswith("Missing mandatory value") and full.endswith(".method"):
+            return f"{full}: is needed: the name of a method, see `piflow_bench list methods`"
+        if re.match(r"Key '.+' not in 'VariantConfig'", first):
+            known = [f.name for f in dataclasses.fields(VariantConfig)]
+            return f"{full}: no such setting; {nearest(full.rpartition('.')[2], known)}"
+        if "not a subclass of VariantConfig" in first:
+            first = "must be settings, such as {method: kd}"
         for override in overrides:
             key, _, value = override.lstrip("+~").partition("=")
             if key == full.partition("[")[0]:
                 if "ListConfig" in first:
                     first = f"must be a list, such as {key}=[{value}]"
                 return f"{key}={value}: {first}"
-        return f"{full}: {first}"
-    return first
+        if "ListConfig" in first:
+            first = f"must be a list, such as {full}: [1]"
+        first = f"{full}: {first}"
+    own = next((f"experiment={files[n].path}: " for n in files if n in str(error)), "")
+    return f"{own}{first}"
 
 
 def _nearest_key(key: str, valid: list[str]) -> str:
@@ -521,10 +567,6 @@ def _checked(config: ExperimentConfig) -> ExperimentConfig:
         names = getattr(config.protocol, key)
         if len(set(names)) != len(names):
             raise UserError(f"protocol.{key}={names}: must be distinct")
-    for name in config.add:
-        if name in config.variants:
-            raise UserError(f"add={name}: the experiment has a variant of that name already")
-        config.variants[name] = VariantConfig(method=name)
     for name in config.variants:
         if not re.fullmatch(NAME, name) or "." in name:  # A dot begins a setting's own name.
             raise UserError(f"variant {name!r}: letters, digits and _ + - only")

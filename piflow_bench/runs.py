@@ -34,11 +34,11 @@ ENDED = (0, 3)
 """Exit codes of a run that has results: all cells, or all but some that failed."""
 
 
-def run(experiment: str = "digits", *settings: str, **named: Any) -> Run:
+def run(experiment: str | Path = "digits", *settings: str, **named: Any) -> Run:
     """Run an experiment and open it; only what is missing is computed.
 
     Args:
-        experiment: its name.
+        experiment: its name, or a file of one's own: ``"./my.yaml"``.
         settings: as on the command line, such as ``"budget.amount=6000"``.
         named: the same by name, nested as ``budget={"amount": 6000}``.
 

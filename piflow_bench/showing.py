@@ -9,6 +9,7 @@ from typing import Any
 
 from piflow_bench.config import ExperimentConfig, compose, split_paths, to_plain
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.experiment_files import is_path
 from piflow_bench.meanings import comments
 from piflow_bench.settings import bounds_of
 
@@ -29,6 +30,8 @@ def print_shown(arguments: Sequence[str]) -> None:
         return
     if len(names) > 1:
         raise UserError(f"show {' '.join(names)}: name one method")
+    if is_path(names[0]):
+        raise UserError(f"show {names[0]}: a file is shown by experiment={names[0]}")
     overrides, paths = split_paths([a for a in arguments if "=" in a])
     if overrides or set(paths) - {"plugins"}:
         raise UserError(f"show {names[0]}: takes plugins=PATH alone beside a method's name")

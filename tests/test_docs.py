@@ -37,6 +37,16 @@ def lines(page):
     return [line for line in stripped if line]
 
 
+def write_named(folder, kind):
+    """Write the blocks of a kind that begin with a file's name, of all pages; the names."""
+    names = set()
+    for text in (text for page in PAGES for text in blocks(page, kind)):
+        if named := re.match(r"# (\S+)\n", text):
+            (folder / named.group(1)).write_text(text)
+            names.add(named.group(1))
+    return names
+
+
 def page(name):
     return ROOT / name
 
@@ -50,7 +60,7 @@ LINES = {
     "adm": r"python -m piflow_bench evaluate protocol=adm-imagenet256",
     "writes a method": r"python -m piflow_bench (new method|check) |.* plugins=plugins",
     "looks at the store": r"python -m piflow_bench store (ls|verify|gc)",
-    "composes": r"python -m piflow_bench (run|doctor)\b(?!.*plugins=)",
+    "composes": r"python -m piflow_bench (run|show|doctor)\b(?!.*plugins=)",
 }
 
 
@@ -108,9 +118,10 @@ def ci():
 @pytest.mark.parametrize("line", sorted(set(of_kind("composes"))))
 def test_settings_compose(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    written = write_named(tmp_path, "yaml")
     words = shlex.split(line)[4:]
     assert main(["show", *words]) == 0, capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == written
 
 
 @pytest.fixture

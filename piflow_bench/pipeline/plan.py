@@ -148,9 +148,11 @@ def _variants(config: ExperimentConfig) -> list[Variant]:
         for nfe in nfes:
             reason = method.serves(nfe)
             if reason:
+                served = ",".join(str(n) for n in nfes if not method.serves(n))
+                own = f"variants.{name}.nfes"
+                advice = f"{own}=[{served}]" if served else f"{own} or nfes"
                 raise UserError(
-                    f"variants.{name}: cannot do NFE {nfe}: {entry.method} {reason}; set "
-                    f"variants.{name}.nfes or nfes"
+                    f"variants.{name}: cannot do NFE {nfe}: {entry.method} {reason}; set {advice}"
                 )
         if not nfes:
             continue
