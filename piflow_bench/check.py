@@ -18,6 +18,7 @@ import torch
 from piflow_bench import registry, standins
 from piflow_bench.contract import Failure, Skip, Suite, check_config, check_facts, require
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.file_plugins import places
 from piflow_bench.method import Method
 from piflow_bench.settings import build_dataclass, nested
 
@@ -76,13 +77,13 @@ def check_method(name: str, overrides: list[str], plugins: str | None) -> list[C
     Args:
         name: the method's registered name.
         overrides: ``key=value`` settings of its Config.
-        plugins: a plugin file, or a folder of them.
+        plugins: a plugin file, a folder of them, or several: ``a,b``.
 
     Raises:
         UserError: for an unknown method or setting, or a missing folder; what is wrong with the
             plugin itself is a failed test.
     """
-    found = registry.find("method", [plugins] if plugins else [])
+    found = registry.find("method", places(plugins))
     if name not in found:
         raise UserError(f"no method is called '{name}'; {nearest(name, list(found))}")
     settings = nested(overrides)

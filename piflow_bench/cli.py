@@ -101,12 +101,12 @@ def _parser() -> argparse.ArgumentParser:
         "what",
         nargs="*",
         help="methods | datasets | experiments | extractors | protocols (default: all these) | "
-        "metrics, plugins=PATH",
+        "metrics, plugins=PATH[,PATH]",
     )
 
     check = verb("check", "run the contract's tests on a method plugin")
     check.add_argument("method", help="name of the method")
-    check.add_argument("settings", nargs="*", help="settings of the method, plugins=PATH")
+    check.add_argument("settings", nargs="*", help="settings of the method, plugins=PATH[,PATH]")
 
     new = verb("new", "write a method plugin that passes `check`, to start from")
     new.add_argument("kind", choices=["method"])

@@ -16,6 +16,7 @@ from piflow_bench.entered import METHOD, entered_first, speaks_of_variants
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.experiment_files import ENDINGS, PREFIX, OwnFile, read_given
+from piflow_bench.file_plugins import places
 from piflow_bench.settings import build_dataclass, setting
 from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import Budget, TrainingSettings
@@ -192,7 +193,7 @@ class ExperimentConfig:
     save_seconds: float = setting(20.0, least=0)  # between two states of a stage in progress
     store: str | None = setting(None)
     runs: str = setting("runs")
-    plugins: str | None = setting(None)
+    plugins: Any = setting(None)  # a file or folder of methods, or several: a,b
     checkpoint: str | None = setting(None)  # another teacher checkpoint for the dataset
     smoke: dict[str, Any] = setting(factory=dict)  # settings by key under profile=smoke
     is_smoke: bool = False
@@ -216,6 +217,10 @@ def split_paths(
         if key in keys:
             if not value:
                 raise UserError(f"{key}=: needs a path")
+            if key == "plugins" and key in paths:
+                raise UserError(
+                    f"{argument}: is given twice; several are plugins={paths[key]},{value}"
+                )
             paths[key] = value
         else:
             overrides.append(argument)
@@ -312,8 +317,8 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
                 values = list(override.sweep_string_iterator())
                 choices.append([f"{sign}{key}={v}" for v in values])
                 own_names = key == "experiment" and not named
-                words = [files[v].name if v in files else v for v in values]
-                swept.append(["" if own_names else f"{key}={v}" for v in words])
+                called = [files[v].name if v in files else v for v in values]
+                swept.append(["" if own_names else f"{key}={v}" for v in called])
             else:
                 choices.append([override.input_line or ""])
         found: list[tuple[list[str], ExperimentConfig, str]] = []
@@ -429,7 +434,7 @@ def _set_path(plain: dict[str, Any], key: str, value: str) -> None:
         place = place.get(parent)
     if not isinstance(place, dict) or (last not in place and parents[:1] != ["dataset"]):
         raise UserError(f"{key}=: not a setting of this verb")
-    place[last] = value
+    place[last] = several if key == "plugins" and len(several := places(value)) > 1 else value
 
 
 OPEN = re.compile(

@@ -14,6 +14,7 @@ from typing import Any
 
 from piflow_bench import registry
 from piflow_bench.config import ExperimentConfig, keys_that_set, to_plain
+from piflow_bench.file_plugins import places
 from piflow_bench.hub import in_cache, is_address
 
 OK, GAP, NOTE = "ok", "missing", "note"
@@ -218,7 +219,7 @@ def _chosen(config: ExperimentConfig) -> list[tuple[str, Any, Any]]:
     """(name, entry, facts) of the experiment's variants."""
     from piflow_bench.settings import build_dataclass
 
-    folders = [config.plugins] if config.plugins else []
+    folders = places(config.plugins)
     found = []
     for name, entry in config.variants.items():
         if config.only and name not in config.only:

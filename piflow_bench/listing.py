@@ -8,6 +8,7 @@ from importlib.resources import files
 
 from piflow_bench.config import split_paths
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.file_plugins import places
 from piflow_bench.registry import Plugin, PluginError, find
 
 KINDS = ("methods", "datasets", "experiments", "extractors", "protocols")
@@ -74,7 +75,7 @@ def print_list(arguments: list[str], verbose: bool) -> int:
     """Print the kinds asked for; with ``verbose`` also methods' facts and load errors."""
     kinds = [a for a in arguments if "=" not in a]
     _, paths = split_paths([a for a in arguments if "=" in a])
-    folders = [paths["plugins"]] if "plugins" in paths else []
+    folders = places(paths.get("plugins"))
     for kind in kinds:
         if kind not in (*KINDS, ASKED_FOR):
             raise UserError(f"list {kind}: {nearest(kind, [*KINDS, ASKED_FOR])}")

@@ -1,27 +1,26 @@
 """One registry for every kind of plugin.
 
 Built-in plugins are found exactly as a third party's: through entry points of the groups
-``piflow_bench.methods``, ``datasets``, ``extractors`` and ``metrics``, or as files in a folder that
-``plugins=PATH`` names (methods alone; the file's name is the method's). Names come from metadata
+``piflow_bench.methods``, ``datasets``, ``extractors`` and ``metrics``, or as files in folders that
+``plugins=A,B`` names (methods alone; the file's name is the method's). Names come from metadata
 and file names, without importing anything.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import inspect
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from piflow_bench import file_plugins
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.meanings import source_of, summary
-from piflow_bench.sources import FILE_PLUGIN, module_digest
+from piflow_bench.sources import module_digest
 
 OURS = ("piflow_bench", "piflow_methods")
 """Packages of this project."""
@@ -63,6 +62,9 @@ class Plugin:
         except (Exception, SystemExit) as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(last.filename).name}:{last.lineno}"
+            if isinstance(error, SyntaxError) and error.filename:
+                where = f"{Path(error.filename).name}:{error.lineno}"
+                error = SyntaxError(error.msg)
             raise PluginError(
                 f"{self.kind} '{self.name}' ({self.source}) cannot be loaded: "
                 f"{type(error).__name__}: {error} ({where})"
@@ -84,52 +86,11 @@ class Plugin:
         return module_digest(sys.modules[self.module])
 
 
-def _from_file(path: Path) -> Any:
-    """The one Method subclass that a file defines."""
-    from piflow_bench.method import Method
-
-    # A file that was edited since it was loaded is another module.
-    content = str(path).encode() + path.read_bytes()
-    module_name = f"{FILE_PLUGIN}{hashlib.sha256(content).hexdigest()[:12]}"
-    if module_name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[module_name]
-            raise
-    module = sys.modules[module_name]
-    found = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value)
-        and issubclass(value, Method)
-        and value.__module__ == module_name
-        and not value.__name__.startswith("_")
-    ]
-    if len(found) != 1:
-        raise TypeError(f"must define exactly one public Method subclass, found {len(found)}")
-    return found[0]
-
-
 def _file_plugins(folders: Sequence[str]) -> list[Plugin]:
-    plugins = []
-    for folder in folders:
-        path = Path(folder)
-        if not path.exists():
-            raise UserError(f"plugins={folder}: no such file or folder")
-        files = [path] if path.is_file() else sorted(path.glob("*.py"))
-        for file in files:
-            if file.name.startswith("_"):
-                continue
-            resolved = file.resolve()
-            plugins.append(
-                Plugin("method", file.stem, str(file), lambda f=resolved: _from_file(f))  # type: ignore[misc]
-            )
-    return plugins
+    return [
+        Plugin("method", file.stem, str(file), partial(file_plugins.load, file.resolve()))
+        for file in file_plugins.files(folders)
+    ]
 
 
 def find(kind: str, folders: Sequence[str] = ()) -> dict[str, Plugin]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from piflow_bench.config import PATH_KEYS, ExperimentConfig, compose
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.file_plugins import places
 from piflow_bench.settings import build_dataclass
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _flat(value, f"{key}.")
         elif key not in PATH_KEYS:
             yield f"{key}={_written(value)}"
+        elif isinstance(value, list | tuple):
+            yield f"{key}={','.join(map(str, value))}"
         elif value is not None:
             yield f"{key}={value}"
 
@@ -238,7 +241,7 @@ class Run:
         if not runs.is_absolute():
             called = self.folder.parents[len(runs.parts)]
             config.store = config.store and str(called / config.store)
-            config.plugins = config.plugins and str(called / config.plugins)
+            config.plugins = [str(called / path) for path in places(config.plugins)] or None
         config.runs, config.name = str(self.folder.parent), self.folder.name
         return config
 

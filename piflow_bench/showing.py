@@ -10,6 +10,7 @@ from typing import Any
 from piflow_bench.config import ExperimentConfig, compose, split_paths, to_plain
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.experiment_files import is_path
+from piflow_bench.file_plugins import places
 from piflow_bench.meanings import comments
 from piflow_bench.settings import bounds_of
 
@@ -35,7 +36,7 @@ def print_shown(arguments: Sequence[str]) -> None:
     overrides, paths = split_paths([a for a in arguments if "=" in a])
     if overrides or set(paths) - {"plugins"}:
         raise UserError(f"show {names[0]}: takes plugins=PATH alone beside a method's name")
-    folders = [paths["plugins"]] if "plugins" in paths else []
+    folders = places(paths.get("plugins"))
     print("\n".join(_method(names[0], folders)))
 
 

@@ -94,14 +94,23 @@ def closure(files: Iterable[Path], within: Sequence[tuple[str, Path]]) -> set[Pa
 
 def _imported(file: Path, within: Sequence[tuple[str, Path]]) -> Iterator[Path]:
     """The files of what one file imports, wherever in it, and of the packages those lie in."""
-    for level, name in _names(ast.parse(file.read_bytes())):
+    for level, name in _names(ast.parse(file.read_bytes(), str(file))):
         if level:
             yield from _steps(file.parents[level - 1], name)
         for package, folder in within:
             if not package:
-                yield from _steps(folder, name)
+                yield from _steps(folder, name) if lies_beside(folder, name) else ()
             elif name == package or name.startswith(f"{package}."):
                 yield from _steps(folder, name.removeprefix(package).removeprefix("."))
+
+
+def lies_beside(folder: Path, name: str) -> bool:
+    """Whether a module that is imported as ``name`` is one of a plugin's folder.
+
+    Those of Python itself are not: a plugin may be called like one of them.
+    """
+    top = name.partition(".")[0]
+    return top not in sys.stdlib_module_names and any(_steps(folder, name))
 
 
 def _names(tree: ast.AST) -> Iterator[tuple[int, str]]:

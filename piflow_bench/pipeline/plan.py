@@ -15,6 +15,7 @@ from piflow_bench import registry
 from piflow_bench.config import QUESTIONS, ExperimentConfig, VariantConfig, keys_that_set, to_plain
 from piflow_bench.data.dataset import Dataset
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.file_plugins import places
 from piflow_bench.hub import digest, local_path
 from piflow_bench.method import Facts, Method
 from piflow_bench.pipeline.graph import Stage, closure
@@ -127,7 +128,7 @@ def _variants(config: ExperimentConfig) -> list[Variant]:
         chosen = {name: chosen[name] for name in config.only}
     if not chosen:
         raise UserError("variants: the experiment has none")
-    folders = [config.plugins] if config.plugins else []
+    folders = places(config.plugins)
     variants = []
     for name, entry in chosen.items():
         cls = registry.get("method", entry.method, folders)

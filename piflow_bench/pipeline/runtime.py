@@ -13,6 +13,7 @@ from piflow_bench import registry
 from piflow_bench.data.check import dataset_problems, teacher_problems
 from piflow_bench.data.dataset import Dataset
 from piflow_bench.errors import UserError
+from piflow_bench.file_plugins import places
 from piflow_bench.training.scale import Scale
 
 Report = Callable[[float, str], None]
@@ -23,7 +24,8 @@ Inputs = Mapping[str, list[Path]]
 class Runtime:
     """Settings of this machine and this call, which change no result."""
 
-    plugins: str | None = None
+    plugins: Any = None
+    """As ``plugins=`` gives them."""
     checkpoint: str | None = None
     sample_batch: int = 250
     save_seconds: float = 20.0
@@ -37,8 +39,8 @@ class Runtime:
 
     @property
     def folders(self) -> list[str]:
-        """Plugin folders."""
-        return [self.plugins] if self.plugins else []
+        """Files and folders of plugins."""
+        return places(self.plugins)
 
 
 def load_dataset(

@@ -1,0 +1,143 @@
+"""Plugins that are files, and the modules that lie beside them.
+
+A plugin's folder is importable for the plugin and for what it imports there, and for nobody else:
+helpers of one name in two folders stay apart, and no installed package is hidden from others. To
+Python a plugin is a module of a package of its own, made of its folder; whatever of it was edited
+since it was loaded makes another package.
+"""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from piflow_bench.errors import UserError
+from piflow_bench.sources import FILE_PLUGIN, digest, lies_beside
+
+
+def places(given: Any) -> list[str]:
+    """The files and folders that ``plugins=`` names: one path, several as ``a,b``, or a list.
+
+    Raises:
+        UserError: if it is nothing of the kind.
+    """
+    if given is None:
+        return []
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return [str(each) for each in given]
+    if not isinstance(given, str):
+        raise UserError(f"plugins={given}: must be a file, a folder, or several: plugins=a,b")
+    inner = given[1:-1] if given.startswith("[") and given.endswith("]") else given
+    parts = [part.strip().strip("'\"") for part in inner.split(",")]
+    # A path may hold any character: it is several only where it is not one.
+    several = inner != given or any(part and Path(part).exists() for part in parts)
+    return [part for part in parts if part] if several and not Path(given).exists() else [given]
+
+
+def files(folders: Sequence[str]) -> list[Path]:
+    """The plugins' files among those that are named and in folders, each once, as given.
+
+    Raises:
+        UserError: if one does not exist.
+    """
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        path = Path(folder)
+        if not path.exists():
+            raise UserError(f"plugins={folder}: no such file or folder")
+        for file in [path] if path.is_file() else sorted(path.glob("*.py")):
+            if not file.name.startswith("_"):
+                found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def load(path: Path) -> Any:
+    """The one Method subclass that a file defines.
+
+    Raises:
+        TypeError: if it defines none or several.
+    """
+    from piflow_bench.method import Method
+
+    if "." in path.stem:
+        raise TypeError("the name of its file has a dot, which Python takes for a package's")
+    content = f"{path}\0{digest([path], [('', path.parent)])}"
+    package = f"{FILE_PLUGIN}{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    if package not in sys.modules:
+        _make_package(package, path.parent)
+    module = importlib.import_module(f"{package}.{path.stem}")
+    found = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, Method)
+        and value.__module__ == module.__name__
+        and not value.__name__.startswith("_")
+    ]
+    if len(found) != 1:
+        raise TypeError(f"must define exactly one public Method subclass, found {len(found)}")
+    return found[0]
+
+
+def _make_package(name: str, folder: Path) -> None:
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+    package = ModuleType(name)
+    package.__path__ = [str(folder)]
+    sys.modules[name] = package
+
+
+class _Finder(MetaPathFinder):
+    """Finds modules of plugins' packages as Python would, for a loader of their own."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if not fullname.startswith(FILE_PLUGIN):
+            return None
+        importlib.invalidate_caches()  # A helper may be a moment old.
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+class _Loader(SourceFileLoader):
+    """Runs a module whose imports look into its plugin's folder first."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        # Compiled files tell an edit by the second alone.
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+    def exec_module(self, module: ModuleType) -> None:
+        package = module.__name__.partition(".")[0]
+        folder = Path(sys.modules[package].__path__[0])
+        own: Callable[..., Any] = partial(_import, package, folder)
+        vars(module)["__builtins__"] = {**vars(builtins), "__import__": own}
+        super().exec_module(module)
+
+
+def _import(
+    package: str,
+    folder: Path,
+    name: str,
+    globals: Mapping[str, Any] | None = None,
+    locals: Mapping[str, Any] | None = None,
+    fromlist: Sequence[str] | None = (),
+    level: int = 0,
+) -> Any:
+    """What an import statement gives: of a module that lies beside the plugin, that module."""
+    if level or not lies_beside(folder, name):
+        return builtins.__import__(name, globals, locals, fromlist or (), level)
+    found = builtins.__import__(f"{package}.{name}", globals, locals, fromlist or (), 0)
+    return found if fromlist else sys.modules[f"{package}.{name.partition('.')[0]}"]

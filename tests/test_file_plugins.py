@@ -1,0 +1,196 @@
+"""Plugins that are files: modules beside them, several folders, edits."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import piflow_bench
+from piflow_bench import registry
+from piflow_bench.cli import OK, main
+from piflow_bench.config import compose
+from piflow_bench.errors import UserError
+from piflow_bench.file_plugins import places
+from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.sources import source_digest
+
+METHOD = """
+{first}
+import copy
+from piflow_bench.api import Built, Facts, Method, Optimizer, Student, Update, flow, setting, solve
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Config:
+    lr: float = setting(1e-3, above=0)
+
+
+@dataclass
+class OneStep(Student):
+    network: object
+
+    def sample(self, noise, condition, nfe, random, **settings):
+        return flow.euler(lambda x, t: self.network(x, t, condition), noise, flow.time_grid(nfe))
+
+
+class {name}(Method):
+    Config = Config
+    facts = Facts(family="regression")
+
+    def build(self, teacher, spec):
+        network = copy.deepcopy(teacher.network).requires_grad_(True)
+        optimizer = Optimizer(("student",), self.config.lr)
+        return Built(OneStep(network), {{"student": network}}, {{"student": optimizer}})
+
+    def training_step(self, batch, context):
+        {late}
+        noise = context.random.normal("noise", batch.shape)
+        end = solve(context.teacher, noise, batch.condition, STEPS, "euler")
+        u = context.networks["student"](noise, noise.new_ones(len(noise)), batch.condition)
+        yield Update("student", (noise - u - end).square().mean())
+"""
+WAYS = {
+    "from _common import STEPS": ("_common.py",),
+    "from ._common import STEPS": ("_common.py",),
+    "import _common\nSTEPS = _common.STEPS": ("_common.py",),
+    "from _other import STEPS": ("_other.py", "_common.py"),
+    "from parts.numbers import STEPS": ("parts/__init__.py", "parts/numbers.py"),
+    "import parts.numbers\nSTEPS = parts.numbers.STEPS": ("parts/__init__.py", "parts/numbers.py"),
+    "from parts import numbers\nSTEPS = numbers.STEPS": ("parts/__init__.py", "parts/numbers.py"),
+}
+HELPERS = {
+    "_common.py": "STEPS = 2\n",
+    "_other.py": "from _common import STEPS\n",
+    "parts/__init__.py": "",
+    "parts/numbers.py": "STEPS = 2\n",
+    "json.py": "raise RuntimeError('hides what Python itself has')\n",
+}
+
+
+def write(folder, name="mine", first="from _common import STEPS", late="", helpers=HELPERS):
+    (folder / "parts").mkdir(parents=True, exist_ok=True)
+    for helper, text in helpers.items():
+        (folder / helper).write_text(text)
+    text = METHOD.format(first=first, late=late, name=name.title())
+    (folder / f"{name}.py").write_text(text)
+    return folder
+
+
+def got(folder, name="mine"):
+    return registry.get("method", name, [str(folder)])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_plugin_imports_what_lies_beside_it(way, tmp_path):
+    path = [*sys.path]
+    cls = got(write(tmp_path, first=f"import json\n{way}"))
+    assert sys.modules[cls.__module__].STEPS == 2
+    assert sys.path == path
+    assert not {"_common", "_other", "parts", "mine"} & {*sys.modules}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_edit_beside_it_is_another_plugin(way, tmp_path):
+    first = got(write(tmp_path, first=way))
+    for name in HELPERS:
+        digest, edited = source_digest(got(tmp_path)), tmp_path / name
+        edited.write_text(HELPERS[name].replace("2", "3") + "# edited\n")
+        again = got(tmp_path)
+        assert (source_digest(again) != digest) == (name in WAYS[way]), name
+    assert sys.modules[again.__module__].STEPS == 3
+    assert sys.modules[first.__module__].STEPS == 2  # It goes on with what it was loaded with.
+
+
+def test_helpers_of_one_name_stay_apart(tmp_path):
+    for name, steps in (("one", 2), ("two", 5)):
+        late = "from _common import STEPS"
+        write(tmp_path / name, name, "", late, {"_common.py": f"STEPS = {steps}\n"})
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    classes = [registry.get("method", name, folders) for name in ("one", "two")]
+    for cls, steps in zip(classes, (2, 5), strict=True):
+        source = vars(sys.modules[cls.__module__])
+        exec("def late():\n    from _common import STEPS\n    return STEPS", source)
+        assert source["late"]() == steps
+
+
+@pytest.mark.parametrize("given", ["a,b", "[a,b]", "[a, b]", "a,b/two.py", "['a','b']"])
+def test_several_folders(given, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(Path("a"), "one")
+    write(Path("b"), "two")
+    (tmp_path / "a" / "json.py").unlink()
+    (tmp_path / "b" / "json.py").unlink()
+    assert main(["list", "methods", f"plugins={given}"]) == OK
+    out = capsys.readouterr().out
+    assert "\n  one " in out and "\n  two " in out
+    (config,) = compose([f"plugins={given}", "add=[one,two]", "only=[one,two]", "profile=smoke"])
+    assert {v.name for v in make_plan(config).variants} == {"one", "two"}
+    assert main(["show", "one", f"plugins={given}"]) == OK
+    with pytest.raises(UserError, match="given twice; several are plugins=a,b"):
+        compose(["plugins=a", "plugins=b"])
+
+
+def test_which_places_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "a,b", "[a]"):
+        (tmp_path / name).mkdir()
+    assert places(None) == [] and places(["x", Path("y")]) == ["x", "y"]
+    assert places("a,b") == ["a,b"] and places("[a]") == ["[a]"]  # They are there as they are.
+    assert places("b,a") == ["b", "a"] and places("[b]") == ["b"]
+    assert places("a,nowhere") == ["a", "nowhere"]
+    assert places("no,where") == ["no,where"]
+    with pytest.raises(UserError, match="plugins=3: must be a file, a folder"):
+        places(3)
+
+
+def test_a_file_named_twice_is_one_plugin(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(Path("a"), helpers={"_common.py": "STEPS = 2\n"})
+    assert "mine" in registry.find("method", ["a", "./a", "a/mine.py", str(tmp_path / "a")])
+
+
+@pytest.mark.parametrize(
+    ("helper", "words"),
+    [
+        ("STEPS = 2 +\n", r"SyntaxError: invalid syntax \(_common.py:1\)"),
+        ("\nraise RuntimeError('no luck')\n", r"RuntimeError: no luck \(_common.py:2\)"),
+        ("import nowhere_to_be_found\n", r"No module named 'nowhere_to_be_found'"),
+        ("", r"cannot import name 'STEPS'"),
+    ],
+)
+def test_what_is_wrong_with_a_helper_is_said(helper, words, tmp_path):
+    write(tmp_path, helpers={"_common.py": helper})
+    for _ in range(2):
+        with pytest.raises(registry.PluginError, match=words):
+            got(tmp_path)
+
+
+def test_a_dot_in_the_files_name_is_refused(tmp_path):
+    write(tmp_path, "mine", helpers={"_common.py": "STEPS = 2\n"})
+    (tmp_path / "mine.py").rename(tmp_path / "mine.v2.py")
+    with pytest.raises(registry.PluginError, match="has a dot"):
+        registry.get("method", "mine.v2", [str(tmp_path)])
+
+
+def test_a_helper_decides_what_is_made_in_every_process(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        write(tmp_path / name, name, helpers={"_common.py": "STEPS = 2\n"})
+    assert main(["check", "one", "plugins=one,two"]) == OK
+    given = {
+        "plugins": ["one", "two"], "add": ["one", "two"], "only": ["one", "two"], "nfes": [1],
+        "profile": "smoke", "protocol": {"extractors": ["classifier"]},
+    }  # fmt: skip
+    run = piflow_bench.run(**given, launcher={"workers": 2}, name="here")
+    table = run.results
+    assert set(table["status"]) == {"ok"} and {"one", "two"} <= {*table["variant"]}
+    monkeypatch.chdir("/")
+    assert len(run.student("two", 1)(0, n=3)) == 3
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two" / "_common.py").write_text("STEPS = 3\n")
+    capfd.readouterr()
+    again = piflow_bench.run(**given, launcher="debug", name="here").results
+    trained = {(t["variant"], t["artifact"]) for _, t in again.iterrows()}
+    same = trained & {(t["variant"], t["artifact"]) for _, t in table.iterrows()}
+    assert {"one"} < {v for v, _ in same} and "two" not in {v for v, _ in same}
