@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from piflow_bench.evaluation import distances, diversity, projections
+from piflow_bench.evaluation import distances, diversity, frechet, projections
 from piflow_bench.evaluation.classes import inception_score
 from piflow_bench.evaluation.inputs import Inputs
 from piflow_bench.evaluation.metrics import PAIRS, SUBSETS, Metric, Scored
 from piflow_bench.evaluation.mmd import PairSums
-from piflow_bench.evaluation.moments import Moments, block_moments, merge_all
+from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.polynomial import cubic_sums, prefers_moments
 from piflow_bench.evaluation.reference import factored
 from piflow_bench.evaluation.uncertainty import mean_with_replicates
@@ -22,32 +22,24 @@ def _from_sums(name: str, sums: PairSums, statistic: Callable[..., float]) -> Sc
     return {name: (statistic(sums), [statistic(sums, b) for b in blocks])}
 
 
-def _frechet(name: str, parts: list[Moments], reference: distances.FrechetReference) -> Scored:
-    whole = merge_all(parts)
-    left = [reference.distance(whole.without(part)) for part in parts] if len(parts) > 1 else []
-    return {name: (reference.distance(whole), left)}
-
-
 def _fd(inputs: Inputs) -> Scored:
-    return _frechet("fd", block_moments(inputs.generated, inputs.blocks), inputs.ref.frechet())
+    found = frechet.fd_with_replicates(inputs.generated, inputs.blocks, inputs.ref.frechet())
+    return {"fd": found}
 
 
 def _sfd(inputs: Inputs) -> Scored:
     known = inputs.extras.reference_spatial
     assert inputs.extras.spatial is not None and known is not None
     moments = known if isinstance(known, Moments) else Moments.from_features(known)
-    parts = block_moments(inputs.extras.spatial, inputs.blocks)
-    return _frechet("sfd", parts, factored(moments))
+    reference = factored(moments)
+    found = frechet.fd_with_replicates(inputs.extras.spatial, inputs.blocks, reference)
+    return {"sfd": found}
 
 
 def _fd_infinity(inputs: Inputs) -> Scored:
     reference, seed = inputs.ref.frechet(), inputs.settings.fd_infinity_seed
-    x, blocks = inputs.generated, inputs.blocks
-    order = np.random.RandomState(seed).permutation(len(x))
-    # One order for all: a fresh permutation per replicate would pass for sampling error.
-    kept = [order[blocks[order] != b] for b in range(inputs.block_count)]
-    left = [distances.fd_infinity(x, reference, order=rows) for rows in kept if len(rows)]
-    return {"fd_infinity": (distances.fd_infinity(x, reference, order=order), left)}
+    found = frechet.fd_infinity_with_replicates(inputs.generated, inputs.blocks, reference, seed)
+    return {"fd_infinity": found}
 
 
 def _kid(inputs: Inputs) -> Scored:
@@ -181,14 +173,14 @@ _TEACHER = ("teacher",)
 _MODES = ("modes",)
 
 METRICS: tuple[Metric, ...] = (
-    Metric("fd", "Fréchet distance", False, "quality", _BOTH, _fd, from_moments=True),
+    Metric("fd", "Fréchet distance", False, "quality", _BOTH, _fd, from_moments=True, version=2),
     Metric(
         "sfd", "Fréchet distance, spatial features", False, "quality", ("spatial",), _sfd,
-        from_moments=True,
+        from_moments=True, version=2,
     ),
     Metric(
         "fd_infinity", "Fréchet distance, n to infinity", False, "quality", _BOTH, _fd_infinity,
-        from_moments=True,
+        from_moments=True, version=2,
     ),
     Metric(
         "kid", "KID", False, "quality", _BOTH, _kid, spread="kid_std", estimator=SUBSETS, version=2
@@ -219,7 +211,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("density", "Density", True, "quality", _BOTH, _balls, passes="balls"),
     Metric("coverage", "Coverage", True, "diversity", _BOTH, _balls, passes="balls"),
     Metric("authpct", "AuthPct", None, "other", _BOTH, _authpct, passes="authentic"),
-    Metric("vendi", "Vendi score", True, "diversity", ("generated",), _vendi),
+    Metric("vendi", "Vendi score", True, "diversity", ("generated",), _vendi, version=2),
     Metric(
         "pairwise_distance", "Pairwise cosine distance", True, "diversity", ("generated",),
         _pairwise, estimator="mean over pairs",

@@ -9,96 +9,9 @@ import numpy as np
 
 from piflow_bench.evaluation.design import Strata
 from piflow_bench.evaluation.mmd import PairSums, u_statistic, v_statistic
-from piflow_bench.evaluation.moments import Moments, merge_all
 from piflow_bench.evaluation.stratified import Weights, draw_subset
 
 CMMD_SCALE = 1000.0
-
-
-class FrechetReference:
-    """One side of a Frechet distance with its covariance factored once, for many calls."""
-
-    def __init__(self, moments: Moments):
-        self.moments = moments
-        covariance = moments.covariance
-        self._factor = _factor(covariance)
-        self._trace = float(np.trace(covariance))
-
-    def distance(self, moments: Moments) -> float:
-        """Frechet distance to a normal distribution with these moments (see ``fd``)."""
-        covariance = moments.covariance
-        shift = moments.mean - self.moments.mean
-        values = np.linalg.eigvalsh(self._factor.T @ covariance @ self._factor)
-        # Rounding leaves tiny negative eigenvalues where n <= d; they stand for zeros.
-        cross = float(np.sqrt(np.clip(values, 0.0, None)).sum())
-        return float(shift @ shift) + float(np.trace(covariance)) + self._trace - 2.0 * cross
-
-
-def _factor(covariance: np.ndarray) -> np.ndarray:
-    """F ``(d, r)`` with F F^T = S, by Cholesky where S is well within the positive definite."""
-    eps = np.finfo(np.float64).eps * len(covariance)
-    try:
-        lower = np.linalg.cholesky(covariance)
-        if np.diagonal(lower).min() ** 2 > eps * np.diagonal(covariance).max():
-            return lower
-    except np.linalg.LinAlgError:
-        pass
-    values, vectors = np.linalg.eigh(covariance)
-    # Directions without variance add nothing to the cross term and would only cost time.
-    keep = values > max(float(values[-1]), 0.0) * eps
-    return vectors[:, keep] * np.sqrt(values[keep])
-
-
-def fd(a: Moments, b: Moments) -> float:
-    """Frechet distance |mu_a - mu_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^(1/2).
-
-    Heusel et al. 2017. The root's trace is the sum of the roots of the eigenvalues of F^T S_a F
-    with S_b = F F^T: symmetric, so real, and right for rank-deficient covariances (n <= d).
-    """
-    return FrechetReference(b).distance(a)
-
-
-def fd_by_size(
-    generated: np.ndarray,
-    reference: FrechetReference,
-    seed: int = 2020,
-    points: int = 10,
-    order: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes ``(p,)`` and FD ``(p,)`` on nested random subsets from n/4 to n.
-
-    ``order``: row indices to nest in that order instead of a permutation drawn from ``seed``.
-    """
-    if order is None:
-        order = np.random.RandomState(seed).permutation(len(generated))
-    n = len(order)
-    sizes = np.unique(np.linspace(max(2, n // 4), n, points).astype(int))
-    if len(sizes) < 2:
-        raise ValueError("an extrapolation needs at least 3 samples")
-    shuffled = generated[order]
-    edges = np.concatenate([[0], sizes])
-    parts = [Moments.from_features(shuffled[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
-    values = [reference.distance(merge_all(parts[: i + 1])) for i in range(len(parts))]
-    return sizes, np.asarray(values)
-
-
-def at_infinity(sizes: np.ndarray, values: np.ndarray) -> float:
-    """Intercept of a line through ``values`` over 1/N (Chong & Forsyth 2020)."""
-    return float(np.polyfit(1.0 / sizes, values, 1)[1])
-
-
-def fd_infinity(
-    generated: np.ndarray,
-    reference: FrechetReference,
-    seed: int = 2020,
-    points: int = 10,
-    order: np.ndarray | None = None,
-) -> float:
-    """FD extrapolated over 1/N on nested random subsets (Chong & Forsyth 2020).
-
-    Removes the bias that comes from the size of the generated sample, not the reference's.
-    """
-    return at_infinity(*fd_by_size(generated, reference, seed, points, order))
 
 
 def kid_draws(

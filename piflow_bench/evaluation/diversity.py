@@ -8,6 +8,7 @@ from functools import reduce
 
 import numpy as np
 
+from piflow_bench.evaluation import spectral
 from piflow_bench.evaluation.distances import row_lengths, unit_rows
 from piflow_bench.evaluation.moments import gram, split
 
@@ -22,8 +23,8 @@ def vendi_replicates(features: np.ndarray, blocks: np.ndarray) -> tuple[float, n
     """Vendi score, and the same with each block ``(n,)`` left out.
 
     The n x n cosine kernel and the d x d Gram matrix of the unit rows share their non-zero
-    spectrum; the smaller one is used. The Gram matrix loses a block by subtraction, the kernel by
-    dropping rows and columns.
+    spectrum; the smaller one is used. The Gram matrix loses a block by subtraction, or to second
+    order (see ``spectral``), the kernel by dropping rows and columns.
     """
     n, d = features.shape
     sizes = np.bincount(blocks)
@@ -37,15 +38,42 @@ def vendi_replicates(features: np.ndarray, blocks: np.ndarray) -> tuple[float, n
             for k in kept
         ]
         whole = np.linalg.eigvalsh(kernel / n)
+    elif len(sizes) == 1:
+        whole, left = np.linalg.eigvalsh(gram(features, unit_rows) / n), []
     else:
+        if spectral.may_expand(d, n - int(sizes.max())):
+            found = _expanded_vendi(features, blocks, sizes)
+            if found is not None:
+                return found
         grams = [gram(part, unit_rows) for part in split(features, blocks)]
         total = reduce(np.add, grams)
         left = [
-            np.linalg.eigvalsh((total - g) / (n - s)) if n > s else np.zeros(0)
-            for g, s in zip(grams, sizes, strict=True)
+            np.linalg.eigvalsh((total - g) / (n - s)) for g, s in zip(grams, sizes, strict=True)
         ]
         whole = np.linalg.eigvalsh(total / n)
     return _effective_number(whole), np.array([_effective_number(values) for values in left])
+
+
+def _expanded_vendi(
+    features: np.ndarray, blocks: np.ndarray, sizes: np.ndarray
+) -> tuple[float, np.ndarray] | None:
+    """The same from one decomposition, or None where the expansion does not hold."""
+    n = len(features)
+    values, vectors = np.linalg.eigh(gram(features, unit_rows) / n)
+    use = spectral.positive(values)
+    known = values[use]
+    # In these coordinates the mean of outer products is the identity.
+    axes = (vectors[:, use] / np.sqrt(known)).astype(np.float32)
+
+    def change(b: int) -> np.ndarray:
+        z = unit_rows(features[blocks == b]).astype(np.float32) @ axes
+        without = z.T @ z
+        without /= -(n - sizes[b])
+        without[np.diag_indices(len(known))] += sizes[b] / (n - sizes[b])
+        return without
+
+    entropies = spectral.replicates(spectral.ENTROPY, known, change, len(sizes))
+    return None if entropies is None else (_effective_number(values), np.exp(entropies))
 
 
 def vendi(features: np.ndarray) -> float:

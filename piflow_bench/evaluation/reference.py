@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
-from piflow_bench.evaluation.distances import FrechetReference
+from piflow_bench.evaluation.frechet import FrechetReference
 from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.polynomial import reference_facts as third_moments
 from piflow_bench.evaluation.settings import Settings

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from piflow_bench.evaluation import spectral
 from piflow_bench.evaluation import uncertainty as U
 from piflow_bench.evaluation.features import evaluate_with_replicates
 
@@ -102,6 +103,20 @@ def skewed_features(seed):
     return features(rng.normal(size=(m, d))), draw
 
 
+def many_features(shift):
+    """Fewer than seven samples a feature, away from the reference's distribution or in it."""
+    rng = np.random.default_rng(0)
+    n, m, d = 300, 900, 48
+    mixing = np.linalg.qr(rng.normal(size=(d, d)))[0] * np.linspace(1.5, 0.3, d)
+
+    def draw():
+        noise = rng.normal(size=(n, d)) @ mixing
+        other = 0.9 * noise + np.sqrt(1 - 0.9**2) * rng.normal(size=(n, d)) @ mixing
+        return np.logaddexp(0, noise + shift), np.logaddexp(0, other + 0.9 * shift)
+
+    return np.logaddexp(0, rng.normal(size=(m, d)) @ mixing), draw
+
+
 def saturated(seed):
     """The same, with more generated than reference points, and those spread wider."""
     rng = np.random.default_rng(seed)
@@ -131,6 +146,17 @@ def test_intervals_cover_for_a_shifted_normal():
 
 def test_intervals_cover_for_skewed_features():
     check(simulate(*skewed_features(0), 500, METRICS))
+
+
+@pytest.mark.parametrize(("shift", "ratios"), [(0.5, (0.9, 1.1)), (0.0, (0.95, 1.4))])
+def test_intervals_by_expansion_cover_as_exact_ones_do(shift, ratios, monkeypatch):
+    """Leave-out values of the Fréchet distance and the Vendi score by ``spectral``'s expansion."""
+    monkeypatch.setattr(spectral, "EXACT_FEATURES", 0)
+    found = simulate(*many_features(shift), 300, ["fd", "vendi"])
+    for name, each in found.items():
+        # The share itself is known to 0.013: 95 % of 300.
+        assert 0.92 <= each.hits <= (0.98 if shift else 1), name
+        assert ratios[0] < each.error_ratio < ratios[1], name
 
 
 def expected_error_ratio_of_coverage(reference, draw, n, sets=60, k=3):

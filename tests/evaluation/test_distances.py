@@ -7,7 +7,6 @@ from piflow_bench.evaluation import distances as D
 from piflow_bench.evaluation import tiles
 from piflow_bench.evaluation.features import evaluate_with_replicates
 from piflow_bench.evaluation.mmd import PairSums, u_statistic, v_statistic
-from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.polynomial import (
     cubic_sums,
     diagonal_sum,
@@ -18,10 +17,6 @@ from piflow_bench.evaluation.polynomial import (
 
 RNG = np.random.default_rng(5)
 X, Y = RNG.normal(size=(60, 5)), RNG.normal(0.3, 1.2, size=(80, 5))
-
-
-def fd_of(x, y):
-    return D.fd(Moments.from_features(x), Moments.from_features(y))
 
 
 def score(name, x, y, **settings):
@@ -39,8 +34,6 @@ def off(k):
 
 def test_golden(golden):
     v = golden.values
-    assert fd_of(golden.gen, golden.ref) == pytest.approx(v["fd"], rel=1e-5)
-    assert fd_of(golden.gen, golden.ref) == pytest.approx(v["fd_float64"], rel=1e-9)
     mean, std = D.kid_subsets(golden.gen, golden.ref, 50, 100, 2020)
     assert mean == pytest.approx(v["kid_mean"], rel=1e-5)
     assert std == pytest.approx(v["kid_std"], rel=1e-5)
@@ -50,60 +43,6 @@ def test_golden(golden):
     assert score("cmmd", golden.gen, golden.ref) == pytest.approx(
         v["cmmd_biased_sigma10_x1000"], rel=1e-5
     )
-
-
-def test_fd_closed_form_of_commuting_covariances():
-    a = Moments(11, np.array([1.0, 0.0, 2.0]), 10 * np.diag([1.0, 4.0, 9.0]))
-    b = Moments(11, np.zeros(3), 10 * np.diag([4.0, 4.0, 1.0]))
-    assert D.fd(a, b) == pytest.approx(1 + 4 + (1 - 2) ** 2 + 0 + (3 - 1) ** 2)
-
-
-def test_fd_of_non_commuting_covariances_equals_eigenvalues_of_the_product():
-    a, b = Moments.from_features(X @ RNG.normal(size=(5, 5))), Moments.from_features(Y)
-    roots = np.sqrt(np.linalg.eigvals(a.covariance @ b.covariance).real).sum()
-    expected = ((a.mean - b.mean) ** 2).sum() + np.trace(a.covariance + b.covariance) - 2 * roots
-    assert D.fd(a, b) == pytest.approx(expected, rel=1e-10)
-    assert D.fd(b, a) == pytest.approx(expected, rel=1e-10)
-
-
-def test_fd_identity_is_zero():
-    assert abs(fd_of(X, X)) < 1e-10
-
-
-@pytest.mark.parametrize("n", [3, 20])
-def test_fd_with_fewer_samples_than_dimensions_equals_the_nuclear_norm(n):
-    x, y = RNG.normal(size=(n, 40)), RNG.normal(size=(n + 4, 40))
-    xc, yc = x - x.mean(0), y - y.mean(0)
-    nuclear = np.linalg.norm(xc @ yc.T, "nuc") / np.sqrt((len(x) - 1) * (len(y) - 1))
-    expected = (
-        ((x.mean(0) - y.mean(0)) ** 2).sum()
-        + (xc**2).sum() / (len(x) - 1)
-        + (yc**2).sum() / (len(y) - 1)
-        - 2 * nuclear
-    )
-    assert fd_of(x, y) == pytest.approx(expected, rel=1e-6)
-    assert fd_of(x, x) == pytest.approx(0, abs=1e-5)
-
-
-def test_fd_of_rank_deficient_features():
-    flat = X @ np.diag([1.0, 1, 1, 0, 0])
-    assert abs(fd_of(flat, flat)) < 1e-6
-    assert fd_of(flat, Y) == pytest.approx(fd_of(Y, flat), rel=1e-6)
-    constant = np.ones((10, 5))
-    assert fd_of(constant, constant) == pytest.approx(0, abs=1e-12)
-
-
-def test_frechet_reference_is_fd():
-    reference = D.FrechetReference(Moments.from_features(Y))
-    assert reference.distance(Moments.from_features(X)) == pytest.approx(fd_of(X, Y), rel=1e-12)
-
-
-def test_fd_infinity_removes_the_bias_in_n():
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(400, 16)), rng.normal(size=(40000, 16))
-    reference = D.FrechetReference(Moments.from_features(y))
-    biased = reference.distance(Moments.from_features(x))
-    assert abs(D.fd_infinity(x, reference)) < biased / 3
 
 
 def test_kid_equals_torch_fidelity():
@@ -120,14 +59,6 @@ def test_kid_equals_torch_fidelity():
     mean, std = D.kid_subsets(X, Y, 7, 30, 3)
     assert mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
     assert std == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-9)
-
-
-def test_fd_equals_torch_fidelity():
-    torch = pytest.importorskip("torch")
-    metric = pytest.importorskip("torch_fidelity.metric_fid")
-    stats = [metric.fid_features_to_statistics(torch.tensor(z)) for z in (X, Y)]
-    theirs = metric.fid_statistics_to_metric(*stats, False)["frechet_inception_distance"]
-    assert fd_of(X, Y) == pytest.approx(theirs, rel=1e-6)
 
 
 def test_kid_subset_size_is_checked():

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
+from piflow_bench.evaluation import spectral
 from piflow_bench.evaluation.diversity import (
     pairwise_distance,
     pairwise_replicates,
     vendi,
     vendi_replicates,
 )
+from piflow_bench.evaluation.uncertainty import jackknife_error
 
 RNG = np.random.default_rng(7)
 
@@ -41,6 +43,30 @@ def test_vendi_both_forms_and_their_replicates(n):
     value, left = vendi_replicates(x, blocks)
     assert value == pytest.approx(brute_vendi(x), rel=1e-9)
     np.testing.assert_allclose(left, [brute_vendi(x[blocks != b]) for b in range(5)], rtol=1e-9)
+
+
+@pytest.mark.parametrize("n", [160, 900])
+@pytest.mark.parametrize("dead", [0, 20])
+def test_vendi_replicates_by_expansion_are_the_exact_ones(n, dead, monkeypatch):
+    x = np.logaddexp(0, RNG.normal(size=(n, 64)) * np.linspace(3, 0.1, 64))
+    x[:, :dead] = 0
+    blocks = np.arange(n) % 20
+    value, exact = vendi_replicates(x, blocks)
+    monkeypatch.setattr(spectral, "EXACT_FEATURES", 0)
+    again, found = vendi_replicates(x, blocks)
+    assert again == pytest.approx(value, rel=1e-9) and not np.array_equal(exact, found)
+    assert 0.95 < jackknife_error(found) / jackknife_error(exact) < 1.05
+    assert np.corrcoef(exact, found)[0, 1] > 0.99
+
+
+def test_vendi_of_a_block_that_holds_a_direction_is_exact(monkeypatch):
+    blocks = np.arange(400) % 20
+    x = np.abs(RNG.normal(size=(400, 16)))
+    x[blocks == 3] = np.eye(16)[0]
+    x[blocks != 3, 0] = 0
+    _, exact = vendi_replicates(x, blocks)
+    monkeypatch.setattr(spectral, "EXACT_FEATURES", 0)
+    np.testing.assert_array_equal(vendi_replicates(x, blocks)[1], exact)
 
 
 def test_pairwise_brute_force_with_and_without_labels():

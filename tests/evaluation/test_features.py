@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation import distances, reference
+from piflow_bench.evaluation import distances, frechet, reference
 from piflow_bench.evaluation.features import evaluate_features, evaluate_with_replicates
 from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.evaluation.subsets import subset
@@ -73,11 +73,11 @@ def test_fd_infinity_replicates_keep_the_order():
     blocks = BLOCKS["contiguous"]
     found = evaluate_with_replicates(X, Y, ["fd_infinity"], block_ids=blocks)[0]
     factored = reference.Reference(Y).frechet()
-    assert found.value == pytest.approx(distances.fd_infinity(X, factored, 2020))
+    assert found.value == pytest.approx(frechet.fd_infinity(X, factored, 2020))
     order = np.random.RandomState(2020).permutation(90)
     for b, replicate in enumerate(found.replicates):
         kept = order[blocks[order] != b]
-        again = distances.fd_infinity(X[kept], factored, order=np.arange(len(kept)))
+        again = frechet.fd_infinity(X[kept], factored, order=np.arange(len(kept)))
         assert replicate == pytest.approx(again, rel=1e-9)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.distances import FrechetReference, fd
+from piflow_bench.evaluation.frechet import FrechetReference, fd
 from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.statistics import (
     Statistics,

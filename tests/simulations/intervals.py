@@ -13,6 +13,9 @@ stages of a run give its bits.
 The truth of a difference between the two students is 0. That of a metric is its mean over the
 draws, since intervals claim the expectation at this n and this reference; at the ceiling KID and
 energy distance must hold 0 as well.
+
+``--wide`` has four samples a feature and leave-out values by expansion (``spectral``), as they are
+taken of a network's thousands of features; ``--wide --exact`` the same by decompositions.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from piflow_bench.evaluation import spectral
 from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.features import evaluate_with_replicates
 from piflow_bench.evaluation.inputs import Extras
@@ -41,7 +45,7 @@ ZERO = ("kid", "kid_exact", "energy_distance")
 NOISE_SHARED = 0.9
 WHOLE = 4
 """Samples that a part is taken from, over those taken."""
-RESULTS = Path(__file__).parent / "results" / "intervals.csv"
+RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ class Size:
     """Enough for KID to look at most of the reference: chance in a few of its rows is no part of
     an interval, and 0 would be missed by it."""
     subset_size: int = 60
+
+
+WIDE = Size(n=256, m=512, d=64, subset_size=100)
 
 
 @dataclass(frozen=True)
@@ -174,16 +181,23 @@ def main() -> None:
     """Simulate all cells and write the table."""
     parser = argparse.ArgumentParser(description="Do 95 % intervals hold the truth?")
     parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--wide", action="store_true")
+    parser.add_argument("--exact", action="store_true")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    size, name = Size(), "intervals"
+    if arguments.wide:
+        size, name = WIDE, "intervals_wide_exact" if arguments.exact else "intervals_wide"
+        spectral.EXACT_FEATURES = 10**9 if arguments.exact else 0
     rows: list[Row] = []
     started = time.monotonic()
     for design in DESIGNS:
         for place in PLACES:
-            rows += simulate(design, place, arguments.draws)
+            rows += simulate(design, place, arguments.draws, size)
             print(f"{design}, {place}: {time.monotonic() - started:.0f} s", flush=True)
-            pd.DataFrame(map(asdict, rows)).round(6).to_csv(arguments.results, index=False)
-    about = {"draws": arguments.draws, **asdict(Size())}
+            table = pd.DataFrame(map(asdict, rows)).round(6)
+            table.to_csv(arguments.results / f"{name}.csv", index=False)
+    about = {"draws": arguments.draws, **asdict(size)}
     print(pd.DataFrame(map(asdict, rows)).to_string(), json.dumps(about), sep="\n")
 
 

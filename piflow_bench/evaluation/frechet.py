@@ -1,0 +1,242 @@
+"""The Fréchet distance between two samples' normal approximations, and its limit at infinite n."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
+
+import numpy as np
+
+from piflow_bench.evaluation import spectral
+from piflow_bench.evaluation.moments import Moments, block_moments, merge_all
+
+Change = tuple[np.ndarray, np.ndarray]
+"""Indices of the rows that leave a sample, and of those that join it."""
+
+
+class FrechetReference:
+    """One side of a Frechet distance with its covariance factored once, for many calls."""
+
+    def __init__(self, moments: Moments):
+        self.moments = moments
+        covariance = moments.covariance
+        self._factor = _factor(covariance)
+        self._trace = float(np.trace(covariance))
+
+    def distance(self, moments: Moments) -> float:
+        """Frechet distance to a normal distribution with these moments (see ``fd``)."""
+        values = np.linalg.eigvalsh(self._inside(moments))
+        return self._value(
+            moments.mean, float(np.trace(moments.covariance)), spectral.ROOT.total(values)
+        )
+
+    def expanded(
+        self, features: np.ndarray, moments: Moments, changes: Sequence[Change]
+    ) -> tuple[float, np.ndarray] | None:
+        """Distance to a sample, and to the same sample changed, from one decomposition.
+
+        Args:
+            features: rows ``(n, d)`` that changes are taken from.
+            moments: those of the sample.
+            changes: each the rows that leave the sample and those that join it.
+
+        Returns:
+            The distance and ``(len(changes),)`` distances, or None where the expansion does not
+            hold (see ``spectral``).
+        """
+        values, vectors = np.linalg.eigh(self._inside(moments))
+        use = spectral.positive(values)
+        known = values[use]
+        # In these coordinates the sample's covariance is the identity.
+        axes = (self._factor @ vectors[:, use] / np.sqrt(known)).astype(np.float32)
+
+        def change(b: int) -> np.ndarray:
+            return _whitened_change(features, moments, changes[b], axes)
+
+        roots = spectral.replicates(spectral.ROOT, known, change, len(changes))
+        if roots is None:
+            return None
+        centres = [_centre_and_trace(features, moments, each) for each in changes]
+        left = [self._value(*each, root) for each, root in zip(centres, roots, strict=True)]
+        whole = float(np.trace(moments.covariance))
+        return self._value(moments.mean, whole, spectral.ROOT.total(values)), np.array(left)
+
+    def _inside(self, moments: Moments) -> np.ndarray:
+        """F^T S F with this side's F and the other's S."""
+        return self._factor.T @ moments.covariance @ self._factor
+
+    def _value(self, mean: np.ndarray, trace: float, root: float) -> float:
+        shift = mean - self.moments.mean
+        return float(shift @ shift) + trace + self._trace - 2.0 * root
+
+
+def _factor(covariance: np.ndarray) -> np.ndarray:
+    """F ``(d, r)`` with F F^T = S, by Cholesky where S is well within the positive definite."""
+    eps = np.finfo(np.float64).eps * len(covariance)
+    try:
+        lower = np.linalg.cholesky(covariance)
+        if np.diagonal(lower).min() ** 2 > eps * np.diagonal(covariance).max():
+            return lower
+    except np.linalg.LinAlgError:
+        pass
+    values, vectors = np.linalg.eigh(covariance)
+    # Directions without variance add nothing to the cross term and would only cost time.
+    keep = values > max(float(values[-1]), 0.0) * eps
+    return vectors[:, keep] * np.sqrt(values[keep])
+
+
+def fd(a: Moments, b: Moments) -> float:
+    """Frechet distance |mu_a - mu_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^(1/2).
+
+    Heusel et al. 2017. The root's trace is the sum of the roots of the eigenvalues of F^T S_a F
+    with S_b = F F^T: symmetric, so real, and right for rank-deficient covariances (n <= d).
+    """
+    return FrechetReference(b).distance(a)
+
+
+def _centre_and_trace(
+    features: np.ndarray, moments: Moments, change: Change
+) -> tuple[np.ndarray, float]:
+    """Mean ``(d,)`` and trace of the covariance of the changed sample."""
+    sums, squares, n = np.zeros_like(moments.mean), 0.0, moments.n
+    for rows, sign in ((change[0], -1), (change[1], 1)):
+        centred = features[rows] - moments.mean
+        sums += sign * centred.sum(axis=0)
+        squares += sign * float(np.einsum("ij,ij->", centred, centred))
+        n += sign * len(rows)
+    scatter = float(np.trace(moments.scatter)) + squares - float(sums @ sums) / n
+    return moments.mean + sums / n, scatter / (n - 1)
+
+
+def _whitened_change(
+    features: np.ndarray, moments: Moments, change: Change, axes: np.ndarray
+) -> np.ndarray:
+    """The covariance's change ``(r, r)`` float32 in coordinates ``axes`` ``(d, r)`` that whiten."""
+    r, n = axes.shape[1], moments.n
+    scatter, sums = np.zeros((r, r), np.float32), np.zeros(r, np.float32)
+    for rows, sign in ((change[0], -1), (change[1], 1)):
+        z = (features[rows] - moments.mean).astype(np.float32) @ axes
+        scatter += sign * (z.T @ z)
+        sums += sign * z.sum(axis=0)
+        n += sign * len(rows)
+    scatter -= np.outer(sums, sums / n)
+    scatter /= n - 1
+    scatter[np.diag_indices(r)] += (moments.n - 1) / (n - 1) - 1
+    return scatter
+
+
+def fd_with_replicates(
+    features: np.ndarray, blocks: np.ndarray, reference: FrechetReference
+) -> tuple[float, Sequence[float] | np.ndarray]:
+    """Distance of ``(n, d)``, and without each block of ids ``(n,)`` 0..g-1; none for one block."""
+    count, none = int(blocks.max()) + 1, np.zeros(0, dtype=np.int64)
+    if count == 1:
+        return reference.distance(Moments.from_features(features)), ()
+    if spectral.may_expand(features.shape[1], len(blocks) - int(np.bincount(blocks).max())):
+        changes = [(np.flatnonzero(blocks == b), none) for b in range(count)]
+        found = reference.expanded(features, Moments.from_features(features), changes)
+        if found is not None:
+            return found
+    parts = block_moments(features, blocks)
+    whole = merge_all(parts)
+    return reference.distance(whole), [reference.distance(whole.without(part)) for part in parts]
+
+
+def _sizes(n: int, points: int) -> np.ndarray:
+    """Sizes of nested subsets of n samples, from n/4 to n."""
+    sizes = np.unique(np.linspace(max(2, n // 4), n, points).astype(int))
+    if len(sizes) < 2:
+        raise ValueError("an extrapolation needs at least 3 samples")
+    return sizes
+
+
+def fd_by_size(
+    generated: np.ndarray,
+    reference: FrechetReference,
+    seed: int = 2020,
+    points: int = 10,
+    order: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes ``(p,)`` and FD ``(p,)`` on nested random subsets from n/4 to n.
+
+    ``order``: row indices to nest in that order instead of a permutation drawn from ``seed``.
+    """
+    if order is None:
+        order = np.random.RandomState(seed).permutation(len(generated))
+    sizes = _sizes(len(order), points)
+    values = [reference.distance(moments) for moments in _nested(generated[order], sizes)]
+    return sizes, np.asarray(values)
+
+
+def _nested(features: np.ndarray, sizes: np.ndarray) -> Iterator[Moments]:
+    """Moments of the first rows, for each of ascending sizes."""
+    edges = np.concatenate([[0], sizes])
+    parts = (Moments.from_features(features[a:b]) for a, b in pairwise(edges))
+    return accumulate(parts, Moments.merge)
+
+
+def at_infinity(sizes: np.ndarray, values: np.ndarray) -> float:
+    """Intercept of a line through ``values`` over 1/N (Chong & Forsyth 2020)."""
+    return float(np.polyfit(1.0 / sizes, values, 1)[1])
+
+
+def fd_infinity(
+    generated: np.ndarray,
+    reference: FrechetReference,
+    seed: int = 2020,
+    points: int = 10,
+    order: np.ndarray | None = None,
+) -> float:
+    """FD extrapolated over 1/N on nested random subsets (Chong & Forsyth 2020).
+
+    Removes the bias that comes from the size of the generated sample, not the reference's.
+    """
+    return at_infinity(*fd_by_size(generated, reference, seed, points, order))
+
+
+def fd_infinity_with_replicates(
+    generated: np.ndarray,
+    blocks: np.ndarray,
+    reference: FrechetReference,
+    seed: int = 2020,
+    points: int = 10,
+) -> tuple[float, Sequence[float] | np.ndarray]:
+    """FD at infinity of ``(n, d)``, and without each block of ids ``(n,)`` 0..g-1.
+
+    One order for all: a fresh permutation per replicate would pass for sampling error.
+    """
+    order = np.random.RandomState(seed).permutation(len(generated))
+    count = int(blocks.max()) + 1
+    kept = [order[blocks[order] != b] for b in range(count)] if count > 1 else []
+    if kept:
+        found = _expanded_at_infinity(generated[order], blocks[order], reference, points)
+        if found is not None:
+            return found
+    left = [fd_infinity(generated, reference, order=rows, points=points) for rows in kept]
+    return fd_infinity(generated, reference, order=order, points=points), left
+
+
+def _expanded_at_infinity(
+    x: np.ndarray, blocks: np.ndarray, reference: FrechetReference, points: int
+) -> tuple[float, np.ndarray] | None:
+    """The same of rows in their order by one decomposition a size, or None where none holds."""
+    kept = [np.flatnonzero(blocks != b) for b in range(int(blocks.max()) + 1)]
+    left = [_sizes(len(rows), points) for rows in kept]
+    sizes = _sizes(len(x), points)
+    least = min(int(each[0]) for each in left)
+    if not spectral.may_expand(x.shape[1], least) or {len(each) for each in left} != {len(sizes)}:
+        return None
+    values, replicates = [], []
+    for at, moments in enumerate(_nested(x, sizes)):
+        rows = np.arange(moments.n)
+        # Without a block the subset of this place is as large a part of fewer samples.
+        subsets = [each[: size[at]] for each, size in zip(kept, left, strict=True)]
+        changes = [(np.setdiff1d(rows, each), np.setdiff1d(each, rows)) for each in subsets]
+        found = reference.expanded(x, moments, changes)
+        if found is None:
+            return None
+        values.append(found[0])
+        replicates.append(found[1])
+    by_block = np.array(replicates).T
+    ends = [at_infinity(size, each) for size, each in zip(left, by_block, strict=True)]
+    return at_infinity(sizes, np.array(values)), np.array(ends)
