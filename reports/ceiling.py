@@ -55,6 +55,7 @@ def ceiling(
     heads = [
         {
             "label": words.metric(name).label,
+            "meaning": words.metric(name).meaning,
             "arrow": words.arrow(top["higher"]),
             "ceiling": words.figures(float(top["value"]), 3),
         }

@@ -69,7 +69,7 @@ def against_nfe(
     rows = measured(summary)
     rows = rows[(rows["question"] == primary.question) & ~rows["metric"].str.endswith("_std")]
     found = []
-    names = dict.fromkeys([primary.quality, primary.diversity, *words.METRICS, *rows["metric"]])
+    names = dict.fromkeys([primary.quality, primary.diversity, *words.LABELS, *rows["metric"]])
     for name in names:
         own = select(rows, primary.question, name, primary.extractor)
         if not len(own) or own["extractor"].iloc[0] not in (primary.extractor, "samples"):

@@ -78,7 +78,7 @@ def _measures(rows: pd.DataFrame, primary: Primary) -> list[Measure]:
     """The measures there are: the primary question and features first, in the page's order."""
     keys = ["question", "extractor", "metric", "protocol"]
     found = {tuple(map(str, r)) for r in rows[keys].drop_duplicates().itertuples(index=False)}
-    order = {m: i for i, m in enumerate([primary.quality, primary.diversity, *words.METRICS])}
+    order = {m: i for i, m in enumerate([primary.quality, primary.diversity, *words.LABELS])}
     return sorted(
         (m for m in found if not m[2].endswith("_std")),
         key=lambda m: (

@@ -44,6 +44,30 @@ def header(run: inputs.Run, summary: pd.DataFrame, primary: frames.Primary) -> l
     return [{"label": a, "value": b, "title": c} for a, b, c in found]
 
 
+def question(info: dict[str, Any], nfes: list[int]) -> str:
+    """What the run asks, in a line: in its experiment's words, else in the project's."""
+    asked = str(info.get("question_text") or "")
+    at = f"{words.joined([str(n) for n in nfes])} " if nfes else "few "
+    return asked or (
+        f"Which few-step generator is best at {at}network evaluations, for this teacher and budget?"
+    )
+
+
+def in_short(run: inputs.Run, summary: pd.DataFrame, primary: frames.Primary) -> list[str]:
+    """What belongs beside the question: on what, how many samples and seeds, for how much."""
+    students = summary[summary["role"] == "student"]
+    own = frames.select(students, primary.question, primary.quality, primary.extractor)
+    counts = sorted({int(n) for n in own["n"].dropna() if n > 0})
+    seeds = sorted({int(n) for n in own["seeds"] if n > 0})
+    budget = own.loc[own["budget_tfe"] > 0, "budget_tfe"]
+    return [
+        *([str(run.info["dataset"])] if run.info.get("dataset") else []),
+        *([f"n = {' / '.join(f'{n:,}' for n in counts)}"] if counts else []),
+        *([" or ".join(words.count(n, "train seed") for n in seeds)] if seeds else []),
+        *([f"{words.compact(budget.max())} TFE a training"] if len(budget) else []),
+    ]
+
+
 def _listed(items: list[int]) -> str:
     if not items:
         return words.MISSING
@@ -115,9 +139,9 @@ def glossary(summary: pd.DataFrame) -> list[dict[str, str]]:
     """The metrics of the page with their meanings."""
     names = set(frames.measured(summary)["metric"])
     return [
-        {"label": m.label, "meaning": m.meaning, "name": name}
-        for name, m in words.METRICS.items()
-        if name in names
+        {"label": words.metric(name).label, "meaning": words.metric(name).meaning, "name": name}
+        for name in [*words.LABELS, *sorted(names - set(words.LABELS))]
+        if name in names and words.metric(name).meaning
     ]
 
 

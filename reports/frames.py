@@ -13,9 +13,10 @@ from piflow_bench.evaluation.inference.cells import (
     final,
     measured,
     setting,
-    summarise,
     with_series,
 )
+from piflow_bench.evaluation.inference.cells import summarise as summarise_cells
+from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.tracks import DISTILLED, ONE_BUDGET
 
 __all__ = ["better_higher", "final", "measured", "setting", "summarise", "with_series"]
@@ -24,6 +25,25 @@ CEILING = "teacher-converged"
 REAL = "real-vs-real"
 QUALITY = ("fd", "fd_infinity", "energy_distance", "sliced_wasserstein", "kid", "teacher_mse")
 DIVERSITY = ("recall", "modes_covered", "coverage", "mode_tv", "vendi", "pairwise_distance")
+
+
+def summarise(results: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell and measure; intervals as readers see them, none beyond its metric's range.
+
+    A symmetric interval of a share near 1 ends above 1, where no share lies.
+    """
+    return in_range(summarise_cells(results), "low", "high")
+
+
+def in_range(rows: pd.DataFrame, *ends: str) -> pd.DataFrame:
+    """The rows with these ends of intervals kept in the range of their row's ``metric``."""
+    known = all_metrics()
+    facts = [known.get(name) for name in rows["metric"]]
+    kept = {
+        end: [f.within(v) if f else v for f, v in zip(facts, rows[end].astype(float), strict=True)]
+        for end in ends
+    }
+    return rows.assign(**{end: pd.Series(v, rows.index, float) for end, v in kept.items()})
 
 
 @dataclass(frozen=True)

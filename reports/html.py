@@ -13,6 +13,10 @@ from plotly.offline import get_plotlyjs
 HERE = Path(__file__).parent
 
 
+def _static(name: str) -> Markup:
+    return Markup((HERE / "static" / name).read_text("utf-8"))
+
+
 def render(template: str, title: str, plots: bool, **context: Any) -> str:
     """The text of a page; ``plots`` says whether it holds figures, for plotly weighs 4.6 MB."""
     environment = Environment(
@@ -22,7 +26,16 @@ def render(template: str, title: str, plots: bool, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    tips: dict[str, str] = {}
+
+    def tip(text: str) -> str:
+        """The id of what describes a name; every text stands once, at the page's end."""
+        return tips.setdefault(text, f"tip-{len(tips)}")
+
     environment.globals.update(
+        tip=tip,
+        tips=tips,
+        tones=words.TONES,
         arrow=words.arrow,
         duration=words.duration,
         compact=words.compact,
@@ -31,8 +44,9 @@ def render(template: str, title: str, plots: bool, **context: Any) -> str:
     )
     return environment.get_template(template).render(
         title=title,
-        css=Markup((HERE / "static" / "report.css").read_text("utf-8")),
-        script=Markup((HERE / "static" / "report.js").read_text("utf-8")),
+        css=_static("report.css"),
+        navigation=_static("navigation.js"),
+        script=_static("report.js"),
         plotly=Markup(get_plotlyjs()) if plots else "",
         **{"live": None, **context},
     )

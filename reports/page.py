@@ -17,10 +17,12 @@ from piflow_reports import (
     export,
     facts,
     frames,
+    glance,
     heatmaps,
     html,
     inputs,
     pictures,
+    plots,
     stills,
     styles,
     summary,
@@ -51,6 +53,12 @@ class Section:
     context: dict[str, Any]
     rankings: list[tables.Ranking]
 
+    @property
+    def figures(self) -> list[plots.Figure]:
+        """All of them: the first screen's trade-offs, then those under their headings."""
+        first = [each.figure for each in self.context["glances"] if each.figure]
+        return [*first, *(f for group in self.context["figures"] for f in group["figures"])]
+
 
 def write(folders: list[Path], out: Path, figures: bool = False) -> Path:
     """Write the page of some runs to ``out`` and their tables to ``exports/`` beside it.
@@ -70,8 +78,7 @@ def write(folders: list[Path], out: Path, figures: bool = False) -> Path:
         drawn = {
             figure.id if several else figure.id.removeprefix(s.id): figure
             for s in sections
-            for group in s.context["figures"]
-            for figure in group["figures"]
+            for figure in s.figures
         }
         stills.write_stills(drawn, out.parent / "exports" / "figures")
     return out
@@ -109,23 +116,29 @@ def section(run: inputs.Run, prefix: str, families: int = 1) -> Section:
     )
     run = _with_series(run)
     whole = replace(run, results=run.results[run.results["track"] != ONE_BUDGET])
+    trade_offs = tradeoffs.trade_off(cells_of_whole, nfes, looks, primary, prefix)
+    glances = glance.glances(replace(found, run=run), trade_offs, looks, prefix)
     groups = figure_groups(
         whole, cells_of_whole, nfes, looks, order, variants, primary, pairs, prefix
     )
-    grids, picked = pictures.within_budget(run.grid, run.selections, looks, order, nfes)
+    grids, picked = pictures.within_budget(run.grid, run.selections, looks, order, nfes,
+                                           glance.size(glances))  # fmt: skip
     axes = explorer.explorer(
         cells_of_whole, frames.costs(whole.results), nfes, looks, order, primary
     )
+    strip = facts.header(run, cells_of_whole, primary)
     context = {
         "title": str(info.get("title") or run.name),
-        "question": str(info.get("question_text") or ""),
-        "facts": facts.header(run, cells_of_whole, primary),
+        "question": facts.question(info, nfes),
+        "in_short": facts.in_short(run, cells_of_whole, primary),
+        "glances": glances,
+        "facts": strip,
         "alerts": facts.alerts(run, found.cells),
         "primary": primary,
         "labels": {
             "question": words.QUESTIONS.get(primary.question, primary.question),
-            "quality": words.metric(primary.quality).label,
-            "diversity": words.metric(primary.diversity).label,
+            "quality": words.metric(primary.quality),
+            "diversity": words.metric(primary.diversity),
         },
         "verdicts": found.verdicts,
         "tracks": words.TRACKS,
@@ -139,7 +152,7 @@ def section(run: inputs.Run, prefix: str, families: int = 1) -> Section:
         "rankings": found.tables,
         "looks": looks,
         "figures": groups,
-        "plots": sum(len(group["figures"]) for group in groups),
+        "plots": bool(groups or any(each.figure for each in glances)),
         "explorer": axes,
         "legend": [name for name in order if name in looks],
         "grids": grids,
@@ -239,9 +252,8 @@ def figure_groups(
     groups = [
         (
             "Quality against diversity",
-            "The two primary metrics together: a method can buy one with the other.",
+            "Along NFE and over settings of sampling; each NFE by itself is on the first screen.",
             [
-                *tradeoffs.trade_off(summary, nfes, looks, primary, prefix),
                 *tradeoffs.path_along_nfe(summary, looks, order, primary, prefix),
                 *tradeoffs.along_settings(summary, nfes, looks, primary, prefix),
             ],

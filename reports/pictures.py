@@ -105,21 +105,25 @@ def _reduced(tile: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return small[..., None] if small.ndim == 2 else small
 
 
-def panel(points: np.ndarray, limits: tuple[float, float, float, float], colour: str
-          ) -> Image.Image:  # fmt: skip
+def panel(
+    points: np.ndarray,
+    limits: tuple[float, float, float, float],
+    colour: str,
+    size: int = PANEL,
+) -> Image.Image:
     """Points ``(P, 2)`` as soft dots on a transparent ground, so that it suits light and dark."""
     low_x, high_x, low_y, high_y = limits
-    x = (points[:, 0] - low_x) / (high_x - low_x) * (PANEL - 1)
-    y = (high_y - points[:, 1]) / (high_y - low_y) * (PANEL - 1)
+    x = (points[:, 0] - low_x) / (high_x - low_x) * (size - 1)
+    y = (high_y - points[:, 1]) / (high_y - low_y) * (size - 1)
     inside = np.isfinite(x) & np.isfinite(y)
-    inside &= (x >= 0) & (x <= PANEL - 1) & (y >= 0) & (y <= PANEL - 1)
-    clear = np.ones((PANEL, PANEL))
+    inside &= (x >= 0) & (x <= size - 1) & (y >= 0) & (y <= size - 1)
+    clear = np.ones((size, size))
     columns, rows = x[inside].round().astype(int), y[inside].round().astype(int)
-    for dx, dy, cover in _disc(2.2):
+    for dx, dy, cover in _disc(2.2 * size / PANEL):
         u, v = columns + dx, rows + dy
-        valid = (u >= 0) & (u < PANEL) & (v >= 0) & (v < PANEL)
+        valid = (u >= 0) & (u < size) & (v >= 0) & (v < size)
         np.multiply.at(clear, (v[valid], u[valid]), 1 - 0.6 * cover)
-    out = np.zeros((PANEL, PANEL, 4), np.uint8)
+    out = np.zeros((size, size, 4), np.uint8)
     out[..., :3] = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     out[..., 3] = np.round(255 * (1 - clear))
     return Image.fromarray(out)
@@ -191,8 +195,8 @@ def sheets(
         own.sort(
             key=lambda r: (
                 r.get("role") != "teacher",
-                place.get(_series(r), len(place)),
-                _series(r),
+                place.get(series_of(r), len(place)),
+                series_of(r),
                 r.get("train_seed") or 0,
             )
         )
@@ -219,32 +223,33 @@ def sheets(
     }
 
 
-def _series(row: dict[str, Any]) -> str:
+def series_of(row: dict[str, Any]) -> str:
     """The row's name among the page's series."""
     return str(row.get("series") or row.get("variant") or "")
 
 
-def _alt(row: dict[str, Any], what: str) -> str:
+def alt(row: dict[str, Any], what: str) -> str:
+    """What a row's picture shows, in words."""
     nfe, seed = row.get("nfe"), row.get("train_seed")
-    alt = f"{what} of {_series(row)}"
-    alt += f" at {nfe} NFE" if nfe is not None else ""
-    return alt + (f", train seed {seed}" if seed is not None else "")
+    text = f"{what} of {series_of(row)}"
+    text += f" at {nfe} NFE" if nfe is not None else ""
+    return text + (f", train seed {seed}" if seed is not None else "")
 
 
 def _strip(row: dict[str, Any], array: np.ndarray, what: str, detail: Detail) -> Strip:
-    images = _bytes(array)
+    images = to_bytes(array)
     picture = strip(images, largest=detail.largest)
     times = scale(picture.height, min(len(images), SHOWN))
     seed = row.get("train_seed")
     return Strip(
-        _series(row),
+        series_of(row),
         str(row.get("role", "")),
         None if seed is None else int(seed),
         uri(picture, lossy=max(images.shape[1:3]) > detail.exact),
         picture.width * times,
         picture.height * times,
         times,
-        _alt(row, what),
+        alt(row, what),
     )
 
 
@@ -255,12 +260,12 @@ def _panel(
     limits: tuple[float, float, float, float],
     looks: dict[str, Style],
 ) -> Strip:
-    name, seed = _series(row), row.get("train_seed")
+    name, seed = series_of(row), row.get("train_seed")
     colour = looks[name].colour if name in looks else TEACHER
     picture = panel(points.astype(float), limits, colour)
     dense = uri(density(points.astype(float), limits, colour))
     about = (name, str(row.get("role", "")), None if seed is None else int(seed))
-    return Strip(*about, uri(picture), PANEL, PANEL, 1, _alt(row, what), dense)
+    return Strip(*about, uri(picture), PANEL, PANEL, 1, alt(row, what), dense)
 
 
 RULES = {
@@ -303,7 +308,7 @@ def picked(
         assert selections is not None
         cells = [c for c in selections.cells if c.get("nfe") == nfe or c.get("role") == "control"]
         cells = [c for c in cells if any(o.get("nfe") == nfe for o in cells)]
-        cells.sort(key=lambda c: (c.get("role") != "control", place.get(_series(c), len(place))))
+        cells.sort(key=lambda c: (c.get("role") != "control", place.get(series_of(c), len(place))))
         rules = []
         for rule, title in RULES.items():
             made = [
@@ -337,9 +342,9 @@ def memorised(selections: Selections | None, order: list[str]) -> list[dict[str,
     """Share of each cell's samples that are nearer to a training image than held-out ones are."""
     place = {name: i for i, name in enumerate(order)}
     cells = [c for c in (selections.cells if selections else []) if "near_training" in c]
-    cells.sort(key=lambda c: (place.get(_series(c), len(place)), c.get("nfe") or 0))
+    cells.sort(key=lambda c: (place.get(series_of(c), len(place)), c.get("nfe") or 0))
     return [
-        {"series": _series(c), "nfe": c.get("nfe"), "share": f"{100 * c['near_training']:.1f} %",
+        {"series": series_of(c), "nfe": c.get("nfe"), "share": f"{100 * c['near_training']:.1f} %",
          "n": c["looked_at"], "held_out": c["held_out"], "role": c.get("role", "")}
         for c in cells
     ]  # fmt: skip
@@ -351,8 +356,12 @@ def within_budget(
     looks: dict[str, Style],
     order: list[str],
     nfes: list[int],
+    taken: int = 0,
 ) -> tuple[dict[str, Any] | None, list[tuple[int, list[Rule]]]]:
-    """Grids and picked samples, reduced until all pictures together keep within the budget."""
+    """Grids and picked samples, reduced until all pictures together keep within the budget.
+
+    ``taken``: bytes of it that other pictures have.
+    """
     grids, rules = None, list[tuple[int, list[Rule]]]()
     for detail in DETAILS:
         grids = sheets(grid, looks, order, detail)
@@ -361,12 +370,13 @@ def within_budget(
         strips = [s for sheet in (grids or {"sheets": []})["sheets"] for s in sheet.strips]
         strips += [p.strip for _, each in rules for rule in each for p in rule.rows]
         strips += [p.beside for _, each in rules for r in each for p in r.rows if p.beside]
-        if sum(len(s.uri) for s in strips) <= BUDGET:
+        if sum(len(s.uri) for s in strips) <= BUDGET - taken:
             break
     return grids, rules
 
 
-def _bytes(images: np.ndarray) -> np.ndarray:
+def to_bytes(images: np.ndarray) -> np.ndarray:
+    """Images of values in -1..1, or of bytes, as bytes; what is no number is black."""
     if images.dtype == np.uint8:
         return images
     values = np.nan_to_num(images.astype(float), nan=-1.0)

@@ -79,9 +79,26 @@ def heading(name: str) -> str:
 
 def spec(figure: Drawing) -> str:
     """The figure as JSON that is safe inside a script element."""
+    _write_small_numbers_out(figure)
     content = {"data": figure.data, "layout": figure.layout}
     text = json.dumps(content, separators=(",", ":"), allow_nan=False, default=_plain)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _write_small_numbers_out(figure: Drawing) -> None:
+    """Labels of small values as numbers: plotly would write 0.0004 as 400u."""
+    for side in "xy":
+        values = [v for trace in figure.data for v in _values(trace.get(side))]
+        largest = max((abs(v) for v in values if np.isfinite(v)), default=0.0)
+        if 0 < largest < 1:
+            form = "none" if largest >= 1e-4 else "power"
+            figure.layout[f"{side}axis"].setdefault("exponentformat", form)
+
+
+def _values(values: Any) -> list[float]:
+    """What is a number in a trace's list."""
+    flat = [] if values is None else np.asarray(values, dtype=object).ravel().tolist()
+    return [float(v) for v in flat if isinstance(v, (int, float, np.number))]
 
 
 def _plain(value: Any) -> Any:
@@ -140,10 +157,10 @@ def marker(look: Style, size: int = 10) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def bracket(row: Row) -> str:
-    """The interval with the places that its own width supports."""
+def value_and_span(row: Row) -> tuple[str, str]:
+    """A value and its interval, both with the places that the interval's width supports."""
     places = words.decimals([row["value"]], [(row["high"] - row["low"]) / 2])
-    return words.span(row["low"], row["high"], places)
+    return words.fixed(row["value"], places), words.span(row["low"], row["high"], places)
 
 
 def hover(row: Row) -> str:
@@ -152,7 +169,7 @@ def hover(row: Row) -> str:
     seeds = words.count(row["seeds"], "train seed") if row["seeds"] else ""
     n = f"n = {int(row['n']):,}" if words.finite(row.get("n")) else ""
     about = ", ".join(p for p in (n, seeds) if p)
-    parts = [f"{label} {words.figures(row['value'], 4)} {bracket(row)}".strip(), about]
+    parts = [" ".join((label, *value_and_span(row))).strip(), about]
     return "<br>".join(p for p in parts if p)
 
 
@@ -245,4 +262,5 @@ def side_of(row: Row, side: str) -> Row:
 
 def number_cells(row: Row) -> list[str]:
     """A value and its interval for the table below a figure."""
-    return [words.figures(row["value"], 4), bracket(row) or words.MISSING]
+    value, span = value_and_span(row)
+    return [value, span or words.MISSING]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from piflow_reports import export, html, plots, words
+from piflow_reports import export, frames, html, plots, words
 from piflow_reports.facts import listed
 from piflow_reports.tables import Cell, Column
 
@@ -67,13 +67,14 @@ def build_scores(folders: Sequence[Path], out: Path | None = None) -> Path:
     scores = read(places)
     alone = places[0] / "report.html" if len(places) == 1 else places[0].parent / "scores.html"
     page = Path(out) if out else alone
-    export.write_atomic(page, render(scores))
+    shown = frames.in_range(scores, "ci_low", "ci_high")
+    export.write_atomic(page, render(shown))
     beside = page.parent / "exports"
     flat = scores.drop(columns=["rules", "warnings", "provenance"]).to_csv(
         index=False, lineterminator="\n"
     )
     export.write_atomic(beside / "scores.csv", flat)
-    columns, rows = table(scores)
+    columns, rows = table(shown)
     export.write_atomic(beside / "scores.md", markdown(columns, rows, _interval(scores)))
     export.write_atomic(beside / "scores.tex", latex(columns, rows))
     return page
@@ -298,8 +299,7 @@ def figures(scores: pd.DataFrame, order: Sequence[str]) -> list[plots.Figure]:
             mode="markers",
             marker={"size": 9, "color": "#0b6296"},
             text=[
-                f"{plots.heading(row['set'])}<br>"
-                f"{words.figures(row['value'], 4)} {plots.bracket(row)}"
+                f"{plots.heading(row['set'])}<br>" + " ".join(plots.value_and_span(row))
                 for row in summary.to_dict("records")
             ],
             hoverinfo="text",

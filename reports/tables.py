@@ -94,7 +94,7 @@ def columns(summary: pd.DataFrame, primary: Primary) -> dict[str, list[Column]]:
     keys = ["question", "extractor", "metric", "protocol"]
     found = rows.drop_duplicates(keys)
     several = found.groupby(keys[:3])["protocol"].nunique().to_dict()
-    order = [primary.quality, primary.diversity, *words.METRICS]
+    order = [primary.quality, primary.diversity, *words.LABELS]
     tables: dict[str, list[Column]] = {}
     main = (primary.question, primary.extractor)
     for record in found.to_dict("records"):

@@ -72,12 +72,12 @@ def trade_off(
             about = pd.concat([about, control])
             far = fit(figure, here, about, {"xaxis": "_d", "yaxis": "_q"})
         labels = [words.metric(m).label for m in (primary.quality, primary.diversity)]
-        star = " The star is the converged teacher." if len(control) else ""
+        star = "; star: converged teacher" if len(control) else ""
         found.append(
             Figure(
                 f"{prefix}trade-{nfe}",
                 f"Quality and diversity at {nfe} NFE",
-                f"Bars are 95 % intervals; dotted: what no other student dominates.{star}{far}",
+                f"Bars are 95 % intervals; dotted: not dominated{star}.{far}",
                 spec(figure),
                 380,
                 ["Variant", labels[0], "95 % interval", labels[1], "95 % interval"],

@@ -46,6 +46,45 @@ class Verdict:
     better: list[str] = field(default_factory=list)
     """Told apart from the leader, and better."""
     worse: list[str] = field(default_factory=list)
+    untested: list[str] = field(default_factory=list)
+    """Declared, but without common intervals."""
+    best: str = ""
+    """Whose value is the best, whatever chance made of it."""
+    higher: bool = False
+    weak: bool = False
+    """Near the value of two equal distributions, where the test sees little."""
+    seeds: int = 0
+    """The fewest train seeds behind a comparison; 0 where nothing is trained."""
+    of_methods: bool = False
+    """Whether the sentences speak of methods rather than of the checkpoints at hand."""
+
+    @property
+    def short(self) -> str:
+        """The sentences in a few words: who is told apart from whom, without the differences."""
+        end = "highest" if self.higher else "lowest"
+        if self.tone == "described":
+            return f"The {end} value. Described, not tested."
+        said = []
+        if self.better:
+            said.append(f"Behind {_few(self.better)}.")
+        if self.worse:
+            said.append(f"Better than {_few(self.worse)}.")
+        if self.tied:
+            said.append(f"Not told apart from {_few(self.tied)}.")
+        if self.untested:
+            said.append(f"Not tested against {_few(self.untested)}.")
+        if self.best in self.tied and len(self.tied) > 1:
+            said.append(f"The {end} value is that of {words.isolated(self.best)}.")
+        if self.weak:
+            said.append("Near the ceiling, where tests see little.")
+        return " ".join(said)
+
+
+def _few(names: list[str], most: int = 4) -> str:
+    """Some names, and how many more there are."""
+    shown = [words.isolated(name) for name in names[: most if len(names) <= most else most - 1]]
+    rest = len(names) - len(shown)
+    return words.joined([*shown, f"{rest} others"] if rest else shown)
 
 
 def comparisons(
@@ -95,7 +134,9 @@ def verdicts(summary: pd.DataFrame, table: pd.DataFrame, primary: Primary) -> li
             higher = here["higher"].iloc[0] if len(here) else None
             if higher is not None and len(here) >= 2:
                 said = _verdict(here, pairs, primary, name, bool(higher))
-                said.sentences += _no_power(summary, here, primary, name)
+                without_power = _no_power(summary, here, primary, name)
+                said.sentences += without_power
+                said.weak = bool(without_power)
                 found.append(said)
     found.sort(key=lambda v: (words.track_order(v.track), v.nfe, v.role == "Diversity"))
     return found
@@ -137,7 +178,7 @@ def _verdict(
         at = f"{at.removesuffix(',')}, among these checkpoints,"
     better, end = ("higher", "highest") if higher else ("lower", "lowest")
     sentences = []
-    ahead, beaten, level = [], [], []
+    ahead, beaten, level, untested = [], [], [], []
     declared = [o for o in names if against[o]["family"]]
     if declared:
         tested = [o for o in declared if words.finite(against[o]["p"])]
@@ -190,6 +231,11 @@ def _verdict(
         tone,
         ahead,
         beaten,
+        untested,
+        str(best["series"]),
+        higher,
+        seeds=min((int(row["seeds"]) for row in against.values()), default=0),
+        of_methods=all(row["level"] == "method" for row in against.values()),
     )
 
 

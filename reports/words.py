@@ -21,74 +21,41 @@ class Metric(NamedTuple):
     meaning: str
 
 
-METRICS = {
-    "fd": Metric(
-        "FD",
-        "Fréchet distance between Gaussians fitted to the features of both sets. Biased upwards by "
-        "an amount that falls with n, so only equal n compare.",
-    ),
-    "fd_infinity": Metric(
-        "FD∞", "FD extrapolated to infinitely many samples, over ten nested subsets of the samples."
-    ),
-    "sfd": Metric("sFD", "FD on spatial features, which see layout."),
-    "kid": Metric("KID", "Squared maximum mean discrepancy, cubic kernel, over subsets."),
-    "kid_exact": Metric("KID, all pairs", "KID over all pairs rather than subsets."),
-    "cmmd": Metric(
-        "CMMD", "Maximum mean discrepancy of CLIP's unit embeddings, Gaussian kernel of width 10."
-    ),
-    "mmd_rbf_unit": Metric(
-        "MMD, unit rows",
-        "CMMD's formula on features other than CLIP's: its kernel is nearly linear there.",
-    ),
-    "mind": Metric("MIND", "Sliced distance between the two feature clouds."),
-    "is": Metric("IS", "Inception score: confident and varied class predictions."),
-    "precision": Metric("Precision", "Share of the samples inside the reference's neighbourhoods."),
-    "recall": Metric(
-        "Recall", "Share of the reference inside the samples' neighbourhoods: diversity."
-    ),
-    "density": Metric("Density", "Precision that counts overlapping neighbourhoods."),
-    "coverage": Metric(
-        "Coverage", "Share of reference neighbourhoods that hold at least one sample."
-    ),
-    "authpct": Metric(
-        "AuthPct",
-        "Percentage of samples that are not near-copies of one reference image: it tells of "
-        "memorising only where the reference is the training set.",
-    ),
-    "vendi": Metric("Vendi", "Effective number of distinct samples; it looks at no reference."),
-    "pairwise_distance": Metric(
-        "Pairwise dist.", "Mean cosine distance of the features of any two samples."
-    ),
-    "pairwise_within": Metric(
-        "Pairwise dist., in class", "Mean cosine distance between samples of one class."
-    ),
-    "vendi_within": Metric("Vendi, in class", "Vendi score within each class, averaged over them."),
-    "lpips_within": Metric("LPIPS, in class", "Mean LPIPS between samples of one class or prompt."),
-    "teacher_psnr": Metric("PSNR to teacher", "Peak signal-to-noise ratio to the teacher, in dB."),
-    "teacher_lpips": Metric("LPIPS to teacher", "Perceptual distance to the teacher's sample."),
-    "teacher_cosine": Metric("Cosine to teacher", "Cosine of the features of both samples."),
-    "clip_score": Metric("CLIP score", "How well images fit their prompts, by CLIP's cosine."),
-    "teacher_mse": Metric(
-        "MSE to teacher",
-        "Mean squared error to the teacher's sample from the same noise; of a run in the model's "
-        "space (pixels in −1..1, or latents), of scored files with pixels in 0..1, a quarter of "
-        "that. Alignment rather than quality: a stochastic student may be good and far away.",
-    ),
-    "class_accuracy": Metric(
-        "Class acc.", "Share of samples that an independent classifier gives their label."
-    ),
-    "sliced_wasserstein": Metric(
-        "Sliced W", "Root mean square one-dimensional transport distance over directions."
-    ),
-    "energy_distance": Metric("Energy dist.", "Energy distance to the reference samples."),
-    "flow_map_error": Metric("Flow map error", "Distance to the exact end of the same noise."),
-    "modes_covered": Metric(
-        "Modes covered", "Modes that get at least a quarter of their expected samples."
-    ),
-    "mode_mass": Metric("Mode mass", "Weight of the covered modes."),
-    "mode_share": Metric("Mode share", "Share of samples near a mode."),
-    "mode_tv": Metric("Mode TV", "Total variation between expected and observed mode shares."),
+LABELS = {
+    "fd": "FD",
+    "fd_infinity": "FD∞",
+    "sfd": "sFD",
+    "kid": "KID",
+    "kid_exact": "KID, all pairs",
+    "cmmd": "CMMD",
+    "mmd_rbf_unit": "MMD, unit rows",
+    "mind": "MIND",
+    "is": "IS",
+    "precision": "Precision",
+    "recall": "Recall",
+    "density": "Density",
+    "coverage": "Coverage",
+    "authpct": "AuthPct",
+    "vendi": "Vendi",
+    "pairwise_distance": "Pairwise dist.",
+    "pairwise_within": "Pairwise dist., in class",
+    "vendi_within": "Vendi, in class",
+    "lpips_within": "LPIPS, in class",
+    "teacher_psnr": "PSNR to teacher",
+    "teacher_lpips": "LPIPS to teacher",
+    "teacher_cosine": "Cosine to teacher",
+    "clip_score": "CLIP score",
+    "teacher_mse": "MSE to teacher",
+    "class_accuracy": "Class acc.",
+    "sliced_wasserstein": "Sliced W",
+    "energy_distance": "Energy dist.",
+    "flow_map_error": "Flow map error",
+    "modes_covered": "Modes covered",
+    "mode_mass": "Mode mass",
+    "mode_share": "Mode share",
+    "mode_tv": "Mode TV",
 }
+"""Metrics by name, in the page's order, with labels short enough for a table's head."""
 QUESTIONS = {"imitation": "Imitation", "data": "Data", "truth": "Truth"}
 QUESTION_NOTES = {
     "imitation": "distance to samples of the converged teacher: the guided ODE's distribution, "
@@ -101,7 +68,17 @@ TRACKS = {
     tracks.FROM_SCRATCH: "From scratch",
     tracks.ONE_BUDGET: "One budget for all NFEs",
 }
+TONES = {
+    "clear": "clear lead",
+    "partly": "shared lead",
+    "open": "no lead",
+    "behind": "behind",
+    "described": "described",
+}
+"""What a verdict's tone is called."""
 MISSING = "—"
+PLACES = 6
+"""Most places after the point that a reader counts."""
 
 
 def track_order(track: str) -> tuple[int, str]:
@@ -122,11 +99,10 @@ def trained_for(serves: str, shares: float) -> str:
 
 
 def metric(name: str) -> Metric:
-    """What is known of a metric, or the harness's own label for it."""
-    if name in METRICS:
-        return METRICS[name]
+    """What the page calls a metric, and what the metric says of itself."""
     facts = all_metrics().get(name)
-    return Metric(facts.label if facts else name.replace("_", " ").capitalize() or "value", "")
+    label = LABELS.get(name) or (facts.label if facts else name.replace("_", " ").capitalize())
+    return Metric(label or "value", facts.summary if facts else "")
 
 
 def arrow(higher: bool | None) -> str:
@@ -153,13 +129,18 @@ def decimals(values: Iterable[float], widths: Iterable[float]) -> int:
         places = 3 - math.floor(math.log10(float(np.median(sizes))))
     else:
         return 3
-    return int(min(max(places, 0), 6))
+    return int(min(max(places, 0), 15))
 
 
 def fixed(value: float | None, places: int) -> str:
-    """A number with fixed places and a true minus sign."""
+    """A number with fixed places and a true minus sign; of many places as a power of ten."""
     if value is None or not finite(value):
         return MISSING
+    if places > PLACES and round(value, places):
+        digits = max(places + math.floor(math.log10(abs(value))), 0)
+        mantissa, power = f"{value:.{digits}e}".split("e")
+        return f"{mantissa}e{int(power)}".replace("-", "−")
+    places = 0 if places > PLACES else places
     text = f"{value:,.{places}f}" if abs(value) >= 10_000 else f"{value:.{places}f}"
     if float(text.replace(",", "")) == 0:
         text = text.lstrip("-")

@@ -173,87 +173,170 @@ _TEACHER = ("teacher",)
 _MODES = ("modes",)
 
 METRICS: tuple[Metric, ...] = (
-    Metric("fd", "Fréchet distance", False, "quality", _BOTH, _fd, from_moments=True, version=2),
+    Metric(
+        "fd", "Fréchet distance", False, "quality", _BOTH, _fd, from_moments=True, version=2,
+        least=0,
+        meaning="Fréchet distance between Gaussians fitted to the features of both sets. Biased "
+        "upwards by an amount that falls with n, so only equal n compare.",
+    ),
     Metric(
         "sfd", "Fréchet distance, spatial features", False, "quality", ("spatial",), _sfd,
-        from_moments=True, version=2,
+        from_moments=True, version=2, least=0,
+        meaning="FD on spatial features, which see layout.",
     ),
     Metric(
         "fd_infinity", "Fréchet distance, n to infinity", False, "quality", _BOTH, _fd_infinity,
         from_moments=True, version=2,
+        meaning="FD extrapolated to infinitely many samples, over ten nested subsets of the "
+        "samples.",
     ),
     Metric(
-        "kid", "KID", False, "quality", _BOTH, _kid, spread="kid_std", estimator=SUBSETS, version=2
+        "kid", "KID", False, "quality", _BOTH, _kid, spread="kid_std", estimator=SUBSETS,
+        version=2,
+        meaning="Squared maximum mean discrepancy, cubic kernel, over subsets.",
     ),
     Metric(
         "kid_std", "KID, spread over subsets", None, "other", _BOTH, _kid, estimator=SUBSETS,
-        version=2,
+        version=2, least=0,
+        meaning="How far KID varies over its subsets; no error of its mean.",
     ),
     Metric(
-        "kid_exact", "KID, all pairs", False, "quality", _BOTH, _kid_exact, passes="kernel:cubic",
-        estimator=PAIRS, version=2,
+        "kid_exact", "KID, all pairs", False, "quality", _BOTH, _kid_exact,
+        passes="kernel:cubic", estimator=PAIRS, version=2,
+        meaning="KID over all pairs rather than subsets.",
     ),
     Metric(
         "cmmd", "CMMD", False, "quality", _BOTH, _unit_mmd("cmmd"), passes="kernel:directions",
-        estimator="V-statistic", extractor="clip",
+        estimator="V-statistic", extractor="clip", least=0,
+        meaning="Maximum mean discrepancy of CLIP's unit embeddings, Gaussian kernel of width 10.",
     ),
     Metric(
-        "mmd_rbf_unit", "MMD of unit features", False, "quality", _BOTH, _unit_mmd("mmd_rbf_unit"),
-        passes="kernel:directions", estimator="V-statistic",
+        "mmd_rbf_unit", "MMD of unit features", False, "quality", _BOTH,
+        _unit_mmd("mmd_rbf_unit"), passes="kernel:directions", estimator="V-statistic", least=0,
+        meaning="CMMD's formula on features other than CLIP's: its kernel is nearly linear there.",
     ),
-    Metric("mind", "MIND", False, "quality", _BOTH, _mind),
-    Metric("is", "Inception score", True, "quality", ("logits",), _inception, spread="is_std"),
     Metric(
-        "is_std", "Inception score, spread over splits", None, "other", ("logits",), _inception
+        "mind", "MIND", False, "quality", _BOTH, _mind, least=0,
+        meaning="Sliced distance between the two feature clouds.",
     ),
-    Metric("precision", "Precision", True, "quality", _BOTH, _precision_recall, passes="balls"),
-    Metric("recall", "Recall", True, "diversity", _BOTH, _precision_recall, passes="recall"),
-    Metric("density", "Density", True, "quality", _BOTH, _balls, passes="balls"),
-    Metric("coverage", "Coverage", True, "diversity", _BOTH, _balls, passes="balls"),
-    Metric("authpct", "AuthPct", None, "other", _BOTH, _authpct, passes="authentic"),
-    Metric("vendi", "Vendi score", True, "diversity", ("generated",), _vendi, version=2),
+    Metric(
+        "is", "Inception score", True, "quality", ("logits",), _inception, spread="is_std",
+        least=1,
+        meaning="Inception score: confident and varied class predictions.",
+    ),
+    Metric(
+        "is_std", "Inception score, spread over splits", None, "other", ("logits",), _inception,
+        least=0,
+        meaning="How far the inception score varies over its splits; no error of its mean.",
+    ),
+    Metric(
+        "precision", "Precision", True, "quality", _BOTH, _precision_recall, passes="balls",
+        least=0, most=1,
+        meaning="Share of the samples inside the reference's neighbourhoods.",
+    ),
+    Metric(
+        "recall", "Recall", True, "diversity", _BOTH, _precision_recall, passes="recall",
+        least=0, most=1,
+        meaning="Share of the reference inside the samples' neighbourhoods: diversity.",
+    ),
+    Metric(
+        "density", "Density", True, "quality", _BOTH, _balls, passes="balls", least=0,
+        meaning="Precision that counts overlapping neighbourhoods.",
+    ),
+    Metric(
+        "coverage", "Coverage", True, "diversity", _BOTH, _balls, passes="balls", least=0,
+        most=1,
+        meaning="Share of reference neighbourhoods that hold at least one sample.",
+    ),
+    Metric(
+        "authpct", "AuthPct", None, "other", _BOTH, _authpct, passes="authentic", least=0,
+        most=100,
+        meaning="Percentage of samples that are not near-copies of one reference image: it tells "
+        "of memorising only where the reference is the training set.",
+    ),
+    Metric(
+        "vendi", "Vendi score", True, "diversity", ("generated",), _vendi, version=2,
+        least=1,
+        meaning="Effective number of distinct samples; it looks at no reference.",
+    ),
     Metric(
         "pairwise_distance", "Pairwise cosine distance", True, "diversity", ("generated",),
-        _pairwise, estimator="mean over pairs",
+        _pairwise, estimator="mean over pairs", least=0, most=2,
+        meaning="Mean cosine distance of the features of any two samples.",
     ),
     Metric(
         "energy_distance", "Energy distance", False, "quality", _BOTH, _energy,
         passes="kernel:distance", estimator=PAIRS, version=2,
+        meaning="Energy distance to the reference samples.",
     ),
-    Metric("sliced_wasserstein", "Sliced Wasserstein", False, "quality", _BOTH, _sliced),
+    Metric(
+        "sliced_wasserstein", "Sliced Wasserstein", False, "quality", _BOTH, _sliced, least=0,
+        meaning="Root mean square one-dimensional transport distance over directions.",
+    ),
     Metric(
         "pairwise_within", "Pairwise cosine distance within classes", True, "diversity",
-        ("generated", "labels"), _pairwise_within, estimator="mean over pairs",
+        ("generated", "labels"), _pairwise_within, estimator="mean over pairs", least=0, most=2,
+        meaning="Mean cosine distance between samples of one class.",
     ),
     Metric(
         "vendi_within", "Vendi score within classes", True, "diversity", ("generated", "labels"),
-        _vendi_within,
+        _vendi_within, least=1,
+        meaning="Vendi score within each class, averaged over them.",
     ),
-    Metric("lpips_within", "Pairwise LPIPS", True, "diversity", ("lpips",), _lpips_within),
+    Metric(
+        "lpips_within", "Pairwise LPIPS", True, "diversity", ("lpips",), _lpips_within, least=0,
+        meaning="Mean LPIPS between samples of one class or prompt.",
+    ),
     Metric(
         "teacher_mse", "Squared error to the teacher", False, "agreement", _TEACHER,
-        _mean_of("teacher_mse"), estimator="mean",
+        _mean_of("teacher_mse"), estimator="mean", least=0,
+        meaning="Mean squared error to the teacher's sample from the same noise; of a run in the "
+        "model's space (pixels in −1..1, or latents), of scored files with pixels in 0..1, "
+        "a quarter of that. Alignment rather than quality: a stochastic student may be good "
+        "and far away.",
     ),
     Metric(
         "teacher_psnr", "PSNR to the teacher, dB", True, "agreement", _TEACHER,
         _mean_of("teacher_psnr"), estimator="mean",
+        meaning="Peak signal-to-noise ratio to the teacher, in dB.",
     ),
     Metric(
         "teacher_lpips", "LPIPS to the teacher", False, "agreement", _TEACHER,
-        _mean_of("teacher_lpips"), estimator="mean",
+        _mean_of("teacher_lpips"), estimator="mean", least=0,
+        meaning="Perceptual distance to the teacher's sample.",
     ),
     Metric(
         "teacher_cosine", "Feature cosine to the teacher", True, "agreement", _TEACHER,
-        _mean_of("teacher_cosine"), estimator="mean",
+        _mean_of("teacher_cosine"), estimator="mean", least=-1, most=1,
+        meaning="Cosine of the features of both samples.",
     ),
     Metric(
         "clip_score", "CLIP score", True, "quality", ("prompts",), _mean_of("clip_score"),
         estimator="mean",
+        meaning="How well images fit their prompts, by CLIP's cosine.",
     ),
-    Metric("flow_map_error", "Flow map error", False, "agreement", _TEACHER),
-    Metric("class_accuracy", "Class accuracy", True, "quality", ("logits",)),
-    Metric("modes_covered", "Modes covered", True, "diversity", _MODES),
-    Metric("mode_mass", "Mass of covered modes", True, "diversity", _MODES),
-    Metric("mode_share", "Share of samples near a mode", True, "quality", _MODES),
-    Metric("mode_tv", "Mode shares, total variation", False, "diversity", _MODES),
+    Metric(
+        "flow_map_error", "Flow map error", False, "agreement", _TEACHER, least=0,
+        meaning="Distance to the exact end of the same noise.",
+    ),
+    Metric(
+        "class_accuracy", "Class accuracy", True, "quality", ("logits",), least=0, most=1,
+        meaning="Share of samples that an independent classifier gives their label.",
+    ),
+    Metric(
+        "modes_covered", "Modes covered", True, "diversity", _MODES, least=0,
+        meaning="Modes that get at least a quarter of their expected samples.",
+    ),
+    Metric(
+        "mode_mass", "Mass of covered modes", True, "diversity", _MODES, least=0, most=1,
+        meaning="Weight of the covered modes.",
+    ),
+    Metric(
+        "mode_share", "Share of samples near a mode", True, "quality", _MODES, least=0, most=1,
+        meaning="Share of samples near a mode.",
+    ),
+    Metric(
+        "mode_tv", "Mode shares, total variation", False, "diversity", _MODES, least=0, most=1,
+        meaning="Total variation between expected and observed mode shares.",
+    ),
 )  # fmt: skip

@@ -6,6 +6,8 @@ door. A metric that has no ``compute`` is measured elsewhere, by a dataset or th
 
 from __future__ import annotations
 
+import inspect
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +46,13 @@ class Metric:
     needs: tuple[str, ...]
     compute: Callable[[Inputs], Scored] | None = None
     """Scores under this name, and under others that come with it (``spread``)."""
+    meaning: str = ""
+    """What a value says, in a sentence or two; else the first sentence of ``compute``'s
+    docstring is taken for it."""
+    least: float = -math.inf
+    """No value lies below: an interval for readers ends here."""
+    most: float = math.inf
+    """No value lies above."""
     spread: str | None = None
     """A metric that is always shown after this one."""
     from_moments: bool = False
@@ -64,6 +73,16 @@ class Metric:
     def key(self) -> int | list[int | str]:
         """What decides its values, given the same features."""
         return [self.version, self.source] if self.source else self.version
+
+    @property
+    def summary(self) -> str:
+        """What a value says, wherever its author wrote it; empty if nowhere."""
+        written = inspect.getdoc(self.compute) if self.compute else None
+        return self.meaning or " ".join((written or "").partition("\n\n")[0].split())
+
+    def within(self, value: float) -> float:
+        """An end of an interval, kept in the range of the metric; NaN stays NaN."""
+        return min(max(value, self.least), self.most) if value == value else value
 
 
 @lru_cache(maxsize=1)

@@ -22,26 +22,58 @@
     const own = [trace.meta ?? []].flat();
     return !own.length || own.some((name) => !names.has(name));
   };
-  const waiting = all("script[data-for]");
+  // What is out of sight has no width to draw in: it waits until it is shown.
+  const isFolded = (part) => part.closest("details:not([open]), .glance:not(.on)") !== null;
+  // The first screen's figure is as high as the page lets it be, and says less on a narrow one.
+  const fitInto = (target, layout) => {
+    delete layout.height;
+    if (target.clientWidth > 500) return;
+    [layout.xaxis, layout.yaxis].forEach((axis) => {
+      axis.title.text = axis.title.text.replace("(higher is better)", "↑")
+        .replace("(lower is better)", "↓");
+    });
+    layout.font.size = 11;
+  };
   const draw = (source) => {
-    const figure = JSON.parse(source.textContent);
     const target = document.getElementById(source.dataset.for);
     if (target.dataset.drawn) return;
     target.dataset.drawn = "yes";
+    const figure = JSON.parse(source.textContent);
+    if ("fluid" in target.dataset) fitInto(target, figure.layout);
     // A finger on a figure scrolls the page.
     if (matchMedia("(hover: none)").matches) figure.layout.dragmode = false;
     const names = hidden(target);
     figure.data.forEach((trace) => { trace.visible = isShown(trace, names); });
     Plotly.newPlot(target, figure.data, figure.layout, config);
   };
+  let waiting = [];
   const next = () => {
-    const source = waiting.shift();
-    if (!source) { document.body.dataset.ready = "yes"; return; }
-    draw(source);
+    const step = waiting.shift();
+    if (!step) { document.body.dataset.ready = "yes"; return; }
+    step();
     setTimeout(next, 0);
   };
-  next();
-  window.addEventListener("beforeprint", () => waiting.splice(0).forEach(draw));
+  const explorers = new Map();
+  const drawIn = (root) => {
+    const idle = !waiting.length && document.body.dataset.ready !== undefined;
+    const sources = all("script[data-for]", root).filter((source) => !isFolded(source));
+    waiting.push(...sources.map((source) => () => draw(source)));
+    explorers.forEach((redraw, plot) => {
+      if (root.contains(plot) && !plot.dataset.drawn && !isFolded(plot)) waiting.push(redraw);
+    });
+    if (idle && waiting.length) { delete document.body.dataset.ready; next(); }
+  };
+  document.addEventListener("shown", (event) => {
+    drawIn(event.target);
+    // Drawn in another width than it now has.
+    all(".plot[data-drawn]", event.target).filter((plot) => !isFolded(plot))
+      .forEach((plot) => { if (plot.data) Plotly.Plots.resize(plot); });
+  });
+  window.addEventListener("beforeprint", () => {
+    waiting = [];
+    all("script[data-for]").forEach(draw);
+    explorers.forEach((redraw, plot) => { if (!plot.dataset.drawn) redraw(); });
+  });
 
   // One legend switches a variant in every figure of its run; those in sight first.
   const inSight = (plot) => {
@@ -52,7 +84,6 @@
     const step = () => { const next = work.shift(); if (next) { next(); setTimeout(step, 0); } };
     step();
   };
-  const explorers = new Map();
   const update = (plot) => {
     if (explorers.has(plot)) { explorers.get(plot)(); return; }
     const names = hidden(plot);
@@ -73,14 +104,24 @@
   };
   all(".legend button").forEach((button) => button.addEventListener("click", () => {
     const shown = button.getAttribute("aria-pressed") !== "true";
-    button.setAttribute("aria-pressed", String(shown));
-    updateAll(button.closest(".figures"));
+    const run = button.closest(".run");
+    all(".legend button", run).filter((each) => each.dataset.series === button.dataset.series)
+      .forEach((each) => each.setAttribute("aria-pressed", String(shown)));
+    updateAll(run);
   }));
 
   // Any two measures against each other.
   const number = (v) => (v === null || v === undefined ? "—"
     : String(Number(v.toPrecision(4))).replace("-", "−"));
-  const bracket = (v) => (v.length > 1 && v[1] !== null ? `[${number(v[1])}, ${number(v[2])}]` : "");
+  // A value and its interval with the digits that its half width supports, as in the tables.
+  const told = (v) => {
+    const half = v.length > 1 && v[1] !== null ? (v[2] - v[1]) / 2 : 0;
+    if (!(half > 0)) return [number(v[0]), ""];
+    const width = Math.log10(half);
+    const places = Math.max(-Math.floor(width) + (width - Math.floor(width) < Math.log10(2.95)), 0);
+    const write = (x) => (places > 6 ? x.toPrecision(3) : x.toFixed(places)).replace("-", "−");
+    return [write(v[0]), `[${write(v[1])}, ${write(v[2])}]`];
+  };
   const bars = (values) => ({
     type: "data", symmetric: false, thickness: 1.2, width: 3,
     array: values.map((v) => (v.length > 1 && v[2] !== null ? v[2] - v[0] : 0)),
@@ -131,7 +172,7 @@
             line: { color: s.colour, width: open ? 2 : 0.5 } },
           visible: !off.has(s.name),
           text: own.map((p) => [`<b>${s.shown}</b>, ${p.n} NFE`,
-            ...[[x, p.x], [y, p.y]].map(([m, v]) => `${m.label} ${number(v[0])} ${bracket(v)}`
+            ...[[x, p.x], [y, p.y]].map(([m, v]) => `${m.label} ${told(v).join(" ")}`
               + (v[3] ? `, n = ${v[3]}` : "")),
             ...rules(x, y)].join("<br>")),
           hovertemplate: "%{text}<extra></extra>",
@@ -151,6 +192,8 @@
       const axis = (m, values) => ({
         showline: true, linecolor: "#6b7280", ticks: "outside", ticklen: 4, zeroline: false,
         gridcolor: "rgba(128,128,128,.22)", automargin: true, type: wide(m, values) ? "log" : "linear",
+        ...(Math.max(...values.map(Math.abs)) < 1 && { exponentformat:
+          Math.max(...values.map(Math.abs)) < 1e-4 ? "power" : "none" }),
         title: { standoff: 8, text: m.label + (m.higher === null ? "" : m.higher ? " ↑" : " ↓") },
         ...(wide(m, values) && { tickvals: ticks(values), ticktext: ticks(values).map(String) }),
       });
@@ -176,12 +219,13 @@
       const heads = ["Variant", "NFE", y.label, "95 % interval", x.label, "95 % interval"];
       figure.querySelector("thead").replaceChildren(row(heads, "th"));
       figure.querySelector("tbody").replaceChildren(...points.map((p) => row([p.s.name, p.n,
-        number(p.y[0]), bracket(p.y) || "—", number(p.x[0]), bracket(p.x) || "—"], "td")));
+        ...[p.y, p.x].flatMap((v) => [told(v)[0], told(v)[1] || "—"])], "td")));
     };
     explorers.set(plot, redraw);
     all("select", figure).forEach((s) => s.addEventListener("change", redraw));
-    redraw();
   });
+  drawIn(document);
+  next();
 
   // Sorting stays within a group: tracks, teacher and controls are never mixed.
   const value = (row, column, kind) => {
@@ -353,6 +397,16 @@
       }));
       if (!dialog.open) dialog.showModal();
     };
+    const run = dialog.closest(".run");
+    // A strip of the first screen shows the sheet's first samples, smaller.
+    all(".strips button.strip", run).forEach((button) => {
+      button.addEventListener("click", (event) => {
+        const sheet = run.querySelector(`table.grid[data-nfe="${button.dataset.nfe}"]`);
+        const at = event.clientX - button.querySelector("img").getBoundingClientRect().left;
+        const place = event.detail ? Math.floor(Math.max(at, 0) / Number(button.dataset.step)) : 0;
+        if (sheet) { delete sheet.dataset.label; enlarge(sheet, place); }
+      });
+    });
     all("button.strip", dialog.parentElement).forEach((button) => {
       button.addEventListener("click", (event) => {
         const table = button.closest("table");
@@ -392,19 +446,15 @@
     }, 1000 * Number(seconds));
   }
 
-  // What is folded is printed as well, but for the numbers of figures, and figures as wide as
-  // paper lets their columns be: a figure keeps its width on the screen otherwise, and is cut.
-  let opened = [];
+  // Figures are as wide as paper lets their columns be: a figure keeps its width on the screen
+  // otherwise, and is cut.
   window.addEventListener("beforeprint", () => {
-    opened = all("details:not([open])").filter((d) => !d.closest(".plots"));
-    opened.forEach((d) => { d.open = true; });
     all(".plot[data-drawn]").forEach((plot) => {
-      const width = plot.closest(".plots").classList.contains("one") ? 630 : 295;
-      Plotly.relayout(plot, { width, autosize: false });
+      const wide = plot.closest(".trade, .plots.one");
+      Plotly.relayout(plot, { width: wide ? 630 : 295, autosize: false });
     });
   });
   window.addEventListener("afterprint", () => {
-    opened.forEach((d) => { d.open = false; });
     all(".plot[data-drawn]").forEach((plot) => {
       Plotly.relayout(plot, { width: null, autosize: true });
     });

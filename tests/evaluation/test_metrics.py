@@ -6,7 +6,7 @@ import pytest
 from piflow_bench.cli import main
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.features import evaluate_features
-from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.metrics import Metric, all_metrics
 
 METRICS = all_metrics()
 
@@ -122,3 +122,24 @@ def test_a_broken_metric_breaks_no_other(installed, capsys):
     installed("broken", "raise RuntimeError('broken on purpose')", "X")
     assert "fd" in all_metrics()
     assert "broken on purpose" in capsys.readouterr().err
+
+
+def test_each_says_what_it_means_and_where_its_values_lie():
+    for metric in METRICS.values():
+        assert metric.summary[:1].isupper() and metric.summary.endswith("."), metric.name
+        assert metric.least < metric.most, metric.name
+    assert (METRICS["recall"].within(1.09), METRICS["recall"].within(-0.1)) == (1, 0)
+    assert METRICS["kid_exact"].within(-4e-4) == -4e-4, "unbiased: below nil as often as not"
+    assert np.isnan(METRICS["recall"].within(np.nan))
+
+
+def test_a_metric_without_words_has_those_of_its_function():
+    def compute(inputs):
+        """How far apart the
+        means are.
+
+        Not how far apart the spreads are."""
+
+    named = Metric("means", "Means", False, "quality", ("generated",), compute)
+    assert named.summary == "How far apart the means are."
+    assert Metric("none", "None", False, "quality", ()).summary == ""

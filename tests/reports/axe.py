@@ -1,8 +1,9 @@
 """axe-core on a page in the tests' browser."""
 
 import importlib.util
-import time
 from pathlib import Path
+
+from tests.reports.looking import unfold, usual, window
 
 RUN = """
 const done = arguments[0];
@@ -20,22 +21,14 @@ def source():
 
 
 def serious(driver, page, width, scheme):
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(
-        width=width, height=900, deviceScaleFactor=1, mobile=False))  # fmt: skip
-    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    window(driver, width, scheme=scheme)
     try:
         driver.get(page.as_uri())
-        deadline = time.monotonic() + 60
-        while not driver.execute_script("return document.body.dataset.ready || ''"):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        driver.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+        unfold(driver)
         driver.execute_script(source())
         driver.set_script_timeout(120)
         found = driver.execute_async_script(RUN)
     finally:
-        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+        usual(driver)
     print([v[:3] for v in found])
     return [v for v in found if v[0] in ("serious", "critical")]

@@ -5,6 +5,7 @@ import pytest
 
 from tests.reports import synthetic
 from tests.reports.axe import serious
+from tests.reports.looking import unfold
 
 pytestmark = pytest.mark.browser
 LOOKS = [(1440, "light"), (390, "dark")]
@@ -23,6 +24,7 @@ def test_a_page_of_points_with_one_seed(driver, tmp_path, width, scheme):
 
 def test_every_figure_has_words_and_numbers(driver, five_seeds):
     driver.get((five_seeds / "report.html").as_uri())
+    unfold(driver)  # The explorer's numbers are written as it is drawn.
     bare = driver.execute_script(
         "return [...document.querySelectorAll('.plot')].filter(p =>"
         "p.getAttribute('role') !== 'group' || !p.getAttribute('aria-label')"

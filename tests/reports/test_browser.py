@@ -3,13 +3,13 @@
 import base64
 import json
 import re
-import time
 
 import pandas as pd
 import piflow_reports
 import pytest
 
 from tests.reports import synthetic
+from tests.reports.looking import ready, unfold, wait
 
 pytestmark = pytest.mark.browser
 
@@ -20,18 +20,8 @@ def opened(driver, five_seeds):
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(
         width=1440, height=900, deviceScaleFactor=1, mobile=False))  # fmt: skip
     driver.get((five_seeds / "report.html").as_uri())
-    deadline = time.monotonic() + 60
-    while not driver.execute_script("return document.body.dataset.ready || ''"):
-        assert time.monotonic() < deadline, "the figures were not drawn"
-        time.sleep(0.1)
+    unfold(driver)
     return driver
-
-
-def wait(true, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def test_no_error_and_no_request(opened):
@@ -132,7 +122,7 @@ def test_the_legend_switches_a_variant_everywhere(opened):
 
 
 def test_a_sample_is_enlarged_in_every_row(opened):
-    strip = opened.find_elements("css selector", "button.strip")[1]
+    strip = opened.find_elements("css selector", ".grid button.strip")[1]
     rows = len(strip.find_elements("xpath", "ancestor::tbody/tr"))
     opened.execute_script(
         "const box = arguments[0].querySelector('img').getBoundingClientRect();"
@@ -324,24 +314,32 @@ def test_dark_mode_is_dark_and_figures_stay_readable(opened):
 FIRST_WIDTH = "return document.querySelector('.plot .main-svg').getBoundingClientRect().width"
 
 
-def test_the_printed_page_holds_every_figure_and_what_is_folded(opened, tmp_path):
+def test_the_printed_page_holds_every_figure_and_what_is_folded(opened, five_seeds):
+    opened.get((five_seeds / "report.html").as_uri())
+    ready(opened)
+    folded = opened.execute_script("return document.querySelectorAll('.plot:not([data-drawn])')")
+    assert len(folded) > 20, "what is folded waits"
+    unfolded = "return document.querySelectorAll('details[open]').length"
+    before = opened.execute_script(unfolded)
     script = "return document.querySelectorAll('.plot .main-svg').length"
     screen = opened.execute_script(FIRST_WIDTH)
-    assert opened.execute_script(script) > 20
     printed = opened.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
     content = base64.b64decode(printed["data"])
     assert content.startswith(b"%PDF")
     pages = len(re.findall(rb"/Type\s*/Page\b", content))
     assert 5 < pages < 120
     # The event that printing sends opened what was folded, and closed it again.
-    assert opened.execute_script("return document.querySelectorAll('details[open]').length") < 5
-    assert opened.execute_script("return document.querySelectorAll('.plots [open]').length") == 0
+    assert opened.execute_script(unfolded) == before < 3
+    assert opened.execute_script(script) > 20
+    both = "return [...document.querySelectorAll('.glance')].filter(g => g.offsetHeight).length"
+    assert opened.execute_script(both) == 1
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     opened.execute_script("window.dispatchEvent(new Event('beforeprint'))")
     try:
         hidden = "return getComputedStyle(document.querySelector(arguments[0])).display"
-        for selector in (".toc", ".tools", ".copy"):
+        for selector in (".toc", ".tools", ".copy", ".switch"):
             assert opened.execute_script(hidden, selector) == "none"
+        assert opened.execute_script(both) == 2
         wide = opened.execute_script(
             "document.documentElement.style.width = '190mm';"
             "return [...document.querySelectorAll('.plot, .cards, .facts')]"
@@ -376,7 +374,7 @@ def test_a_double_click_shows_what_is_beyond_the_axes(driver, tmp_path, monkeypa
     monkeypatch.setattr(synthetic, "STUDENTS", close)
     folder = synthetic.write(tmp_path, 1, tuple(close), failed=False)
     driver.get(piflow_reports.build(folder).as_uri())
-    wait(lambda: driver.execute_script("return document.body.dataset.ready || ''"), 60)
+    ready(driver)
     plot = driver.find_element("css selector", "#r0-trade-1")
     caption = plot.find_element("xpath", "../figcaption").text
     assert "Beyond the axes, in whole or part: teacher-euler" in caption

@@ -9,7 +9,8 @@ import pytest
 
 from tests.reports import synthetic
 from tests.reports.axe import serious
-from tests.reports.test_browser import NAMES, wait
+from tests.reports.looking import unfold, wait
+from tests.reports.test_browser import NAMES
 
 pytestmark = pytest.mark.browser
 
@@ -52,7 +53,7 @@ def test_what_is_hidden_before_it_is_drawn_stays_hidden(driver, five_seeds):
         "const button = document.querySelector('.legend button'); button.click();"
         "document.querySelector('.published-switch').click(); return button.dataset.series"
     )
-    wait(lambda: driver.execute_script("return document.body.dataset.ready || ''"), 60)
+    unfold(driver)
     shown = (
         "return [...document.querySelectorAll('.plot')].flatMap(p => p.data)"
         ".filter(t => arguments[0].includes(t.meta) && t.visible !== false).length"

@@ -10,6 +10,7 @@ import pytest
 from piflow_reports import words
 
 from tests.reports import synthetic
+from tests.reports.looking import unfold
 
 SCRIPT = "<script>window.harm = 1</script>"
 IMAGE = "\"><img src=x onerror='window.harm = 1'>"
@@ -63,11 +64,7 @@ def folder(tmp_path_factory):
 @pytest.mark.browser
 def test_nothing_runs_and_everything_is_shown(driver, folder):
     driver.get((folder / "report.html").as_uri())
-    deadline = time.monotonic() + 60
-    while not driver.execute_script("return document.body.dataset.ready || ''"):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    driver.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    unfold(driver)
     assert driver.execute_script("return window.harm") is None
     severe = [e for e in driver.get_log("browser") if e["level"] == "SEVERE"]
     assert severe == []

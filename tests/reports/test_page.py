@@ -120,7 +120,7 @@ def test_every_section_is_there(five_seeds):
     ):  # fmt: skip
         assert text in parsed.words, text
     assert all(image["alt"] for image in parsed.images)
-    strips = 2 * (2 + len(synthetic.STUDENTS))
+    strips = 2 * (2 + len(synthetic.STUDENTS)) + 2 * (1 + len(synthetic.STUDENTS))
     assert len(parsed.images) == strips + 2 * 6 * len(synthetic.STUDENTS)
 
 
@@ -130,7 +130,7 @@ def test_two_tracks_have_verdicts_apart(tmp_path):
     table.loc[table["variant"] == "piflow-dx", "track"] = "from scratch"
     table.to_parquet(folder / "results.parquet")
     text = built(folder).words
-    verdicts = text[text.index("Verdict") : text.index("paired differences")]
+    verdicts = text[text.index("Verdict in full The") : text.index("paired differences")]
     assert verdicts.count("From scratch") == verdicts.count("Distilled") == 1
 
 
@@ -199,7 +199,8 @@ def test_thin_runs(case, tmp_path):
     assert bool(parsed.images) == (case == "points")
     if case == "points":
         kinds = [image["alt"].startswith("Density of") for image in parsed.images]
-        assert sum(kinds) == len(kinds) / 2
+        first_screens = 2 * (1 + len(synthetic.STUDENTS))
+        assert sum(kinds) == (len(kinds) - first_screens) / 2
     if case == "failed":
         assert "boom" in parsed.words and "There are no two students" in parsed.words
         table = pd.read_csv(tmp_path / "exports" / "ranking.csv")
