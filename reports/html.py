@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ def _static(name: str) -> Markup:
     return Markup((HERE / "static" / name).read_text("utf-8"))
 
 
+def _whole(text: str) -> str:
+    """A sentence whose intervals are not broken over two lines."""
+    return re.sub(r"\[[^\[\]]{1,40}\]", lambda found: found[0].replace(" ", "\u00a0"), text)
+
+
 def render(template: str, title: str, plots: bool, **context: Any) -> str:
     """The text of a page; ``plots`` says whether it holds figures, for plotly weighs 4.6 MB."""
     environment = Environment(
@@ -26,6 +32,7 @@ def render(template: str, title: str, plots: bool, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["whole"] = _whole
     tips: dict[str, str] = {}
 
     def tip(text: str) -> str:

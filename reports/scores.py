@@ -14,6 +14,7 @@ from piflow_reports.tables import Cell, Column
 
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.inference.cells import better_higher
+from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.evaluation.protocols import refuse_mixture
 from piflow_bench.evaluation.score import COLUMNS, WHOLE
 from piflow_bench.evaluation.uncertainty import percent
@@ -155,6 +156,8 @@ def render(scores: pd.DataFrame) -> str:
         "scores.html.j2",
         f"Scores of {len(rows)} sets" if several else f"Scores of {rows[0][0]}",
         bool(shown),
+        question=question(scores, [name for name, _ in rows]),
+        claims=claims(columns, rows),
         columns=columns,
         rows=rows,
         metrics=[] if several else details(scores),
@@ -232,6 +235,43 @@ def _column(rows: pd.DataFrame, by: str, higher: bool | None) -> dict[str, Cell]
     return cells
 
 
+def question(scores: pd.DataFrame, names: Sequence[str]) -> str:
+    """What the page answers, in a line."""
+    reference = next((str(r) for r in scores["reference"] if r), "")
+    if len(names) > 1:
+        end = "is closest to the reference" if reference else "is the most varied"
+        return f"Which of these {len(names)} sets of samples {end}?"
+    close = "How close are these samples to the reference, and how varied?"
+    return close if reference else "How varied are these samples?"
+
+
+def claims(
+    columns: Sequence[Column], rows: Sequence[tuple[str, list[Cell]]]
+) -> list[dict[str, str]]:
+    """Who is best in the first metric of quality and the first of diversity, and who may be."""
+    known = all_metrics()
+    roles = [known[c.measure[2]].role if c.measure[2] in known else "" for c in columns]
+    found = []
+    for role in ("quality", "diversity"):
+        place = next((i for i, r in enumerate(roles) if r == role), None)
+        if place is None:
+            continue
+        column = columns[place]
+        cells = [(name, row[place]) for name, row in rows if words.finite(row[place].value)]
+        if len(cells) < 2 or column.higher is None:
+            continue
+        name, best = (max if column.higher else min)(cells, key=lambda pair: pair[1].value)
+        others = [words.isolated(other) for other, cell in cells if cell.bold and other != name]
+        value = f"{best.text} {best.span}".strip()
+        text = f"{words.isolated(name)} has the {'highest' if column.higher else 'lowest'}, {value}"
+        if others:
+            listed = words.joined(others[:4] + ([f"{len(others) - 4} others"] * (len(others) > 4)))
+            text += f"; the interval{'s' * (len(others) > 1)} of {listed} overlap"
+            text += "s" * (len(others) == 1)
+        found.append({"metric": column.label, "meaning": column.note, "text": f"{text}."})
+    return found
+
+
 def details(scores: pd.DataFrame) -> list[dict[str, Any]]:
     """One set's metrics, a row each."""
     whole = scores[scores["group"] == WHOLE]
@@ -297,7 +337,7 @@ def figures(scores: pd.DataFrame, order: Sequence[str]) -> list[plots.Figure]:
             y=rows["place"].tolist(),
             error_x=plots.error_bars(summary),
             mode="markers",
-            marker={"size": 9, "color": "#0b6296"},
+            marker={"size": 9, "color": "#2a86c0"},
             text=[
                 f"{plots.heading(row['set'])}<br>" + " ".join(plots.value_and_span(row))
                 for row in summary.to_dict("records")
