@@ -88,8 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "settings",
         nargs="+",
-        help="samples=PATH reference=PATH [protocol=NAME] [extractor=NAME] "
-        "[extractor.weights=FILE] [metrics=[a,b]] [per_class=[a,b]] [labels=FILE] [n=N] "
+        help="samples=PATH (of several sets [PATH,PATH], or a pattern) reference=PATH "
+        "[protocol=NAME] [extractor=NAME] "
+        "[extractor.weights=FILE] [metrics=[a,b]] [per_class=[a,b]] [labels=FILE] [n=N or [N,M]] "
         "[teacher=PATH] [prompts=FILE] [lpips.weights=FILE] [clip.weights=FILE] [device=cpu] "
         "[precision=float32] [compiled=false] [workers=2] [processes=1] [batch=N] [out=FOLDER] "
         "[store=PATH] [statistics=FILE to write], and settings of the metrics",
@@ -294,7 +295,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     folder = run_evaluate(options.settings)
     if folder is not None:
         from piflow_reports.scores import build_scores
+        from piflow_reports.scores_terminal import print_scores
+        from rich.console import Console
 
+        print_scores(Console(), folder)
         print(build_scores([folder], folder / "report.html"))
     return OK
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.metrics import all_metrics
-from piflow_bench.evaluation.pictures.archives import ENDINGS
 from piflow_bench.evaluation.protocols import load_protocol, names
+from piflow_bench.evaluation.sets import Sets, set_name, several, written_list
 from piflow_bench.files import check_writable, read_json, write_json
 from piflow_bench.provenance import git_commit, hardware, versions
 from piflow_bench.settings import DEVICE, NPZ, build_dataclass, read_setting, setting
@@ -56,7 +56,7 @@ class Settings:
     extractor: str | None = setting(None)
     weights: str | None = setting(None)
     metrics: list[str] | None = setting(None, choices=all_metrics)
-    n: int | None = setting(None, least=1)
+    n: int | list[int] | None = setting(None, least=1)
     teacher: str | None = setting(None)
     prompts: str | None = setting(None)
     labels: str | None = setting(None)
@@ -91,7 +91,8 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
     keys = Counter(argument.partition("=")[0] for argument in arguments)
     twice = next((key for key, count in keys.items() if count > 1), None)
     if twice is not None:
-        raise UserError(f"{twice}=: given twice; each setting has one value")
+        hint = "; several sets are samples=[a,b]" if twice == "samples" else ""
+        raise UserError(f"{twice}=: given twice; each setting has one value{hint}")
     overrides, paths = split_paths(arguments, list(PATH_KEYS))
     plain = [f.name for f in fields(Settings) if f.name not in PATH_KEYS.values()]
     # The device of the network serves the pairwise distances too.
@@ -119,14 +120,18 @@ def store_root(settings: Settings) -> Path:
 
 
 def run_evaluate(arguments: Sequence[str]) -> Path | None:
-    """Score, print a table and write ``scores.parquet`` and ``scores.json``.
+    """Score and write ``scores.parquet`` and ``scores.json``.
+
+    Of several sets ``differences.parquet`` and ``differences.json`` hold every two of them.
 
     With ``statistics=FILE.npz`` the samples' statistics are written, and they are scored only where
     a ``reference`` or metrics are given. Returns the folder of the scores, if any.
     """
     settings, metric_values = parse(arguments)
-    of = _scored(settings, metric_values)
-    out = Path(settings.out or f"runs/scores/{_name(settings.samples)}-{settings.protocol}")
+    samples = written_list(settings.samples) or settings.samples
+    sets = several(samples)
+    of = _scored(settings, metric_values, sets)
+    out = Path(settings.out or f"runs/scores/{_name(settings.samples, sets)}-{settings.protocol}")
     scores_asked = settings.reference or settings.metrics or settings.per_class
     scoring = not settings.statistics or bool(scores_asked)
     check_writable("store", store_root(settings))
@@ -135,41 +140,47 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
         if settings.out is None:
             _refuse_others(out, of)
     if settings.statistics:
+        if sets is not None or isinstance(settings.n, list):
+            raise UserError("statistics=FILE: are of one set and one n; give samples=PATH")
         _check_statistics(settings, Path(settings.statistics))
         _write_statistics(settings)
         if not scoring:
             return None
     from piflow_bench.evaluation.pictures.images import printable
-    from piflow_bench.evaluation.score import evaluate
+    from piflow_bench.evaluation.score import Options, score
 
     started, clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
     with _progress() as report:
-        scores = evaluate(
-            settings.samples,
+        found = score(
+            samples if sets is None else sets,
             settings.reference,
             settings.protocol,
-            extractor=settings.extractor,
-            weights=settings.weights,
-            metrics=settings.metrics,
-            n=settings.n,
-            teacher=settings.teacher,
-            prompts=settings.prompts,
-            labels=settings.labels,
-            per_class=settings.per_class,
-            lpips_weights=settings.lpips_weights,
-            clip_weights=settings.clip_weights,
-            device=settings.device,
-            precision=settings.precision,
-            compiled=settings.compiled,
-            workers=settings.workers,
-            processes=settings.processes,
-            batch=settings.batch,
-            cache=store_root(settings) / "features",
-            report=report,
-            **metric_values,
+            Options(
+                extractor=settings.extractor,
+                weights=settings.weights,
+                metrics=settings.metrics,
+                n=settings.n,
+                teacher=settings.teacher,
+                prompts=settings.prompts,
+                labels=settings.labels,
+                per_class=settings.per_class,
+                lpips_weights=settings.lpips_weights,
+                clip_weights=settings.clip_weights,
+                device=settings.device,
+                precision=settings.precision,
+                compiled=settings.compiled,
+                workers=settings.workers,
+                processes=settings.processes,
+                batch=settings.batch,
+                cache=store_root(settings) / "features",
+                report=report,
+                settings=metric_values,
+            ),
         )
-    _print(scores)
-    _write(scores, out)
+    out.mkdir(parents=True, exist_ok=True)
+    _write(found.table, out / "scores")
+    if len(found.differences):
+        _write(found.differences, out / "differences")
     command = shlex.join(["python", "-m", "piflow_bench", "evaluate", *arguments])
     facts = {"command": printable(command)}
     facts |= {"started": started, "seconds": round(time.perf_counter() - clock, 1)}
@@ -178,16 +189,18 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
     return out
 
 
-def _name(samples: str) -> str:
+def _name(samples: str, sets: Sets | None) -> str:
     """What samples are called: their folder, or their file without its ending."""
-    path = Path(os.path.realpath(samples))  # `resolve` does not bear links in a circle.
-    if path.is_dir():
-        return path.name
-    ending = next((e for e in ENDINGS if path.name.lower().endswith(e)), path.suffix)
-    return path.name[: len(path.name) - len(ending)] or path.name
+    if sets is None:
+        # `resolve` does not bear links in a circle.
+        return set_name(Path(os.path.realpath(samples)))
+    first, *others = (name.replace("/", "-") for name in sets.sources)
+    return f"{first}-and-{len(others)}-more" if others else first
 
 
-def _scored(settings: Settings, metric_values: dict[str, Any]) -> dict[str, Any]:
+def _scored(
+    settings: Settings, metric_values: dict[str, Any], sets: Sets | None = None
+) -> dict[str, Any]:
     """What the scores are of: with another of these they are other scores, not more of them."""
     from piflow_bench.evaluation.pictures.images import printable
 
@@ -195,6 +208,8 @@ def _scored(settings: Settings, metric_values: dict[str, Any]) -> dict[str, Any]
     for name in FILES:
         if given[name] is not None:
             given[name] = printable(os.path.realpath(given[name]))
+    if sets is not None:
+        given["samples"] = [printable(os.path.realpath(path)) for path in sets.sources.values()]
     return {k: v for k, v in (given | metric_values).items() if v is not None}
 
 
@@ -243,7 +258,7 @@ def _shown(value: Any) -> str:
     """A setting's value as one would write it."""
     if value is None:
         return "the default"
-    return f"[{','.join(value)}]" if isinstance(value, list) else str(value)
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
 def _check_statistics(settings: Settings, path: Path) -> None:
@@ -320,41 +335,9 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             progress.stop()
 
 
-def _print(scores: pd.DataFrame) -> None:
-    import pandas as pd
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from piflow_bench.evaluation.uncertainty import percent
-
-    first = scores.iloc[0]
-    table = Table(title=f"{first['protocol']} ({first['protocol_hash']}), {first['extractor']}")
-    by_class = scores["group"].nunique() > 1
-    interval = f"{percent(first['confidence'])} interval"
-    for column in ("metric", *(["class"] if by_class else []), "value", interval, "n"):
-        table.add_column(column, justify="left" if column in ("metric", "class") else "right")
-    for row in scores.to_dict("records"):
-        low, high = row["ci_low"], row["ci_high"]
-        span = f"[{low:.5g}, {high:.5g}]" if low == low else ""
-        n = f"{row['n']}" + (f" / {row['n_reference']}" if pd.notna(row["n_reference"]) else "")
-        group = [Text(row["group"])] if by_class else []
-        table.add_row(row["metric"], *group, _number(row["value"]), span, n)
-    console = Console()
-    console.print(table)
-    if first["taken"]:
-        console.print(f"samples: {first['taken']}", markup=False, highlight=False)
-    for text in first["warnings"].splitlines():
-        console.print(f"warning: {text}", markup=False, highlight=False)
-
-
-def _number(value: float) -> str:
-    return f"{value:.5g}" if value == value else "none"
-
-
-def _write(scores: pd.DataFrame, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    scores.to_parquet(out / "scores.parquet", index=False)
-    plain = scores.astype(object).where(scores.notna(), None)
+def _write(table: pd.DataFrame, path: Path) -> None:
+    """A table as ``.parquet`` and as ``.json``."""
+    table.to_parquet(path.with_suffix(".parquet"), index=False)
+    plain = table.astype(object).where(table.notna(), None)
     text = json.dumps(plain.to_dict("records"), indent=1)  # Every digit; pandas writes ten.
-    (out / "scores.json").write_text(text + "\n")
+    path.with_suffix(".json").write_text(text + "\n")

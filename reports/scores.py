@@ -14,9 +14,10 @@ from piflow_reports.tables import Cell, Column
 
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.inference.cells import better_higher
+from piflow_bench.evaluation.measured import WHOLE
 from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.evaluation.protocols import refuse_mixture
-from piflow_bench.evaluation.score import COLUMNS, WHOLE
+from piflow_bench.evaluation.tables import COLUMNS
 from piflow_bench.evaluation.uncertainty import percent
 
 FILE = "scores.parquet"
@@ -56,7 +57,8 @@ def build_scores(folders: Sequence[Path], out: Path | None = None) -> Path:
 
     Args:
         folders: each with a ``scores.parquet`` as ``evaluate`` writes it.
-        out: the page; ``report.html`` in the only folder, or ``scores.html`` beside the first.
+        out: the page; ``report.html`` in the only folder, or ``scores.html`` beside the first. Of
+            several n the largest has this page, and the others ``report-n1000.html`` beside it.
 
     Returns:
         The page's path.
@@ -68,6 +70,11 @@ def build_scores(folders: Sequence[Path], out: Path | None = None) -> Path:
     scores = read(places)
     alone = places[0] / "report.html" if len(places) == 1 else places[0].parent / "scores.html"
     page = Path(out) if out else alone
+    *smaller, scores = by_count(scores)
+    for part in smaller:  # Scores of different n do not share a table.
+        n = json.loads(part["rules"].iloc[0])["samples"]
+        beside = page.with_name(f"{page.stem}-n{n}{page.suffix}")
+        export.write_atomic(beside, render(frames.in_range(part, "ci_low", "ci_high")))
     shown = frames.in_range(scores, "ci_low", "ci_high")
     export.write_atomic(page, render(shown))
     beside = page.parent / "exports"
@@ -99,12 +106,25 @@ def read(folders: Sequence[Path]) -> pd.DataFrame:
             raise UserError(
                 f"{folder}: {FILE} has no column '{missing[0]}'; score the samples again"
             )
-        tables.append(found.assign(set=name, provenance=_provenance(folder)))
+        alone = len(folders) == 1
+        if "set" in found:
+            found["set"] = found["set"] if alone else name + "/" + found["set"]
+        else:
+            found["set"] = name
+        tables.append(found.assign(provenance=_provenance(folder)))
     scores = pd.concat(tables, ignore_index=True)
-    pairs = zip(scores["protocol_hash"], scores["rules"], strict=True)
-    refuse_mixture({key: json.loads(rules) for key, rules in pairs}, words.joined(names))
+    several = any(len(by_count(each)) > 1 for each in tables)
+    for part in by_count(scores) if several else [scores]:
+        pairs = zip(part["protocol_hash"], part["rules"], strict=True)
+        refuse_mixture({key: json.loads(rules) for key, rules in pairs}, words.joined(names))
     _refuse_confidences(scores)
     return scores
+
+
+def by_count(scores: pd.DataFrame) -> list[pd.DataFrame]:
+    """The scores of each number of samples that was asked for, ascending."""
+    counts = [json.loads(rules)["samples"] for rules in scores["rules"]]
+    return [part for _, part in scores.groupby(counts)]
 
 
 def _refuse_confidences(scores: pd.DataFrame) -> None:

@@ -66,9 +66,9 @@ def test_the_same_scores_again_are(tmp_path, more):
 
 def test_a_name_with_a_dot_stays_whole(tmp_path):
     (tmp_path / "v1.5").mkdir()
-    assert _name(str(tmp_path / "v1.5")) == "v1.5"
+    assert _name(str(tmp_path / "v1.5"), None) == "v1.5"
     for name in ("samples.npz", "samples.tar.gz", "samples.ZIP", "samples"):
-        assert _name(str(tmp_path / name)) == "samples"
+        assert _name(str(tmp_path / name), None) == "samples"
 
 
 def test_metrics_in_another_order_are_the_same_scores(tmp_path):

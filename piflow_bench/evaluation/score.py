@@ -1,11 +1,12 @@
-"""Score images by a protocol: open, extract, measure."""
+"""Score images by a protocol: open, extract, measure; one set, or several side by side."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,45 +15,94 @@ import pandas as pd
 
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation import needs
-from piflow_bench.evaluation.cautions import cautions, of_copies
+from piflow_bench.evaluation.cautions import of_copies
 from piflow_bench.evaluation.extraction import DIGESTS, Arrays, extract
 from piflow_bench.evaluation.extractors.extractor import (
     FEATURES,
-    LOGITS,
     SPATIAL,
     Extractor,
     get_extractor,
     usual_batch,
 )
-from piflow_bench.evaluation.features import MetricValue, evaluate_with_replicates
-from piflow_bench.evaluation.inputs import Extras
-from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.measured import Measured, Measuring, Report, measure_set
 from piflow_bench.evaluation.moments import Moments
-from piflow_bench.evaluation.pictures.files import natural
+from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.opening import open_images
-from piflow_bench.evaluation.protocols import Protocol, load_protocol, rules_hash
-from piflow_bench.evaluation.settings import make_settings
-from piflow_bench.evaluation.sources import Sources, open_sources
+from piflow_bench.evaluation.protocols import (
+    Protocol,
+    load_protocol,
+    refuse_mixture,
+    rules_hash,
+)
+from piflow_bench.evaluation.sets import several
+from piflow_bench.evaluation.sources import Given, Sources, open_given, open_reference
 from piflow_bench.evaluation.statistics import Statistics
 from piflow_bench.evaluation.subsets import described, subset
-from piflow_bench.evaluation.uncertainty import jackknife_interval
+from piflow_bench.evaluation.tables import DIFFERENCES, compared, resolved_rules, rows_of
 from piflow_bench.files import check_writable
 
 if TYPE_CHECKING:
     from piflow_bench.evaluation.extractors.clip import Clip
     from piflow_bench.evaluation.lpips import Lpips
-    from piflow_bench.evaluation.pictures.images import Images
 
-COLUMNS = [
-    "metric", "group", "value", "ci_low", "ci_high", "confidence", "n", "n_reference", "interval",
-    "estimand", "estimator", "samples", "taken", "classes", "reference", "extractor", "protocol",
-    "protocol_hash", "rules", "warnings",
-]  # fmt: skip
-OF_CLASSES = {"pairwise_within", "vendi_within", "lpips_within"}
-"""Metrics whose value depends on which samples share a class."""
-WHOLE = "all"
-"""The group of rows over all samples."""
-Report = Callable[[str, int, int], None]
+
+def _silent(what: str, done: int, total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `evaluate` takes beside the sets and the protocol; see there."""
+
+    extractor: str | None = None
+    weights: str | None = None
+    metrics: str | Sequence[str] | None = None
+    n: int | Sequence[int] | None = None
+    teacher: Any = None
+    prompts: Any = None
+    labels: Any = None
+    per_class: str | Sequence[str] = ()
+    lpips_weights: str | None = None
+    clip_weights: str | None = None
+    device: str = "cpu"
+    precision: str | None = None
+    compiled: bool = False
+    workers: int = 2
+    processes: int = 1
+    batch: int | None = None
+    cache: str | Path = "runs/store/features"
+    report: Report = _silent
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def counts(self) -> list[int]:
+        """The different n, ascending; none where n is not given."""
+        given = [] if self.n is None else [self.n] if isinstance(self.n, int) else list(self.n)
+        for count in given:
+            if count < 1:
+                raise UserError(f"n={count}: must be at least 1")
+        return sorted(set(given))
+
+    def rules(self, protocol: str | Protocol) -> Protocol:
+        """The protocol with what is given beside it; how many are scored is apart from it."""
+        rules = load_protocol(protocol) if isinstance(protocol, str) else protocol
+        metrics = (self.metrics,) if isinstance(self.metrics, str) else self.metrics
+        return dataclasses.replace(
+            rules,
+            extractor=self.extractor or rules.extractor,
+            metrics=tuple(metrics or rules.metrics),
+            precision=self.precision or rules.precision,
+            settings={**rules.settings, **self.settings},
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found."""
+
+    table: pd.DataFrame
+    """As `evaluate` returns it."""
+    differences: pd.DataFrame
+    """Of every two sets, in columns ``DIFFERENCES``; empty where there is one."""
 
 
 def evaluate(
@@ -63,7 +113,7 @@ def evaluate(
     extractor: str | None = None,
     weights: str | None = None,
     metrics: str | Sequence[str] | None = None,
-    n: int | None = None,
+    n: int | Sequence[int] | None = None,
     teacher: Any = None,
     prompts: Any = None,
     labels: Any = None,
@@ -77,28 +127,30 @@ def evaluate(
     processes: int = 1,
     batch: int | None = None,
     cache: str | Path = "runs/store/features",
-    report: Report = lambda what, done, total: None,
+    report: Report = _silent,
     **settings: Any,
 ) -> pd.DataFrame:
     """Scores of ``samples`` against ``reference``, one row a metric, with intervals.
 
     Args:
-        samples: generated images: a folder, an ADM-style npz, an npy file, an array, a tensor or a
-            torch dataset (see ``pictures.opening.open_images``).
+        samples: generated images: a folder, a zip or tar file, an ADM-style npz or a folder of
+            such, an npy file, an array, a tensor, a torch dataset or what gives batches (see
+            ``pictures.opening.open_images``); or several sets: a list of such, a pattern
+            (``out/step-*``) or a dictionary by name.
         reference: the same, or an npz of statistics (mu, sigma), which serve Fréchet distances;
             None for metrics that need none.
         protocol: a named protocol, or one of your own.
         extractor: another extractor than the protocol's; the rows then say so.
         weights: the extractor's weights, where they are not in the cache folder.
         metrics: other metrics than the protocol's.
-        n: score n samples, a fixed draw that keeps the shares of classes.
+        n: score n samples, a fixed draw that keeps the shares of classes; or a list of several n.
         teacher: the teacher's images for the same noise, one a sample (``teacher_*`` metrics); two
             folders are paired by their images' names.
         prompts: one a sample: a list, a .txt file of lines or a .json list (``clip_score``); or by
             the samples' names, a dictionary or a .json file of one.
-        labels: class or prompt of every sample: an array, a .npy or a .json file; or by name, as
-            prompts; known without it for npz files with ``arr_1``, for folders of folders, and
-            from ``prompts``.
+        labels: class or prompt of every sample: an array, a .npy, .csv, .txt or .json file; or by
+            name, as prompts; known without it for npz files with ``arr_1``, for folders of folders,
+            and from ``prompts``.
         per_class: metrics that are also scored within every class, in rows of their own; a class
             that is too small for one has a row without a value, and a warning says why.
         lpips_weights: LPIPS's weights, where they are not in the cache folder.
@@ -120,154 +172,166 @@ def evaluate(
         with its hash and its rules as JSON. Values of one metric compare where ``estimator`` is
         one: means over pairs are weighed by classes where these are known and decided.
 
+        Of several sets the column ``set`` comes first, the best by the first metric before the
+        others, and ``OF_SETS`` last: the difference to the first set given, with its interval for
+        one comparison, and by what samples are partners (``by name``, ``by place``, ``no``).
+
     Raises:
         UserError: naming the input and what to do.
     """
-    if n is not None and n < 1:
-        raise UserError(f"n={n}: must be at least 1")
-    per_class = [per_class] if isinstance(per_class, str) else per_class
-    rules = load_protocol(protocol) if isinstance(protocol, str) else protocol
-    rules = dataclasses.replace(
-        rules,
-        extractor=extractor or rules.extractor,
-        metrics=(metrics,) if isinstance(metrics, str) else tuple(metrics or rules.metrics),
-        samples=n or rules.samples,
-        precision=precision or rules.precision,
-        settings={**rules.settings, **settings},
-    )
-    asked = [*rules.metrics, *per_class]
-    needs.check_metrics(asked)
-    cache = Path(cache)
-    check_writable("cache", cache)
-    sources = open_sources(
-        samples,
-        reference,
-        rules.samples,
-        cut=n is not None,
+    options = Options(
+        extractor=extractor,
+        weights=weights,
+        metrics=metrics,
+        n=n,
         teacher=teacher,
         prompts=prompts,
         labels=labels,
+        per_class=per_class,
+        lpips_weights=lpips_weights,
+        clip_weights=clip_weights,
+        device=device,
+        precision=precision,
+        compiled=compiled,
         workers=workers,
+        processes=processes,
+        batch=batch,
+        cache=cache,
+        report=report,
+        settings=settings,
     )
-    needs.check_inputs(asked, sources)
-    needs.check_classes(per_class, sources)
-    network = get_extractor(rules.extractor, weights, device, rules.precision, compiled)
+    return score(samples, reference, protocol, options).table
+
+
+def score(samples: Any, reference: Any, protocol: str | Protocol, options: Options) -> Outcome:
+    """What `evaluate` does, with all that is found."""
+    counts = options.counts()
+    rules = options.rules(protocol)
+    per_class = [options.per_class] if isinstance(options.per_class, str) else options.per_class
+    asked = [*rules.metrics, *per_class]
+    needs.check_metrics(asked)
+    cache = Path(options.cache)
+    check_writable("cache", cache)
+    sets = several(samples)
+    named = {"samples": samples} if sets is None else sets.sources
+    given = _opened(named, reference, counts or [rules.samples], options, sets is not None)
+    parts = {name: [each.take(places) for places in _places(each, counts or [rules.samples])]
+             for name, each in given.items()}  # fmt: skip
+    for sources in parts.values():
+        needs.check_inputs(asked, sources[0])
+        needs.check_classes(per_class, sources[0])
+    if len(parts) > 1:
+        _refuse_unequal(parts)
+    network = get_extractor(
+        rules.extractor, options.weights, options.device, rules.precision, options.compiled
+    )
+    target = next(iter(given.values())).reference
     needs.check_outputs(asked, network)
-    needs.check_statistics(asked, sources.reference, network)
-    lpips, clip = _further_networks(asked, lpips_weights, clip_weights, device)
-    batch = batch or usual_batch(device)
+    needs.check_statistics(asked, target, network)
+    _refuse_unlike(parts, rules, network)
+    lpips, clip = _further_networks(
+        asked, options.lpips_weights, options.clip_weights, options.device
+    )
+    batch = options.batch or usual_batch(options.device)
 
     def features(what: str, images: Images) -> Arrays:
-        return extract(images, network, cache, batch, partial(report, what), processes)
+        told = partial(options.report, what)
+        return extract(images, network, cache, batch, told, options.processes)
 
-    ours = features("samples", sources.samples)
-    theirs = None
-    if sources.reference is not None and sources.reference.images is not None:
-        theirs = features("reference", sources.reference.images)
-    scores: dict[str, np.ndarray] = {}
-    copies = 0
-    if sources.teacher is not None and any(name.startswith("teacher_") for name in asked):
-        from piflow_bench.evaluation.per_sample import copies_of_teacher, teacher_scores
-
-        scores |= teacher_scores(
-            asked,
-            sources.samples,
-            sources.teacher,
-            lambda: (ours[FEATURES], features("teacher", sources.teacher)[FEATURES]),
-            lpips,
-            cache,
-            batch,
-            partial(report, "samples and teacher"),
-        )
-        copies = copies_of_teacher(scores, sources.samples, sources.teacher, batch)
-    if clip is not None:
-        from piflow_bench.evaluation.per_sample import prompt_scores
-
-        assert sources.prompts is not None
-        scores["clip_score"] = prompt_scores(
-            clip,
-            sources.samples,
-            sources.prompts,
-            rules.settings.get("clip_scale", "cosine"),
-            cache,
-            batch,
-            partial(report, "samples for CLIP"),
-        )
-    groups = None
-    if lpips is not None and "lpips_within" in asked:
-        from piflow_bench.evaluation.per_sample import lpips_groups
-
-        assert sources.labels is not None
-        told = partial(report, "pairs of samples")
-        groups = lpips_groups(sources.samples, sources.labels, lpips, cache, told)
-    reference_spatial: Any = None if theirs is None else theirs.get(SPATIAL)
-    statistics = sources.reference.statistics if sources.reference else None
-    if statistics is not None and statistics.spatial is not None:
-        reference_spatial = statistics.spatial
-    images = sources.reference.images if sources.reference else None
-    known = images.labels if images and theirs else None
-    extras = Extras(
-        ours.get(LOGITS),
-        sources.labels,
-        ours.get(SPATIAL),
-        reference_spatial,
-        scores,
-        groups,
-        sources.design,
-    )
-    values = [
-        (WHOLE, value)
-        for value in evaluate_with_replicates(
-            ours[FEATURES],
-            None if theirs is None else theirs[FEATURES],
-            rules.metrics,
-            reference_moments=statistics.pooled if statistics else None,
-            reference_labels=known,
-            extras=extras,
-            device=device,
-            **rules.settings,
-        )
+    by = Measuring(rules, per_class, lpips, clip, options.device, batch, cache, options.report)
+    theirs: Arrays | None = None
+    measured: dict[str, list[Measured]] = {}
+    for name, each in given.items():
+        places = _places(each, counts or [rules.samples])
+        whole = reduce(np.union1d, places)
+        all_ours = features(name, each.samples.take(whole))
+        if theirs is None and target is not None and target.images is not None:
+            theirs = features("reference", target.images)
+        measured[name] = []
+        for sources, taken in zip(parts[name], places, strict=True):
+            rows = np.searchsorted(whole, taken)
+            ours = all_ours
+            if len(rows) < len(whole):
+                ours = {key: outputs[rows] for key, outputs in all_ours.items()}
+            measured[name].append(measure_set(by, sources, ours, theirs, features, name))
+    if sets is None:
+        tables = [rows_of(each, rules, network) for each in measured["samples"]]
+        return Outcome(pd.concat(tables, ignore_index=True), pd.DataFrame(columns=DIFFERENCES))
+    for each in (part for found in measured.values() for part in found):
+        each.warnings.extend(sets.warnings)
+    side_by_side = [
+        compared({name: each[i] for name, each in measured.items()}, rules, network)
+        for i in range(len(next(iter(measured.values()))))
     ]
-    chosen = make_settings(rules.settings)
-    warnings = cautions(asked, sources, ours, theirs, chosen, rules.precision, copies)
-    if per_class:
-        on = {"device": device, **rules.settings}
-        of_classes, reasons = _by_class(per_class, ours, theirs, sources, extras, on)
-        values += of_classes
-        warnings += reasons
-    return _rows(values, rules, sources, network, warnings)
-
-
-def _rows(
-    values: list[tuple[str, MetricValue]],
-    rules: Protocol,
-    sources: Sources,
-    network: Extractor,
-    warnings: list[str],
-) -> pd.DataFrame:
-    target = sources.reference
-    digest = target.digest() if target else "none"
-    classes = sources.classes() if OF_CLASSES & set(rules.metrics) else "not used"
-    resolved = rules.rules(network.identity, sources.count, digest, classes)
-    shared = (
-        sources.samples.path,
-        sources.taken,
-        sources.classes(),
-        target.path if target else "",
-        network.identity,
-        rules.name,
-        rules_hash(resolved),
-        json.dumps(resolved, sort_keys=True),
-        "\n".join(warnings),
+    return Outcome(
+        pd.concat([table for table, _ in side_by_side], ignore_index=True),
+        pd.concat([apart for _, apart in side_by_side], ignore_index=True),
     )
-    count = None if target is None else target.count
-    confidence = make_settings(rules.settings).confidence
-    rows = []
-    for group, v in values:
-        of_reference = count if group == WHOLE else None
-        bounds = (v.ci_low, v.ci_high, confidence, v.n, of_reference, v.interval.how)
-        rows.append((v.metric, group, v.value, *bounds, v.interval.estimand, v.estimator, *shared))
-    return pd.DataFrame(rows, columns=COLUMNS).astype({"n_reference": "Int64"})
+
+
+def _places(given: Given, counts: Sequence[int | None]) -> list[np.ndarray]:
+    return [given.places(count) for count in counts]
+
+
+def _opened(
+    named: Mapping[str, Any],
+    reference: Any,
+    counts: Sequence[int | None],
+    options: Options,
+    several: bool,
+) -> dict[str, Given]:
+    """All sets with the reference, before any work."""
+    found = {}
+    for name, source in named.items():
+        with _named(name if several else ""):
+            found[name] = open_given(
+                source,
+                None,
+                counts,
+                cut=options.n is not None,
+                teacher=options.teacher,
+                prompts=options.prompts,
+                labels=options.labels,
+                workers=options.workers,
+            )
+            _places(found[name], counts)
+    target = None if reference is None else open_reference(reference, options.workers)
+    return {name: dataclasses.replace(each, reference=target) for name, each in found.items()}
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """A mistake in one of several sets says in which."""
+    try:
+        yield
+    except UserError as error:
+        if not name or name in str(error):
+            raise
+        raise UserError(f"{name}: {error}") from error
+
+
+def _refuse_unequal(parts: Mapping[str, Sequence[Sources]]) -> None:
+    """UserError for sets of different numbers of samples, which most metrics depend on."""
+    sizes = {name: each[0].count for name, each in parts.items()}
+    fewest, most = (pick(sizes, key=lambda name: sizes[name]) for pick in (min, max))
+    if sizes[fewest] < sizes[most]:
+        raise UserError(
+            f"samples: {fewest} has {sizes[fewest]} images, {most} {sizes[most]}; scores of "
+            f"different numbers of samples do not compare, set n={sizes[fewest]}"
+        )
+
+
+def _refuse_unlike(
+    parts: Mapping[str, Sequence[Sources]], rules: Protocol, network: Extractor
+) -> None:
+    """UserError for sets whose scores would have different rules."""
+    found = {}
+    for name, each in parts.items():
+        resolved = resolved_rules(each[0], rules, network)
+        found.setdefault(rules_hash(resolved), (name, resolved))
+    if len(found) > 1:
+        where = " and ".join(name for name, _ in list(found.values())[:2])
+        refuse_mixture({key: resolved for key, (_, resolved) in found.items()}, where)
 
 
 def _further_networks(
@@ -286,64 +350,6 @@ def _further_networks(
     return lpips, clip
 
 
-def _by_class(
-    metrics: Sequence[str],
-    ours: Arrays,
-    theirs: Arrays | None,
-    sources: Sources,
-    extras: Extras,
-    settings: dict[str, Any],
-) -> tuple[list[tuple[str, MetricValue]], list[str]]:
-    """Metrics within every class, against the reference's samples of that class.
-
-    Also in words what has no value, and why.
-    """
-    labels = sources.labels
-    assert labels is not None
-    images = sources.reference.images if sources.reference else None
-    of_reference = images.labels if images else None
-    found: list[tuple[str, MetricValue]] = []
-    lacking: dict[tuple[str, str], list[str]] = {}
-    for name in sorted(set(labels), key=natural):
-        mine = labels == name
-        within = Extras(
-            None if extras.logits is None else extras.logits[mine],
-            spatial=None if extras.spatial is None else extras.spatial[mine],
-            scores={key: values[mine] for key, values in extras.scores.items()},
-        )
-        same = None
-        if theirs is not None and of_reference is not None:
-            same = theirs[FEATURES][of_reference == name]
-            if SPATIAL in theirs:
-                of_class = theirs[SPATIAL][of_reference == name]
-                within = dataclasses.replace(within, reference_spatial=of_class)
-        try:  # Together they share their passes over pairs.
-            values = evaluate_with_replicates(
-                ours[FEATURES][mine], same, metrics, extras=within, **settings
-            )
-        except UserError:
-            values = []
-            for metric in metrics:
-                against = same if "reference" in all_metrics()[metric].needs else None
-                try:
-                    values += evaluate_with_replicates(
-                        ours[FEATURES][mine], against, [metric], extras=within, **settings
-                    )
-                except UserError as error:
-                    lacking.setdefault((metric, str(error)), []).append(str(name))
-                    nothing = jackknife_interval(np.nan, (), make_settings(settings).confidence)
-                    values.append(MetricValue(metric, nothing, int(mine.sum()), ()))
-        # A spread comes with its metric, whether it is asked for or not.
-        once = {value.metric: value for value in values}
-        group = f"class {name}" if name == WHOLE else str(name)
-        found += [(group, value) for value in once.values()]
-    return found, [
-        f"per_class: no value of {metric} in {len(names)} of {len(set(labels))} classes, such as "
-        f"{names[0]}: {reason}"
-        for (metric, reason), names in lacking.items()
-    ]
-
-
 # ------------------------------------------------------------------ statistics
 
 
@@ -360,7 +366,7 @@ def reference_statistics(
     processes: int = 1,
     batch: int | None = None,
     cache: str | Path = "runs/store/features",
-    report: Report = lambda what, done, total: None,
+    report: Report = _silent,
 ) -> Statistics:
     """Statistics of a reference set, to be written with ``statistics.save_statistics``.
 

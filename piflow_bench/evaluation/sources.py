@@ -46,7 +46,14 @@ class Reference:
 
 
 def open_reference(source: Any, workers: int) -> Reference:
-    """Reference images or precomputed statistics."""
+    """Reference images or precomputed statistics, of at least 2 images."""
+    target = _reference(source, workers)
+    if target.count == 1:
+        raise UserError("reference: 1 image, but at least 2 are needed")
+    return target
+
+
+def _reference(source: Any, workers: int) -> Reference:
     if isinstance(source, str | Path):
         path = Path(source)
         if path.suffix in (".pkl", ".pickle") and path.exists():
@@ -86,23 +93,60 @@ class Sources:
         return f"{len(sizes)}, of {sizes.min()} to {sizes.max()} samples"
 
 
-def open_sources(
+@dataclass(frozen=True)
+class Given:
+    """A whole set and what belongs to it, before some of it is taken."""
+
+    samples: Images
+    reference: Reference | None
+    teacher: Images | None
+    prompts: Sequence[str] | None
+    labels: np.ndarray | None
+    """Class or prompt of the samples that have one."""
+    count: int
+    """How many samples have all that belongs to them: the first ones."""
+
+    def places(self, count: int | None) -> np.ndarray:
+        """Places ``(n,)`` of the samples that are scored: all, or ``count`` by ``subset``.
+
+        Raises:
+            UserError: where there are not as many.
+        """
+        total = len(self.samples) if count is None else count
+        if total > self.count:
+            raise UserError(f"n={total}: only {self.count} samples have all that belongs to them")
+        return subset(self.count, total, self.labels)
+
+    def take(self, places: np.ndarray) -> Sources:
+        """The samples at these places, with what belongs to them."""
+        return Sources(
+            self.samples.take(places),
+            self.reference,
+            None if self.teacher is None else self.teacher.take(places),
+            None if self.prompts is None else [self.prompts[i] for i in places],
+            None if self.labels is None else self.labels[places],
+            described(len(self.samples), len(places), self.labels, self.count),
+            Design.part(places, self.labels),
+        )
+
+
+def open_given(
     samples: Any,
-    reference: Any,
-    count: int | None,
+    reference: Reference | None,
+    counts: Sequence[int | None],
     *,
     cut: bool = False,
     teacher: Any = None,
     prompts: Any = None,
     labels: Any = None,
     workers: int = 2,
-) -> Sources:
-    """Open everything, and take ``count`` samples with what belongs to them.
+) -> Given:
+    """Open a set of samples and all that belongs to it.
 
     Args:
         samples: generated images (see ``pictures.opening.open_images``).
-        reference: images or statistics; None for metrics that need none.
-        count: how many samples are scored, by ``subsets.subset``; None for all.
+        reference: what it is scored against; None for metrics that need none.
+        counts: how many samples will be scored; None for all.
         cut: whether sets of unequal length are paired as far as the shortest goes.
         teacher: the teacher's images for the same noise, one a sample.
         prompts: one a sample: a list, a .txt file of lines or a .json list; or by the samples'
@@ -115,14 +159,15 @@ def open_sources(
         UserError: naming what is wrong, also where what is paired by place may not belong.
     """
     generated = open_images(samples, "samples", workers)
-    total = len(generated) if count is None else count
-    if total > len(generated):
-        raise UserError(
-            f"samples: {len(generated)} images, but {total} are asked for; set "
-            f"n={len(generated)} to score them all"
-        )
-    if total < 2:
-        raise UserError(f"samples: n={total}, but at least 2 images are needed")
+    for count in counts:
+        total = len(generated) if count is None else count
+        if total > len(generated):
+            raise UserError(
+                f"samples: {len(generated)} images, but {total} are asked for; set "
+                f"n={len(generated)} to score them all"
+            )
+        if total < 2:
+            raise UserError(f"samples: n={total}, but at least 2 images are needed")
     others = None if teacher is None else _teacher(teacher, generated, cut, workers)
     texts = None if prompts is None else _texts(prompts, generated, cut)
     classes = generated.labels if labels is None else _labels(labels, generated, cut)
@@ -130,23 +175,9 @@ def open_sources(
         classes = np.array(texts)
     paired = [each for each in (others, texts, classes) if each is not None]
     shortest = min(map(len, [generated, *paired]))
-    if total > shortest:
-        raise UserError(f"n={total}: only {shortest} samples have all that belongs to them")
     if classes is not None:
         classes = classes[:shortest]
-    places = subset(shortest, total, classes)
-    target = None if reference is None else open_reference(reference, workers)
-    if target is not None and target.count == 1:
-        raise UserError("reference: 1 image, but at least 2 are needed")
-    return Sources(
-        generated.take(places),
-        target,
-        None if others is None else others.take(places),
-        None if texts is None else [texts[i] for i in places],
-        None if classes is None else classes[places],
-        described(len(generated), total, classes, shortest),
-        Design.part(places, classes),
-    )
+    return Given(generated, reference, others, texts, classes, shortest)
 
 
 def _teacher(source: Any, samples: Images, cut: bool, workers: int) -> Images:

@@ -8,7 +8,7 @@ from PIL import Image
 
 import piflow_bench
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.sources import open_sources
+from piflow_bench.evaluation.sources import open_given
 
 CLASSES = ["a cat", "dog", "a cat", "7"]
 NAMED = [f"{name},{label}" for name, label in zip("3210", CLASSES[::-1], strict=True)]
@@ -25,7 +25,7 @@ def folder(tmp_path):
 def read(folder, name, text):
     path = folder.parent / name
     path.write_text(text, "utf-8-sig" if name == "bom.csv" else "utf-8")
-    return open_sources(folder, None, None, labels=path).labels.tolist()
+    return open_given(folder, None, [None], labels=path).labels.tolist()
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_ways_of_writing_them(folder, name, text):
 def test_arrays(folder, labels):
     np.save(folder.parent / "l.npy", labels)
     for given in (labels, folder.parent / "l.npy"):
-        found = open_sources(folder, None, None, labels=given).labels
+        found = open_given(folder, None, [None], labels=given).labels
         assert found.tolist() == ["0", "1", "0", "2"]
 
 

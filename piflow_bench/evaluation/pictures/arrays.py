@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def _of_array(array: np.ndarray, what: str) -> Images:
         whole.update(_shape(array.shape[1:]))
         return whole.hexdigest()
 
-    return _images(array, "memory", what, fingerprint)
+    return _images(array, "memory", what, cache(fingerprint))
 
 
 def _shape(sides: Sequence[int]) -> bytes:
@@ -177,4 +178,4 @@ def _dataset(source: Any, what: str) -> Images:
         whole.update(_shape((height, width, 3)))
         return whole.hexdigest()
 
-    return Images("memory", len(source), height, width, rows, fingerprint)
+    return Images("memory", len(source), height, width, rows, cache(fingerprint))

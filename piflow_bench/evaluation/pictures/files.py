@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -148,7 +149,7 @@ def images_of(
     labels = None if None in classes else np.array([printable(name) for name in classes if name])
     warnings = [f"{where}: {text}" for text in _warnings(found, headers, classes)]
     return Images(
-        where.partition("=")[2], len(found.names), height, width, rows, fingerprint,
+        where.partition("=")[2], len(found.names), height, width, rows, cache(fingerprint),
         tuple(warnings), labels, found.names,
     )  # fmt: skip
 
