@@ -122,7 +122,8 @@ def store_root(settings: Settings) -> Path:
 def run_evaluate(arguments: Sequence[str]) -> Path | None:
     """Score and write ``scores.parquet`` and ``scores.json``.
 
-    Of several sets ``differences.parquet`` and ``differences.json`` hold every two of them.
+    ``pictures.npz`` has a few pictures of every set, of the reference and of the teacher. Of
+    several sets ``differences.parquet`` and ``differences.json`` hold every two of them.
 
     With ``statistics=FILE.npz`` the samples' statistics are written, and they are scored only where
     a ``reference`` or metrics are given. Returns the folder of the scores, if any.
@@ -148,6 +149,7 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
             return None
     from piflow_bench.evaluation.pictures.images import printable
     from piflow_bench.evaluation.score import Options, score
+    from piflow_bench.evaluation.shown import pictures_of, write_pictures
 
     started, clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
     with _progress() as report:
@@ -179,6 +181,7 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
         )
     out.mkdir(parents=True, exist_ok=True)
     _write(found.table, out / "scores")
+    write_pictures(out / "pictures.npz", pictures_of(found.sources))
     if len(found.differences):
         _write(found.differences, out / "differences")
     command = shlex.join(["python", "-m", "piflow_bench", "evaluate", *arguments])

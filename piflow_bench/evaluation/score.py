@@ -103,6 +103,8 @@ class Outcome:
     """As `evaluate` returns it."""
     differences: pd.DataFrame
     """Of every two sets, in columns ``DIFFERENCES``; empty where there is one."""
+    sources: dict[str, Sources]
+    """What was scored, by the sets' names ("samples" where there is one); of several n the last."""
 
 
 def evaluate(
@@ -254,9 +256,11 @@ def score(samples: Any, reference: Any, protocol: str | Protocol, options: Optio
             if len(rows) < len(whole):
                 ours = {key: outputs[rows] for key, outputs in all_ours.items()}
             measured[name].append(measure_set(by, sources, ours, theirs, features, name))
+    scored = {name: each[-1].sources for name, each in measured.items()}
     if sets is None:
         tables = [rows_of(each, rules, network) for each in measured["samples"]]
-        return Outcome(pd.concat(tables, ignore_index=True), pd.DataFrame(columns=DIFFERENCES))
+        alone = pd.DataFrame(columns=DIFFERENCES)
+        return Outcome(pd.concat(tables, ignore_index=True), alone, scored)
     for each in (part for found in measured.values() for part in found):
         each.warnings.extend(sets.warnings)
     side_by_side = [
@@ -266,6 +270,7 @@ def score(samples: Any, reference: Any, protocol: str | Protocol, options: Optio
     return Outcome(
         pd.concat([table for table, _ in side_by_side], ignore_index=True),
         pd.concat([apart for _, apart in side_by_side], ignore_index=True),
+        scored,
     )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 import shutil
+import struct
 import tempfile
 import tokenize
 import zipfile
@@ -24,6 +25,8 @@ from piflow_bench.evaluation.pictures.images import Images, printable
 from piflow_bench.evaluation.pictures.labels import as_classes
 
 NPZ_KEY, LABELS_KEY = "arr_0", "arr_1"
+FAR = 64 << 20
+"""Bytes that are not read in order to get beyond them, where a file can be entered anywhere."""
 DAMAGED = (
     OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError
 )  # fmt: skip
@@ -114,6 +117,7 @@ class _Stream:
     def __init__(self, member: Member) -> None:
         self.member, self.row = member, 0
         self.handle: IO[bytes] | None = None
+        self.ended = False
         self.copy: np.memmap | None = None
         self.bytes = int(np.prod(member.shape[1:])) * member.dtype.itemsize
 
@@ -124,7 +128,11 @@ class _Stream:
 
     def _run(self, start: int, stop: int) -> np.ndarray:
         if self.copy is None and start < self.row:
-            self.copy = self._copied()
+            # What was read to its end was whole; otherwise the copy sees to that.
+            mapped = self._mapped() if self.ended else None
+            self.copy = self._copied() if mapped is None else mapped
+        if self.copy is None and (start - self.row) * self.bytes > FAR:
+            self.copy = self._mapped()
         if self.copy is not None:
             return np.array(self.copy[start:stop])
         if self.handle is None:
@@ -140,6 +148,7 @@ class _Stream:
             got += len(part)
         self.row = stop
         if stop == self.member.shape[0]:
+            self.ended = True
             self._close()
         rows = np.frombuffer(b"".join(parts), self.member.dtype)
         return rows.reshape(stop - start, *self.member.shape[1:])
@@ -155,6 +164,20 @@ class _Stream:
         if self.handle is not None:
             self.handle.close()
             self.handle = None
+
+    def _mapped(self) -> np.memmap | None:
+        """All rows where they lie in the file; None where they are compressed."""
+        with zipfile.ZipFile(self.member.path) as archive:
+            info = archive.getinfo(self.member.name)
+        if info.compress_type != zipfile.ZIP_STORED:
+            return None
+        with self.member.path.open("rb") as file:
+            file.seek(info.header_offset)
+            # Of its own header: 26 bytes, then how long the name and what follows it are.
+            name, more = struct.unpack("<26x2H", file.read(30))
+        offset = info.header_offset + 30 + name + more + self.member.offset
+        self._close()
+        return np.memmap(self.member.path, self.member.dtype, "r", offset, self.member.shape)
 
     def _copied(self) -> np.memmap:
         """All rows in a file without a name: what a zip file holds cannot be gone back in."""
