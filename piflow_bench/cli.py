@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         "[extractor.weights=FILE] [metrics=[a,b]] [per_class=[a,b]] [labels=FILE] [n=N or [N,M]] "
         "[teacher=PATH] [prompts=FILE] [lpips.weights=FILE] [clip.weights=FILE] [device=cpu] "
         "[precision=float32] [compiled=false] [workers=2] [processes=1] [batch=N] [out=FOLDER] "
-        "[store=PATH] [statistics=FILE to write], and settings of the metrics",
+        "[store=PATH] [cache=true] [statistics=FILE to write], and settings of the metrics",
     )
 
     listing = verb("list", "list plugins and experiments")

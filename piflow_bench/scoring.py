@@ -69,6 +69,7 @@ class Settings:
     workers: int = setting(2, least=1)
     processes: int = setting(1, least=1)
     batch: int | None = setting(None, least=1)
+    cache: bool = True
     statistics: str | None = setting(None, **NPZ)
     out: str | None = setting(None)
     store: str | None = setting(None)
@@ -114,9 +115,12 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
     return settings, metric_values
 
 
-def store_root(settings: Settings) -> Path:
-    """Where finished features are kept."""
-    return Path(settings.store or os.environ.get("PIFLOW_BENCH_STORE") or "runs/store")
+def cache_of(settings: Settings) -> Path | None:
+    """Where finished features are kept; None for nowhere."""
+    if not settings.cache:
+        return None
+    store = Path(settings.store or os.environ.get("PIFLOW_BENCH_STORE") or "runs/store")
+    return store / "features"
 
 
 def run_evaluate(arguments: Sequence[str]) -> Path | None:
@@ -135,7 +139,9 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
     out = Path(settings.out or f"runs/scores/{_name(settings.samples, sets)}-{settings.protocol}")
     scores_asked = settings.reference or settings.metrics or settings.per_class
     scoring = not settings.statistics or bool(scores_asked)
-    check_writable("store", store_root(settings))
+    cache = cache_of(settings)
+    if cache is not None:
+        check_writable("store", cache.parent)
     if scoring:  # Statistics alone leave nothing there.
         check_writable("out", out)
         if settings.out is None:
@@ -174,7 +180,7 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
                 workers=settings.workers,
                 processes=settings.processes,
                 batch=settings.batch,
-                cache=store_root(settings) / "features",
+                cache=cache,
                 report=report,
                 settings=metric_values,
             ),
@@ -299,7 +305,7 @@ def _write_statistics(settings: Settings) -> None:
             workers=settings.workers,
             processes=settings.processes,
             batch=settings.batch,
-            cache=store_root(settings) / "features",
+            cache=cache_of(settings),
             report=report,
         )
     path.parent.mkdir(parents=True, exist_ok=True)

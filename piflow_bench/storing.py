@@ -16,10 +16,13 @@ from rich.table import Table
 
 from piflow_bench.config import split_paths
 from piflow_bench.errors import UserError
+from piflow_bench.files import read_json
 from piflow_bench.pipeline.store import META, Store
 from piflow_bench.pipeline.uses import DAY, Use, damaged, uses
 from piflow_bench.progress_bar import bars
 
+ABOUT = "about.json"
+"""What a folder of features says of itself."""
 FEATURES = "features"
 """Folder of what `evaluate` has extracted."""
 INPUTS, MADE = "inputs", "made.json"
@@ -35,6 +38,7 @@ class Entry:
     path: Path
     bytes: int
     changed: float
+    """Of features also when they were last used."""
     used_by: tuple[Path, ...]
     """Runs."""
 
@@ -131,6 +135,8 @@ def print_store(settings: Sequence[str], verbose: bool) -> None:
     for entry in sorted(artifacts, key=lambda e: -e.bytes) if verbose else []:
         text = f"{size_text(entry.bytes):>8}  {entry.path.name}  {_label(entry.path)}"
         names = ", ".join(r.name for r in entry.used_by) or "no run"
+        if entry.path.parent.name == FEATURES:  # No run uses them.
+            names = f"last used {time.strftime('%Y-%m-%d', time.localtime(entry.changed))}"
         console.print(f"{text}; {names}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -139,12 +145,11 @@ def _sum(part: Sequence[Entry]) -> str:
 
 
 def _label(folder: Path) -> str:
-    import json
-
-    try:
-        return str(json.loads((folder / META).read_text()).get("label", ""))
-    except (OSError, ValueError):
-        return "without its record"
+    for record in (META, ABOUT):
+        found = read_json(folder / record)
+        if isinstance(found, dict):
+            return str(found.get("label", ""))
+    return "without its record"
 
 
 # ------------------------------------------------------------------ verify

@@ -1,8 +1,8 @@
 """Features of a set of images: batch by batch, kept on disk, taken up again where it stopped.
 
-What is computed image by image is written in shards of ``SHARD`` images and joined when all are
-there. Shards and batches start at fixed rows, so neither an interruption nor the number of threads
-or processes decides which images meet in a batch.
+They are kept in shards of ``SHARD`` rows of the whole set, whichever rows were asked for: any n of
+its images takes from the same shards, and only what these lack is computed. Neither the number of
+threads nor that of processes decides which images meet in a batch.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,15 @@ from piflow_bench.evaluation.extractors.extractor import Extractor, get_extracto
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.npz import DAMAGED
 from piflow_bench.evaluation.pictures.opening import open_images
+from piflow_bench.files import write_json
 
 SHARD = 1024
 DIGESTS = "digests"
 """Name of the output that tells equal images: ``(n,)`` uint64 of their pixels."""
+ROWS = "rows"
+"""Which rows ``(k,)`` a shard holds, ascending, where it does not hold all."""
+ABOUT = "about.json"
+"""What a folder of shards is of, in words."""
 Arrays = dict[str, np.ndarray]
 """Rows ``(n, ...)`` by name."""
 Progress = Callable[[int, int], None]
@@ -40,7 +46,7 @@ def _silent(done: int, total: int) -> None:
 def extract(
     images: Images,
     extractor: Extractor,
-    cache: Path,
+    cache: Path | None,
     batch: int = 4,
     report: Progress = _silent,
     processes: int = 1,
@@ -50,93 +56,212 @@ def extract(
     Args:
         images: the set.
         extractor: the network.
-        cache: folder of finished features; shared by everything that scores.
+        cache: folder of finished features, shared by everything that scores; None to keep nothing.
         batch: images at once.
         report: called with images done and to do.
-        processes: how many share the shards, on a GPU each where there are several. Each opens
+        processes: how many share the work, on a GPU each where there are several. Each opens
             the images and the network again, so both must be known by name or be picklable.
     """
-    total = len(images)
-    folder = shard_folder(cache, images.digest(), extractor.key)
-    missing = [first for first, path in _shards(folder, total) if not path.exists()]
-    if processes > 1 and len(missing) > 1 and extractor.recipe is not None:
-        work = _Work(
-            images.source, images.workers, images.chosen, extractor.recipe, folder, total, batch
-        )
-        _in_processes(work, missing, min(processes, len(missing)), report)
+    rows = np.arange(len(images)) if images.chosen is None else np.unique(images.chosen)
+    # Without a cache nobody asks for the digest of all files.
+    folder = shard_folder(cache, images.fingerprint(), extractor.key) if cache else None
+    if folder is not None:
+        about(folder, f"{images.path}: {extractor.name}")
+    shards = {int(part[0] // SHARD * SHARD): part for part in _by_shard(rows)}
+    missing = {first: _missing(folder, first, part) for first, part in shards.items()}
+    done = len(rows) - sum(map(len, missing.values()))
+    report(done, len(rows))
+    found: dict[int, Arrays] = {}
+    groups = list(_groups(missing))
+    workers = min(processes, len(groups))
     with ThreadPoolExecutor(1) as ahead:
 
-        def shard(first: int, last: int) -> Arrays:
-            def told(done: int) -> None:
-                report(done, total)
+        def here() -> Iterator[tuple[np.ndarray, Arrays]]:
+            for group in groups:
 
-            return _outputs(images, extractor, first, last, batch, ahead, told)
+                def told(more: int, before: int = done) -> None:
+                    report(before + more, len(rows))
 
-        return in_shards(folder, total, shard, report)
+                yield group, _outputs(images, extractor, group, batch, ahead, told)
+
+        computed = here()
+        if workers > 1 and extractor.recipe is not None and images.source is not None:
+            work = _Work(images.source, images.workers, extractor.recipe, batch)
+            computed = _in_processes(work, groups, workers)
+        for group, outputs in computed:
+            found |= _kept(folder, group, outputs)
+            done += len(group)
+            report(done, len(rows))
+        parts = []
+        for first, part in shards.items():
+            held = found.get(first) or _held(folder, first)
+            if held is None or not np.isin(part, held[ROWS]).all():  # Damaged, or taken away.
+                outputs = _outputs(images, extractor, part, batch, ahead, lambda more: None)
+                held = outputs | {ROWS: part}
+                _keep(folder, first, held)
+            places = np.searchsorted(held[ROWS], part)
+            whole = len(places) == len(held[ROWS])
+            parts.append({k: v if whole else v[places] for k, v in held.items() if k != ROWS})
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if images.chosen is None or np.array_equal(images.chosen, rows):
+        return arrays
+    order = np.searchsorted(rows, images.chosen)
+    return {name: outputs[order] for name, outputs in arrays.items()}
 
 
-def shard_folder(cache: Path, *identity: Any) -> Path:
-    """The folder of what the identity (strings and numbers) names."""
+def shard_folder(cache: Path | None, *identity: Any) -> Path | None:
+    """The folder of what the identity (strings and numbers) names; None without a cache."""
+    if cache is None:
+        return None
     return cache / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
 
+def about(folder: Path, label: str) -> None:
+    """Make a folder of shards, or note that it was used; ``label`` says what it is of."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / ABOUT).is_file():
+        write_json(folder / ABOUT, {"label": label})
+    with suppress(OSError):  # Another user's, say.
+        os.utime(folder)
+
+
 def in_shards(
-    folder: Path, total: int, shard: Callable[[int, int], Arrays], report: Progress = _silent
+    folder: Path | None,
+    total: int,
+    shard: Callable[[int, int], Arrays],
+    report: Progress = _silent,
+    label: str = "",
 ) -> Arrays:
     """Arrays of ``total`` rows; ``shard(first, last)`` is called for what ``folder`` lacks, and for
-    what is damaged there.
+    what is damaged there. Without a folder nothing is kept.
     """
-    for first, path in _shards(folder, total):
-        last = min(first + SHARD, total)
-        if not path.exists():
-            _write(path, shard(first, last))
-        report(last, total)
+    if folder is not None:
+        about(folder, label)
     parts = []
-    for first, path in _shards(folder, total):
-        try:
-            parts.append(_read(path))
-        except DAMAGED:
-            path.unlink()
-            _write(path, shard(first, min(first + SHARD, total)))
-            parts.append(_read(path))
+    for first in range(0, total, SHARD):
+        last = min(first + SHARD, total)
+        path = None if folder is None else folder / f"{first:08d}.npz"
+        part = None if path is None else _read(path)
+        if part is None:
+            part = shard(first, last)
+            if path is not None:
+                _write(path, part)
+        parts.append(part)
+        report(last, total)
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
-def _shards(folder: Path, total: int) -> Iterable[tuple[int, Path]]:
-    return [(first, folder / f"{first:08d}.npz") for first in range(0, total, SHARD)]
-
-
-def _read(path: Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+def _read(path: Path) -> Arrays | None:
+    """What a shard holds; None where it is not there, or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except DAMAGED:
+        return None
 
 
 def _write(path: Path, arrays: Arrays) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp.npz")
     np.savez(temporary, **arrays)  # type: ignore[arg-type]
     temporary.replace(path)
 
 
+# ------------------------------------------------------------------ shards of rows
+
+
+def _by_shard(rows: np.ndarray) -> list[np.ndarray]:
+    """Ascending rows, parted by the shards that they lie in."""
+    return np.split(rows, np.flatnonzero(np.diff(rows // SHARD)) + 1)
+
+
+def _missing(folder: Path | None, first: int, rows: np.ndarray) -> np.ndarray:
+    """Those of a shard's rows that are not kept; only the shard's list of rows is read."""
+    if folder is None:
+        return rows
+    try:
+        with np.load(folder / f"{first:08d}.npz", allow_pickle=False) as arrays:
+            held = arrays[ROWS] if ROWS in arrays else first + np.arange(len(arrays[DIGESTS]))
+    except (*DAMAGED, KeyError):
+        return rows
+    return np.setdiff1d(rows, held, assume_unique=True)
+
+
+def _groups(missing: dict[int, np.ndarray]) -> Iterator[np.ndarray]:
+    """Rows to compute at a time, some ``SHARD``: few of one shard have batches with another's."""
+    gathered: list[np.ndarray] = []
+    for rows in missing.values():
+        if len(rows):
+            gathered.append(rows)
+        if sum(map(len, gathered)) >= SHARD:
+            yield np.concatenate(gathered)
+            gathered = []
+    if gathered:
+        yield np.concatenate(gathered)
+
+
+def _held(folder: Path | None, first: int) -> Arrays | None:
+    """A shard with the rows that it holds; None where there is none, or it is damaged."""
+    arrays = None if folder is None else _read(folder / f"{first:08d}.npz")
+    if arrays is None or DIGESTS not in arrays:
+        return None
+    return {ROWS: first + np.arange(len(arrays[DIGESTS]))} | arrays
+
+
+def _keep(folder: Path | None, first: int, arrays: Arrays) -> None:
+    """Write a shard; its rows are named where they do not begin it without a gap."""
+    if folder is None:
+        return
+    rows = arrays[ROWS]
+    whole = np.array_equal(rows, first + np.arange(len(rows)))
+    _write(folder / f"{first:08d}.npz", {k: v for k, v in arrays.items() if k != ROWS or not whole})
+
+
+def _kept(folder: Path | None, rows: np.ndarray, outputs: Arrays) -> dict[int, Arrays]:
+    """Shards with the outputs of these rows added, written; what was not written is returned."""
+    found: dict[int, Arrays] = {}
+    start = 0
+    for part in _by_shard(rows):
+        first, stop = int(part[0] // SHARD * SHARD), start + len(part)
+        new = {name: values[start:stop] for name, values in outputs.items()} | {ROWS: part}
+        start = stop
+        if folder is None:
+            found[first] = new
+            continue
+        held = _held(folder, first)
+        if held is not None:
+            new = _joined(held, new)
+        _keep(folder, first, new)
+    return found
+
+
+def _joined(held: Arrays, new: Arrays) -> Arrays:
+    """Rows of both, ascending; of those in both the new ones."""
+    old = ~np.isin(held[ROWS], new[ROWS])
+    joined = {name: np.concatenate([held[name][old], new[name]]) for name in new}
+    order = np.argsort(joined[ROWS], kind="stable")
+    return {name: values[order] for name, values in joined.items()}
+
+
 def _outputs(
     images: Images,
     extractor: Extractor,
-    first: int,
-    last: int,
+    rows: np.ndarray,
     batch: int,
     ahead: ThreadPoolExecutor,
     report: Callable[[int], None],
 ) -> Arrays:
-    """One shard's outputs; the next batch is read while the network works on this one."""
-    edges = list(range(first, last, batch))
+    """Outputs of these rows of the whole set; the next batch is read while the network works."""
+    parts = [rows[first : first + batch] for first in range(0, len(rows), batch)]
     outputs: list[Arrays] = []
-    following = ahead.submit(images.read, edges[0], min(edges[0] + batch, last))
-    for i, start in enumerate(edges):
-        rows = following.result()
-        if i + 1 < len(edges):
-            following = ahead.submit(images.read, edges[i + 1], min(edges[i + 1] + batch, last))
-        outputs.append(extractor(rows) | {DIGESTS: _digests(rows)})
-        report(start + len(rows))
+    following = ahead.submit(images.rows, parts[0])
+    done = 0
+    for i, part in enumerate(parts):
+        pixels = following.result()
+        if i + 1 < len(parts):
+            following = ahead.submit(images.rows, parts[i + 1])
+        outputs.append(extractor(pixels) | {DIGESTS: _digests(pixels)})
+        done += len(part)
+        report(done)
     return {name: np.concatenate([o[name] for o in outputs]) for name in outputs[0]}
 
 
@@ -150,33 +275,29 @@ def _digests(images: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Work:
-    """All that a process needs to extract a shard."""
+    """All that a process needs to extract some rows."""
 
     source: Any
     workers: int
-    chosen: np.ndarray | None
     recipe: tuple[str, str | None, str, str, bool]
-    folder: Path
-    total: int
     batch: int
 
 
-def _in_processes(work: _Work, missing: list[int], processes: int, report: Progress) -> None:
+def _in_processes(
+    work: _Work, groups: Sequence[np.ndarray], processes: int
+) -> Iterator[tuple[np.ndarray, Arrays]]:
+    """All groups of rows with their outputs, as these are ready."""
     # A forked process could not use a GPU that this one has touched.
     context = multiprocessing.get_context("spawn")
     turns = context.Value("i", 0)
     threads = max(1, (os.cpu_count() or 1) // processes)
-    edges = [(first, min(first + SHARD, work.total)) for first in missing]
-    done = work.total - sum(last - first for first, last in edges)
-    report(done, work.total)
     with ProcessPoolExecutor(
         processes, context, initializer=_begin, initargs=(work, turns, threads)
     ) as pool:
-        futures = [pool.submit(_shard_here, *edge) for edge in edges]
+        futures = {pool.submit(_group_here, group): group for group in groups}
         try:
             for future in as_completed(futures):
-                done += future.result()
-                report(done, work.total)
+                yield futures[future], future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -197,16 +318,12 @@ def _begin(work: _Work, turns: Any, threads: int) -> None:
             device = f"cuda:{turns.value % torch.cuda.device_count()}"
             turns.value += 1
     images = open_images(work.source, "samples", work.workers)
-    if work.chosen is not None:
-        images = images.take(work.chosen)
     _here = work, images, get_extractor(name, weights, device, precision, compiled)
 
 
-def _shard_here(first: int, last: int) -> int:
-    """Write a shard; returns its number of images."""
+def _group_here(rows: np.ndarray) -> Arrays:
+    """The outputs of a group of rows."""
     assert _here is not None
     work, images, extractor = _here
     with ThreadPoolExecutor(1) as ahead:
-        arrays = _outputs(images, extractor, first, last, work.batch, ahead, lambda done: None)
-    _write(work.folder / f"{first:08d}.npz", arrays)
-    return last - first
+        return _outputs(images, extractor, rows, work.batch, ahead, lambda done: None)

@@ -55,7 +55,7 @@ class Measuring:
     clip: Clip | None
     device: str
     batch: int
-    cache: Path
+    cache: Path | None
     report: Report
 
     @property

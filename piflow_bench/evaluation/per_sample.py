@@ -18,7 +18,7 @@ from piflow_bench.evaluation.extraction import (
     shard_folder,
 )
 from piflow_bench.evaluation.extractors.extractor import FEATURES
-from piflow_bench.evaluation.pictures.images import Images
+from piflow_bench.evaluation.pictures.images import Images, printable
 
 if TYPE_CHECKING:
     from piflow_bench.evaluation.extractors.clip import Clip
@@ -39,7 +39,7 @@ def teacher_scores(
     teacher: Images,
     features: Callable[[], tuple[np.ndarray, np.ndarray]],
     lpips: Lpips | None,
-    cache: Path,
+    cache: Path | None,
     batch: int,
     report: Progress,
 ) -> dict[str, np.ndarray]:
@@ -59,7 +59,9 @@ def teacher_scores(
                 report(stop, count)
             return {"scores": np.concatenate(parts)}
 
-        return in_shards(shard_folder(cache, *pair, name), count, shard)["scores"]
+        folder = shard_folder(cache, *pair, name)
+        label = f"{samples.path} and {teacher.path}: {name}"
+        return in_shards(folder, count, shard, label=label)["scores"]
 
     if set(PIXELS) & set(metrics):
         found["teacher_mse"] = paired(squared_errors, "squared errors")
@@ -94,7 +96,7 @@ def prompt_scores(
     samples: Images,
     prompts: Sequence[str],
     scale: str,
-    cache: Path,
+    cache: Path | None,
     batch: int,
     report: Progress,
 ) -> np.ndarray:
@@ -107,7 +109,7 @@ def prompt_scores(
 
 
 def lpips_groups(
-    samples: Images, labels: np.ndarray, lpips: Lpips, cache: Path, report: Progress
+    samples: Images, labels: np.ndarray, lpips: Lpips, cache: Path | None, report: Progress
 ) -> list[PairDistances]:
     """LPIPS between all samples of each class of ``labels`` ``(n,)``; finished classes are kept."""
     groups, done = [], 0
@@ -119,7 +121,9 @@ def lpips_groups(
         def compute(first: int, last: int, images: Images = images) -> Arrays:
             return {"distances": lpips.pair_distances(images.read(0, len(images)))[None]}
 
-        groups.append(PairDistances(rows, in_shards(folder, 1, compute)["distances"][0]))
+        label = f"{samples.path}, class {printable(str(name))}: {lpips.identity}"
+        found = in_shards(folder, 1, compute, label=label)["distances"][0]
+        groups.append(PairDistances(rows, found))
         done += len(rows)
         report(done, len(labels))
     return groups

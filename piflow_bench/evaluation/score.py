@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from piflow_bench.evaluation.lpips import Lpips
 
 
+CACHE = "runs/store/features"
+"""Where features are kept where nobody says."""
+
+
 def _silent(what: str, done: int, total: int) -> None:
     pass
 
@@ -70,7 +74,7 @@ class Options:
     workers: int = 2
     processes: int = 1
     batch: int | None = None
-    cache: str | Path = "runs/store/features"
+    cache: str | Path | bool | None = CACHE
     report: Report = _silent
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,6 +85,14 @@ class Options:
             if count < 1:
                 raise UserError(f"n={count}: must be at least 1")
         return sorted(set(given))
+
+    def place(self) -> Path | None:
+        """Where features are kept, which must be writable; None for nowhere."""
+        if self.cache is None or self.cache is False:
+            return None
+        cache = Path(CACHE if self.cache is True else self.cache)
+        check_writable("cache", cache)
+        return cache
 
     def rules(self, protocol: str | Protocol) -> Protocol:
         """The protocol with what is given beside it; how many are scored is apart from it."""
@@ -128,7 +140,7 @@ def evaluate(
     workers: int = 2,
     processes: int = 1,
     batch: int | None = None,
-    cache: str | Path = "runs/store/features",
+    cache: str | Path | bool | None = CACHE,
     report: Report = _silent,
     **settings: Any,
 ) -> pd.DataFrame:
@@ -163,7 +175,8 @@ def evaluate(
         workers: threads that decode images.
         processes: how many extract features at once, on a GPU each where there are several.
         batch: images at once in the network; None for what suits the device.
-        cache: folder of finished features; an interrupted call goes on from there.
+        cache: folder of finished features, from which an interrupted call, or one of another n,
+            goes on; False or None to keep nothing on disk.
         report: called with what is being done, images done and images in all.
         settings: settings of the metrics that override the protocol's.
 
@@ -212,8 +225,7 @@ def score(samples: Any, reference: Any, protocol: str | Protocol, options: Optio
     per_class = [options.per_class] if isinstance(options.per_class, str) else options.per_class
     asked = [*rules.metrics, *per_class]
     needs.check_metrics(asked)
-    cache = Path(options.cache)
-    check_writable("cache", cache)
+    cache = options.place()
     sets = several(samples)
     named = {"samples": samples} if sets is None else sets.sources
     given = _opened(named, reference, counts or [rules.samples], options, sets is not None)
@@ -370,7 +382,7 @@ def reference_statistics(
     workers: int = 2,
     processes: int = 1,
     batch: int | None = None,
-    cache: str | Path = "runs/store/features",
+    cache: str | Path | bool | None = CACHE,
     report: Report = _silent,
 ) -> Statistics:
     """Statistics of a reference set, to be written with ``statistics.save_statistics``.
@@ -384,7 +396,8 @@ def reference_statistics(
         raise UserError(f"samples: n={size} of {len(given)} images; at least 2 are needed")
     images = given.take(subset(len(given), size, given.labels))
     told = partial(report, "samples")
-    found = extract(images, network, Path(cache), batch or usual_batch(device), told, processes)
+    place = Options(cache=cache).place()
+    found = extract(images, network, place, batch or usual_batch(device), told, processes)
     spatial = Moments.from_features(found[SPATIAL]) if SPATIAL in found else None
     pooled = Moments.from_features(found[FEATURES])
     taken = described(len(given), size, given.labels)
