@@ -7,8 +7,8 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from piflow_bench.settings import DEVICE, NPZ, build_dataclass, read_setting, se
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from piflow_bench.evaluation.measured import Report
 
 PATH_KEYS = {
     "samples": "samples",
@@ -318,30 +320,13 @@ def _write_statistics(settings: Settings) -> None:
         print(f"warning: {text}")
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars with the time left, one for each kind of work; they appear when there is some."""
+def _progress() -> AbstractContextManager[Report]:
+    """How far the work is, on stderr."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    # Where nobody looks it would print an empty line.
-    shown = console.is_terminal
-    progress = Progress(*columns, console=console, transient=True, disable=not shown)
-    tasks: dict[str, Any] = {}
+    from piflow_bench.progress_bar import told
 
-    def report(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            progress.start()
-            tasks[what] = progress.add_task(f"features of {what}", total=total)
-        progress.update(tasks[what], completed=done)
-
-    try:
-        yield report
-    finally:
-        if progress.live.is_started:
-            progress.stop()
+    return told(Console(stderr=True))
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,7 @@ def evaluate_with_replicates(
     reference_moments: Moments | None = None,
     extras: Extras | None = None,
     block_ids: np.ndarray | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
     **settings: Any,
 ) -> list[MetricValue]:
     """Metrics of generated features ``(n, d)`` against reference features ``(m, d)``.
@@ -82,7 +83,8 @@ def evaluate_with_replicates(
     ``reference_moments`` take the place of the reference features' own in Fréchet distances, and
     need no features beside them; ``extras`` are further inputs, in place of the logits and labels;
     ``block_ids`` ``(n,)`` are the blocks of the jackknife (default: 20 that keep the design, see
-    ``design.Design``; values that are to be paired need the same ids).
+    ``design.Design``; values that are to be paired need the same ids); ``report`` is called with
+    how many metrics are done, and how many there are.
     ``settings``: the fields of ``Settings``. Order as asked for, each spread after its mean.
     Raises UserError for unknown names, impossible values and unusable features.
     """
@@ -126,7 +128,7 @@ def evaluate_with_replicates(
         _check_needs(metric, inputs)
     for metric, inputs in zip(asked, views, strict=True):
         _check_count(metric.name, inputs)
-    return _score(asked, views)
+    return _score(asked, views, report)
 
 
 def _views(
@@ -183,10 +185,13 @@ def _wanted(
     )
 
 
-def _score(metrics: Sequence[Metric], views: Sequence[Inputs]) -> list[MetricValue]:
+def _score(
+    metrics: Sequence[Metric], views: Sequence[Inputs], report: Callable[[int, int], None]
+) -> list[MetricValue]:
     scored: dict[str, tuple[float, Sequence[float] | np.ndarray]] = {}
     results = []
-    for metric, inputs in zip(metrics, views, strict=True):
+    for number, (metric, inputs) in enumerate(zip(metrics, views, strict=True)):
+        report(number, len(metrics))
         if metric.name not in scored:
             assert metric.compute is not None
             try:
@@ -201,6 +206,7 @@ def _score(metrics: Sequence[Metric], views: Sequence[Inputs]) -> list[MetricVal
         strata = designs.get(metric.estimator)
         how = metric.estimator if strata is None else inputs.estimator(strata)
         results.append(MetricValue(metric.name, interval, len(inputs.blocks), kept, how))
+    report(len(metrics), len(metrics))
     return results
 
 

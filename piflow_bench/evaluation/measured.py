@@ -97,7 +97,7 @@ def measure_set(
             by.lpips,
             by.cache,
             by.batch,
-            partial(by.report, f"{name} and teacher"),
+            partial(by.report, f"distances of {name} and teacher"),
         )
         copies = copies_of_teacher(scores, sources.samples, teacher, by.batch)
     if by.clip is not None:
@@ -111,7 +111,7 @@ def measure_set(
             rules.settings.get("clip_scale", "cosine"),
             by.cache,
             by.batch,
-            partial(by.report, f"{name} for CLIP"),
+            partial(by.report, f"CLIP features of {name}"),
         )
     groups = None
     if by.lpips is not None and "lpips_within" in asked:
@@ -145,6 +145,7 @@ def measure_set(
             reference_labels=known,
             extras=extras,
             device=by.device,
+            report=partial(by.report, f"metrics of {name}"),
             **rules.settings,
         )
     ]
@@ -152,7 +153,8 @@ def measure_set(
     warnings = cautions(asked, sources, ours, theirs, chosen, rules.precision, copies)
     if by.per_class:
         on = {"device": by.device, **rules.settings}
-        of_classes, reasons = _by_class(by.per_class, ours, theirs, sources, extras, on)
+        told = partial(by.report, f"classes of {name}")
+        of_classes, reasons = _by_class(by.per_class, ours, theirs, sources, extras, on, told)
         values += of_classes
         warnings += reasons
     return Measured(sources, values, warnings)
@@ -165,6 +167,7 @@ def _by_class(
     sources: Sources,
     extras: Extras,
     settings: dict[str, Any],
+    report: Callable[[int, int], None],
 ) -> tuple[list[tuple[str, MetricValue]], list[str]]:
     """Metrics within every class, against the reference's samples of that class.
 
@@ -176,7 +179,9 @@ def _by_class(
     of_reference = images.labels if images else None
     found: list[tuple[str, MetricValue]] = []
     lacking: dict[tuple[str, str], list[str]] = {}
-    for name in sorted(set(labels), key=natural):
+    classes = sorted(set(labels), key=natural)
+    for number, name in enumerate(classes):
+        report(number, len(classes))
         mine = labels == name
         within = Extras(
             None if extras.logits is None else extras.logits[mine],
@@ -210,7 +215,7 @@ def _by_class(
         group = f"class {name}" if name == WHOLE else str(name)
         found += [(group, value) for value in once.values()]
     return found, [
-        f"per_class: no value of {metric} in {len(names)} of {len(set(labels))} classes, such as "
+        f"per_class: no value of {metric} in {len(names)} of {len(classes)} classes, such as "
         f"{names[0]}: {reason}"
         for (metric, reason), names in lacking.items()
     ]

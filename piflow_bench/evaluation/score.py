@@ -249,7 +249,7 @@ def score(samples: Any, reference: Any, protocol: str | Protocol, options: Optio
     batch = options.batch or usual_batch(options.device)
 
     def features(what: str, images: Images) -> Arrays:
-        told = partial(options.report, what)
+        told = partial(options.report, f"features of {what}")
         return extract(images, network, cache, batch, told, options.processes)
 
     by = Measuring(rules, per_class, lpips, clip, options.device, batch, cache, options.report)
@@ -395,7 +395,7 @@ def reference_statistics(
     if not 2 <= size <= len(given):
         raise UserError(f"samples: n={size} of {len(given)} images; at least 2 are needed")
     images = given.take(subset(len(given), size, given.labels))
-    told = partial(report, "samples")
+    told = partial(report, "features of samples")
     place = Options(cache=cache).place()
     found = extract(images, network, place, batch or usual_batch(device), told, processes)
     spatial = Moments.from_features(found[SPATIAL]) if SPATIAL in found else None

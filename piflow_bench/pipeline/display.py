@@ -12,12 +12,9 @@ from rich.markup import escape
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Failure
 from piflow_bench.pipeline.live import Note
-from piflow_bench.pipeline.status import duration
 from piflow_bench.pipeline.store import Store
-from piflow_bench.progress_bar import bars
+from piflow_bench.progress_bar import EVERY, bars, duration
 
-EVERY = 30.0
-"""Seconds between two lines where there is no terminal."""
 NAMED = 2
 """Running stages that such a line names."""
 

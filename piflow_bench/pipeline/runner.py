@@ -223,7 +223,7 @@ def print_plan(config: ExperimentConfig) -> None:
         amounts[budget["unit"]] = amounts.get(budget["unit"], 0.0) + budget["amount"]
     text += ", ".join(f"{amount:g} {unit}" for unit, amount in amounts.items())
     if list(amounts) == ["tfe"]:
-        from piflow_bench.pipeline.status import duration
+        from piflow_bench.progress_bar import duration
 
         seconds = amounts["tfe"] * teacher_forward_seconds(plan) / worker_count(config)
         text += f": at least {duration(seconds)}, by the time of a teacher forward here; policies, "

@@ -16,6 +16,7 @@ from piflow_bench.pipeline.history import Start, starts_of
 from piflow_bench.pipeline.slurm import queue
 from piflow_bench.pipeline.slurm.records import last_lines, outcome_of, record_of
 from piflow_bench.pipeline.store import Store
+from piflow_bench.progress_bar import duration
 
 STATES = ("done", "running", "queued", "failed", "stopped", "missing")
 WATCH_SECONDS = 2
@@ -91,13 +92,6 @@ def summary(statuses: Sequence[StageStatus]) -> dict[str, Counter[str]]:
     for s in statuses:
         table.setdefault(s.stage.kind, Counter())[s.state] += 1
     return table
-
-
-def duration(seconds: float) -> str:
-    """Words for a length of time."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def line(s: StageStatus) -> str:
