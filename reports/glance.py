@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from piflow_reports import pictures, plots, words
+from piflow_reports import pictures, plots, strips, words
 from piflow_reports.frames import CEILING
 from piflow_reports.inputs import Grid
 from piflow_reports.styles import TEACHER, Style
@@ -226,20 +226,15 @@ def samples(
     if not both:
         return None
     count = min(len(images) for _, images in both)
-    strips, steps = zip(*(_strip(row, images[:count]) for row, images in both), strict=True)
-    return Samples("images", list(strips), steps[0], count, left_out)
+    made, steps = zip(*(_strip(row, images[:count]) for row, images in both), strict=True)
+    return Samples("images", list(made), steps[0], count, left_out)
 
 
 def _strip(row: dict[str, object], images: np.ndarray) -> tuple[Row, int]:
     """A row, and the pixels on the page from one of its tiles to the next."""
-    tiles = pictures.to_bytes(images)
-    picture = pictures.strip(tiles, largest=LARGEST)
-    times = max(TILE // picture.height, 1)
-    lossy = max(tiles.shape[1:3]) > pictures.DETAILS[0].exact
-    text = pictures.uri(picture, lossy)
-    about = _about(row, f"{len(tiles)} samples")
-    width, height = picture.width * times, picture.height * times
-    return Row(*about[:3], text, width, height, about[3]), (width + times) // len(tiles)
+    made = strips.side_by_side(pictures.to_bytes(images), TILE, LARGEST)
+    about = _about(row, f"{len(images)} samples")
+    return Row(*about[:3], made.uri, made.width, made.height, about[3]), made.step
 
 
 def _panel(

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
-from piflow_reports import export, frames, html, plots, words
+from piflow_reports import export, frames, html, plots, scores_differences, scores_pictures, words
 from piflow_reports.facts import listed
 from piflow_reports.tables import Cell, Column
 
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.inference.cells import better_higher
 from piflow_bench.evaluation.measured import WHOLE
-from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.evaluation.protocols import refuse_mixture
-from piflow_bench.evaluation.tables import COLUMNS
+from piflow_bench.evaluation.tables import COLUMNS, DIFFERENCES
 from piflow_bench.evaluation.uncertainty import percent
 
 FILE = "scores.parquet"
@@ -70,21 +70,22 @@ def build_scores(folders: Sequence[Path], out: Path | None = None) -> Path:
     scores = read(places)
     alone = places[0] / "report.html" if len(places) == 1 else places[0].parent / "scores.html"
     page = Path(out) if out else alone
+    beside = {"apart": differences(places), "pictures": pictures(places)}
     *smaller, scores = by_count(scores)
     for part in smaller:  # Scores of different n do not share a table.
         n = json.loads(part["rules"].iloc[0])["samples"]
-        beside = page.with_name(f"{page.stem}-n{n}{page.suffix}")
-        export.write_atomic(beside, render(frames.in_range(part, "ci_low", "ci_high")))
+        other = page.with_name(f"{page.stem}-n{n}{page.suffix}")
+        export.write_atomic(other, render(frames.in_range(part, "ci_low", "ci_high"), **beside))
     shown = frames.in_range(scores, "ci_low", "ci_high")
-    export.write_atomic(page, render(shown))
-    beside = page.parent / "exports"
+    export.write_atomic(page, render(shown, **beside))
+    exports = page.parent / "exports"
     flat = scores.drop(columns=["rules", "warnings", "provenance"]).to_csv(
         index=False, lineterminator="\n"
     )
-    export.write_atomic(beside / "scores.csv", flat)
+    export.write_atomic(exports / "scores.csv", flat)
     columns, rows = table(shown)
-    export.write_atomic(beside / "scores.md", markdown(columns, rows, _interval(scores)))
-    export.write_atomic(beside / "scores.tex", latex(columns, rows))
+    export.write_atomic(exports / "scores.md", markdown(columns, rows, _interval(scores)))
+    export.write_atomic(exports / "scores.tex", latex(columns, rows))
     return page
 
 
@@ -106,9 +107,8 @@ def read(folders: Sequence[Path]) -> pd.DataFrame:
             raise UserError(
                 f"{folder}: {FILE} has no column '{missing[0]}'; score the samples again"
             )
-        alone = len(folders) == 1
         if "set" in found:
-            found["set"] = found["set"] if alone else name + "/" + found["set"]
+            found["set"] = [_called(each, name, len(folders)) for each in found["set"]]
         else:
             found["set"] = name
         tables.append(found.assign(provenance=_provenance(folder)))
@@ -119,6 +119,39 @@ def read(folders: Sequence[Path]) -> pd.DataFrame:
         refuse_mixture({key: json.loads(rules) for key, rules in pairs}, words.joined(names))
     _refuse_confidences(scores)
     return scores
+
+
+def _called(name: str, folder: str, folders: int) -> str:
+    """What the page calls one of several sets of a folder."""
+    return name if folders == 1 else f"{folder}/{name}"
+
+
+def differences(folders: Sequence[Path]) -> pd.DataFrame:
+    """Every two sets that were scored together, by the page's names."""
+    found = []
+    for name, folder in zip(_names(folders), folders, strict=True):
+        apart = scores_differences.read(folder)
+        found.append(
+            apart.assign(
+                **{
+                    side: [_called(str(each), name, len(folders)) for each in apart[side]]
+                    for side in ("set", "against")
+                }
+            )
+        )
+    return pd.concat(found, ignore_index=True)
+
+
+def pictures(folders: Sequence[Path]) -> dict[str, np.ndarray]:
+    """Pictures of all sets by the page's names, and of what they were scored against."""
+    found: dict[str, np.ndarray] = {}
+    for name, folder in zip(_names(folders), folders, strict=True):
+        own = scores_pictures.read(folder)
+        sets = {each for each in own if each not in scores_pictures.BESIDE}
+        for each, rows in own.items():
+            called = _called(each, name, len(folders)) if each in sets else each
+            found.setdefault(name if each == scores_pictures.ALONE else called, rows)
+    return found
 
 
 def by_count(scores: pd.DataFrame) -> list[pd.DataFrame]:
@@ -166,9 +199,19 @@ def _names(folders: Sequence[Path]) -> list[str]:
     raise UserError(f"{folders[0]}: named twice")
 
 
-def render(scores: pd.DataFrame) -> str:
-    """The page's text."""
+def render(
+    scores: pd.DataFrame,
+    apart: pd.DataFrame | None = None,
+    pictures: Mapping[str, np.ndarray] | None = None,
+) -> str:
+    """The page's text.
+
+    ``apart``: every two sets that were scored together; ``pictures``: some of each, by name.
+    """
     columns, rows = table(scores)
+    if apart is None:
+        apart = pd.DataFrame(columns=DIFFERENCES)
+    apart = apart[apart["n"].isin(scores["n"])]
     shown = figures(scores, [name for name, _ in rows]) if len(rows) > 1 else []
     first = scores.iloc[0]
     several = len(rows) > 1
@@ -177,7 +220,11 @@ def render(scores: pd.DataFrame) -> str:
         f"Scores of {len(rows)} sets" if several else f"Scores of {rows[0][0]}",
         bool(shown),
         question=question(scores, [name for name, _ in rows]),
-        claims=claims(columns, rows),
+        claims=scores_differences.claims(columns, rows, apart),
+        pairs=scores_differences.table(apart, columns),
+        first=str(apart["against"].iloc[0]) if len(apart) else "",
+        partners=scores_differences.partners(apart) if len(apart) else "",
+        strips=scores_pictures.strips(pictures or {}, [name for name, _ in rows]),
         columns=columns,
         rows=rows,
         metrics=[] if several else details(scores),
@@ -263,33 +310,6 @@ def question(scores: pd.DataFrame, names: Sequence[str]) -> str:
         return f"Which of these {len(names)} sets of samples {end}?"
     close = "How close are these samples to the reference, and how varied?"
     return close if reference else "How varied are these samples?"
-
-
-def claims(
-    columns: Sequence[Column], rows: Sequence[tuple[str, list[Cell]]]
-) -> list[dict[str, str]]:
-    """Who is best in the first metric of quality and the first of diversity, and who may be."""
-    known = all_metrics()
-    roles = [known[c.measure[2]].role if c.measure[2] in known else "" for c in columns]
-    found = []
-    for role in ("quality", "diversity"):
-        place = next((i for i, r in enumerate(roles) if r == role), None)
-        if place is None:
-            continue
-        column = columns[place]
-        cells = [(name, row[place]) for name, row in rows if words.finite(row[place].value)]
-        if len(cells) < 2 or column.higher is None:
-            continue
-        name, best = (max if column.higher else min)(cells, key=lambda pair: pair[1].value)
-        others = [words.isolated(other) for other, cell in cells if cell.bold and other != name]
-        value = f"{best.text} {best.span}".strip()
-        text = f"{words.isolated(name)} has the {'highest' if column.higher else 'lowest'}, {value}"
-        if others:
-            listed = words.joined(others[:4] + ([f"{len(others) - 4} others"] * (len(others) > 4)))
-            text += f"; the interval{'s' * (len(others) > 1)} of {listed} overlap"
-            text += "s" * (len(others) == 1)
-        found.append({"metric": column.label, "meaning": column.note, "text": f"{text}."})
-    return found
 
 
 def details(scores: pd.DataFrame) -> list[dict[str, Any]]:
@@ -413,7 +433,8 @@ def alerts(scores: pd.DataFrame) -> list[dict[str, str]]:
 def origins(scores: pd.DataFrame) -> list[dict[str, Any]]:
     """What made the scores of each set: the command, and with what."""
     found = []
-    for each in scores.drop_duplicates("set").to_dict("records"):
+    # Sets of one call were made together.
+    for each in scores.drop_duplicates("provenance").to_dict("records"):
         known = json.loads(each["provenance"])
         command = str(known.pop("command", ""))
         if known:
