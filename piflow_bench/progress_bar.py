@@ -69,8 +69,8 @@ def told(console: Console, every: float | None = None) -> Iterator[Callable[[str
     seconds, also while nothing is reported.
     """
     if console.is_terminal:
-        with _as_bars(console) as report:
-            yield report
+        with _as_bars(console) as drawn:
+            yield drawn
         return
     # What nobody reports is the time before the first work.
     last = [_Work("opening and checking the inputs", 0, 0, time.monotonic(), 0)]

@@ -193,7 +193,7 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
     if len(found.differences):
         _write(found.differences, out / "differences")
     command = shlex.join(["python", "-m", "piflow_bench", "evaluate", *arguments])
-    facts = {"command": printable(command)}
+    facts: dict[str, Any] = {"command": printable(command)}
     facts |= {"started": started, "seconds": round(time.perf_counter() - clock, 1)}
     facts |= {"versions": versions(), "hardware": hardware(), "git_commit": git_commit()}
     write_json(out / "provenance.json", {**facts, "of": of}, indent=1)
@@ -292,7 +292,7 @@ def _write_statistics(settings: Settings) -> None:
     from piflow_bench.evaluation.score import reference_statistics
     from piflow_bench.evaluation.statistics import save_statistics
 
-    assert settings.statistics is not None
+    assert settings.statistics is not None and not isinstance(settings.n, list)
     path = Path(settings.statistics)
     rules = load_protocol(settings.protocol)
     with _progress() as report:

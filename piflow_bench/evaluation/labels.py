@@ -66,22 +66,25 @@ def _named(line: str) -> list[str]:
 
 
 def _of_rows(rows: list[tuple[int, list[str]]], where: str) -> list[str] | dict[str, str]:
-    if rows:
-        cells = [cell.lower() for cell in rows[0][1]]
-        label = next((i for i, cell in enumerate(cells) if cell in LABELS), None)
-        file = next((i for i, cell in enumerate(cells) if cell in FILES), None)
-        width = len(cells)
-        if label is not None and (file is not None or width == 1):
-            rows = rows[1:]  # Those were the header.
-        elif width == 1:
-            label = 0
-        elif width == 2 and is_image(rows[0][1][0]):
-            file, label = 0, 1
-        else:
-            raise UserError(
-                f"{where}: line {rows[0][0]}: a header with the columns file and label is needed, "
-                "or one column of labels"
-            )
+    if not rows:
+        raise UserError(f"{where}: no labels in it")
+    number, cells = rows[0]
+    width = len(cells)
+    label, file = (
+        next((i for i, cell in enumerate(cells) if cell.lower() in names), None)
+        for names in (LABELS, FILES)
+    )
+    if label is not None and (file is not None or width == 1):
+        rows = rows[1:]  # Those were the header.
+    elif width == 1:
+        label = 0
+    elif width == 2 and is_image(cells[0]):
+        file, label = 0, 1
+    else:
+        raise UserError(
+            f"{where}: line {number}: a header with the columns file and label is needed, or one "
+            "column of labels"
+        )
     if not rows:
         raise UserError(f"{where}: no labels in it")
     for number, row in rows:

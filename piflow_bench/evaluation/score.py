@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial, reduce
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.opening import open_images
 from piflow_bench.evaluation.protocols import (
     Protocol,
+    Rules,
     load_protocol,
     refuse_mixture,
     rules_hash,
@@ -80,11 +82,19 @@ class Options:
 
     def counts(self) -> list[int]:
         """The different n, ascending; none where n is not given."""
-        given = [] if self.n is None else [self.n] if isinstance(self.n, int) else list(self.n)
+        given: list[Any] = (
+            list(self.n) if isinstance(self.n, list | tuple | np.ndarray) else [self.n]
+        )
+        if given == [None]:
+            return []
         for count in given:
-            if count < 1:
+            if not isinstance(count, Integral) or isinstance(count, bool):
+                raise UserError(f"n={count}: must be a whole number, or a list of such")
+            if int(count) < 1:
                 raise UserError(f"n={count}: must be at least 1")
-        return sorted(set(given))
+        if not given:
+            raise UserError("n=[]: at least one number is needed")
+        return sorted({int(count) for count in given})
 
     def place(self) -> Path | None:
         """Where features are kept, which must be writable; None for nowhere."""
@@ -220,22 +230,21 @@ def evaluate(
 
 def score(samples: Any, reference: Any, protocol: str | Protocol, options: Options) -> Outcome:
     """What `evaluate` does, with all that is found."""
-    counts = options.counts()
     rules = options.rules(protocol)
+    counts: Sequence[int | None] = options.counts() or [rules.samples]
     per_class = [options.per_class] if isinstance(options.per_class, str) else options.per_class
     asked = [*rules.metrics, *per_class]
     needs.check_metrics(asked)
     cache = options.place()
     sets = several(samples)
     named = {"samples": samples} if sets is None else sets.sources
-    given = _opened(named, reference, counts or [rules.samples], options, sets is not None)
-    parts = {name: [each.take(places) for places in _places(each, counts or [rules.samples])]
-             for name, each in given.items()}  # fmt: skip
-    for sources in parts.values():
-        needs.check_inputs(asked, sources[0])
-        needs.check_classes(per_class, sources[0])
-    if len(parts) > 1:
-        _refuse_unequal(parts)
+    given = _opened(named, reference, counts, options, sets is not None)
+    places = {name: [each.places(n) for n in counts] for name, each in given.items()}
+    parts = {name: [each.take(p) for p in places[name]] for name, each in given.items()}
+    for sources in (each for of_set in parts.values() for each in of_set):
+        needs.check_inputs(asked, sources)
+        needs.check_classes(per_class, sources)
+    _refuse_unequal(parts)
     network = get_extractor(
         rules.extractor, options.weights, options.device, rules.precision, options.compiled
     )
@@ -256,28 +265,24 @@ def score(samples: Any, reference: Any, protocol: str | Protocol, options: Optio
     theirs: Arrays | None = None
     measured: dict[str, list[Measured]] = {}
     for name, each in given.items():
-        places = _places(each, counts or [rules.samples])
-        whole = reduce(np.union1d, places)
-        all_ours = features(name, each.samples.take(whole))
+        whole = reduce(np.union1d, places[name])
+        ours = features(name, each.samples.take(whole))
         if theirs is None and target is not None and target.images is not None:
             theirs = features("reference", target.images)
-        measured[name] = []
-        for sources, taken in zip(parts[name], places, strict=True):
-            rows = np.searchsorted(whole, taken)
-            ours = all_ours
-            if len(rows) < len(whole):
-                ours = {key: outputs[rows] for key, outputs in all_ours.items()}
-            measured[name].append(measure_set(by, sources, ours, theirs, features, name))
-    scored = {name: each[-1].sources for name, each in measured.items()}
+        measured[name] = [
+            measure_set(by, sources, _among(ours, whole, taken), theirs, features, name)
+            for sources, taken in zip(parts[name], places[name], strict=True)
+        ]
+    scored = {name: found[-1].sources for name, found in measured.items()}
     if sets is None:
-        tables = [rows_of(each, rules, network) for each in measured["samples"]]
+        tables = [rows_of(found, rules, network) for found in measured["samples"]]
         alone = pd.DataFrame(columns=DIFFERENCES)
         return Outcome(pd.concat(tables, ignore_index=True), alone, scored)
-    for each in (part for found in measured.values() for part in found):
-        each.warnings.extend(sets.warnings)
+    for found in (part for of_set in measured.values() for part in of_set):
+        found.warnings.extend(sets.warnings)
     side_by_side = [
-        compared({name: each[i] for name, each in measured.items()}, rules, network)
-        for i in range(len(next(iter(measured.values()))))
+        compared({name: found[i] for name, found in measured.items()}, rules, network)
+        for i in range(len(counts))
     ]
     return Outcome(
         pd.concat([table for table, _ in side_by_side], ignore_index=True),
@@ -286,8 +291,12 @@ def score(samples: Any, reference: Any, protocol: str | Protocol, options: Optio
     )
 
 
-def _places(given: Given, counts: Sequence[int | None]) -> list[np.ndarray]:
-    return [given.places(count) for count in counts]
+def _among(arrays: Arrays, whole: np.ndarray, places: np.ndarray) -> Arrays:
+    """Outputs of ``places``, of outputs of the ascending places ``whole``."""
+    if len(places) == len(whole):
+        return arrays
+    rows = np.searchsorted(whole, places)
+    return {name: outputs[rows] for name, outputs in arrays.items()}
 
 
 def _opened(
@@ -311,7 +320,8 @@ def _opened(
                 labels=options.labels,
                 workers=options.workers,
             )
-            _places(found[name], counts)
+            for count in counts:
+                found[name].places(count)  # Where there are too few, before the others are opened.
     target = None if reference is None else open_reference(reference, options.workers)
     return {name: dataclasses.replace(each, reference=target) for name, each in found.items()}
 
@@ -342,7 +352,7 @@ def _refuse_unlike(
     parts: Mapping[str, Sequence[Sources]], rules: Protocol, network: Extractor
 ) -> None:
     """UserError for sets whose scores would have different rules."""
-    found = {}
+    found: dict[str, tuple[str, Rules]] = {}
     for name, each in parts.items():
         resolved = resolved_rules(each[0], rules, network)
         found.setdefault(rules_hash(resolved), (name, resolved))

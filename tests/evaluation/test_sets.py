@@ -136,6 +136,15 @@ class TestTable:
             *["set 240"] * 2, *["set 140"] * 2, *["set 2100"] * 2, *["set 1100"] * 2
         ]  # fmt: skip
 
+    @pytest.mark.parametrize("n", [np.int64(40), [np.int64(40)], np.array([40, 40]), (40,)])
+    def test_numbers_of_any_kind(self, tmp_path, n):
+        assert score(A, tmp_path, n=n, metrics="vendi").n.tolist() == [40]
+
+    @pytest.mark.parametrize("n", [0, -3, 2.5, "40", True, [], [40, 0], [40, "50"]])
+    def test_what_is_no_number_of_samples(self, tmp_path, n):
+        with pytest.raises(UserError, match="^n=.*(at least|whole number)"):
+            score(A, tmp_path, n=n)
+
     def test_sets_of_other_numbers_are_refused_before_any_work(self, tmp_path):
         with pytest.raises(UserError, match="b has 100 images, a 120; .* set n=100"):
             score({"a": A, "b": B[:100]}, tmp_path / "c")

@@ -248,7 +248,7 @@ def _of_tar(path: Path, where: str, folders: set[str]) -> Iterator[_Entry]:
 
 def _passing(archive: tarfile.TarFile, member: tarfile.TarInfo, count: int) -> bytes:
     content = archive.extractfile(member)
-    return b"" if content is None else content.read(count if count >= 0 else None)
+    return b"" if content is None else content.read(count)
 
 
 def _span(path: Path, offset: int, size: int, count: int) -> bytes:
