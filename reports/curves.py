@@ -114,6 +114,7 @@ def against_nfe(
                 340,
                 ["Variant", "NFE", words.metric(name).label, "95 % interval"],
                 table,
+                words.metric(name).meaning,
             )
         )
     return found

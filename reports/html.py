@@ -43,6 +43,7 @@ def render(template: str, title: str, plots: bool, **context: Any) -> str:
         tip=tip,
         tips=tips,
         tones=words.TONES,
+        metric=words.metric,
         arrow=words.arrow,
         duration=words.duration,
         compact=words.compact,

@@ -29,6 +29,8 @@ class Figure:
     height: int
     headers: list[str] = field(default_factory=list)
     rows: list[list[str]] = field(default_factory=list)
+    meaning: str = ""
+    """What the title's metric means."""
 
 
 @dataclass

@@ -70,14 +70,15 @@ def build_scores(folders: Sequence[Path], out: Path | None = None) -> Path:
     scores = read(places)
     alone = places[0] / "report.html" if len(places) == 1 else places[0].parent / "scores.html"
     page = Path(out) if out else alone
-    beside = {"apart": differences(places), "pictures": pictures(places)}
+    apart, shown_pictures = differences(places), pictures(places)
     *smaller, scores = by_count(scores)
     for part in smaller:  # Scores of different n do not share a table.
         n = json.loads(part["rules"].iloc[0])["samples"]
         other = page.with_name(f"{page.stem}-n{n}{page.suffix}")
-        export.write_atomic(other, render(frames.in_range(part, "ci_low", "ci_high"), **beside))
+        kept = frames.in_range(part, "ci_low", "ci_high")
+        export.write_atomic(other, render(kept, apart, shown_pictures))
     shown = frames.in_range(scores, "ci_low", "ci_high")
-    export.write_atomic(page, render(shown, **beside))
+    export.write_atomic(page, render(shown, apart, shown_pictures))
     exports = page.parent / "exports"
     flat = scores.drop(columns=["rules", "warnings", "provenance"]).to_csv(
         index=False, lineterminator="\n"

@@ -27,7 +27,7 @@
   // The first screen's figure is as high as the page lets it be, and says less on a narrow one.
   const fitInto = (target, layout) => {
     delete layout.height;
-    if (target.clientWidth > 500) return;
+    if (!target.clientWidth || target.clientWidth > 500) return; // None: drawn to be printed.
     [layout.xaxis, layout.yaxis].forEach((axis) => {
       axis.title.text = axis.title.text.replace("(higher is better)", "↑")
         .replace("(lower is better)", "↓");
@@ -451,12 +451,14 @@
   window.addEventListener("beforeprint", () => {
     all(".plot[data-drawn]").forEach((plot) => {
       const wide = plot.closest(".trade, .plots.one");
-      Plotly.relayout(plot, { width: wide ? 630 : 295, autosize: false });
+      const height = "fluid" in plot.dataset ? { height: 270 } : {};
+      Plotly.relayout(plot, { width: wide ? 660 : 295, autosize: false, ...height });
     });
   });
   window.addEventListener("afterprint", () => {
     all(".plot[data-drawn]").forEach((plot) => {
-      Plotly.relayout(plot, { width: null, autosize: true });
+      const height = "fluid" in plot.dataset ? { height: null } : {};
+      Plotly.relayout(plot, { width: null, autosize: true, ...height });
     });
   });
 })();

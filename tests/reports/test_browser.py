@@ -340,6 +340,8 @@ def test_the_printed_page_holds_every_figure_and_what_is_folded(opened, five_see
         for selector in (".toc", ".tools", ".copy", ".switch"):
             assert opened.execute_script(hidden, selector) == "none"
         assert opened.execute_script(both) == 2
+        heads = "return [...document.querySelectorAll('.claims h2')].map(h => h.offsetHeight > 9)"
+        assert opened.execute_script(heads) == [True, True], "each says which NFE it is of"
         wide = opened.execute_script(
             "document.documentElement.style.width = '190mm';"
             "return [...document.querySelectorAll('.plot, .cards, .facts')]"
