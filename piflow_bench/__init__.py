@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 if TYPE_CHECKING:
+    from piflow_bench.evaluation.evaluator import Evaluator
     from piflow_bench.evaluation.features import evaluate_features
     from piflow_bench.evaluation.score import evaluate
     from piflow_bench.runs import Run, run
     from piflow_bench.runs import open_run as open
 
-__all__ = ["Run", "evaluate", "evaluate_features", "open", "run"]
+__all__ = ["Evaluator", "Run", "evaluate", "evaluate_features", "open", "run"]
 _LAZY = {
     "evaluate_features": ("piflow_bench.evaluation.features", "evaluate_features"),
     "evaluate": ("piflow_bench.evaluation.score", "evaluate"),
+    "Evaluator": ("piflow_bench.evaluation.evaluator", "Evaluator"),
     "run": ("piflow_bench.runs", "run"),
     "open": ("piflow_bench.runs", "open_run"),
     "Run": ("piflow_bench.runs", "Run"),

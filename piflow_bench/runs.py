@@ -167,15 +167,15 @@ class Run:
         cell = self._cell(variant, nfe, train_seed, sampler)
         return np.concatenate([np.load(self._kept(s) / "samples.npy") for s in cell.samples])
 
-    def images(self, samples: np.ndarray) -> np.ndarray:
-        """Samples of the model's space as pictures ``(n, h, w, c)`` uint8."""
+    def images(self, samples: np.ndarray | torch.Tensor) -> np.ndarray:
+        """Samples of the model's space, the run's or a student's, as pictures ``(n, h, w, c)`` uint8."""
         import torch
 
         dataset = self._plan.dataset
         assert dataset is not None
         if dataset.kind != "images":
             raise UserError(f"{dataset.name}: its samples are {dataset.kind}, no pictures")
-        return dataset.images(torch.from_numpy(samples))
+        return dataset.images(torch.as_tensor(samples).cpu())
 
     def student(
         self, variant: str, nfe: int, *, train_seed: int | None = None, sampler: str = ""

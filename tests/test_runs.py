@@ -57,6 +57,7 @@ def test_a_student_gives_the_runs_samples_to_the_last_bit(variant, nfe, run):
     again = run.student(variant, nfe)(run.config.sample_seed, n=len(seen))
     assert again.numpy().tobytes() == seen.tobytes()
     assert run.images(seen).shape == (len(seen), 8, 8, 1)
+    assert (run.images(again) == run.images(seen)).all()  # A tensor.
 
 
 def test_a_student_is_called_on_noise_and_labels(run):
@@ -155,7 +156,9 @@ def test_a_script_without_a_main_guard(how, tmp_path):
 
 
 def test_names_are_offered_and_imported_when_asked_for():
-    assert {"run", "open", "Run", "evaluate", "evaluate_features"} <= set(dir(piflow_bench))
+    assert {"run", "open", "Run", "evaluate", "evaluate_features", "Evaluator"} <= set(
+        dir(piflow_bench)
+    )
     code = "import piflow_bench, sys; print('torch' in sys.modules, 'pandas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["False", "False"]
