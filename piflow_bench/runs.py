@@ -168,7 +168,7 @@ class Run:
         return np.concatenate([np.load(self._kept(s) / "samples.npy") for s in cell.samples])
 
     def images(self, samples: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Samples of the model's space, the run's or a student's, as pictures ``(n, h, w, c)`` uint8."""
+        """Pictures ``(n, h, w, c)`` uint8 of samples in the model's space, the run's or others."""
         import torch
 
         dataset = self._plan.dataset
