@@ -1,5 +1,7 @@
 """Runs from Python: the same results, students that give the run's own samples, exports."""
 
+import html
+import re
 import subprocess
 import sys
 
@@ -46,7 +48,8 @@ def test_results_table_and_verdicts_are_the_runs(run):
     np.testing.assert_array_equal(shown.sort_values("NFE")["FD"], final.sort_values("nfe")["value"])
     students = table[(table["group"] == "Distilled") & (table["NFE"] == 1)]
     assert students["FD"].is_monotonic_increasing
-    assert run.verdicts and all(text in run.report().read_text() for text in run.verdicts[:1])
+    page = " ".join(re.sub(r"<[^>]+>", "", html.unescape(run.report().read_text())).split())
+    assert run.verdicts and all(text in page for text in run.verdicts)
     assert "<table" in run._repr_html_()
 
 

@@ -53,6 +53,19 @@ def test_the_full_simulation_kept_its_bounds():
     assert (check(rows, "away", 1.5)["holds"] <= 0.99).all()
 
 
+def test_intervals_by_expansion_hold_the_truth_as_exact_ones_do():
+    """Of the same draws; what docs/statistics.md claims of the committed tables."""
+    both = [
+        pd.read_csv(intervals.RESULTS / f"{name}.csv")
+        for name in ("intervals_wide", "intervals_wide_exact")
+    ]
+    expanded, exact = (t[t["metric"].isin(["fd", "fd difference", "vendi"])] for t in both)
+    assert (expanded["sd"] == exact["sd"]).all() and (expanded["draws"] == 1000).all()
+    assert (expanded["holds"] - exact["holds"]).abs().max() <= 0.006
+    assert expanded["holds"].between(0.94, 0.999).all()
+    assert (expanded["width_ratio"] / exact["width_ratio"]).between(0.97, 1.03).all()
+
+
 def unbiased(table):
     for metric, rows in table.groupby("metric"):
         holds = ((rows.low <= 0) & (rows.high >= 0)).sum()
