@@ -33,9 +33,10 @@ def print_scores(console: Console, folder: Path) -> None:
         first = part.iloc[0]
         title = f"{first['protocol']} ({first['protocol_hash']}), {first['extractor']}"
         _say(console, title)
-        if len(parts) > 1 or "set" in part:
+        several = "set" in part and part["set"].nunique() > 1
+        if len(parts) > 1 or several:
             _say(console, f"n = {_counts(first)}")
-        console.print(_sets(part, console.width) if "set" in part else _metrics(part))
+        console.print(_sets(part, console.width) if several else _metrics(part))
         for text in _notes(part):
             _say(console, text)
 
@@ -77,7 +78,8 @@ def _sets(scores: pd.DataFrame, width: int) -> Table:
     interval = f"{percent(scores['confidence'].iloc[0])} interval"
     rows = []
     for (metric, group), part in scores.groupby(["metric", "group"], sort=False):
-        heading = _label(metric) + (f", {group}" if group != WHOLE else "")
+        of_class = "" if group == WHOLE else f", class {group.removeprefix('class ')}"
+        heading = _label(metric) + of_class
         cells = []
         for _, row in part.iterrows():
             cell, apart = _cell(row, part), ""

@@ -320,6 +320,25 @@ class TestCommand:
         assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_intervals_end_at_the_metrics_range_and_classes_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    for name, rows in (("p", A), ("q", B)):
+        np.savez(f"{name}.npz", rows, np.arange(120) % 3)
+    command = ["evaluate", "reference=p.npz", "extractor=digits", "metrics=[recall,fd]"]
+    assert main([*command, "samples=[p.npz,q.npz]", "per_class=[vendi]"]) == 0
+    printed = capsys.readouterr().out
+    ends = [text.partition("]")[0].split(", ") for text in printed.split("[")[1:]]
+    recall, fd = ends[0], next(line for line in printed.splitlines() if line.startswith("  p  "))
+    assert float(recall[1]) == 1 and "1.00" in fd
+    below = printed[printed.index("fd ↓") :].splitlines()[1]
+    assert "[0.0, " in below and "−" not in below
+    assert "vendi ↑, class 0" in printed
+    assert main([*command, "samples=[p.npz]", "out=one"]) == 0
+    printed = capsys.readouterr().out
+    assert "minus" not in printed and "120 / 120" in printed
+
+
 def test_digits_follow_the_interval_and_nothing_wraps(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.savez("x.npz", np.concatenate([REAL, C])[:150], np.arange(150) % 3)
