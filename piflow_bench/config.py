@@ -191,6 +191,8 @@ class ExperimentConfig:
     # samples of one stage: larger sets are drawn and described in pieces
     shard: int = setting(5000, least=1)
     save_seconds: float = setting(20.0, least=0)  # between two states of a stage in progress
+    # event files of every training, in the run's folder; needs TensorBoard
+    logger: str | None = setting(None, choices=("tensorboard",))
     store: str | None = setting(None)
     runs: str = setting("runs")
     plugins: Any = setting(None)  # a file or folder of methods, or several: a,b
@@ -335,6 +337,8 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
                     composed.experiment_file = str(own_file.path) if own_file else chosen
                 if own_file and not named:
                     composed.name = own_file.name
+                if composed.is_smoke and not named:  # Never where results are.
+                    composed.name = f"{composed.name[:58]}-smoke"
                 if composed.is_smoke:
                     given = {o.partition("=")[0].lstrip("+") for o in combination} | set(paths)
                     for key, value in composed.smoke.items():
@@ -390,7 +394,11 @@ def _composed(overrides: list[str], groups: Collection[str]) -> Any:
     before = [o for o in overrides if o.lstrip("+").partition("=")[0] in (*groups, "add")]
     known = hydra_compose("config", before)
     overrides = entered_first(overrides, list(known.variants), list(known.add))
-    return hydra_compose("config", overrides, return_hydra_config=True)
+    composed = hydra_compose("config", overrides, return_hydra_config=True)
+    if composed.only:  # What a setting enters is meant to be there.
+        entered = [name for name in composed.variants if name not in known.variants]
+        composed.only = list(dict.fromkeys([*composed.only, *entered]))
+    return composed
 
 
 def _as_given(override: str, files: Mapping[str, OwnFile]) -> str:

@@ -51,13 +51,16 @@ def run(experiment: str | Path = "digits", *settings: str, **named: Any) -> Run:
     if len(configs) > 1:
         names = ", ".join(config.name for config in configs)
         raise UserError(f"{' '.join(words)}: is several runs ({names}); call each by its name")
+    from piflow_bench.pipeline.run_folder import settled
+
     code, said = _passed_through([sys.executable, "-m", "piflow_bench", "run", *words])
     if code not in ENDED:
         if code == 130:
             raise KeyboardInterrupt
         last = said[-1] if said else f"exit code {code}"
         raise (UserError(last.removeprefix("error: ")) if code == 2 else RuntimeError(last))
-    return Run((Path(configs[0].runs) / configs[0].name).absolute())
+    config, _ = settled(configs[0])  # Where its results lie, not those of other settings.
+    return Run((Path(config.runs) / config.name).absolute())
 
 
 def open_run(path: str | Path) -> Run:

@@ -129,7 +129,7 @@ def print_store(settings: Sequence[str], verbose: bool) -> None:
     for use in known:
         mine = [e for e in artifacts if use.run in e.used_by]
         shared = [e for e in mine if len(e.used_by) > 1]
-        name = str(use.run) + ("" if use.is_there else " (its results are gone)")
+        name = str(use.run) + ("" if use.is_there else f" ({_end(use)})")
         runs.add_row(name, f"{len(mine)} of {len(use.artifacts)}", _sum(mine), _sum(shared))
     console.print(runs)
     for entry in sorted(artifacts, key=lambda e: -e.bytes) if verbose else []:
@@ -221,11 +221,15 @@ def collect_garbage(settings: Sequence[str], delete: bool) -> None:
             console.print(text, highlight=False, markup=False, soft_wrap=True)
     for use in known:
         if use not in alive:
-            console.print(f"its results are gone: {use.run}", highlight=False, soft_wrap=True)
+            console.print(f"{_end(use)}: {use.run}", highlight=False, soft_wrap=True)
     if delete:
         _forget(store, alive)
     end = f"{size_text(gone)} freed" if delete else f"{size_text(gone)} would be freed by --delete"
     console.print(f"{end}; what is younger than {days:g} days stays", highlight=False)
+
+
+def _end(use: Use) -> str:
+    return f"its results are {'replaced' if use.run.is_dir() else 'gone'}"
 
 
 def _place(store: Store, path: Path) -> Path:

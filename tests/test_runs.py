@@ -93,7 +93,7 @@ def test_an_exported_student_is_scored_without_training(run, tmp_path):
 def test_a_run_is_opened_from_anywhere(run, tmp_path, monkeypatch):
     seen = run.samples("kd", 1)
     monkeypatch.chdir(run.folder)
-    for path in (".", run.folder.parent / "digits", "../digits"):
+    for path in (".", run.folder.parent / "digits-smoke", "../digits-smoke"):
         again = piflow_bench.open(path)
         monkeypatch.chdir(tmp_path)
         np.testing.assert_array_equal(again.samples("kd", 1), seen)
@@ -143,7 +143,7 @@ def test_mistakes_are_one_line(call, words, run):
 SCRIPT = """
 import piflow_bench
 run = piflow_bench.run("digits", profile="smoke", only=["kd"], nfes=[1], runs="runs")
-print("rows", len(run.results), piflow_bench.open("runs/digits").samples("kd", 1).shape)
+print("rows", len(run.results), piflow_bench.open("runs/digits-smoke").samples("kd", 1).shape)
 """
 
 

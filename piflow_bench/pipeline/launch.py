@@ -9,14 +9,16 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from piflow_bench import interruption
@@ -175,6 +177,20 @@ def _serve(
         connection.send(execute(store, stage, runtime))
 
 
+@contextlib.contextmanager
+def _without_the_script() -> Iterator[None]:
+    """Start processes that do not run the calling script again, as spawned ones do.
+
+    A worker needs nothing of it, and a script without a main guard would begin a run of its own.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
 class _Worker:
     """One worker process and the stage it is making."""
 
@@ -187,7 +203,8 @@ class _Worker:
         self.log = Path(name)
         arguments = (child, str(root), runtime, threads, os.getpid(), slot, name)
         self.process = context.Process(target=_worker, args=arguments, daemon=True)
-        self.process.start()
+        with _without_the_script():
+            self.process.start()
         child.close()
         self.stage: Stage | None = None
 

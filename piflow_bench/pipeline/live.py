@@ -92,6 +92,16 @@ def goes_on(folder: Path) -> bool:
         return True
 
 
+def configuration_of_live(folder: Path) -> dict[str, Any] | None:
+    """The configuration of a run that goes on in a folder; None where none does."""
+    if not goes_on(folder):
+        return None
+    try:
+        return dict(json.loads((folder / LIVE).read_text())["config"])
+    except (OSError, ValueError, KeyError):  # It has just ended.
+        return None
+
+
 @dataclass(frozen=True)
 class Running:
     """A run that goes on, as another process sees it."""

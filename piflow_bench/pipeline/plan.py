@@ -19,6 +19,7 @@ from piflow_bench.file_plugins import places
 from piflow_bench.hub import digest, local_path
 from piflow_bench.method import Facts, Method
 from piflow_bench.pipeline.graph import Stage, closure
+from piflow_bench.pipeline.loggers import check_logger
 from piflow_bench.pipeline.plugin_sources import dataset_source
 from piflow_bench.pipeline.runtime import Runtime, checked_dataset, load_dataset
 from piflow_bench.pipeline.sampling_settings import check_sampling
@@ -865,6 +866,8 @@ def make_plan(config: ExperimentConfig, look: bool = True) -> Plan:
     Raises:
         UserError: for settings that no run could satisfy.
     """
+    if look:
+        check_logger(config.logger)
     planner = _Planner(config, look)
     variants = _variants(config)
     check_resources(config.launcher, config.variants)

@@ -21,6 +21,7 @@ from piflow_bench.pipeline.launch import Outcome
 from piflow_bench.pipeline.outdated import warnings_of
 from piflow_bench.pipeline.plan import Cell, Plan
 from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.uses import settings_digest
 from piflow_bench.provenance import git_commit, versions
 from piflow_bench.sources import package_digest
 
@@ -381,6 +382,7 @@ def run_facts(
         "question_text": config.question,
         "command": command,
         "config": yaml.safe_dump(to_plain(config), sort_keys=False),
+        "settings": settings_digest(config),
         "dataset": config.dataset.name,
         "protocol": plan.protocol_hash,
         "primary": {

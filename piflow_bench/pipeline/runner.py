@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -19,10 +20,13 @@ from piflow_bench.pipeline.display import Display, beginning, print_causes, say
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Outcome, run
 from piflow_bench.pipeline.live import told
+from piflow_bench.pipeline.loggers import FOLDER as TENSORBOARD
+from piflow_bench.pipeline.loggers import complete, folders_of
 from piflow_bench.pipeline.outdated import discard_outdated, warnings_of
 from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
+from piflow_bench.pipeline.run_folder import settled
 from piflow_bench.pipeline.store import Store, environment_error
-from piflow_bench.pipeline.uses import record_use, settings_digest, stages_of_run
+from piflow_bench.pipeline.uses import record_use, settings_digest, stages_of
 
 UP_TO_DATE = ".up_to_date"
 """File in a run's folder: the fingerprint of what its results and its page were made from."""
@@ -47,8 +51,12 @@ def run_experiment(
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     console = Console()
     plan = make_plan(config)
+    config, elsewhere = settled(config)
+    plan.config = config
     store, folder = store_of(config), Path(config.runs) / config.name
     _prepare_folders(folder, store, config)
+    if elsewhere:
+        say(console, elsewhere)
     if plan.taken:
         say(console, f"teacher: of the sets of weights in its file, {plan.taken}")
     stages = plan.stages
@@ -63,10 +71,13 @@ def run_experiment(
             record_use(store, folder, stages, settings_digest(config))
             if missing:
                 say(console, beginning(config.name, stages, store, workers_of(config)))
-            outcome = _launch(config, stages, store, display, detach)
+            outcome = _launch(config, stages, store, display, detach, folder)
         if detach and len(outcome.done) + len(outcome.failures) < len(stages):
             console.print("submitted; the same command without --detach collects", highlight=False)
             return 0
+        if config.logger:
+            complete(stages, store, folder)
+            say(console, f"tensorboard --logdir {folder / TENSORBOARD}")
         page = _collect(plan, store, outcome, folder, command, started)
     from piflow_reports.terminal import print_results
 
@@ -110,9 +121,16 @@ def _machine() -> Iterator[None]:
 
 
 def _launch(
-    config: ExperimentConfig, stages: list[Stage], store: Store, display: Display, detach: bool
+    config: ExperimentConfig,
+    stages: list[Stage],
+    store: Store,
+    display: Display,
+    detach: bool,
+    folder: Path,
 ) -> Outcome:
     runtime, threads = runtime_of(config), config.training.threads
+    if config.logger:
+        runtime = replace(runtime, events=folders_of(stages, folder))
     if config.launcher.name == "slurm":
         from piflow_bench.pipeline.slurm.rounds import run_slurm
         from piflow_bench.pipeline.slurm.settings import cluster_of
@@ -199,6 +217,9 @@ def print_plan(config: ExperimentConfig) -> None:
     """The stages of an experiment, what is cached, and what is left to do."""
     console = Console()
     plan = make_plan(config)
+    config, elsewhere = settled(config)
+    if elsewhere:
+        say(console, elsewhere)
     store = store_of(config)
     out = Table(title=f"{config.name}: plan")
     for name in ("stage", "total", "cached", "to do"):
@@ -288,7 +309,7 @@ def cancel_jobs(config: ExperimentConfig) -> None:
     from piflow_bench.pipeline.slurm.rounds import cancel
 
     store = store_of(config)
-    names = stages_of_run(store, Path(config.runs) / config.name, settings_digest(config))
+    names = stages_of(store, settings_digest(config))
     if names is None:
         names = frozenset(stage.name for stage in make_plan(config, look=False).stages)
     jobs = cancel(names, store)

@@ -37,6 +37,9 @@ class Runtime:
     dataset: Mapping[str, Any] = field(default_factory=dict)
     """The dataset's settings with their paths, which are in no stage's configuration."""
 
+    events: Mapping[str, str] = field(default_factory=dict)
+    """Folders of TensorBoard's event files, by the names of the trainings' stages."""
+
     @property
     def folders(self) -> list[str]:
         """Files and folders of plugins."""

@@ -34,7 +34,8 @@ from piflow_bench.settings import build_dataclass
 from piflow_bench.student import Student
 from piflow_bench.teacher import Teacher
 from piflow_bench.training.distributed import world
-from piflow_bench.training.loop import train
+from piflow_bench.training.events import followed
+from piflow_bench.training.loop import LOG_FILE, train
 from piflow_bench.training.settings import Budget, TrainingSettings
 from piflow_bench.training.trainer import TrainingData
 
@@ -147,20 +148,21 @@ def distill(
     dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))
     settings = _training(config)
     seed = config["train_seed"]
-    train(
-        load_method(config, runtime),
-        dataset.teacher(),
-        TrainingData(dataset.training_rows, dataset.train_condition),
-        _spec(config, dataset, settings.batch, seed, runtime.scale.device),
-        settings,
-        build_dataclass(Budget, config["budget"], "budget"),
-        seed,
-        folder,
-        report,
-        save_seconds=runtime.save_seconds,
-        scale=runtime.scale,
-        anew=partial(begin_anew, folder),
-    )
+    with followed(folder / LOG_FILE, runtime.events.get(folder.name), report) as told:
+        train(
+            load_method(config, runtime),
+            dataset.teacher(),
+            TrainingData(dataset.training_rows, dataset.train_condition),
+            _spec(config, dataset, settings.batch, seed, runtime.scale.device),
+            settings,
+            build_dataclass(Budget, config["budget"], "budget"),
+            seed,
+            folder,
+            told,
+            save_seconds=runtime.save_seconds,
+            scale=runtime.scale,
+            anew=partial(begin_anew, folder),
+        )
 
 
 def published(

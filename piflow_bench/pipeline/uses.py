@@ -1,4 +1,8 @@
-"""Which runs use which artifacts: a record of every run in the store, for `store ls` and `gc`."""
+"""Which runs use which artifacts: records in the store, for `store ls` and `gc`.
+
+A record is of a run's folder and a configuration: what an earlier one of the same folder used is
+not forgotten before its results are replaced.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from piflow_bench.config import ExperimentConfig, to_plain
 from piflow_bench.files import read_json, write_json
@@ -15,8 +20,12 @@ from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.store import Store
 
 FOLDER = "uses"
-OF_THE_CALL = ("launcher", "scale", "sample_batch", "save_seconds", "store", "runs")
+OF_THE_CALL = (
+    "name", "launcher", "scale", "sample_batch", "save_seconds", "store", "runs", "logger",
+)  # fmt: skip
 """Settings that name no stage."""
+RUN = "run.json"
+"""What a folder of results says of itself; ``settings`` in it is the digest of its settings."""
 DAY = 86400.0
 
 
@@ -36,8 +45,16 @@ class Use:
 
     @property
     def is_there(self) -> bool:
-        """Whether its results still exist."""
-        return self.run.is_dir()
+        """Whether its results still exist, and none of other settings have replaced them."""
+        return self.run.is_dir() and not self.is_replaced
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the folder holds results of other settings, written after its last call."""
+        held = read_json(self.run / RUN)
+        if not isinstance(held, dict) or held.get("settings", self.settings) == self.settings:
+            return False
+        return (self.run / RUN).stat().st_mtime > self.began
 
     def counts(self, days: float) -> bool:
         """Whether its artifacts are kept: its results exist, or it was called of late."""
@@ -52,26 +69,30 @@ def settings_digest(config: ExperimentConfig) -> str:
 
 def record_use(store: Store, run: Path, stages: Iterable[Stage], settings: str) -> None:
     """Remember that a run of these settings uses these stages' artifacts; before they are made."""
-    path = _place(store, run)
+    path = _place(store, run, settings)
     path.parent.mkdir(exist_ok=True)
-    content = {
+    content: dict[str, Any] = {
         "run": str(run.absolute()),
         "began": time.time(),
         "settings": settings,
         "artifacts": [s.name for s in stages],
     }
     write_json(path, content)
+    grown = frozenset(content["artifacts"])
+    for use in uses(store):  # Of what has grown one record says all.
+        if use.run == run.absolute() and use.settings != settings and use.artifacts <= grown:
+            use.record.unlink(missing_ok=True)
 
 
-def stages_of_run(store: Store, run: Path, settings: str) -> frozenset[str] | None:
-    """The names of a run's stages, as its last call had them; None of one of other settings."""
-    found = _read(_place(store, run))
-    return found.artifacts if found is not None and found.settings == settings else None
+def stages_of(store: Store, settings: str) -> frozenset[str] | None:
+    """The names of the stages that the last call with these settings had; None without one."""
+    found = [use for use in uses(store) if use.settings == settings]
+    return max(found, key=lambda use: use.began).artifacts if found else None
 
 
-def _place(store: Store, run: Path) -> Path:
-    name = hashlib.sha256(str(run.absolute()).encode()).hexdigest()[:20]
-    return store.root / FOLDER / f"{name}.json"
+def _place(store: Store, run: Path, settings: str) -> Path:
+    content = f"{run.absolute()}\0{settings}"
+    return store.root / FOLDER / f"{hashlib.sha256(content.encode()).hexdigest()[:20]}.json"
 
 
 def uses(store: Store) -> list[Use]:

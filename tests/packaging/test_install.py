@@ -95,7 +95,7 @@ def smoke(python, cwd, out):
     text = call(python, "-m", "piflow_bench", *SMOKE, f"runs={out}", cwd=cwd)
     assert "0 failed" in text
     for name in ("results.parquet", "report.html", "run.json"):
-        assert (out / "digits" / name).is_file()
+        assert (out / "digits-smoke" / name).is_file()
     assert "piflow" in call(python, "-m", "piflow_bench", "list", cwd=cwd)
 
 

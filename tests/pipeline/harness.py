@@ -37,7 +37,7 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
 
 def results(folder: Path) -> pd.DataFrame:
     """The results below ``folder``."""
-    return pd.read_parquet(folder / "runs" / "digits" / "results.parquet")
+    return pd.read_parquet(folder / "runs" / "digits-smoke" / "results.parquet")
 
 
 def bits(table: pd.DataFrame) -> dict[str, object]:

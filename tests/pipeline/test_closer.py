@@ -66,7 +66,7 @@ def test_costs_of_memory_and_policy_are_measured(folder):
 
 
 def test_values_by_size_and_class(folder):
-    table = pd.read_parquet(folder / "runs" / "digits" / "breakdown.parquet")
+    table = pd.read_parquet(folder / "runs" / "digits-smoke" / "breakdown.parquet")
     whole = results(folder)
     sizes = table[(table.kind == "size") & (table.metric == "fd")]
     for (variant, nfe, sampler), own in sizes.groupby(["variant", "nfe", "sampler"]):
@@ -83,7 +83,7 @@ def test_values_by_size_and_class(folder):
 
 
 def test_selected_samples_are_those_of_the_rule(plan, folder):
-    with np.load(folder / "runs" / "digits" / "selections.npz", allow_pickle=False) as data:
+    with np.load(folder / "runs" / "digits-smoke" / "selections.npz", allow_pickle=False) as data:
         cells = json.loads(str(data["cells"]))
         arrays = {name: data[name] for name in data.files}
     (config,) = compose([*SETTINGS, *places(folder)])
@@ -146,7 +146,7 @@ def test_without_training_images_nothing_is_looked_up_among_them(
 
 
 def test_the_command_of_every_row_makes_that_row(plan, folder):
-    run_ = inputs.read(folder / "runs" / "digits")
+    run_ = inputs.read(folder / "runs" / "digits-smoke")
     primary = frames.primary(run_.info, run_.results)
     rows = every.cells(run_.results, run_.info, primary)
     commands = {row["command"] for row in rows}

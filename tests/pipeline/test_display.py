@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from piflow_bench.pipeline import display
+from piflow_bench.config import compose
+from piflow_bench.pipeline import display, launch, store
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Failure
+from piflow_bench.pipeline.plan import make_plan, runtime_of
 from piflow_bench.pipeline.progress import Progress
 from piflow_bench.training.loop import _progress_text
 
@@ -92,6 +94,22 @@ def test_what_failed_is_said_once_per_cause():
         "failed a and 1 more: loss is [nan]",
         "failed c: no space",
     ]
+
+
+def test_between_updates_of_the_student_the_last_loss_is_said(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        launch, "progress_writer", lambda work: lambda share, text: said.append(text)
+    )
+    settings = ["profile=smoke", "only=[dmd2]", "nfes=[1]", "variants.dmd2.settings.ratio=5"]
+    (config,) = compose(settings)
+    held = store.Store(tmp_path)
+    held.prepare()
+    training = next(s for s in make_plan(config).stages if s.kind == "distill")
+    assert launch.execute(held, training, runtime_of(config))[0] == "done"
+    losses = [text.partition(", loss ")[2] for text in said]
+    assert len(said) > 4 and all(losses) and "nan" not in losses
+    assert len(set(losses)) < len(losses)
 
 
 @pytest.mark.parametrize(("loss", "end"), [(None, "steps/s"), (0.25, "steps/s, loss 0.25")])

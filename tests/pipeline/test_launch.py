@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -88,16 +90,16 @@ def test_debug_and_local_agree_to_the_last_bit(plain, tmp_path):
 
 
 def test_a_second_run_computes_nothing(plain):
-    before = (plain / "runs" / "digits" / "results.parquet").read_bytes()
+    before = (plain / "runs" / "digits-smoke" / "results.parquet").read_bytes()
     done = run(*STUDENTS, "launcher.workers=1", *places(plain), cwd=plain)
     assert done.returncode == 0, done.stderr
     assert "0 stages computed" in done.stdout
-    assert (plain / "runs" / "digits" / "results.parquet").read_bytes() == before
+    assert (plain / "runs" / "digits-smoke" / "results.parquet").read_bytes() == before
 
 
 def test_the_page_is_remade_only_if_something_changed(plain):
     settings = [*STUDENTS, "launcher.workers=1", *places(plain)]
-    page = plain / "runs" / "digits" / "report.html"
+    page = plain / "runs" / "digits-smoke" / "report.html"
     run(*settings, cwd=plain)
     first = page.stat().st_mtime_ns
     done = run(*settings, cwd=plain)
@@ -152,7 +154,7 @@ class TestFailures:
         assert len(mine)
 
     def test_run_json_and_log_tell_why(self, disturbed):
-        folder = disturbed[0] / "runs" / "digits"
+        folder = disturbed[0] / "runs" / "digits-smoke"
         failures = json.loads((folder / "run.json").read_text())["failures"]
         assert {f["variant"] for f in failures} == {"kd", "piflow-gm8"}
         log = (folder / "failures.log").read_text()
@@ -162,10 +164,11 @@ class TestFailures:
 
     def test_the_log_goes_when_all_is_well(self, disturbed):
         folder, _ = disturbed
-        settings = (*STUDENTS, "launcher.workers=1", *places(folder))
-        done = run(*settings, cwd=folder)
+        # What had failed is mended; what had not stays what it was.
+        settings = (*STUDENTS, METHODS[1], f"plugins={folder / 'plugins'}", "launcher.workers=1")
+        done = run(*settings, *places(folder), cwd=folder, MARK=str(folder / "mark"))
         assert done.returncode == 0, done.stderr
-        assert not (folder / "runs" / "digits" / "failures.log").exists()
+        assert not (folder / "runs" / "digits-smoke" / "failures.log").exists()
         assert Store(folder / "store").broken() == []
 
 
@@ -240,3 +243,26 @@ def test_workers_share_out_the_gpus():
     assert [visible_gpus(slot, 2, None) for slot in range(3)] == ["0,1", "2,3", "4,5"]
     assert [visible_gpus(slot, 1, "GPU-a,GPU-b") for slot in range(2)] == ["GPU-a", "GPU-b"]
     assert visible_gpus(0, 8, "3,5") == "3,5"
+
+
+SCRIPT = """
+import sys
+from piflow_bench.cli import main
+print("begun", flush=True)
+code = main(["run", "profile=smoke", "only=[teacher-euler]", "nfes=[1]", "launcher={launcher}",
+    "protocol.extractors=[classifier]", "protocol.metrics=[fd,recall]"])
+print("ended", code)
+"""
+
+
+@pytest.mark.parametrize("launcher", ["local", "debug"])
+@pytest.mark.parametrize("how", ["script", "stdin"])
+def test_workers_do_not_run_a_script_without_a_guard_again(how, launcher, tmp_path):
+    text = SCRIPT.replace("{launcher}", launcher)
+    (tmp_path / "script.py").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "script.py" if how == "script" else "-"],
+        cwd=tmp_path, capture_output=True, text=True, input=text, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("begun") == 1 and "ended 0" in done.stdout

@@ -32,7 +32,7 @@ def going_on(tmp_path):
     process = subprocess.Popen(
         command(*settings, *places(tmp_path)), cwd=tmp_path, stdout=subprocess.DEVNULL
     )
-    folder = tmp_path / "runs" / "digits"
+    folder = tmp_path / "runs" / "digits-smoke"
     until(lambda: list((tmp_path / "store" / "artifacts").glob("metrics-*")))
     yield folder, process
     process.kill()
@@ -88,7 +88,7 @@ def test_watching_ends_with_a_run_that_is_killed(going_on):
 
 
 def test_watching_leads_to_the_page_of_a_run_that_has_ended(tmp_path):
-    folder = tmp_path / "runs" / "digits"
+    folder = tmp_path / "runs" / "digits-smoke"
     process = subprocess.Popen(
         command(*STUDENTS, "only=[piflow-gm8]", *places(tmp_path)), cwd=tmp_path,
         stdout=subprocess.DEVNULL,
@@ -134,4 +134,4 @@ def test_no_run_is_the_users_mistake(tmp_path, capsys):
 def test_an_ended_run_is_not_going_on(tmp_path):
     settings = [*STUDENTS, "only=[teacher-euler]", "launcher=debug", *places(tmp_path)]
     assert main(["run", *settings]) == 0
-    assert not (tmp_path / "runs" / "digits" / live.LIVE).exists()
+    assert not (tmp_path / "runs" / "digits-smoke" / live.LIVE).exists()

@@ -58,7 +58,9 @@ def test_two_processes_train_what_one_does_under_the_same_key(tmp_path):
         sorted(p.name for p in (tmp_path / n / "store/artifacts").iterdir()) for n in ("one", "two")
     ]
     assert names[0] == names[1], "the number of processes is part of no key"
-    tables = [pd.read_parquet(tmp_path / n / "digits" / "results.parquet") for n in ("one", "two")]
+    tables = [
+        pd.read_parquet(tmp_path / n / "digits-smoke" / "results.parquet") for n in ("one", "two")
+    ]
     for x, y in zip(tables[0].value, tables[1].value, strict=True):
         assert x == pytest.approx(y, rel=1e-4)
 

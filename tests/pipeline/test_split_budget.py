@@ -95,7 +95,7 @@ def test_rows_are_described_beside_the_elastic_student_and_can_be_made_again(tmp
     only = ["profile=smoke", "only=[kd,piflow-gm8,meanflow]", "protocol.extractors=[classifier]"]
     ended = run(*only, *places(tmp_path), cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    folder = tmp_path / "runs" / "digits"
+    folder = tmp_path / "runs" / "digits-smoke"
     table = pd.read_parquet(folder / "results.parquet")
     final = table[(table["budget_fraction"] == 1) & (table["metric"] == "fd")]
     spent = final.groupby("variant")["train_tfe"].max()
@@ -125,5 +125,5 @@ def test_rows_are_described_beside_the_elastic_student_and_can_be_made_again(tmp
     ]
     again = run(*shlex.split(cell["command"])[4:], cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    made = pd.read_parquet(tmp_path / "runs" / "digits-row" / "results.parquet")
+    made = pd.read_parquet(tmp_path / "runs" / "digits-smoke-row" / "results.parquet")
     assert cell["artifact"] in set(made["artifact"])

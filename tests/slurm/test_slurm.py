@@ -117,7 +117,7 @@ def go_on_now(cluster, job):
 
 
 def results(folder):
-    table = pd.read_parquet(folder / "runs" / "digits" / "results.parquet")
+    table = pd.read_parquet(folder / "runs" / "digits-smoke" / "results.parquet")
     return table.drop(columns=[c for c in COST_AND_PROVENANCE if c in table])
 
 
@@ -320,7 +320,7 @@ def test_scancel_by_hand_is_told_and_undone_by_the_same_command(cluster, local, 
     cluster.call("scancel", job)
     assert run.wait(timeout=100) == 3
     assert json.loads(training_state(folder).read_text())["step"] >= before, "it wrote its state"
-    table = pd.read_parquet(folder / "runs" / "digits" / "results.parquet")
+    table = pd.read_parquet(folder / "runs" / "digits-smoke" / "results.parquet")
     assert table[table.status == "failed"].reason.str.contains(f"job {job} was cancelled").all()
     assert "stopped" in call(cluster, folder, *SLURM, verb="status")
     call(cluster, folder, *SLURM)
@@ -447,7 +447,7 @@ def test_a_store_that_becomes_read_only(cluster, local, begun):
 def test_a_training_over_nodes_is_preempted_and_goes_on(cluster, local, begun):
     folder = begun()
     settings = ["launcher.nodes=2", "launcher.setup=['export MASTER_ADDR=127.0.0.1']"]
-    run = start(cluster, folder, *settings)
+    run = start(cluster, folder, *settings, "logger=tensorboard")
     until(lambda: training_state(folder))
     job = job_of(folder)
     shown = cluster.call("scontrol", "show", "job", job)
@@ -460,6 +460,18 @@ def test_a_training_over_nodes_is_preempted_and_goes_on(cluster, local, begun):
     assert mine.value.to_numpy() == pytest.approx(alone.value.to_numpy(), rel=0.05)
     (starts,) = [m["starts"] for m in meta_of(folder, "distill")]
     assert len(starts) == 2
+    drawn_as_logged(folder)
+
+
+def drawn_as_logged(folder):
+    """The first process alone has drawn the training, every point once."""
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    (log,) = folder.glob("runs/store/artifacts/distill-*/log.jsonl")
+    (events,) = folder.glob("runs/*/tensorboard/kd-seed0-1nfe/events*")
+    read = reading.EventAccumulator(str(events), size_guidance={"scalars": 0})
+    read.Reload()
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert [e.step for e in read.Scalars("training/loss")] == steps
 
 
 def test_an_error_in_any_process_is_the_cells_reason(cluster, begun):
