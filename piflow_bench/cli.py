@@ -163,8 +163,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from piflow_bench.config import expand
+    from piflow_bench.pipeline.forecast import print_plan
     from piflow_bench.pipeline.plan import make_plan
-    from piflow_bench.pipeline.runner import print_plan, run_experiment
+    from piflow_bench.pipeline.runner import run_experiment, store_of
 
     code = OK
     found = expand(options.settings)
@@ -175,7 +176,7 @@ def _run(options: argparse.Namespace) -> int:
         make_plan(config)  # A mistake in any of them is refused before the first runs.
     for settings, config in found:
         if options.plan:
-            print_plan(config)
+            print_plan(config, store_of(config))
         else:
             command = shlex.join(["python", "-m", "piflow_bench", "run", *settings])
             failed = run_experiment(config, command, options.detach, options.force)

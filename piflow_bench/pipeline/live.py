@@ -21,7 +21,6 @@ from piflow_bench.files import write_atomically
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Failure, Outcome
 from piflow_bench.pipeline.plan import Plan, make_plan
-from piflow_bench.pipeline.results import write_run
 from piflow_bench.pipeline.slurm.records import outcome_of
 from piflow_bench.pipeline.store import Store
 from piflow_bench.settings import build_dataclass
@@ -162,6 +161,8 @@ def snapshot(run: Running, out: Path, build: Callable[[Path], Path], live: bool 
 
     ``build`` makes a page of a folder of results. A page that is ``live`` looks for another stamp.
     """
+    from piflow_bench.pipeline.results import write_run  # pandas: not for what looks at stages.
+
     outcome = run.outcome()
     stamp = _stamp(outcome)
     results = [s for cell in run.plan.cells for s in cell.results]

@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from piflow_bench.config import ExperimentConfig
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.display import Display, beginning, print_causes, say
+from piflow_bench.pipeline.forecast import worker_count, workers_of
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Outcome, run
 from piflow_bench.pipeline.live import told
@@ -211,86 +211,6 @@ def _write_failures(folder: Path, outcome: Outcome) -> None:
         path.write_text("\n".join(texts))
     else:
         path.unlink(missing_ok=True)
-
-
-def print_plan(config: ExperimentConfig) -> None:
-    """The stages of an experiment, what is cached, and what is left to do."""
-    console = Console()
-    plan = make_plan(config)
-    config, elsewhere = settled(config)
-    if elsewhere:
-        say(console, elsewhere)
-    store = store_of(config)
-    out = Table(title=f"{config.name}: plan")
-    for name in ("stage", "total", "cached", "to do"):
-        out.add_column(name, justify="left" if name == "stage" else "right")
-    kinds: dict[str, list[Stage]] = {}
-    for stage in plan.stages:
-        kinds.setdefault(stage.kind, []).append(stage)
-    left = 0
-    for kind, stages in kinds.items():
-        cached = sum(store.has(s) for s in stages)
-        left += len(stages) - cached
-        out.add_row(kind, str(len(stages)), str(cached), str(len(stages) - cached))
-    console.print(out)
-    training = [s for s in kinds.get("distill", []) if not store.has(s)]
-    if not training:
-        console.print(f"{left} stages to do", highlight=False)
-        return
-    text = f"{left} stages to do; training {len(training)} students for "
-    amounts: dict[str, float] = {}
-    for stage in training:
-        budget = stage.config["budget"]
-        amounts[budget["unit"]] = amounts.get(budget["unit"], 0.0) + budget["amount"]
-    text += ", ".join(f"{amount:g} {unit}" for unit, amount in amounts.items())
-    if list(amounts) == ["tfe"]:
-        from piflow_bench.progress_bar import duration
-
-        seconds = amounts["tfe"] * teacher_forward_seconds(plan) / worker_count(config)
-        text += f": at least {duration(seconds)}, by the time of a teacher forward here; policies, "
-        text += "optimizers, samples and metrics come on top"
-    console.print(text, highlight=False)
-
-
-def workers_of(config: ExperimentConfig) -> str:
-    """Who makes the stages, in words."""
-    if config.launcher.name == "slurm":
-        return "jobs of Slurm"
-    count = 1 if config.launcher.name == "debug" else worker_count(config)
-    return f"{count} worker{'s' if count != 1 else ''}"
-
-
-def worker_count(config: ExperimentConfig) -> int:
-    """Worker processes of the local launcher: as many as cores or GPUs serve at once."""
-    if config.launcher.workers is None and config.scale.device == "cuda":
-        import torch
-
-        return max(torch.cuda.device_count() // config.scale.processes, 1)
-    return config.launcher.workers or max((os.cpu_count() or 1) // config.training.threads, 1)
-
-
-def teacher_forward_seconds(plan: Plan, repeats: int = 10) -> float:
-    """Seconds of one teacher forward pass at the training batch, measured here."""
-    import torch
-
-    from piflow_bench.costs import Stopwatch
-
-    dataset, scale, batch = plan.dataset, plan.config.scale, plan.config.training.batch
-    # Jobs of a cluster are planned where there may be no GPU.
-    device = scale.device if torch.cuda.is_available() else "cpu"
-    rows = min(scale.micro_batch or batch, batch)
-    assert dataset is not None
-    torch.set_num_threads(plan.config.training.threads)
-    network = dataset.fresh_network().to(device)
-    x, t = torch.zeros(rows, *dataset.shape).to(device), torch.full((rows,), 0.5).to(device)
-    condition = dataset.conditions(0, range(rows)).to(device)
-    times = []
-    for _ in range(repeats + 1):  # The first warms up.
-        watch = Stopwatch(device)
-        with torch.no_grad(), watch.running():
-            network(x, t, condition)
-        times.append(watch.seconds())
-    return min(times[1:]) * batch / rows  # Other work on the machine only adds.
 
 
 def show_status(config: ExperimentConfig, watch: bool) -> None:

@@ -1,0 +1,240 @@
+"""What a run will do, and how long that takes here.
+
+Stages are counted from the plan. For their time some steps of the trainings are run, on samples of
+zeros, for about a second in all: what a step costs beside the network (policies, discriminators,
+optimizers) differs tenfold between methods and between networks, and a forward pass says nothing of
+it. Solvers and samplers cost forward passes. Metrics are not foreseen, and this is said.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from piflow_bench.config import ExperimentConfig
+from piflow_bench.pipeline.display import say
+from piflow_bench.pipeline.graph import Stage
+from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
+from piflow_bench.pipeline.run_folder import settled
+from piflow_bench.pipeline.store import Store
+from piflow_bench.progress_bar import duration
+
+if TYPE_CHECKING:
+    from piflow_bench.data.dataset import Dataset
+
+BOX = 0.8
+"""Seconds after which no further method is tried."""
+SLOW = 0.1
+"""Seconds of a forward pass beyond which no step is tried."""
+EVALUATIONS = {"heun": 2}
+"""Forward passes that a solver's step takes, where they are not one."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds that one worker needs."""
+
+    training: float
+    sampling: float
+    tried: tuple[str, ...]
+    """Methods of which steps were run; the others are taken for as quick as these. None: training
+    is given by the teacher's forward passes alone, and takes longer."""
+
+
+def worker_count(config: ExperimentConfig) -> int:
+    """Worker processes of the local launcher: as many as cores or GPUs serve at once."""
+    if config.launcher.workers is None and config.scale.device == "cuda":
+        import torch
+
+        return max(torch.cuda.device_count() // config.scale.processes, 1)
+    return config.launcher.workers or max((os.cpu_count() or 1) // config.training.threads, 1)
+
+
+def workers_of(config: ExperimentConfig) -> str:
+    """Who makes the stages, in words."""
+    if config.launcher.name == "slurm":
+        return "jobs of Slurm"
+    count = 1 if config.launcher.name == "debug" else worker_count(config)
+    return f"{count} worker{'s' if count != 1 else ''}"
+
+
+def print_plan(config: ExperimentConfig, store: Store) -> None:
+    """The stages of an experiment, what is cached, what is left to do and for how long."""
+    console = Console()
+    plan = make_plan(config)
+    config, elsewhere = settled(config)
+    if elsewhere:
+        say(console, elsewhere)
+    out = Table(title=f"{config.name}: plan")
+    for name in ("stage", "total", "cached", "to do"):
+        out.add_column(name, justify="left" if name == "stage" else "right")
+    kinds: dict[str, list[Stage]] = {}
+    for stage in plan.stages:
+        kinds.setdefault(stage.kind, []).append(stage)
+    left: list[Stage] = []
+    for kind, stages in kinds.items():
+        to_do = [s for s in stages if not store.has(s)]
+        left += to_do
+        done = len(stages) - len(to_do)
+        out.add_row(kind, str(len(stages)), str(done), str(len(to_do)))
+    console.print(out)
+    console.print(_words(plan, left), highlight=False)
+
+
+def _words(plan: Plan, left: Sequence[Stage]) -> str:
+    text = f"{len(left)} stages to do"
+    training = [s for s in left if s.kind == "distill"]
+    if training:
+        amounts: dict[str, float] = {}
+        for stage in training:
+            budget = stage.config["budget"]
+            amounts[budget["unit"]] = amounts.get(budget["unit"], 0.0) + budget["amount"]
+        budgets = ", ".join(f"{amount:g} {unit}" for unit, amount in amounts.items())
+        text += f"; training {len(training)} students for {budgets}"
+    if not training and not any(s.kind in ("sample", "converged") for s in left):
+        return text
+    found, workers = forecast(plan, left), workers_of(plan.config)
+    count = 1 if plan.config.launcher.name == "debug" else worker_count(plan.config)
+    seconds = duration((found.training + found.sampling) / count)
+    if plan.config.launcher.name == "slurm":
+        workers = f"{count} worker{'s' if count != 1 else ''} here"
+    if found.tried or not training:
+        how = f"by steps of {', '.join(found.tried)} run here" if found.tried else "by its forwards"
+        return f"{text}: about {seconds} on {workers}, {how}; metrics come on top"
+    return (
+        f"{text}: at least {seconds} on {workers}, by the time of a teacher forward here; "
+        "policies, optimizers and metrics come on top"
+    )
+
+
+def forecast(plan: Plan, stages: Sequence[Stage]) -> Forecast:
+    """Seconds that one worker takes for these stages."""
+    import torch
+
+    dataset = _with_any_start(plan)
+    before = torch.get_num_threads()
+    torch.set_num_threads(plan.config.training.threads)
+    try:
+        forward = _forward_seconds(dataset, plan.config)
+        training = [s for s in stages if s.kind == "distill"]
+        rates = _rates(plan, dataset, training) if forward < SLOW else {}
+    finally:
+        torch.set_num_threads(before)
+    rows = plan.config.training.batch
+    sampled = sum(_rows_forward(s, dataset) for s in stages) * forward / rows
+    trained = 0.0
+    for stage in training:
+        budget = stage.config["budget"]
+        of_unit = [r for (_, unit), r in rates.items() if unit == budget["unit"]]
+        alike = sum(of_unit) / len(of_unit) if of_unit else forward
+        trained += budget["amount"] * rates.get((stage.config["method"], budget["unit"]), alike)
+    return Forecast(trained, sampled, tuple(sorted({method for method, _ in rates})))
+
+
+def _forward_seconds(dataset: Dataset, config: ExperimentConfig, repeats: int = 5) -> float:
+    """Seconds of one forward pass of the teacher's network at the training batch."""
+    import torch
+
+    from piflow_bench.costs import Stopwatch
+
+    scale, batch = config.scale, config.training.batch
+    # Jobs of a cluster are planned where there may be no GPU.
+    device = scale.device if torch.cuda.is_available() else "cpu"
+    rows = min(scale.micro_batch or batch, batch)
+    network = dataset.fresh_network().to(device)
+    x, t = torch.zeros(rows, *dataset.shape).to(device), torch.full((rows,), 0.5).to(device)
+    condition = dataset.conditions(0, range(rows)).to(device)
+    times = []
+    for _ in range(repeats + 1):  # The first warms up.
+        watch = Stopwatch(device)
+        with torch.no_grad(), watch.running():
+            network(x, t, condition)
+        times.append(watch.seconds())
+    return min(times[1:]) * batch / rows  # Other work on the machine only adds.
+
+
+def _rates(plan: Plan, dataset: Dataset, training: Sequence[Stage]) -> dict[tuple[str, str], float]:
+    """Seconds of a unit of budget, by method and unit, for as many methods as time allows."""
+    first: dict[tuple[str, str], Stage] = {}
+    for stage in sorted(training, key=lambda s: -s.config["budget"]["amount"]):
+        first.setdefault((stage.config["method"], stage.config["budget"]["unit"]), stage)
+    began, found = time.perf_counter(), {}
+    for key, stage in first.items():
+        if time.perf_counter() - began > BOX:
+            break
+        # An estimate is no place to fail: what is wrong with a method, its training says.
+        with suppress(Exception):
+            found[key] = _seconds_of_a_unit(plan, dataset, stage)
+    return found
+
+
+def _seconds_of_a_unit(plan: Plan, dataset: Dataset, stage: Stage) -> float:
+    """By the second step of a training, since the first one warms up."""
+    import torch
+
+    from piflow_bench.data.dataset import TensorRows
+    from piflow_bench.method import Spec
+    from piflow_bench.pipeline.stages import load_method
+    from piflow_bench.settings import build_dataclass
+    from piflow_bench.training.settings import Budget, TrainingSettings
+    from piflow_bench.training.trainer import Trainer, TrainingData
+
+    config = stage.config
+    settings = build_dataclass(TrainingSettings, config["training"], "training")
+    budget = build_dataclass(Budget, config["budget"], "budget")
+    condition = dataset.conditions(0, range(settings.batch))
+    trainer = Trainer(
+        load_method(config, runtime_of(plan.config)),
+        dataset.teacher(),
+        # What a dataset draws first may take longer than all steps here.
+        TrainingData(TensorRows(torch.zeros(settings.batch, *dataset.shape)), condition),
+        Spec(dataset.shape, config["train_nfe"], settings.batch, dataset.fresh_network, condition),
+        settings,
+        budget,
+        0,
+    )
+    for _ in range(2):
+        spent, since = trainer.progress, time.perf_counter()
+        trainer.run_step()
+        seconds = time.perf_counter() - since
+    return seconds / ((trainer.progress - spent) * budget.amount)
+
+
+def _with_any_start(plan: Plan) -> Dataset:
+    """The dataset, with weights of no meaning where a stage is yet to fit its students' start."""
+    assert plan.dataset is not None
+    fitted = next((s for s in plan.stages if s.kind == "teacher"), None)
+    if fitted is None:
+        return plan.dataset
+    from safetensors.torch import save_file
+
+    from piflow_bench.pipeline.runtime import load_dataset
+
+    with tempfile.TemporaryDirectory() as folder:
+        start = plan.dataset.fresh_network().state_dict()
+        save_file(start, Path(folder) / "network.safetensors")
+        dataset = load_dataset(fitted.config["dataset"], runtime_of(plan.config), Path(folder))
+        dataset.teacher()  # Read while it is there.
+    return dataset
+
+
+def _rows_forward(stage: Stage, dataset: Dataset) -> float:
+    """Rows that pass a network in a stage that samples."""
+    config = stage.config
+    if stage.kind == "converged":
+        both = 1 if dataset.teacher().guidance.scale == 1 else 2
+        each = config["steps"] * EVALUATIONS.get(config["solver"], 1) * both
+    elif stage.kind == "sample":
+        each = config["nfe"]
+    else:
+        return 0.0
+    return float(each * (config["stop"] - config["start"]))

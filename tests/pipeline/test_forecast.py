@@ -1,0 +1,87 @@
+"""What a run will do, and how long that takes: the words of ``run --plan``."""
+
+import re
+
+import pytest
+import torch
+
+from piflow_bench.config import compose
+from piflow_bench.data import closed_form
+from piflow_bench.pipeline import forecast as F
+from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.pipeline.store import Store
+
+
+def plan_of(*settings):
+    (config,) = compose(["profile=smoke", *settings])
+    return make_plan(config)
+
+
+def words(capsys, tmp_path, *settings):
+    (config,) = compose(["profile=smoke", *settings])
+    F.print_plan(config, Store(tmp_path / "store"))
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_steps_of_trainings_are_run_and_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(F, "BOX", 60.0)
+    text = words(capsys, tmp_path, "only=[kd,meanflow,teacher-euler]")
+    assert re.search(r"training \d+ students for \d+ tfe: about .* on \d workers?", text), text
+    assert "by steps of kd, meanflow run here; metrics come on top" in text
+
+
+def test_without_trainings_forwards_are_counted(capsys, tmp_path):
+    text = words(capsys, tmp_path, "only=[teacher-euler]")
+    assert "by its forwards" in text and "training" not in text
+
+
+def test_where_a_forward_is_slow_no_step_is_run_and_a_bound_is_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(F, "SLOW", 0.0)
+    monkeypatch.setattr(F, "_seconds_of_a_unit", None)
+    assert "at least" in words(capsys, tmp_path, "only=[kd]")
+
+
+def test_a_method_that_fails_is_taken_for_as_quick_as_the_others(monkeypatch):
+    plan = plan_of("only=[kd,meanflow]")
+    monkeypatch.setattr(F, "BOX", 60.0)
+
+    def failing(plan, dataset, stage):
+        if stage.config["method"] == "kd":
+            raise RuntimeError("broken")
+        return 0.5
+
+    monkeypatch.setattr(F, "_seconds_of_a_unit", failing)
+    found = F.forecast(plan, plan.stages)
+    budgets = [s.config["budget"]["amount"] for s in plan.stages if s.kind == "distill"]
+    assert found.tried == ("meanflow",) and found.training == pytest.approx(0.5 * sum(budgets))
+
+
+@pytest.mark.parametrize("unit", ["tfe", "images", "seconds"])
+def test_units_of_budgets(unit, monkeypatch):
+    monkeypatch.setattr(F, "BOX", 60.0)
+    plan = plan_of("only=[meanflow]", f"budget.unit={unit}", "budget.amount=50")
+    found = F.forecast(plan, plan.stages)
+    assert found.tried == ("meanflow",) and 0 < found.training < 600
+    if unit == "seconds":  # A clock's time is known.
+        trainings = sum(s.kind == "distill" for s in plan.stages)
+        assert found.training == pytest.approx(50 * trainings, rel=0.1)
+
+
+def test_a_start_that_is_yet_to_be_fitted_is_not_fitted_for_it(monkeypatch):
+    monkeypatch.setattr(closed_form, "fit_backbone", None)
+    plan = plan_of("experiment=analytic_checkerboard2d", "only=[kd,teacher-euler]")
+    before = torch.get_num_threads()
+    found = F.forecast(plan, plan.stages)
+    assert found.tried == ("kd",) and found.sampling > 0
+    assert torch.get_num_threads() == before
+
+
+def test_solvers_cost_their_evaluations():
+    plan = plan_of("only=[teacher-euler]", "nfes=[1,4]")
+    stages = [s for s in plan.stages if s.kind == "sample" and "teacher-euler " in s.label + " "]
+    rows = {s.config["nfe"]: F._rows_forward(s, plan.dataset) for s in stages}
+    assert rows[4] == 4 * rows[1] > 0
+    (converged, *_) = (s for s in plan.stages if s.kind == "converged")
+    count = converged.config["stop"] - converged.config["start"]
+    # Guided: two evaluations a step.
+    assert F._rows_forward(converged, plan.dataset) == 2 * converged.config["steps"] * count
