@@ -1,7 +1,7 @@
 """What a run will do, and how long that takes here.
 
 Stages are counted from the plan. For their time some steps of the trainings are run, on samples of
-zeros, for about a second in all: what a step costs beside the network (policies, discriminators,
+zeros, for about half a second in all: what a step costs beside the network (policies, discriminators,
 optimizers) differs tenfold between methods and between networks, and a forward pass says nothing of
 it. Solvers and samplers cost forward passes. Metrics are not foreseen, and this is said.
 """
@@ -31,7 +31,7 @@ from piflow_bench.progress_bar import duration
 if TYPE_CHECKING:
     from piflow_bench.data.dataset import Dataset
 
-BOX = 0.8
+BOX = 0.4
 """Seconds after which no further method is tried."""
 SLOW = 0.1
 """Seconds of a forward pass beyond which no step is tried."""
