@@ -527,8 +527,8 @@ def _explain(
         parts = key.split(".")
         if parts[0] == "variants" and len(parts) > 2 and parts[1] not in {*variants, *new}:
             return (
-                f"variants.{parts[1]}: no such variant; {nearest(parts[1], variants)} A new one "
-                f"needs its method: variants.{parts[1]}.method=NAME"
+                f"variants.{parts[1]}: no such variant; a new one needs its method "
+                f"(variants.{parts[1]}.method=NAME); {nearest(parts[1], variants)}"
             )
         whole = parts[0] == "variants" and len(parts) == 2
         if key not in valid and not whole and (parts[-1] in text or f"'{key}'" in str(error)):
