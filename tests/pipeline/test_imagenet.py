@@ -64,7 +64,7 @@ def test_every_method_is_trained_and_scored_by_adms_protocol(folder):
     assert rules["neighbour_precision"] == "float16" and rules["is_shuffle"] is False
     spent = students.groupby("variant").train_tfe.first()
     assert spent.min() >= 60 and spent.max() < 60 * 1.5, "one budget for all"
-    other = results(folder, "imagenet_1nfe_fm")
+    other = results(folder, "imagenet_1nfe_fm-smoke")
     assert set(other.protocol).isdisjoint(table.protocol), "another teacher, another ranking"
 
 
@@ -100,7 +100,7 @@ def test_the_plan_of_a_gpu_is_that_of_the_cpu(folder, monkeypatch):
 
 def test_two_evaluations(folder):
     run(folder, "experiment=imagenet_2nfe", "only=[piflow-gm32,meanflow]")
-    table = results(folder, "imagenet_2nfe")
+    table = results(folder, "imagenet_2nfe-smoke")
     assert (table.status == "ok").all() and set(table.nfe.dropna()) == {2, 6}
 
 
