@@ -30,6 +30,26 @@ class FrechetReference:
             moments.mean, float(np.trace(moments.covariance)), spectral.ROOT.total(values)
         )
 
+    def distances(self, features: np.ndarray, subsets: Sequence[np.ndarray]) -> list[float]:
+        """Frechet distances to some of the rows ``(n, d)``, by their indices; for n <= d.
+
+        F^T S F has no more non-zero eigenvalues than there are rows, and shares them with the
+        centred n x n matrix of the rows' products.
+        """
+        x = features - self.moments.mean
+        rows = x @ self._factor
+        products, squares = rows @ rows.T, np.einsum("ij,ij->i", x, x)
+        found = []
+        for kept in subsets:
+            n, shift = len(kept), x[kept].mean(axis=0)
+            inner = products[np.ix_(kept, kept)]
+            means = inner.mean(axis=0)
+            inner += means.mean() - means - means[:, None]
+            trace = (float(squares[kept].sum()) - n * float(shift @ shift)) / (n - 1)
+            root = spectral.ROOT.total(np.linalg.eigvalsh(inner / (n - 1)))
+            found.append(self._value(self.moments.mean + shift, trace, root))
+        return found
+
     def expanded(
         self, features: np.ndarray, moments: Moments, changes: Sequence[Change]
     ) -> tuple[float, np.ndarray] | None:
@@ -129,17 +149,22 @@ def fd_with_replicates(
     features: np.ndarray, blocks: np.ndarray, reference: FrechetReference
 ) -> tuple[float, Sequence[float] | np.ndarray]:
     """Distance of ``(n, d)``, and without each block of ids ``(n,)`` 0..g-1; none for one block."""
+    n, d = features.shape
     count, none = int(blocks.max()) + 1, np.zeros(0, dtype=np.int64)
+    if n <= d:
+        kept = [np.flatnonzero(blocks != b) for b in range(count if count > 1 else 0)]
+        whole, *left = reference.distances(features, [np.arange(n), *kept])
+        return whole, left
     if count == 1:
         return reference.distance(Moments.from_features(features)), ()
-    if spectral.may_expand(features.shape[1], len(blocks) - int(np.bincount(blocks).max())):
+    if spectral.may_expand(d, n - int(np.bincount(blocks).max())):
         changes = [(np.flatnonzero(blocks == b), none) for b in range(count)]
         found = reference.expanded(features, Moments.from_features(features), changes)
         if found is not None:
             return found
     parts = block_moments(features, blocks)
-    whole = merge_all(parts)
-    return reference.distance(whole), [reference.distance(whole.without(part)) for part in parts]
+    moments = merge_all(parts)
+    return reference.distance(moments), [reference.distance(moments.without(p)) for p in parts]
 
 
 def _sizes(n: int, points: int) -> np.ndarray:

@@ -1,9 +1,9 @@
 """What a run will do, and how long that takes here.
 
 Stages are counted from the plan. For their time some steps of the trainings are run, on samples of
-zeros, for about half a second in all: what a step costs beside the network (policies, discriminators,
-optimizers) differs tenfold between methods and between networks, and a forward pass says nothing of
-it. Solvers and samplers cost forward passes. Metrics are not foreseen, and this is said.
+zeros, for about half a second: what a step costs beside the network (policies, discriminators,
+optimizers) differs tenfold between methods and between networks, and a forward pass says nothing
+of it. Solvers and samplers cost forward passes. Metrics are not foreseen, and this is said.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The metrics beside torch-fidelity's own: ``python -m tests.benchmarks.metrics``.
 
-Three tables: all neighbour, kernel and Fréchet metrics against torch-fidelity's FD, KID and
+Four tables: all neighbour, kernel and Fréchet metrics against torch-fidelity's FD, KID and
 precision/recall at 10,000 + 10,000 samples of 2,048 features; the Fréchet distance alone from given
-moments, where a scipy square root is timed as well; and the peak memory of the neighbour metrics at
-50,000 + 50,000 samples of 512. Nothing here is asserted: machines differ.
+moments, where a scipy square root is timed as well; the peak memory of the neighbour metrics at
+50,000 + 50,000 samples of 512; and ``evaluate`` of 2,000 + 2,000 image files against two other
+tools (``end 200`` for fewer). Nothing here is asserted: machines differ.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import piflow_bench  # First: it says how OpenBLAS is to be loaded.  # isort: skip
 import numpy as np
@@ -131,11 +134,85 @@ def memory() -> None:
           f"{seconds:.0f} s, intervals included")  # fmt: skip
 
 
-PARTS = {"whole": whole, "frechet": frechet, "memory": memory}
+def pictures(folder: Path, n: int, seed: int) -> None:
+    """n coloured noises of 64x64 pixels, as PNG files."""
+    from PIL import Image
+
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    for i in range(n):
+        coarse = rng.integers(0, 256 - 20 * seed, (9, 9, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize((64, 64), Image.Resampling.BICUBIC)
+        image.save(folder / f"{i:05d}.png")
+
+
+def end(n: int = 2000) -> None:
+    """FD of n + n image files with Inception, of one file of random weights, by three tools."""
+    import torch
+    from cleanfid.fid import compute_fid
+    from torch_fidelity import calculate_metrics
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    from piflow_bench.data.generated import inception
+
+    with tempfile.TemporaryDirectory() as root:
+        a, b, weights = Path(root) / "a", Path(root) / "b", Path(root) / "inception.pth"
+        for seed, folder in enumerate((a, b)):
+            pictures(folder, n, seed)
+        torch.manual_seed(0)
+        inception(weights)
+        found = {}
+
+        def ours() -> None:
+            protocol, chosen = "torch-fidelity", {"metrics": ["fd"], "cache": False}
+            table = piflow_bench.evaluate(a, b, protocol, weights=str(weights), **chosen)
+            found["ours"] = table["value"].item()
+
+        def theirs() -> None:
+            values = calculate_metrics(
+                input1=str(a),
+                input2=str(b),
+                cuda=False,
+                fid=True,
+                feature_extractor="inception-v3-compat",
+                feature_extractor_weights_path=str(weights),
+                cache=False,
+                verbose=False,
+            )
+            found["torch-fidelity"] = values["frechet_inception_distance"]
+
+        network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
+        )
+
+        def features(batch: torch.Tensor) -> torch.Tensor:
+            return network(batch.round().clamp(0, 255).to(torch.uint8))[0]
+
+        def clean() -> None:
+            found["clean-fid"] = compute_fid(
+                str(a),
+                str(b),
+                device=torch.device("cpu"),
+                use_dataparallel=False,
+                num_workers=2,
+                custom_feat_extractor=features,
+                verbose=False,
+            )
+
+        calls = {"torch-fidelity": theirs, "clean-fid": clean, "ours, with an interval": ours}
+        seconds = {name: timed(call) for name, call in calls.items()}
+    print(f"FD of {n} + {n} files of 64x64 pixels with Inception, on the CPU")
+    least = min(seconds["torch-fidelity"], seconds["clean-fid"])
+    for name, spent in seconds.items():
+        line(name, spent, least)
+    print(", ".join(f"{name} {value:.9g}" for name, value in found.items()))
+
+
+PARTS = {"whole": whole, "frechet": frechet, "memory": memory, "end": end}
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        PARTS[sys.argv[1]]()
+        PARTS[sys.argv[1]](*map(int, sys.argv[2:]))
     else:  # A process each: the peak of one is not that of another.
         for part in PARTS:
             subprocess.run([sys.executable, "-m", "tests.benchmarks.metrics", part], check=True)

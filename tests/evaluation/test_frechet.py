@@ -152,6 +152,23 @@ def test_where_the_expansion_does_not_hold_replicates_are_exact(spoil, monkeypat
     np.testing.assert_array_equal(exact, found)
 
 
+@pytest.mark.parametrize("n", [3, 20, 40])
+@pytest.mark.parametrize("flat", [False, True])
+def test_fewer_samples_than_features_are_scored_by_their_products(n, flat):
+    x, y = skewed(n, 40, 2) + 3, skewed(60, 40, 3)
+    if flat:
+        x[:, :35] = 1
+    reference, blocks = F.FrechetReference(Moments.from_features(y)), np.arange(n) % min(n, 20)
+    if n == 3:
+        blocks = np.zeros(3, int)
+    value, left = F.fd_with_replicates(x, blocks, reference)
+    assert value == pytest.approx(fd_of(x, y), rel=1e-6)
+    for b, found in enumerate(left):
+        if (blocks != b).sum() > 1:
+            assert found == pytest.approx(fd_of(x[blocks != b], y), rel=1e-6)
+    assert len(left) == (0 if n == 3 else 20)
+
+
 def test_a_few_features_are_never_expanded(monkeypatch):
     monkeypatch.setattr(F.FrechetReference, "expanded", None)
     blocks = np.arange(60) % 5
