@@ -62,7 +62,7 @@ class FrechetReference:
 
         Returns:
             The distance and ``(len(changes),)`` distances, or None where the expansion does not
-            hold (see ``spectral``).
+            hold (see ``spectral``), and for copies of the reference.
         """
         values, vectors = np.linalg.eigh(self._inside(moments))
         use = spectral.positive(values)
@@ -77,9 +77,13 @@ class FrechetReference:
         if roots is None:
             return None
         centres = [_centre_and_trace(features, moments, each) for each in changes]
-        left = [self._value(*each, root) for each, root in zip(centres, roots, strict=True)]
-        whole = float(np.trace(moments.covariance))
-        return self._value(moments.mean, whole, spectral.ROOT.total(values)), np.array(left)
+        left = np.array([self._value(*c, root) for c, root in zip(centres, roots, strict=True)])
+        trace = float(np.trace(moments.covariance))
+        whole = self._value(moments.mean, trace, spectral.ROOT.total(values))
+        # Less than half of what the sample's own noise adds: these are copies of the reference.
+        # All derivatives of low order vanish there.
+        noise = (len(left) - 1) * float(left.mean() - whole)
+        return None if whole < noise / 2 else (whole, left)
 
     def _inside(self, moments: Moments) -> np.ndarray:
         """F^T S F with this side's F and the other's S."""
@@ -132,16 +136,19 @@ def _whitened_change(
     features: np.ndarray, moments: Moments, change: Change, axes: np.ndarray
 ) -> np.ndarray:
     """The covariance's change ``(r, r)`` float32 in coordinates ``axes`` ``(d, r)`` that whiten."""
-    r, n = axes.shape[1], moments.n
-    scatter, sums = np.zeros((r, r), np.float32), np.zeros(r, np.float32)
-    for rows, sign in ((change[0], -1), (change[1], 1)):
+
+    def moved(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         z = (features[rows] - moments.mean).astype(np.float32) @ axes
-        scatter += sign * (z.T @ z)
-        sums += sign * z.sum(axis=0)
-        n += sign * len(rows)
-    scatter -= np.outer(sums, sums / n)
-    scatter /= n - 1
-    scatter[np.diag_indices(r)] += (moments.n - 1) / (n - 1) - 1
+        return z.T @ z, z.sum(axis=0)
+
+    scatter, sums = moved(change[0])
+    if len(change[1]):
+        joined = moved(change[1])
+        scatter, sums = scatter - joined[0], sums - joined[1]
+    n = moments.n - len(change[0]) + len(change[1])
+    scatter += np.outer(sums, sums / np.float32(n))
+    scatter *= np.float32(-1 / (n - 1))
+    scatter[np.diag_indices(len(sums))] += (moments.n - 1) / (n - 1) - 1
     return scatter
 
 

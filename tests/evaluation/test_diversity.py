@@ -45,7 +45,7 @@ def test_vendi_both_forms_and_their_replicates(n):
     np.testing.assert_allclose(left, [brute_vendi(x[blocks != b]) for b in range(5)], rtol=1e-9)
 
 
-@pytest.mark.parametrize("n", [160, 900])
+@pytest.mark.parametrize("n", [240, 900])
 @pytest.mark.parametrize("dead", [0, 20])
 def test_vendi_replicates_by_expansion_are_the_exact_ones(n, dead, monkeypatch):
     x = np.logaddexp(0, RNG.normal(size=(n, 64)) * np.linspace(3, 0.1, 64))

@@ -69,7 +69,7 @@ def test_blocks_that_change_nothing_agree():
 def test_what_may_be_expanded():
     few = spectral.EXACT_FEATURES
     assert not spectral.may_expand(few, 100 * few)
-    assert spectral.may_expand(2048, 4096) and not spectral.may_expand(2048, 4095)
+    assert spectral.may_expand(2048, 6144) and not spectral.may_expand(2048, 6143)
 
 
 def test_eigenvalues_of_rounding_are_left_out():
