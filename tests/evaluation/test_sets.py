@@ -50,7 +50,8 @@ class TestWhich:
         "many",
         [["a", "b"], ("a", "b"), [A, B], [torch.from_numpy(A), B], [A, "b"], [list(A), list(B)],
          [iter([A]), iter([B])], {"x": A, "y": "b"}, ["only one"]],
-        ids=str,
+        ids=["paths", "a tuple", "arrays", "a tensor", "an array and a path", "lists of images",
+             "iterators", "by name", "one path"],
     )  # fmt: skip
     def test_a_list_of_sets_is_several(self, many):
         assert len(several(many).sources) == len(many)
