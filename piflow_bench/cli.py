@@ -7,6 +7,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -162,6 +163,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from piflow_bench.pipeline import repeated
+
+    usual = not (options.plan or options.detach or options.force)
+    again = repeated.unchanged(options.settings) if usual else None
+    if again is not None:
+        _show_again(*again)
+        return OK
     from piflow_bench.config import expand
     from piflow_bench.pipeline.forecast import print_plan
     from piflow_bench.pipeline.plan import make_plan
@@ -174,14 +182,28 @@ def _run(options: argparse.Namespace) -> int:
         _refuse_gaps(configs)
     for config in configs if len(configs) > 1 else []:
         make_plan(config)  # A mistake in any of them is refused before the first runs.
+    watch = repeated.Watch(options.settings, configs[0]) if usual and len(found) == 1 else None
     for settings, config in found:
         if options.plan:
             print_plan(config, store_of(config))
         else:
             command = shlex.join(["python", "-m", "piflow_bench", "run", *settings])
-            failed = run_experiment(config, command, options.detach, options.force)
+            failed = run_experiment(config, command, options.detach, options.force, watch)
             code = max(code, FAILED_CELLS if failed else OK)
     return code
+
+
+def _show_again(folder: Path, stages: int) -> None:
+    """What a run prints at its end when nothing was to be done."""
+    from piflow_reports.terminal import print_results
+    from rich.console import Console
+
+    from piflow_bench.pipeline.repeated import tally
+
+    console = Console()
+    print_results(console, folder)
+    console.print(tally(0, stages, 0, 0.0), highlight=False)
+    print(folder / "report.html")
 
 
 def _refuse_gaps(configs: Sequence[ExperimentConfig]) -> None:
@@ -238,8 +260,6 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from piflow_bench.errors import UserError
 
     if options.watch:

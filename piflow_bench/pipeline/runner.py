@@ -24,6 +24,7 @@ from piflow_bench.pipeline.loggers import FOLDER as TENSORBOARD
 from piflow_bench.pipeline.loggers import complete, folders_of
 from piflow_bench.pipeline.outdated import discard_outdated, warnings_of
 from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
+from piflow_bench.pipeline.repeated import Watch, tally
 from piflow_bench.pipeline.run_folder import settled
 from piflow_bench.pipeline.store import Store, environment_error
 from piflow_bench.pipeline.uses import record_use, settings_digest, stages_of
@@ -39,12 +40,17 @@ def store_of(config: ExperimentConfig) -> Store:
 
 
 def run_experiment(
-    config: ExperimentConfig, command: str, detach: bool = False, force: bool = False
+    config: ExperimentConfig,
+    command: str,
+    detach: bool = False,
+    force: bool = False,
+    watch: Watch | None = None,
 ) -> int:
     """Run one experiment; returns the number of failed cells. The report's path is printed last.
 
     With ``detach`` Slurm's jobs are submitted and left alone: the same command collects them. With
-    ``force`` what another source of an installed method made is made anew.
+    ``force`` what another source of an installed method made is made anew. ``watch`` remembers a
+    run that came to its end, so that the same command need not plan it.
     """
     if detach and config.launcher.name != "slurm":
         raise UserError("--detach: needs launcher=slurm")
@@ -61,7 +67,7 @@ def run_experiment(
         say(console, f"teacher: of the sets of weights in its file, {plan.taken}")
     stages = plan.stages
     with _machine():
-        _look_after(plan, store, console, force)
+        warned = _look_after(plan, store, console, force)
     missing = any(not store.has(s) for s in stages)
     # With nothing to make there is nothing to watch, and the disk may be full.
     live = told(folder, config, store, command) if missing else contextlib.nullcontext(_unheard)
@@ -83,25 +89,30 @@ def run_experiment(
 
     print_results(console, folder)
     computed = len(outcome.done) - len(outcome.cached)
-    console.print(
-        f"{computed} stages computed, {len(outcome.cached)} found in the store, "
-        f"{len(outcome.failures)} failed, {outcome.seconds:.0f} s",
-        highlight=False,
-    )
+    words = tally(computed, len(outcome.cached), len(outcome.failures), outcome.seconds)
+    console.print(words, highlight=False)
     print_causes(console, outcome.failures.values())
     print(page)
+    said = warned or elsewhere or plan.taken or config.logger
+    if watch is not None and not outcome.failures and not said:
+        watch.remember(folder, store, stages)
     return len(outcome.failures)
 
 
-def _look_after(plan: Plan, store: Store, console: Console, force: bool) -> None:
-    """Remove what is damaged, so that it is made anew; name, or remove, what is outdated."""
+def _look_after(plan: Plan, store: Store, console: Console, force: bool) -> bool:
+    """Remove what is damaged, so that it is made anew; name, or remove, what is outdated.
+
+    Returns whether something outdated was named: the next call names it again.
+    """
     labels = {stage.key: stage.label for stage in plan.stages}
     for key, words in store.set_aside_damaged(plan.stages).items():
         say(console, f"damaged {labels[key]}: {words}; it is made anew")
     if force:
         discard_outdated(plan, store)
-    for words in warnings_of(plan, store):
+    warnings = list(warnings_of(plan, store))
+    for words in warnings:
         say(console, words)
+    return bool(warnings)
 
 
 def _unheard(stage: Stage, reason: str) -> None:
