@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +29,8 @@ from piflow_bench.pipeline.store import Store
 from piflow_bench.progress_bar import duration
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from piflow_bench.data.dataset import Dataset
 
 BOX = 0.4
@@ -177,36 +179,70 @@ def _rates(plan: Plan, dataset: Dataset, training: Sequence[Stage]) -> dict[tupl
     return found
 
 
+@dataclass
+class _Rows:
+    """Rows that passed networks, and those of them that a gradient goes back through."""
+
+    passed: int = 0
+    with_gradient: int = 0
+
+    def counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, its rows counted."""
+        import torch
+
+        def call(x: Tensor, *arguments: Any, **settings: Any) -> Any:
+            self.passed += len(x)
+            self.with_gradient += len(x) if torch.is_grad_enabled() else 0
+            return function(x, *arguments, **settings)
+
+        return call
+
+    @property
+    def forwards(self) -> float:
+        """Forward passes of a row: a backward pass costs two."""
+        return self.passed + 2.0 * self.with_gradient
+
+
 def _seconds_of_a_unit(plan: Plan, dataset: Dataset, stage: Stage) -> float:
-    """By the second step of a training, since the first one warms up."""
+    """By the second step of a training, since the first one warms up.
+
+    The methods' part of a step alone: optimizers and averages add a few per cent, and what counts
+    FLOPs in a training takes longer to import than all of this.
+    """
     import torch
 
-    from piflow_bench.data.dataset import TensorRows
-    from piflow_bench.method import Spec
+    from piflow_bench.method import Batch, Context, Spec
     from piflow_bench.pipeline.stages import load_method
+    from piflow_bench.randomness import TrainingRandom
     from piflow_bench.settings import build_dataclass
     from piflow_bench.training.settings import Budget, TrainingSettings
-    from piflow_bench.training.trainer import Trainer, TrainingData
 
     config = stage.config
     settings = build_dataclass(TrainingSettings, config["training"], "training")
     budget = build_dataclass(Budget, config["budget"], "budget")
-    condition = dataset.conditions(0, range(settings.batch))
-    trainer = Trainer(
-        load_method(config, runtime_of(plan.config)),
-        dataset.teacher(),
-        # What a dataset draws first may take longer than all steps here.
-        TrainingData(TensorRows(torch.zeros(settings.batch, *dataset.shape)), condition),
-        Spec(dataset.shape, config["train_nfe"], settings.batch, dataset.fresh_network, condition),
-        settings,
-        budget,
-        0,
-    )
-    for _ in range(2):
-        spent, since = trainer.progress, time.perf_counter()
-        trainer.run_step()
+    size, teacher = settings.batch, dataset.teacher()
+    condition = dataset.conditions(0, range(size))
+    method = load_method(config, runtime_of(plan.config))
+    spec = Spec(dataset.shape, config["train_nfe"], size, dataset.fresh_network, condition)
+    modules = method.build(teacher, spec).modules
+    # What a dataset draws first may take longer than all steps here.
+    batch = Batch(torch.zeros(size, *dataset.shape), condition, dataset.shape)
+    for step in range(2):
+        rows, since = _Rows(), time.perf_counter()
+        networks: Any = {name: rows.counted(module) for name, module in modules.items()}
+        counted = teacher.bind(rows.counted(teacher.field))
+        random = TrainingRandom(0, step, 0, size)
+        context = Context(step, 0.0, random, counted, networks, modules)
+        for update in method.training_step(batch, context):
+            update.loss.backward()
+            context.thaw()
+            for module in modules.values() if update.step else ():
+                module.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - since
-    return seconds / ((trainer.progress - spent) * budget.amount)
+    spent = {
+        "tfe": rows.forwards / (budget.batch or size), "images": float(size), "seconds": seconds
+    }  # fmt: skip
+    return seconds / spent[budget.unit]
 
 
 def _with_any_start(plan: Plan) -> Dataset:

@@ -69,7 +69,8 @@ def unchanged(arguments: Sequence[str]) -> tuple[Path, int] | None:
 def _is_as_it_was(found: Mapping[str, Any], folder: Path) -> bool:
     try:
         return (
-            found["around"] == _around()
+            isinstance(found["stages"], int)
+            and found["around"] == _around()
             and found["looked"] == look(map(Path, found["roots"]))
             and found["artifacts"] == look(map(Path, found["made"]))
             and found["results"] == look(folder / name for name in RESULTS)
