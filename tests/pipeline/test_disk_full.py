@@ -87,7 +87,7 @@ def test_results_stay_whole(disk, tmp_path, capsys):
     arguments[-2] = f"runs={folder}"
     assert main(arguments) == 0
     capsys.readouterr()
-    before = (folder / "digits" / "results.parquet").read_bytes()
+    before = (folder / "digits-smoke" / "results.parquet").read_bytes()
     with (folder / "ballast").open("wb", buffering=0) as ballast, pytest.raises(OSError):
         while True:
             ballast.write(bytes(1 << 16))
@@ -95,5 +95,5 @@ def test_results_stay_whole(disk, tmp_path, capsys):
     capsys.readouterr()
     assert main([*arguments, "title=Another"]) == 2
     one_line(capsys.readouterr().err)
-    assert (folder / "digits" / "results.parquet").read_bytes() == before
-    assert not list((folder / "digits").glob("*.tmp"))
+    assert (folder / "digits-smoke" / "results.parquet").read_bytes() == before
+    assert not list((folder / "digits-smoke").glob("*.tmp"))
