@@ -110,7 +110,8 @@ def lies_beside(folder: Path, name: str) -> bool:
     Those of Python itself are not: a plugin may be called like one of them.
     """
     top = name.partition(".")[0]
-    return top not in sys.stdlib_module_names and any(_steps(folder, name))
+    beside = (step for step in _steps(folder, name) if step != folder / "__init__.py")
+    return top not in sys.stdlib_module_names and any(beside)
 
 
 def _names(tree: ast.AST) -> Iterator[tuple[int, str]]:

@@ -12,7 +12,7 @@ from piflow_bench.config import compose
 from piflow_bench.errors import UserError
 from piflow_bench.file_plugins import places
 from piflow_bench.pipeline.plan import make_plan
-from piflow_bench.sources import source_digest
+from piflow_bench.sources import lies_beside, source_digest
 
 METHOD = """
 {first}
@@ -194,3 +194,11 @@ def test_a_helper_decides_what_is_made_in_every_process(tmp_path, monkeypatch, c
     trained = {(t["variant"], t["artifact"]) for _, t in again.iterrows()}
     same = trained & {(t["variant"], t["artifact"]) for _, t in table.iterrows()}
     assert {"one"} < {v for v, _ in same} and "two" not in {v for v, _ in same}
+
+
+def test_a_folder_that_is_a_package_imports_what_is_installed(tmp_path):
+    """Its own __init__.py is beside everything, and is nothing that an import names."""
+    (tmp_path / "__init__.py").write_text("")
+    assert not lies_beside(tmp_path, "torch.nn") and not lies_beside(tmp_path, "numpy")
+    (tmp_path / "_common.py").write_text("")
+    assert lies_beside(tmp_path, "_common") and lies_beside(tmp_path, "_common.x")
