@@ -27,7 +27,7 @@ from piflow_bench.hub import is_address
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.store import Store
 from piflow_bench.provenance import versions
-from piflow_bench.registry import GROUPS
+from piflow_bench.registry import GROUPS, OURS, find
 
 RECORD = ".repeated.json"
 MOST = 20_000
@@ -35,6 +35,8 @@ MOST = 20_000
 RESULTS = ("results.parquet", "run.json", "report.html", ".up_to_date")
 VARIABLES = ("PIFLOW", "HF_", "CUDA", "OMP_")
 """Beginnings of the names of variables that a plan may depend on."""
+WRITTEN = ("PIFLOW_BENCH_STORE",)
+"""Those of them that name what a run writes to."""
 CONFIGS = "piflow_bench.configs"
 """Entry points of packages of experiments."""
 
@@ -85,10 +87,15 @@ class Watch:
     def __init__(self, arguments: Sequence[str], config: ExperimentConfig) -> None:
         self.command, self.around = _command(arguments), _around()
         settings = set(_texts(to_plain(config)))
+        variables = {k: v for k, v in self.around["variables"].items() if k not in WRITTEN}
+        settings |= set(_texts(list(variables.values())))
         self.roots = sorted({*_packages(), *_named(settings)})
         self.looked: str | None = None
-        # What an address on the hub stands for is not seen here.
-        if not any(map(is_address, settings)):
+        # What an address on the hub stands for is not seen here, nor where another project's
+        # dataset has its data.
+        dataset = find("dataset").get(config.dataset.name)
+        ours = dataset is not None and dataset.module.partition(".")[0] in OURS
+        if ours and not any(map(is_address, settings)):
             with suppress(TooMany, OSError):
                 self.looked = look(self.roots)
 
@@ -134,11 +141,12 @@ def _files(path: Path) -> Iterator[tuple[str, os.stat_result]]:
     if not path.is_dir():
         yield str(path), path.stat()
         return
-    for folder, below, names in os.walk(path, followlinks=False):
+    # Links are followed, to what a plan would read; one in a circle has too many files.
+    for folder, below, names in os.walk(path, followlinks=True):
         below[:] = sorted(name for name in below if name != "__pycache__")
         for name in sorted(names):
             place = os.path.join(folder, name)
-            yield place, os.stat(place, follow_symlinks=not os.path.islink(place))
+            yield place, os.stat(place)
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -176,3 +176,28 @@ def test_what_is_on_the_hub_is_always_planned(tmp_path):
     assert repeated.Watch([], config).looked is None
     (config,) = compose(["profile=smoke"])
     assert repeated.Watch([], config).looked is not None
+
+
+def test_what_links_and_variables_lead_to_is_watched(tmp_path, monkeypatch):
+    from piflow_bench.config import compose
+
+    far = tmp_path / "far"
+    (far / "deep").mkdir(parents=True)
+    (far / "deep" / "weights").write_text("a")
+    near = tmp_path / "near"
+    near.mkdir()
+    (near / "folder").symlink_to(far)
+    (near / "file").symlink_to(far / "deep" / "weights")
+    monkeypatch.setenv("PIFLOW_BENCH_WEIGHTS", str(near))
+    (config,) = compose(["profile=smoke"])
+    before = repeated.Watch([], config).looked
+    (far / "deep" / "weights").write_text("another")
+    assert before is not None and repeated.Watch([], config).looked != before
+
+
+def test_data_of_another_projects_dataset_is_always_planned(monkeypatch):
+    from piflow_bench.config import compose
+
+    monkeypatch.setattr(repeated, "OURS", ())
+    (config,) = compose(["profile=smoke"])
+    assert repeated.Watch([], config).looked is None
