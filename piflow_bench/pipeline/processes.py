@@ -105,12 +105,10 @@ def _end_with(owner: int) -> None:
 
 def main(talk: Path) -> None:
     """One of the processes; ``talk`` is the folder of its job."""
-    from torch import distributed
-
     from piflow_bench.pipeline.progress import progress_writer
     from piflow_bench.pipeline.runtime import Runtime
     from piflow_bench.pipeline.stages import distill
-    from piflow_bench.training.distributed import form_group
+    from piflow_bench.training.distributed import form_group, leave_group
     from piflow_bench.training.scale import Scale
 
     job, folder = json.loads((talk / JOB).read_text()), talk.parent
@@ -127,7 +125,7 @@ def main(talk: Path) -> None:
         (talk / ERROR).write_text(text + traceback.format_exc())
         # The others may wait for this one in a collective call: end without waiting for them.
         os._exit(1)
-    distributed.destroy_process_group()
+    leave_group()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ such hooks silently. At the batches of distillation the exchange is a small shar
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -20,6 +21,8 @@ BUCKET = 32 * 2**20
 """Values averaged at once: 128 MiB of float32."""
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 """By device. Gradients lie on GPUs, but costs, logs and states on the CPU, which NCCL refuses."""
+LEAVING_SECONDS = 0.5
+"""What gloo's threads get to let go of the last tensors."""
 
 
 def form_group(device: str, local_rank: int, **where: Any) -> None:
@@ -33,6 +36,18 @@ def form_group(device: str, local_rank: int, **where: Any) -> None:
     if device == "cuda":
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     distributed.init_process_group(BACKENDS[device], **where)
+
+
+def leave_group() -> None:
+    """Leave the process group, if there is one, so that the process may end.
+
+    Whoever waits for a collective call goes on a moment before gloo's thread lets go of the call's
+    tensors, and with FSDP that thread outlives the group. If the interpreter ends in that moment,
+    the process aborts ("terminate called without an active exception") with its work well done.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+        time.sleep(LEAVING_SECONDS)
 
 
 def world() -> tuple[int, int]:

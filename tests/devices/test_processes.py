@@ -11,7 +11,7 @@ from torch import distributed, multiprocessing
 from piflow_bench import standins
 from piflow_bench.data.dataset import TensorRows
 from piflow_bench.training import loop
-from piflow_bench.training.distributed import form_group, summed
+from piflow_bench.training.distributed import form_group, leave_group, summed
 from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import Budget, TrainingSettings
 from piflow_bench.training.trainer import TrainingData
@@ -48,7 +48,7 @@ def _process(rank, folder):
             summed(torch.ones(1))
         except RuntimeError as error:
             (Path(folder) / f"refusal-{rank}").write_text(str(error))
-        distributed.destroy_process_group()
+        leave_group()
 
 
 @pytest.fixture(scope="module")

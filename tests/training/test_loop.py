@@ -19,6 +19,7 @@ from piflow_bench.api import Classes, Guidance, Optimizer, SampleRandom, Spec, T
 from piflow_bench.data.dataset import TensorRows
 from piflow_bench.networks.dit import DiT
 from piflow_bench.training import loop, state
+from piflow_bench.training.distributed import leave_group
 from piflow_bench.training.scale import Scale, division
 from piflow_bench.training.settings import Budget, TrainingSettings
 from piflow_bench.training.trainer import Trainer, TrainingData
@@ -149,7 +150,7 @@ def _process(rank, world, folder, port, parallel):
     )
     for name in METHODS:
         run(name, Path(folder) / name, 5, FLOAT64, scale=Scale(parallel=parallel))
-    torch.distributed.destroy_process_group()
+    leave_group()
 
 
 def in_two_processes(function, *arguments):
@@ -214,7 +215,7 @@ def _stopped(rank, world, folder, port):
         for _ in range(3):
             trainer.run_step()
         state.save(trainer, place)
-    torch.distributed.destroy_process_group()
+    leave_group()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from piflow_bench.training import loop, state
+from piflow_bench.training.distributed import leave_group
 from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import Budget
 from piflow_bench.training.trainer import Trainer
@@ -130,7 +131,7 @@ def _processes(rank, world, folder, port):
     with fails(Path, "exists", False) if rank else mock.MagicMock():
         found["finished"] = loop.train(*parts("piflow"), FLOAT64, BUDGET, 3, place)
     (folder / f"{rank}.json").write_text(json.dumps(found))
-    torch.distributed.destroy_process_group()
+    leave_group()
 
 
 @pytest.fixture(scope="module")

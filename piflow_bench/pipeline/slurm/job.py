@@ -46,6 +46,8 @@ class Task:
         """Make the artifacts; what became of each is in the store."""
         import torch
 
+        from piflow_bench.training.distributed import leave_group
+
         torch.set_num_threads(self.threads)
         store = Store(Path(self.root))
         rank, world = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
@@ -65,6 +67,7 @@ class Task:
                             signal.pause()  # Leaving could end the job before the first has asked.
                         requeue(signal.SIGUSR2, None)
                     return "stopped"
+        leave_group()
         return "over"
 
     def checkpoint(self) -> Any:
