@@ -67,3 +67,30 @@ def test_unknown_where_an_older_peak_cannot_be_forgotten(monkeypatch, tmp_path, 
     block = torch.ones(100 * MEGA)
     del block
     assert math.isnan(PeakMemory().read())
+
+
+def test_freed_memory_is_kept_for_the_next_tensors():
+    """Counts pages that the system had to hand out, before and after."""
+    script = f"""
+        import resource
+        import torch
+        from piflow_bench.memory import keep_freed
+        def pages():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(20):
+                one, two = torch.ones(2 * {MEGA}), torch.ones(2 * {MEGA})
+                del one, two
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        pages()
+        print(pages())
+        keep_freed()
+        pages()
+        print(pages())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", dedent(script)], capture_output=True, text=True, check=True
+    )
+    fresh, kept = map(int, done.stdout.split())
+    if not fresh:
+        pytest.skip("this system's malloc keeps what is freed")
+    assert kept < fresh / 10

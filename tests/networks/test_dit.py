@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from piflow_bench.condition import Classes
+from piflow_bench.networks import dit
 from piflow_bench.networks.dit import DiT
 
 DATA = Path(__file__).parent.parent / "data"
@@ -92,3 +93,15 @@ def test_jvp_equals_finite_difference():
     h = 1e-3
     difference = (network(x + h * v, t + h, c) - network(x - h * v, t - h, c)) / (2 * h)
     assert (d - difference).abs().max() < 1e-3 * (1 + d.abs().max())
+
+
+def test_gelu_in_place_is_gelu_with_the_same_forward_mode_derivative():
+    layer = dit._GeluProjection(8, 3000)  # Two parts and a rest.
+    x, v = torch.randn(2, 5, 9, 8)
+    with torch.no_grad():
+        out, tangent = torch.func.jvp(layer, (x,), (v,))
+        plain = layer(x)
+    out_, tangent_ = torch.func.jvp(layer, (x,), (v,))
+    assert torch.equal(out, plain) and not torch.equal(out, out_)
+    torch.testing.assert_close(out, out_.detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(tangent, tangent_.detach(), rtol=0, atol=1e-6)
