@@ -78,8 +78,8 @@ def test_freed_memory_is_kept_for_the_next_tensors():
         def pages():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             for _ in range(20):
-                one, two = torch.ones(2 * {MEGA}), torch.ones(2 * {MEGA})
-                del one, two
+                several = [torch.ones(2 * {MEGA}) for _ in range(6)]
+                del several
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
         pages()
         print(pages())
