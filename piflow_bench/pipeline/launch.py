@@ -30,6 +30,7 @@ from piflow_bench.pipeline.plugin_sources import unchanged_source
 from piflow_bench.pipeline.progress import progress_writer
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.store import Store, environment_error
+from piflow_bench.threads import use_threads
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ def _worker(
     root: str,
     runtime: Runtime,
     threads: int,
+    workers: int,
     parent: int,
     slot: int,
     log: str,
@@ -143,14 +145,20 @@ def _worker(
     with open(log, "w") as file:
         faulthandler.enable(file)
         try:
-            _serve(connection, root, runtime, threads, parent, slot)
+            _serve(connection, root, runtime, threads, workers, parent, slot)
         except BaseException:
             traceback.print_exc(file=file)
             raise
 
 
 def _serve(
-    connection: Connection, root: str, runtime: Runtime, threads: int, parent: int, slot: int
+    connection: Connection,
+    root: str,
+    runtime: Runtime,
+    threads: int,
+    workers: int,
+    parent: int,
+    slot: int,
 ) -> None:
     if runtime.scale.device == "cuda":  # Before torch looks for GPUs.
         named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -165,9 +173,7 @@ def _serve(
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    import torch
-
-    torch.set_num_threads(threads)
+    use_threads(threads, workers)
     store = Store(Path(root))
     while True:
         try:
@@ -196,14 +202,14 @@ def _without_the_script() -> Iterator[None]:
 class _Worker:
     """One worker process and the stage it is making."""
 
-    def __init__(self, root: Path, runtime: Runtime, threads: int, slot: int) -> None:
+    def __init__(self, root: Path, runtime: Runtime, threads: int, workers: int, slot: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.slot = slot
         self.connection, child = context.Pipe()
         handle, name = tempfile.mkstemp(prefix="piflow-worker-")
         os.close(handle)
         self.log = Path(name)
-        arguments = (child, str(root), runtime, threads, os.getpid(), slot, name)
+        arguments = (child, str(root), runtime, threads, workers, os.getpid(), slot, name)
         self.process = context.Process(target=_worker, args=arguments, daemon=True)
         with _without_the_script():
             self.process.start()
@@ -336,7 +342,7 @@ def run_local(
             ready = schedule.ready()
             while len(pool) < min(workers, len(ready) + len(schedule.running)):
                 slot = min(set(range(workers)) - {w.slot for w in pool})
-                pool.append(_Worker(store.root, runtime, threads, slot))
+                pool.append(_Worker(store.root, runtime, threads, workers, slot))
             idle = [w for w in pool if w.stage is None]
             for worker, following in zip(idle, ready, strict=False):
                 try:

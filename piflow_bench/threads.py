@@ -1,0 +1,21 @@
+"""How many threads this process computes with."""
+
+from __future__ import annotations
+
+import os
+
+
+def use_threads(torch_threads: int, workers: int) -> None:
+    """Compute with so many threads from now on, one of ``workers`` processes of this machine.
+
+    The BLAS of numpy and scipy gets this process's share of the cores. Left to itself it takes a
+    thread a core in every process: two workers then wait for each other's threads in turn, and
+    each takes more than twice the time of one alone.
+    """
+    import torch  # Brings numpy, whose BLAS is then there to be told.
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(torch_threads)
+    share = max((os.cpu_count() or 1) // workers, torch_threads)
+    threadpool_limits(share, user_api="blas")
+    os.environ["OPENBLAS_NUM_THREADS"] = str(share)  # For what is loaded later.

@@ -1,0 +1,36 @@
+"""A worker's BLAS takes its share of the cores, torch what is asked."""
+
+import json
+import os
+import subprocess
+import sys
+from textwrap import dedent
+
+import pytest
+
+SCRIPT = """
+    import json, os
+    from unittest import mock
+    from piflow_bench.threads import use_threads
+    with mock.patch("os.cpu_count", return_value={cores}):
+        use_threads({threads}, {workers})
+    import scipy.linalg
+    import torch
+    from threadpoolctl import threadpool_info
+    blas = [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+    print(json.dumps([torch.get_num_threads(), blas]))
+"""
+
+
+@pytest.mark.parametrize(
+    "cores, threads, workers, share", [(2, 1, 2, 1), (4, 1, 2, 2), (2, 2, 2, 2), (1, 1, 3, 1)]
+)
+def test_libraries_loaded_before_and_after_share_the_cores(cores, threads, workers, share):
+    if share > (os.cpu_count() or 1):
+        pytest.skip("fewer cores than the case has")
+    script = dedent(SCRIPT.format(cores=cores, threads=threads, workers=workers))
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    here, blas = json.loads(told.stdout)
+    assert here == threads and blas and set(blas) == {share}
