@@ -19,6 +19,10 @@ def _effective_number(eigenvalues: np.ndarray) -> float:
     return float(np.exp(-np.sum(p * np.log(p))))
 
 
+def _to_unit_rows(rows: np.ndarray) -> None:
+    rows *= 1.0 / row_lengths(rows)
+
+
 def vendi_replicates(features: np.ndarray, blocks: np.ndarray) -> tuple[float, np.ndarray]:
     """Vendi score, and the same with each block ``(n,)`` left out.
 
@@ -39,13 +43,13 @@ def vendi_replicates(features: np.ndarray, blocks: np.ndarray) -> tuple[float, n
         ]
         whole = np.linalg.eigvalsh(kernel / n)
     elif len(sizes) == 1:
-        whole, left = np.linalg.eigvalsh(gram(features, unit_rows) / n), []
+        whole, left = np.linalg.eigvalsh(gram(features, _to_unit_rows) / n), []
     else:
         if spectral.may_expand(d, n - int(sizes.max())):
             found = _expanded_vendi(features, blocks, sizes)
             if found is not None:
                 return found
-        grams = [gram(part, unit_rows) for part in split(features, blocks)]
+        grams = [gram(part, _to_unit_rows) for part in split(features, blocks)]
         total = reduce(np.add, grams)
         left = [
             np.linalg.eigvalsh((total - g) / (n - s)) for g, s in zip(grams, sizes, strict=True)
@@ -59,7 +63,7 @@ def _expanded_vendi(
 ) -> tuple[float, np.ndarray] | None:
     """The same from one decomposition, or None where the expansion does not hold."""
     n = len(features)
-    values, vectors = np.linalg.eigh(gram(features, unit_rows) / n)
+    values, vectors = np.linalg.eigh(gram(features, _to_unit_rows) / n)
     use = spectral.positive(values)
     known = values[use]
     # In these coordinates the mean of outer products is the identity.

@@ -20,7 +20,7 @@ class FrechetReference:
     def __init__(self, moments: Moments):
         self.moments = moments
         covariance = moments.covariance
-        self._factor = _factor(covariance)
+        self._factor, self._triangular = _factor(covariance)
         self._trace = float(np.trace(covariance))
 
     def distance(self, moments: Moments) -> float:
@@ -86,27 +86,38 @@ class FrechetReference:
         return None if whole < noise / 2 else (whole, left)
 
     def _inside(self, moments: Moments) -> np.ndarray:
-        """F^T S F with this side's F and the other's S."""
-        return self._factor.T @ moments.covariance @ self._factor
+        """F^T S F with this side's F and the other's S; of a triangular F the lower triangle."""
+        factor = self._factor
+        if not self._triangular:
+            return factor.T @ moments.covariance @ factor
+        from scipy.linalg.lapack import dsygst  # Here: scipy takes longer to load than this module.
+
+        # A quarter of the work of two products. LAPACK reads and writes columns first: to it our
+        # lower triangle is an upper one.
+        found, _ = dsygst(moments.covariance.T, factor.T, itype=2, lower=0, overwrite_a=1)
+        return found.T
 
     def _value(self, mean: np.ndarray, trace: float, root: float) -> float:
         shift = mean - self.moments.mean
         return float(shift @ shift) + trace + self._trace - 2.0 * root
 
 
-def _factor(covariance: np.ndarray) -> np.ndarray:
-    """F ``(d, r)`` with F F^T = S, by Cholesky where S is well within the positive definite."""
+def _factor(covariance: np.ndarray) -> tuple[np.ndarray, bool]:
+    """F ``(d, r)`` with F F^T = S, and whether it is lower triangular.
+
+    It is, by Cholesky, where S is well within the positive definite.
+    """
     eps = np.finfo(np.float64).eps * len(covariance)
     try:
         lower = np.linalg.cholesky(covariance)
         if np.diagonal(lower).min() ** 2 > eps * np.diagonal(covariance).max():
-            return lower
+            return lower, True
     except np.linalg.LinAlgError:
         pass
     values, vectors = np.linalg.eigh(covariance)
     # Directions without variance add nothing to the cross term and would only cost time.
     keep = values > max(float(values[-1]), 0.0) * eps
-    return vectors[:, keep] * np.sqrt(values[keep])
+    return vectors[:, keep] * np.sqrt(values[keep]), False
 
 
 def fd(a: Moments, b: Moments) -> float:

@@ -60,17 +60,36 @@ class Moments:
 
 
 def _direct(features: np.ndarray) -> Moments:
-    x = np.asarray(features, dtype=np.float64)
-    mean = np.full(len(x), 1.0 / len(x)) @ x  # A product uses all cores, unlike a mean.
-    return Moments(len(x), mean, gram(x, lambda part: part - mean))
+    n, d = features.shape
+    mean = np.zeros(d)
+    for part in _doubles(features):
+        mean += np.ones(len(part)) @ part  # A product uses all cores, unlike a sum.
+    mean /= n
+
+    def centre(part: np.ndarray) -> None:
+        part -= mean
+
+    return Moments(n, mean, gram(features, centre))
 
 
-def gram(x: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """``z.T @ z`` ``(d, d)`` of ``z = of(x)``, rows made as they are needed."""
-    total = np.zeros((x.shape[1], x.shape[1]))
+def _doubles(x: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows in float64, some at a time, in memory that is used again.
+
+    Copies of all the rows would take twice the time: the system hands large ones out page by page.
+    """
+    held = np.empty((min(len(x), _GRAM_ROWS), x.shape[1]))
     for i in range(0, len(x), _GRAM_ROWS):
-        part = of(x[i : i + _GRAM_ROWS])
-        total += part.T @ part
+        part = held[: len(x) - i]
+        np.copyto(part, x[i : i + _GRAM_ROWS])
+        yield part
+
+
+def gram(x: np.ndarray, change: Callable[[np.ndarray], None]) -> np.ndarray:
+    """``z.T @ z`` ``(d, d)``, where ``change`` makes rows z of rows of x, in place and float64."""
+    total, product = np.zeros((2, x.shape[1], x.shape[1]))
+    for part in _doubles(x):
+        change(part)
+        total += np.matmul(part.T, part, out=product)
     return total
 
 

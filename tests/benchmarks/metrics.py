@@ -9,7 +9,11 @@ tools (``end 200`` for fewer). Nothing here is asserted: machines differ.
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -39,13 +43,19 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def processor() -> str:
+    """What this machine calls its processor, and how many of its cores there are."""
+    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores"
+
+
 def line(name: str, seconds: float, of: float) -> None:
     """A row of a table: seconds, and their share of ``of``."""
     print(f"{name:54}{seconds:9.2f} s{seconds / of:8.2f}")
 
 
-def whole(rounds: int = 2) -> None:
-    """All metrics; the better of ``rounds`` runs taken in turn."""
+def whole(rounds: int = 3) -> None:
+    """All metrics; the median of ``rounds`` runs taken in turn."""
     import torch
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
     from torch_fidelity.metric_kid import kid_features_to_metric
@@ -76,15 +86,15 @@ def whole(rounds: int = 2) -> None:
         for name, call in theirs.items():
             times.setdefault(name, []).append(timed(call))
         times.setdefault("values", []).append(timed(lambda: ours(False)))
-    times["with intervals"] = [timed(lambda: ours(True))]
-    best = {name: min(seconds) for name, seconds in times.items()}
-    total = sum(best[name] for name in theirs)
-    print("10,000 + 10,000 samples, 2,048 features")
+        times.setdefault("with intervals", []).append(timed(lambda: ours(True)))
+    median = {name: statistics.median(seconds) for name, seconds in times.items()}
+    total = sum(median[name] for name in theirs)
+    print(f"10,000 + 10,000 samples, 2,048 features; {processor()}, medians of {rounds}")
     for name in theirs:
-        line(f"torch-fidelity: {name}", best[name], total)
+        line(f"torch-fidelity: {name}", median[name], total)
     line("torch-fidelity: together", total, total)
-    line(f"ours: {', '.join(OURS)}", best["values"], total)
-    line("ours: the same, each with its interval", best["with intervals"], total)
+    line(f"ours: {', '.join(OURS)}", median["values"], total)
+    line("ours: the same, each with its interval", median["with intervals"], total)
 
 
 def frechet() -> None:
