@@ -299,7 +299,7 @@ def test_a_crash_of_a_worker_leaves_its_stack(tmp_path):
     if pid == 0:
         launch._serve = lambda *a: os.kill(os.getpid(), signal.SIGSEGV)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        _worker(None, "", Runtime(), 1, 0, 0, str(tmp_path / "log"))
+        _worker(None, "", Runtime(), 1, 1, 0, 0, str(tmp_path / "log"))
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGSEGV
     assert "Segmentation fault" in (tmp_path / "log").read_text()
