@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 
+VARIABLE = "OPENBLAS_NUM_THREADS"
+
 
 def use_threads(torch_threads: int, workers: int) -> None:
     """Compute with so many threads from now on, one of ``workers`` processes of this machine.
 
     The BLAS of numpy and scipy gets this process's share of the cores. Left to itself it takes a
     thread a core in every process: two workers then wait for each other's threads in turn, and
-    each takes more than twice the time of one alone.
+    each takes more than twice the time of one alone. OPENBLAS_NUM_THREADS, where it is set, stands.
     """
     import torch  # Brings numpy, whose BLAS is then there to be told.
     from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(torch_threads)
+    if VARIABLE in os.environ:
+        return
     share = max((os.cpu_count() or 1) // workers, torch_threads)
     threadpool_limits(share, user_api="blas")
-    os.environ["OPENBLAS_NUM_THREADS"] = str(share)  # For what is loaded later.
+    os.environ[VARIABLE] = str(share)  # For what is loaded later.

@@ -8,6 +8,8 @@ from textwrap import dedent
 
 import pytest
 
+from piflow_bench.threads import VARIABLE
+
 SCRIPT = """
     import json, os
     from unittest import mock
@@ -29,8 +31,18 @@ def test_libraries_loaded_before_and_after_share_the_cores(cores, threads, worke
     if share > (os.cpu_count() or 1):
         pytest.skip("fewer cores than the case has")
     script = dedent(SCRIPT.format(cores=cores, threads=threads, workers=workers))
-    told = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    here, blas = json.loads(told.stdout)
+    here, blas = run(script)
     assert here == threads and blas and set(blas) == {share}
+
+
+def test_what_a_user_says_of_the_blas_stands():
+    script = dedent(SCRIPT.format(cores=4, threads=2, workers=1))
+    here, blas = run(script, OPENBLAS_NUM_THREADS="1")
+    assert here == 2 and set(blas) == {1}
+
+
+def run(script, **variables):
+    environment = {k: v for k, v in os.environ.items() if k != VARIABLE} | variables
+    command = [sys.executable, "-c", script]
+    told = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    return json.loads(told.stdout)
