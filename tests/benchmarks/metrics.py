@@ -9,6 +9,7 @@ tools (``end 200`` for fewer). Nothing here is asserted: machines differ.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -54,47 +55,58 @@ def line(name: str, seconds: float, of: float) -> None:
     print(f"{name:54}{seconds:9.2f} s{seconds / of:8.2f}")
 
 
-def whole(rounds: int = 3) -> None:
-    """All metrics; the median of ``rounds`` runs taken in turn."""
+def _whole_calls(tool: str) -> dict[str, Callable[[], object]]:
+    """What ``whole`` times of a tool: torch-fidelity, values or intervals."""
     import torch
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
     from torch_fidelity.metric_kid import kid_features_to_metric
     from torch_fidelity.metric_prc import prc_features_to_metric
 
-    from piflow_bench.evaluation import reference
-
     x, y = features(10_000, 2048, 1, 0.05), features(10_000, 2048, 2, 0.0)
+    if tool != "torch-fidelity":
+        intervals = tool == "intervals"
+        return {tool: lambda: piflow_bench.evaluate_features(x, y, OURS, intervals=intervals)}
     a, b = torch.from_numpy(x), torch.from_numpy(y)
-    sides: list = []
 
     def fd() -> None:
-        sides[:] = [fid_features_to_statistics(each) for each in (a, b)]
+        sides = [fid_features_to_statistics(each) for each in (a, b)]
         fid_statistics_to_metric(*sides, verbose=False)
 
-    theirs = {
+    return {
         "FD": fd,
         "KID": lambda: kid_features_to_metric(a, b, rng_seed=2020, verbose=False),
         "precision/recall": lambda: prc_features_to_metric(a, b, verbose=False),
     }
 
-    def ours(intervals: bool) -> None:
-        reference._FACTS.clear()
-        piflow_bench.evaluate_features(x, y, OURS, intervals=intervals)
 
+def side(tool: str) -> None:
+    """A round of ``whole`` for one tool, in a process of its own; prints seconds by name."""
+    seconds = {name: timed(call) for name, call in _whole_calls(tool).items()}
+    print(json.dumps(seconds))
+
+
+def whole(rounds: int = 3) -> None:
+    """All metrics; the median of ``rounds`` runs taken in turn.
+
+    Every tool has fresh processes, torch loaded in all of them: in one process each would pay for
+    the threads and the memory that the others leave behind.
+    """
     times: dict[str, list[float]] = {}
     for _ in range(rounds):
-        for name, call in theirs.items():
-            times.setdefault(name, []).append(timed(call))
-        times.setdefault("values", []).append(timed(lambda: ours(False)))
-        times.setdefault("with intervals", []).append(timed(lambda: ours(True)))
+        for tool in ("torch-fidelity", "values", "intervals"):
+            command = [sys.executable, "-m", "tests.benchmarks.metrics", "side", tool]
+            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            for name, seconds in json.loads(printed.splitlines()[-1]).items():
+                times.setdefault(name, []).append(seconds)
     median = {name: statistics.median(seconds) for name, seconds in times.items()}
-    total = sum(median[name] for name in theirs)
+    values, intervals = median.pop("values"), median.pop("intervals")
+    total = sum(median.values())
     print(f"10,000 + 10,000 samples, 2,048 features; {processor()}, medians of {rounds}")
-    for name in theirs:
-        line(f"torch-fidelity: {name}", median[name], total)
+    for name, seconds in median.items():
+        line(f"torch-fidelity: {name}", seconds, total)
     line("torch-fidelity: together", total, total)
-    line(f"ours: {', '.join(OURS)}", median["values"], total)
-    line("ours: the same, each with its interval", median["with intervals"], total)
+    line(f"ours: {', '.join(OURS)}", values, total)
+    line("ours: the same, each with its interval", intervals, total)
 
 
 def frechet() -> None:
@@ -221,7 +233,9 @@ def end(n: int = 2000) -> None:
 PARTS = {"whole": whole, "frechet": frechet, "memory": memory, "end": end}
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if sys.argv[1:2] == ["side"]:
+        side(sys.argv[2])
+    elif len(sys.argv) > 1:
         PARTS[sys.argv[1]](*map(int, sys.argv[2:]))
     else:  # A process each: the peak of one is not that of another.
         for part in PARTS:

@@ -1,6 +1,8 @@
 """What a run will do, and how long that takes: the words of ``run --plan``."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -85,3 +87,16 @@ def test_solvers_cost_their_evaluations():
     count = converged.config["stop"] - converged.config["start"]
     # Guided: two evaluations a step.
     assert F._rows_forward(converged, plan.dataset) == 2 * converged.config["steps"] * count
+
+
+def test_a_plan_of_exact_derivatives_imports_neither_torchs_compiler_nor_its_counter():
+    """Either costs a plan a good part of its three seconds."""
+    code = """
+import sys
+from piflow_bench.cli import main
+code = main(["run", "experiment=analytic", "--plan", "only=[meanflow]"])
+print([m for m in ("torch._dynamo", "torch.utils.flop_counter") if m in sys.modules], code)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "steps of meanflow" in found.stdout
+    assert found.stdout.splitlines()[-1] == "[] 0", found.stdout[-500:] + found.stderr[-500:]
