@@ -96,6 +96,15 @@ class ConvergedConfig:
 
     solver: str = setting("unipc", choices=_solvers)
     steps: int = setting(16, least=1)
+    shift: float = setting(1.0, above=0)  # of its times: below 1, more steps are near data
+
+    def __str__(self) -> str:
+        shifted = "" if self.shift == 1 else f", shift {self.shift:g}"
+        return f"{self.solver}, {self.steps} steps{shifted}"
+
+    def shift_for_key(self) -> dict[str, float]:
+        """The shift, where there is one: keys from before there was any stay as they are."""
+        return {} if self.shift == 1 else {"shift": self.shift}
 
 
 @dataclass

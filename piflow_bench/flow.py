@@ -242,11 +242,38 @@ def unipc_2(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
     return x
 
 
+def adams(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
+    """Adams' predictor of second and corrector of third order on any grid.
+
+    The evaluation at a predicted point serves the corrector and the next step: one evaluation a
+    step. No corrector on the final step, a trapezoid on the first. With h_k = t_{k+1} - t_k the
+    field is a line through the last two evaluations when predicted, a parabola through three when
+    corrected (Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, III.5).
+    """
+    grid = times.to(torch.float64)
+    u, u_last, h_last = velocity(x, _at(grid[0], x)), None, None
+    for i, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+        h = s - t
+        mean = u if u_last is None else u + (h / (2 * h_last)).to(x.dtype) * (u - u_last)
+        predicted = x + h.to(x.dtype) * mean
+        if i == len(grid) - 2:
+            return predicted
+        u_next = velocity(predicted, _at(s, x))
+        mean = (u + u_next) / 2
+        if u_last is not None:
+            bend = u_next - u - (h / h_last).to(x.dtype) * (u - u_last)
+            mean = mean - (h / (6 * (h + h_last))).to(x.dtype) * bend
+        x = x + h.to(x.dtype) * mean
+        u, u_last, h_last = u_next, u, h
+    return x
+
+
 SOLVERS: dict[str, Callable[[Velocity, Tensor, Tensor], Tensor]] = {
     "euler": euler,
     "heun": heun,
     "dpmpp": dpm_solver_pp_2m,
     "unipc": unipc_2,
+    "adams": adams,
 }
 
 

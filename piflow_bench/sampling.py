@@ -181,6 +181,7 @@ def converged(
     report: Callable[[float, str], None] = lambda share, text: None,
     arithmetic: Arithmetic = CPU,
     parts: Parts | None = None,
+    shift: float = 1.0,
 ) -> tuple[Tensor, float]:
     """Samples of the guided teacher solved to convergence, ``(n, *shape)`` float32, and their NFE.
 
@@ -196,7 +197,7 @@ def converged(
         condition: Condition = dataset.conditions(sample_seed, part).to(arithmetic.device)
         noise = SampleRandom(sample_seed, part, arithmetic.device).noise(dataset.shape)
         with arithmetic.autocast():
-            x = solve(teacher, noise, condition, steps, solver).float().cpu()
+            x = solve(teacher, noise, condition, steps, solver, shift).float().cpu()
         parts.add(len(part), x=x.numpy(), evaluations=[sum(meter.rows.values())])
         meter.rows.clear()
         report(parts.rows / len(indices), f"{parts.rows} samples")

@@ -120,8 +120,9 @@ def solve(
     condition: Condition,
     steps: int,
     solver: str = "heun",
+    shift: float = 1.0,
     **options: Any,
 ) -> Tensor:
-    """Integrate the teacher from noise to data in ``steps`` uniform steps."""
-    times = flow.time_grid(steps, dtype=torch.float64)
+    """Integrate the teacher from noise to data in ``steps`` steps, uniform in raw time."""
+    times = flow.time_grid(steps, shift, torch.float64)
     return flow.SOLVERS[solver](lambda x, t: teacher(x, t, condition), noise, times, **options)

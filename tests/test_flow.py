@@ -172,7 +172,13 @@ def converged():
 
 @pytest.mark.parametrize(
     ("solver", "low", "high"),
-    [("euler", 0.9, 1.1), ("heun", 1.9, 2.1), ("dpmpp", 1.85, 2.1), ("unipc", 2.65, 2.95)],
+    [
+        ("euler", 0.9, 1.1),
+        ("heun", 1.9, 2.1),
+        ("dpmpp", 1.85, 2.1),
+        ("unipc", 2.65, 2.95),
+        ("adams", 2.8, 3.1),
+    ],
 )
 def test_order_of_convergence(solver, low, high, converged):
     x, reference = converged
@@ -186,6 +192,16 @@ def test_order_of_convergence(solver, low, high, converged):
     centred = log_n - log_n.mean()
     order = -float((centred * log_error).sum() / centred.square().sum())
     assert low < order < high, (order, log_error.diff())
+
+
+def test_adams_keeps_its_order_on_an_uneven_grid():
+    x = normal(64, 2)
+    grid = lambda n: 0.05 + 0.93 * flow.time_grid(n, 0.5, torch.float64)  # noqa: E731
+    reference = flow.heun(oracle, x, grid(4000))
+    coarse, fine = (
+        (flow.adams(oracle, x, grid(n)) - reference).square().mean().sqrt() for n in (40, 160)
+    )
+    assert 2.8 < (coarse / fine).log2() / 2 < 3.1
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -359,7 +359,11 @@ class _Planner:
         protocol = to_plain(self.protocol)
         others = {
             "dataset": self.dataset_key,
-            "converged": [config.converged.solver, config.converged.steps],
+            "converged": [
+                config.converged.solver,
+                config.converged.steps,
+                *config.converged.shift_for_key().values(),
+            ],
             "label_law": self.dataset.label_law or "not stated",
             "extractors": self.extractors(),
             "judge": self.judge(),
@@ -397,6 +401,7 @@ class _Planner:
                     "dataset": self.dataset_key,
                     "solver": self.config.converged.solver,
                     "steps": self.config.converged.steps,
+                    **self.config.converged.shift_for_key(),
                     "seed": seed,
                     "start": low,
                     "stop": high,
@@ -769,7 +774,7 @@ class _Planner:
 
         generated = self.features(paired)
         label = "teacher-converged"
-        solved = f"{self.config.converged.solver}, {self.config.converged.steps} steps"
+        solved = str(self.config.converged)
         cells = [
             Cell(
                 columns(label, solved),

@@ -201,7 +201,7 @@ def _reference_text(stage: Stage, plan: Plan) -> str:
     if question == "imitation":
         return (
             f"{config.protocol.reference_samples} converged samples of the guided teacher "
-            f"({config.converged.solver}, {config.converged.steps} steps)"
+            f"({config.converged})"
         )
     if question == "truth":
         return f"{config.protocol.reference_samples} exact samples"

@@ -117,6 +117,7 @@ def converged(
         report,
         where,
         parts := Parts(folder / "parts", runtime.save_seconds),
+        config.get("shift", 1.0),
     )
     _save_samples(folder, x, config["start"])
     (folder / "facts.json").write_text(json.dumps({"n": len(x), "nfe": nfe}))

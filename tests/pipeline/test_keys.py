@@ -69,6 +69,8 @@ def changed(base, other):
         ("protocol.primary_quality=kid_exact", {"breakdown"}),
         ("protocol.extractors=[classifier]", LOOKS),
         ("protocol.reference_seed=5", {"converged", *LOOKS} - {"partition"}),
+        ("converged.steps=3", {"converged", "agreement", *LOOKS} - {"partition"}),
+        ("converged.shift=3", {"converged", "agreement", *LOOKS} - {"partition"}),
         ("scale.micro_batch=8", set()),
         ("launcher.retries=7", set()),
         ("sample_batch=7", set()),
