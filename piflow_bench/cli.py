@@ -178,18 +178,18 @@ def _run(options: argparse.Namespace) -> int:
     code = OK
     found = expand(options.settings)
     configs = [config for _, config in found]
-    if not options.plan:
-        _refuse_gaps(configs)
+    if options.plan:
+        for plan in [make_plan(config) for config in configs]:  # All are valid, or none is shown.
+            print_plan(plan, store_of(plan.config))
+        return OK
+    _refuse_gaps(configs)
     for config in configs if len(configs) > 1 else []:
         make_plan(config)  # A mistake in any of them is refused before the first runs.
     watch = repeated.Watch(options.settings, configs[0]) if usual and len(found) == 1 else None
     for settings, config in found:
-        if options.plan:
-            print_plan(config, store_of(config))
-        else:
-            command = shlex.join(["python", "-m", "piflow_bench", "run", *settings])
-            failed = run_experiment(config, command, options.detach, options.force, watch)
-            code = max(code, FAILED_CELLS if failed else OK)
+        command = shlex.join(["python", "-m", "piflow_bench", "run", *settings])
+        failed = run_experiment(config, command, options.detach, options.force, watch)
+        code = max(code, FAILED_CELLS if failed else OK)
     return code
 
 

@@ -295,10 +295,10 @@ def _check_needs(metric: Metric, inputs: Inputs) -> None:
         if "reference" in needs:
             sides["reference"] = inputs.ref.features
         for side, rows in sides.items():
-            lengths = np.abs(rows).max(axis=1)
-            if not lengths.all():
+            directed = rows.any(axis=1)
+            if not directed.all():
                 raise UserError(
-                    f"metric '{name}': {side} row {int(np.argmin(lengths))} is all zeros and has "
+                    f"metric '{name}': {side} row {int(np.argmin(directed))} is all zeros and has "
                     "no direction"
                 )
     if name == "kid" and s.kid_subset_size > min(n, m):

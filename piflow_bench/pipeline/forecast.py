@@ -24,7 +24,7 @@ from piflow_bench.config import ExperimentConfig
 from piflow_bench.method import Context
 from piflow_bench.pipeline.display import say
 from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
+from piflow_bench.pipeline.plan import Plan, runtime_of
 from piflow_bench.pipeline.run_folder import settled
 from piflow_bench.pipeline.store import Store
 from piflow_bench.progress_bar import duration
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from piflow_bench.data.dataset import Dataset
 
-BOX = 0.25
+BOX = 0.15
 """Seconds after which no further method is tried."""
 SLOW = 0.1
 """Seconds of a forward pass beyond which no step is tried."""
@@ -70,11 +70,10 @@ def workers_of(config: ExperimentConfig) -> str:
     return f"{count} worker{'s' if count != 1 else ''}"
 
 
-def print_plan(config: ExperimentConfig, store: Store) -> None:
+def print_plan(plan: Plan, store: Store) -> None:
     """The stages of an experiment, what is cached, what is left to do and for how long."""
     console = Console()
-    plan = make_plan(config)
-    config, elsewhere = settled(config)
+    config, elsewhere = settled(plan.config)
     if elsewhere:
         say(console, elsewhere)
     out = Table(title=f"{config.name}: plan")

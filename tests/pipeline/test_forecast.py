@@ -21,7 +21,7 @@ def plan_of(*settings):
 
 def words(capsys, tmp_path, *settings):
     (config,) = compose(["profile=smoke", *settings])
-    F.print_plan(config, Store(tmp_path / "store"))
+    F.print_plan(make_plan(config), Store(tmp_path / "store"))
     return " ".join(capsys.readouterr().out.split())
 
 
