@@ -1,10 +1,17 @@
-"""How many threads this process computes with."""
+"""How many cores there are for this process, and how many threads it computes with."""
 
 from __future__ import annotations
 
 import os
 
 VARIABLE = "OPENBLAS_NUM_THREADS"
+
+
+def cores() -> int:
+    """Cores that this process may use: Slurm and taskset give it fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):  # Linux has it.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def use_threads(torch_threads: int, workers: int) -> None:
@@ -20,6 +27,6 @@ def use_threads(torch_threads: int, workers: int) -> None:
     torch.set_num_threads(torch_threads)
     if VARIABLE in os.environ:
         return
-    share = max((os.cpu_count() or 1) // workers, torch_threads)
+    share = max(cores() // workers, torch_threads)
     threadpool_limits(share, user_api="blas")
     os.environ[VARIABLE] = str(share)  # For what is loaded later.

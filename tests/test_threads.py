@@ -9,12 +9,13 @@ from textwrap import dedent
 import pytest
 
 from piflow_bench.threads import VARIABLE
+from piflow_bench.threads import cores as cores_here
 
 SCRIPT = """
     import json, os
     from unittest import mock
     from piflow_bench.threads import use_threads
-    with mock.patch("os.cpu_count", return_value={cores}):
+    with mock.patch("os.sched_getaffinity", return_value=set(range({cores}))):
         use_threads({threads}, {workers})
     import scipy.linalg
     import torch
@@ -28,11 +29,21 @@ SCRIPT = """
     "cores, threads, workers, share", [(2, 1, 2, 1), (4, 1, 2, 2), (2, 2, 2, 2), (1, 1, 3, 1)]
 )
 def test_libraries_loaded_before_and_after_share_the_cores(cores, threads, workers, share):
-    if share > (os.cpu_count() or 1):
+    if share > cores_here():
         pytest.skip("fewer cores than the case has")
     script = dedent(SCRIPT.format(cores=cores, threads=threads, workers=workers))
     here, blas = run(script)
     assert here == threads and blas and set(blas) == {share}
+
+
+def test_a_process_that_is_bound_to_one_core_has_one():
+    script = """
+        import os
+        from piflow_bench.threads import cores
+        os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
+        print(cores())
+    """
+    assert run(dedent(script)) == 1
 
 
 def test_what_a_user_says_of_the_blas_stands():

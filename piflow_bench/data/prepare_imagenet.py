@@ -41,6 +41,7 @@ from piflow_bench.evaluation.protocols import names
 from piflow_bench.networks.autoencoder import Autoencoder
 from piflow_bench.randomness import SampleRandom
 from piflow_bench.settings import NPZ, build_dataclass, setting
+from piflow_bench.threads import cores
 
 UNFINISHED, SPOOL, REFERENCE = "unfinished.json", ".images.bin", "reference.json"
 SPOOL_LOCK = "images.lock"
@@ -159,7 +160,7 @@ def prepare(
         "shift": coder.shift,
         "writer": WRITER,
     }
-    threads = max((os.cpu_count() or 1) // processes, 2)
+    threads = max(cores() // processes, 2)
     job = _Job(images, folder, chosen, batch, threads, coder)
     with _room(folder):
         if (folder / FACTS).is_file():

@@ -25,6 +25,7 @@ from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.npz import DAMAGED
 from piflow_bench.evaluation.pictures.opening import open_images
 from piflow_bench.files import write_json
+from piflow_bench.threads import cores
 
 SHARD = 1024
 DIGESTS = "digests"
@@ -290,7 +291,7 @@ def _in_processes(
     # A forked process could not use a GPU that this one has touched.
     context = multiprocessing.get_context("spawn")
     turns = context.Value("i", 0)
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, cores() // processes)
     with ProcessPoolExecutor(
         processes, context, initializer=_begin, initargs=(work, turns, threads)
     ) as pool:

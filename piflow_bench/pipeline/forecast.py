@@ -8,7 +8,6 @@ of it. Solvers and samplers cost forward passes. Metrics are not foreseen, and t
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from piflow_bench.pipeline.plan import Plan, runtime_of
 from piflow_bench.pipeline.run_folder import settled
 from piflow_bench.pipeline.store import Store
 from piflow_bench.progress_bar import duration
+from piflow_bench.threads import cores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +59,7 @@ def worker_count(config: ExperimentConfig) -> int:
         import torch
 
         return max(torch.cuda.device_count() // config.scale.processes, 1)
-    return config.launcher.workers or max((os.cpu_count() or 1) // config.training.threads, 1)
+    return config.launcher.workers or max(cores() // config.training.threads, 1)
 
 
 def workers_of(config: ExperimentConfig) -> str:
