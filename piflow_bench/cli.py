@@ -208,7 +208,7 @@ def _show_again(folder: Path, stages: int) -> None:
 
 def _refuse_gaps(configs: Sequence[ExperimentConfig]) -> None:
     """UserError with the doctor's table if this machine cannot run one of the experiments."""
-    from piflow_bench.doctor import gaps, print_table
+    from piflow_bench.commands.doctor import gaps, print_table
     from piflow_bench.errors import UserError
 
     for config in configs:
@@ -241,7 +241,7 @@ def _cancel(options: argparse.Namespace) -> int:
 
 
 def _store(options: argparse.Namespace) -> int:
-    from piflow_bench import storing
+    from piflow_bench.commands import store as storing
 
     if options.what == "verify":
         return OK if storing.verify(options.settings) else CHECK_FAILED
@@ -253,7 +253,7 @@ def _store(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from piflow_bench.showing import print_shown
+    from piflow_bench.commands.show import print_shown
 
     print_shown(options.settings)
     return OK
@@ -311,7 +311,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from piflow_bench.scoring import run_evaluate
+    from piflow_bench.commands.evaluate import run_evaluate
 
     folder = run_evaluate(options.settings)
     if folder is not None:
@@ -325,14 +325,14 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from piflow_bench.listing import print_list
+    from piflow_bench.commands.list import print_list
 
     return print_list(options.what, verbose=options.verbose)
 
 
 def _check(options: argparse.Namespace) -> int:
-    from piflow_bench.check import check_method, print_checks
     from piflow_bench.config import split_paths
+    from piflow_bench.conformance.suite import check_method, print_checks
 
     overrides, paths = split_paths(options.settings)
     results = check_method(options.method, overrides, paths.get("plugins"))
@@ -352,7 +352,7 @@ def _only_out(settings: Sequence[str]) -> str | None:
 
 
 def _new(options: argparse.Namespace) -> int:
-    from piflow_bench.scaffold import new_method
+    from piflow_bench.commands.new import new_method
 
     print(new_method(options.name, _only_out(options.settings) or "."))
     return OK
@@ -360,7 +360,7 @@ def _new(options: argparse.Namespace) -> int:
 
 def _prepare(options: argparse.Namespace) -> int:
     if options.dataset == "imagenet":
-        from piflow_bench.preparing import prepare_imagenet
+        from piflow_bench.commands.prepare import prepare_imagenet
 
         print(prepare_imagenet(options.settings))
         return OK
@@ -371,8 +371,8 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    from piflow_bench.commands.doctor import print_findings
     from piflow_bench.config import compose
-    from piflow_bench.doctor import print_findings
     from piflow_bench.errors import UserError
 
     prices = [s for s in options.settings if s.startswith("price=")]

@@ -67,7 +67,7 @@ def load(path: Path) -> Any:
     Raises:
         TypeError: if it defines none or several.
     """
-    from piflow_bench.method import Method
+    from piflow_bench.contracts.method import Method
 
     if "." in path.stem:
         raise TypeError("the name of its file has a dot, which Python takes for a package's")

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from piflow_bench.condition import Condition
-from piflow_bench.costs import Handle, Meter, Stopwatch, count_all_flops
-from piflow_bench.data.dataset import Dataset
-from piflow_bench.memory import PeakMemory
-from piflow_bench.parts import Parts
+from piflow_bench.contracts.condition import Condition
+from piflow_bench.contracts.data import Dataset
+from piflow_bench.contracts.student import Student
+from piflow_bench.contracts.teacher import Teacher, solve
+from piflow_bench.costs.flops import Handle, Meter, Stopwatch, count_all_flops
+from piflow_bench.costs.memory import PeakMemory
+from piflow_bench.files.rows import Parts
 from piflow_bench.randomness import SampleRandom
-from piflow_bench.student import Student
-from piflow_bench.teacher import Teacher, solve
 
 AUDIT_SAMPLES = 4
 AUDIT_TOLERANCE = 0.02

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import piflow_bench.check as check
+import piflow_bench.conformance.suite as check
 from piflow_bench.cli import CHECK_FAILED, main
 from piflow_bench.cli import OK as EXIT_OK
 from piflow_bench.errors import UserError

@@ -144,7 +144,7 @@ def test_a_mistake_has_exit_code_2_and_no_traceback(tmp_path):
 
 def test_a_bug_has_exit_code_1_and_a_traceback(tmp_path):
     code = (
-        "import piflow_bench.listing as listing, sys\n"
+        "import piflow_bench.commands.list as listing, sys\n"
         "listing.find = lambda *_: 1 / 0\n"
         "from piflow_bench.cli import main\n"
         "sys.exit(main(['list']))"

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from piflow_bench import forward_mode
 from piflow_bench.api import Classes, Context, Teacher, TrainingRandom
-from piflow_bench.costs import Handle, Meter
+from piflow_bench.costs.flops import Handle, Meter
 from piflow_bench.data import digits, mixture2d
 from piflow_bench.networks.dit import DiT
 from piflow_bench.networks.mlp import MLP

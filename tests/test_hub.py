@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from piflow_bench.errors import UserError
-from piflow_bench.hub import digest, in_cache, local_path
+from piflow_bench.files.hub import digest, in_cache, local_path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -27,7 +27,7 @@ def cache(tmp_path):
 
 def ask(cache, source, function="local_path"):
     """In a process of its own: the client reads its settings at import."""
-    code = f"from piflow_bench.hub import {function} as f; print(f({source!r}))"
+    code = f"from piflow_bench.files.hub import {function} as f; print(f({source!r}))"
     environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment

@@ -9,14 +9,16 @@ from textwrap import dedent
 import pytest
 import torch
 
-from piflow_bench.memory import PeakMemory
+from piflow_bench.costs.memory import PeakMemory
 
 MEGA = 2**20
 
 
 def measured(work):
     """MiB that lines of Python print, in a process where nothing else comes and goes."""
-    before = "import torch\nfrom piflow_bench.memory import PeakMemory\ntorch.set_num_threads(1)\n"
+    before = (
+        "import torch\nfrom piflow_bench.costs.memory import PeakMemory\ntorch.set_num_threads(1)\n"
+    )
     done = subprocess.run(
         [sys.executable, "-c", before + dedent(work)], capture_output=True, text=True, check=True
     )
@@ -64,7 +66,7 @@ def test_what_earlier_work_freed_counts_when_it_is_taken_again():
 @pytest.mark.parametrize("clear", ["no/such/file", "ignored"])
 def test_unknown_where_an_older_peak_cannot_be_forgotten(monkeypatch, tmp_path, clear):
     (tmp_path / "ignored").touch()
-    monkeypatch.setattr("piflow_bench.memory.CLEAR", tmp_path / clear)
+    monkeypatch.setattr("piflow_bench.costs.memory.CLEAR", tmp_path / clear)
     block = torch.ones(100 * MEGA)
     del block
     assert math.isnan(PeakMemory().read())
@@ -75,7 +77,7 @@ def test_freed_memory_is_kept_for_the_next_tensors():
     script = f"""
         import resource
         import torch
-        from piflow_bench.memory import keep_freed
+        from piflow_bench.costs.memory import keep_freed
         def pages():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             for _ in range(20):

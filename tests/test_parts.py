@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from piflow_bench import interruption
-from piflow_bench.parts import Parts
+from piflow_bench.files.rows import Parts
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import pytest
 
 from piflow_bench import registry
 from piflow_bench.cli import OK, USER_ERROR, main
+from piflow_bench.commands.new import new_method
 from piflow_bench.errors import UserError
-from piflow_bench.scaffold import new_method
 
 PLUGINS = str(Path(__file__).parent / "plugins")
 BUILT_IN = {"teacher", "piflow", "meanflow", "dmd2", "kd"}

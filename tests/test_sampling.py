@@ -11,10 +11,10 @@ import torch
 from piflow_bench import sampling
 from piflow_bench.api import Student, flow
 from piflow_bench.config import compose
+from piflow_bench.contracts.teacher import Guidance
 from piflow_bench.data import digits
-from piflow_bench.parts import Parts
+from piflow_bench.files.rows import Parts
 from piflow_bench.randomness import SampleRandom
-from piflow_bench.teacher import Guidance
 
 
 @pytest.fixture(scope="module")

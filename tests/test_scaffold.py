@@ -4,10 +4,10 @@ import ast
 
 import pytest
 
-from piflow_bench.check import FAILED, SKIPPED, check_method
 from piflow_bench.cli import OK, USER_ERROR, main
+from piflow_bench.commands.new import new_method
+from piflow_bench.conformance.suite import FAILED, SKIPPED, check_method
 from piflow_bench.errors import UserError
-from piflow_bench.scaffold import new_method
 
 
 @pytest.mark.parametrize("name", ["my_method2", "none"])

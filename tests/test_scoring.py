@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from piflow_bench.cli import main
+from piflow_bench.commands.evaluate import _name, _refuse_others, _scored, parse
 from piflow_bench.errors import UserError
-from piflow_bench.scoring import _name, _refuse_others, _scored, parse
 
 
 def written(tmp_path, *arguments):

@@ -47,11 +47,11 @@ def inside(cls):
 
 def settings_classes():
     """Every settings dataclass of the product by a name."""
+    from piflow_bench.commands.evaluate import Settings as EvaluateSettings
+    from piflow_bench.commands.prepare import Machine
     from piflow_bench.data.digits_assets import FlowMatchingConfig
     from piflow_bench.data.prepare_imagenet import Preparation
     from piflow_bench.evaluation.settings import Settings as MetricSettings
-    from piflow_bench.preparing import Machine
-    from piflow_bench.scoring import Settings as EvaluateSettings
 
     roots = [ExperimentConfig, Preparation, Machine, MetricSettings, EvaluateSettings]
     roots.append(FlowMatchingConfig)
@@ -124,7 +124,7 @@ def allowed(kind, bounds, value):
 def test_odd_values_are_taken_as_declared_or_refused_by_name(cls):
     hints = typing.get_type_hints(cls)
     needed = {f.name: "a" for f in dataclasses.fields(cls) if f.default == "???"}
-    if cls.__module__ == "piflow_bench.scoring":
+    if cls.__module__ == "piflow_bench.commands.evaluate":
         needed["samples"] = "a"
     for field, value in itertools.product(dataclasses.fields(cls), ODD):
         name, kind = field.name, hints[field.name]

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from piflow_bench import flow
-from piflow_bench.condition import Classes
-from piflow_bench.costs import Handle, Meter
-from piflow_bench.teacher import Guidance, Teacher, solve
+from piflow_bench.contracts.condition import Classes
+from piflow_bench.contracts.teacher import Guidance, Teacher, solve
+from piflow_bench.costs.flops import Handle, Meter
 
 COUNT = 3
 

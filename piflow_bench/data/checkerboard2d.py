@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from piflow_bench import flow
+from piflow_bench.contracts.data import Dataset
 from piflow_bench.data import closed_form
-from piflow_bench.data.dataset import Dataset
 from piflow_bench.randomness import seed_of
 
 NAME = "checkerboard2d"

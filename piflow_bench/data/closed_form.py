@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from piflow_bench import flow, hub
-from piflow_bench.condition import Condition, Unconditional
-from piflow_bench.data.dataset import Dataset, Modes
+from piflow_bench import flow
+from piflow_bench.contracts.condition import Condition, Unconditional
+from piflow_bench.contracts.data import Dataset, Modes
+from piflow_bench.contracts.teacher import Teacher
 from piflow_bench.data.digits import load_weights
+from piflow_bench.files import hub
 from piflow_bench.networks.mlp import MLP
 from piflow_bench.randomness import seed_of
 from piflow_bench.settings import build_dataclass, setting
-from piflow_bench.teacher import Teacher
 
 Field = Callable[[Tensor, Tensor], Tensor]
 """An exact velocity ``u(x, t)``: ``(B, D), (B,) -> (B, D)``."""

@@ -20,14 +20,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from piflow_bench.condition import Classes
-from piflow_bench.data.dataset import Dataset
+from piflow_bench.contracts.condition import Classes
+from piflow_bench.contracts.data import Dataset
+from piflow_bench.contracts.teacher import Guidance, Teacher
 from piflow_bench.errors import UserError
-from piflow_bench.hub import digest
+from piflow_bench.files.hub import digest
+from piflow_bench.files.weights import check_finite
 from piflow_bench.networks.dit import DiT
-from piflow_bench.networks.weights import check_finite
 from piflow_bench.settings import build_dataclass, setting
-from piflow_bench.teacher import Guidance, Teacher
 
 ASSETS = Path(__file__).parent / "assets"
 CLASSIFIER, JUDGE = "digits_classifier.safetensors", "digits_judge.safetensors"

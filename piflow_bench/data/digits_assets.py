@@ -12,13 +12,22 @@ from safetensors.torch import save_file
 from torch import nn
 
 from piflow_bench import flow
-from piflow_bench.condition import Classes
-from piflow_bench.data.dataset import TensorRows
+from piflow_bench.contracts.condition import Classes
+from piflow_bench.contracts.data import TensorRows
+from piflow_bench.contracts.method import (
+    Batch,
+    Built,
+    Context,
+    Facts,
+    Method,
+    Optimizer,
+    Spec,
+    Update,
+)
+from piflow_bench.contracts.student import Student
+from piflow_bench.contracts.teacher import Teacher
 from piflow_bench.data.digits import CLASSES, SHAPE, Classifier, Perceptron, images, teacher_network
-from piflow_bench.method import Batch, Built, Context, Facts, Method, Optimizer, Spec, Update
 from piflow_bench.settings import setting
-from piflow_bench.student import Student
-from piflow_bench.teacher import Teacher
 from piflow_bench.training.loop import train
 from piflow_bench.training.settings import Budget, EMASettings, TrainingSettings
 from piflow_bench.training.trainer import TrainingData

@@ -17,14 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from piflow_bench.condition import Classes
-from piflow_bench.data.dataset import Dataset
+from piflow_bench.commands.doctor import Requirement
+from piflow_bench.contracts.condition import Classes
+from piflow_bench.contracts.data import Dataset
+from piflow_bench.contracts.teacher import Guidance, Teacher
 from piflow_bench.data.latents import Latents
-from piflow_bench.doctor import Requirement
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.extractors.extractor import cache_folder, find_weights
 from piflow_bench.evaluation.extractors.inception import FILE, URL
-from piflow_bench.hub import SCHEME, digest, is_address, local_path
+from piflow_bench.files.hub import SCHEME, digest, is_address, local_path
+from piflow_bench.files.weights import read_weights
 from piflow_bench.networks.autoencoder import (
     DTYPES,
     UINT8,
@@ -34,10 +36,8 @@ from piflow_bench.networks.autoencoder import (
 )
 from piflow_bench.networks.dit import DiT
 from piflow_bench.networks.pretrained import architecture, dit_state, load_dit
-from piflow_bench.networks.weights import read_weights
 from piflow_bench.randomness import SampleRandom, TrainingRandom
 from piflow_bench.settings import build_dataclass, setting
-from piflow_bench.teacher import Guidance, Teacher
 
 EXTRACTOR = "inception"
 CHUNK = 256

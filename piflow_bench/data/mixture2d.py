@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from piflow_bench.contracts.data import Dataset, Modes
 from piflow_bench.data import closed_form
 from piflow_bench.data.closed_form import (
     mixture_posterior_mean,
     mixture_velocity,
     posterior,
 )
-from piflow_bench.data.dataset import Dataset, Modes
 from piflow_bench.randomness import seed_of
 
 __all__ = ["draw", "load", "mixture_posterior_mean", "mixture_velocity", "posterior"]

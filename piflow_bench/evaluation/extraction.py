@@ -24,7 +24,7 @@ from piflow_bench.evaluation.extractors.extractor import Extractor, get_extracto
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.npz import DAMAGED
 from piflow_bench.evaluation.pictures.opening import open_images
-from piflow_bench.files import write_json
+from piflow_bench.files.atomic import write_json
 from piflow_bench.threads import cores
 
 SHARD = 1024

@@ -41,7 +41,7 @@ from piflow_bench.evaluation.sources import Given, Sources, open_given, open_ref
 from piflow_bench.evaluation.statistics import Statistics
 from piflow_bench.evaluation.subsets import described, subset
 from piflow_bench.evaluation.tables import DIFFERENCES, compared, resolved_rules, rows_of
-from piflow_bench.files import check_writable
+from piflow_bench.files.atomic import check_writable
 
 if TYPE_CHECKING:
     from piflow_bench.evaluation.extractors.clip import Clip

@@ -12,7 +12,7 @@ from piflow_bench.evaluation.differences import UNPAIRED, pairing
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.sources import Sources
 from piflow_bench.evaluation.subsets import subset
-from piflow_bench.files import write_atomically
+from piflow_bench.files.atomic import write_atomically
 
 COUNT = 16
 """Pictures of a set."""

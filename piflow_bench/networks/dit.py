@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention, silu
 from torch.utils.checkpoint import checkpoint
 
-from piflow_bench.condition import Classes
+from piflow_bench.contracts.condition import Classes
 from piflow_bench.networks.embeddings import TimeEmbedding, second_time_embedding, sincos_2d
 
 Readout = Callable[[Any, Tensor, Tensor], Any]

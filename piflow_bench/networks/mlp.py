@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from piflow_bench.condition import Condition
+from piflow_bench.contracts.condition import Condition
 from piflow_bench.networks.dit import Readout, velocity_readout
 from piflow_bench.networks.embeddings import TimeEmbedding, second_time_embedding
 

@@ -22,15 +22,15 @@ import torch
 from torch import Tensor
 
 from piflow_bench.errors import UserError
-from piflow_bench.hub import digest, local_path
-from piflow_bench.networks.dit import DiT
-from piflow_bench.networks.weights import (
+from piflow_bench.files.hub import digest, local_path
+from piflow_bench.files.weights import (
     State,
     is_averaged,
     load_into,
     one_averaged,
     read_weights,
 )
+from piflow_bench.networks.dit import DiT
 
 _INPUTS = ("pos_embed.proj.weight", "x_embedder.proj.weight")
 POSITIONS = ("pos_embed", "pos_embed.pos_embed")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from piflow_bench.data.dataset import Dataset
+from piflow_bench.contracts.data import Dataset
 from piflow_bench.pipeline import arrays
 from piflow_bench.pipeline.runtime import Inputs, Report, Runtime, load_dataset
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from piflow_bench.config import ExperimentConfig
-from piflow_bench.method import Context
+from piflow_bench.contracts.method import Context
 from piflow_bench.pipeline.display import say
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.plan import Plan, runtime_of
@@ -32,7 +32,7 @@ from piflow_bench.threads import cores
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from piflow_bench.data.dataset import Dataset
+    from piflow_bench.contracts.data import Dataset
 
 BOX = 0.15
 """Seconds after which no further method is tried."""
@@ -146,7 +146,7 @@ def _forward_seconds(dataset: Dataset, config: ExperimentConfig, repeats: int = 
     """Seconds of one forward pass of the teacher's network at the training batch."""
     import torch
 
-    from piflow_bench.costs import Stopwatch
+    from piflow_bench.costs.flops import Stopwatch
 
     scale, batch = config.scale, config.training.batch
     # Jobs of a cluster are planned where there may be no GPU.
@@ -225,7 +225,7 @@ def _seconds_of_a_unit(plan: Plan, dataset: Dataset, stage: Stage) -> float:
     """
     import torch
 
-    from piflow_bench.method import Batch, Spec
+    from piflow_bench.contracts.method import Batch, Spec
     from piflow_bench.pipeline.stages import load_method
     from piflow_bench.randomness import TrainingRandom
     from piflow_bench.settings import build_dataclass

@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from piflow_bench.files import read_json, write_json
+from piflow_bench.files.atomic import read_json, write_json
 from piflow_bench.pipeline.progress import PROGRESS
 
 STARTS = "starts.json"

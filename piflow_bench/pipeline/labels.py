@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from piflow_bench.data.dataset import Dataset
+from piflow_bench.contracts.data import Dataset
 from piflow_bench.evaluation.design import Design
 
 Source = Mapping[str, Any] | None

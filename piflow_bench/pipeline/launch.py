@@ -66,7 +66,7 @@ def execute(
     Holds the artifact's lock; whoever waits for it finds the work done. ``before`` is called where
     there is work to do.
     """
-    from piflow_bench.memory import keep_freed
+    from piflow_bench.costs.memory import keep_freed
     from piflow_bench.pipeline.stages import STAGES
 
     keep_freed()

@@ -17,7 +17,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from piflow_bench.config import ExperimentConfig, VariantConfig, to_plain
 from piflow_bench.errors import UserError
-from piflow_bench.files import write_atomically
+from piflow_bench.files.atomic import write_atomically
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Failure, Outcome
 from piflow_bench.pipeline.plan import Plan, make_plan

@@ -13,11 +13,11 @@ from typing import Any
 
 from piflow_bench import registry
 from piflow_bench.config import QUESTIONS, ExperimentConfig, VariantConfig, keys_that_set, to_plain
-from piflow_bench.data.dataset import Dataset
+from piflow_bench.contracts.data import Dataset
+from piflow_bench.contracts.method import Facts, Method
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.file_plugins import places
-from piflow_bench.hub import digest, local_path
-from piflow_bench.method import Facts, Method
+from piflow_bench.files.hub import digest, local_path
 from piflow_bench.pipeline.graph import Stage, closure
 from piflow_bench.pipeline.loggers import check_logger
 from piflow_bench.pipeline.plugin_sources import dataset_source

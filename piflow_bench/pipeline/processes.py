@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from piflow_bench.files import write_json
+from piflow_bench.files.atomic import write_json
 from piflow_bench.pipeline.store import PROCESSES
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from piflow_bench.files import read_json, write_json
+from piflow_bench.files.atomic import read_json, write_json
 
 PROGRESS = "progress.json"
 EVERY = 0.5

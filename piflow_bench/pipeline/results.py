@@ -15,7 +15,7 @@ import torch
 
 import piflow_bench
 from piflow_bench.config import to_plain
-from piflow_bench.files import write_atomically
+from piflow_bench.files.atomic import write_atomically
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.launch import Outcome
 from piflow_bench.pipeline.outdated import warnings_of

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench import registry
-from piflow_bench.data.check import dataset_problems, teacher_problems
-from piflow_bench.data.dataset import Dataset
+from piflow_bench.conformance.dataset import dataset_problems, teacher_problems
+from piflow_bench.contracts.data import Dataset
 from piflow_bench.errors import UserError
 from piflow_bench.file_plugins import places
 from piflow_bench.training.scale import Scale

@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import fields
 
 from piflow_bench.config import VariantConfig
+from piflow_bench.contracts.method import Method
 from piflow_bench.errors import UserError, nearest
-from piflow_bench.method import Method
 from piflow_bench.settings import build_dataclass
 
 

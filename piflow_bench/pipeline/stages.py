@@ -20,10 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from piflow_bench import registry
-from piflow_bench.data.dataset import Dataset
-from piflow_bench.hub import local_path
-from piflow_bench.method import Method, Spec
-from piflow_bench.parts import Parts
+from piflow_bench.contracts.data import Dataset
+from piflow_bench.contracts.method import Method, Spec
+from piflow_bench.contracts.student import Student
+from piflow_bench.contracts.teacher import Teacher
+from piflow_bench.files.hub import local_path
+from piflow_bench.files.rows import Parts
 from piflow_bench.pipeline import arrays
 from piflow_bench.pipeline.closer import breakdown, selection
 from piflow_bench.pipeline.history import begin_anew
@@ -31,8 +33,6 @@ from piflow_bench.pipeline.labels import design_of, labels_of
 from piflow_bench.pipeline.processes import in_processes
 from piflow_bench.pipeline.runtime import Inputs, Report, Runtime, load_dataset
 from piflow_bench.settings import build_dataclass
-from piflow_bench.student import Student
-from piflow_bench.teacher import Teacher
 from piflow_bench.training.distributed import world
 from piflow_bench.training.events import followed
 from piflow_bench.training.loop import LOG_FILE, train
@@ -170,8 +170,8 @@ def published(
     config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
 ) -> None:
     """A published student's weights, in the place of a training run's last checkpoint."""
+    from piflow_bench.files.weights import load_into, read_weights
     from piflow_bench.networks.pretrained import dit_state
-    from piflow_bench.networks.weights import load_into, read_weights
 
     source = runtime.student or ""
     dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))

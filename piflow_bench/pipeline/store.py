@@ -24,7 +24,7 @@ from uuid import uuid4
 from filelock import BaseFileLock, FileLock, Timeout
 
 from piflow_bench.errors import UserError
-from piflow_bench.files import flush, read_json, write_json
+from piflow_bench.files.atomic import flush, read_json, write_json
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.history import STARTS, Start, starts_of
 from piflow_bench.pipeline.progress import PROGRESS, Progress, read_progress

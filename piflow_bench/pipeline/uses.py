@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench.config import ExperimentConfig, to_plain
-from piflow_bench.files import read_json, write_json
+from piflow_bench.files.atomic import read_json, write_json
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.store import Store
 

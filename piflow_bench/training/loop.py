@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from piflow_bench import interruption
-from piflow_bench.method import Method, Spec
-from piflow_bench.teacher import Teacher
+from piflow_bench.contracts.method import Method, Spec
+from piflow_bench.contracts.teacher import Teacher
 from piflow_bench.training import state
 from piflow_bench.training.distributed import from_first, summed, wait_for_all
 from piflow_bench.training.scale import Scale

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from piflow_bench import interruption
-from piflow_bench.condition import Condition
-from piflow_bench.costs import Handle, Meter, count_all_flops
-from piflow_bench.data.dataset import Rows, TensorRows
+from piflow_bench.contracts.condition import Condition
+from piflow_bench.contracts.data import Rows, TensorRows
+from piflow_bench.contracts.method import Batch, Built, Context, Method, Optimizer, Spec, Update
+from piflow_bench.contracts.teacher import Teacher
+from piflow_bench.costs.flops import Handle, Meter, count_all_flops
+from piflow_bench.costs.memory import PeakMemory
 from piflow_bench.data.readahead import ReadAhead
 from piflow_bench.errors import UserError
-from piflow_bench.memory import PeakMemory
-from piflow_bench.method import Batch, Built, Context, Method, Optimizer, Spec, Update
 from piflow_bench.precision import bfloat16
 from piflow_bench.randomness import TrainingRandom
-from piflow_bench.teacher import Teacher
 from piflow_bench.training.distributed import (
     average_gradients,
     blocks_of,

@@ -29,7 +29,7 @@ from piflow_methods.piflow.method import PiFlow
 from piflow_methods.piflow.policies import GMPolicy
 
 from piflow_bench.api import Classes, Guidance, SampleRandom, Spec, Teacher
-from piflow_bench.data.dataset import TensorRows
+from piflow_bench.contracts.data import TensorRows
 from piflow_bench.networks.dit import DiT
 from piflow_bench.provenance import hardware, versions
 from piflow_bench.training.scale import Scale

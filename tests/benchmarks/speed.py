@@ -14,8 +14,8 @@ from piflow_methods.piflow.policies import GMPolicy
 
 from piflow_bench import flow
 from piflow_bench.api import Spec
+from piflow_bench.contracts.data import TensorRows
 from piflow_bench.data import digits
-from piflow_bench.data.dataset import TensorRows
 from piflow_bench.training.settings import Budget, TrainingSettings
 from piflow_bench.training.trainer import Trainer, TrainingData
 

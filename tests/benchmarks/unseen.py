@@ -76,9 +76,9 @@ def of_variant(name: str, steps: int = 6) -> tuple[float, int, int]:
     from dataclasses import replace
 
     from piflow_bench.config import compose
+    from piflow_bench.contracts.data import TensorRows
+    from piflow_bench.contracts.method import Spec
     from piflow_bench.data import digits
-    from piflow_bench.data.dataset import TensorRows
-    from piflow_bench.method import Spec
     from piflow_bench.pipeline.plan import make_plan
     from piflow_bench.training.settings import Budget, EMASettings, TrainingSettings
     from piflow_bench.training.trainer import Trainer, TrainingData

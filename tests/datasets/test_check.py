@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from piflow_bench import registry, standins
+from piflow_bench import registry
 from piflow_bench.cli import main
-from piflow_bench.condition import Classes
+from piflow_bench.conformance import stand_ins as standins
+from piflow_bench.conformance.dataset import dataset_problems, teacher_problems
+from piflow_bench.contracts.condition import Classes
+from piflow_bench.contracts.teacher import Guidance, Teacher
 from piflow_bench.data import closed_form, digits, mixture2d
-from piflow_bench.data.check import dataset_problems, teacher_problems
 from piflow_bench.pipeline import runtime
-from piflow_bench.teacher import Guidance, Teacher
 
 GOOD = standins.images().dataset
 FOUR = Classes(torch.arange(64) % 4 + 1, 4)

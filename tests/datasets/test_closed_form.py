@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from piflow_bench import flow
-from piflow_bench.condition import Unconditional
-from piflow_bench.costs import count_all_flops
+from piflow_bench.contracts.condition import Unconditional
+from piflow_bench.contracts.teacher import solve
+from piflow_bench.costs.flops import count_all_flops
 from piflow_bench.data import checkerboard2d, closed_form, mixture2d
 from piflow_bench.errors import UserError
-from piflow_bench.teacher import solve
 
 DATASETS = pytest.mark.parametrize("module", [mixture2d, checkerboard2d], ids=lambda m: m.NAME)
 F64 = torch.float64

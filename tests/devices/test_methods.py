@@ -8,12 +8,13 @@ from piflow_methods.piflow import fused
 from piflow_methods.piflow.policies import GMPolicy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from piflow_bench import flow, registry, sampling, standins
+from piflow_bench import flow, registry, sampling
+from piflow_bench.commands.new import new_method
 from piflow_bench.config import build_dataclass
-from piflow_bench.contract import NFES
-from piflow_bench.data.dataset import TensorRows
-from piflow_bench.method import Spec
-from piflow_bench.scaffold import new_method
+from piflow_bench.conformance import stand_ins as standins
+from piflow_bench.conformance.method import NFES
+from piflow_bench.contracts.data import TensorRows
+from piflow_bench.contracts.method import Spec
 from piflow_bench.training import state
 from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import Budget, TrainingSettings

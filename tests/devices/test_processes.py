@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import distributed, multiprocessing
 
-from piflow_bench import standins
-from piflow_bench.data.dataset import TensorRows
+from piflow_bench.conformance import stand_ins as standins
+from piflow_bench.contracts.data import TensorRows
 from piflow_bench.training import loop
 from piflow_bench.training.distributed import form_group, leave_group, summed
 from piflow_bench.training.scale import Scale

@@ -317,7 +317,7 @@ def test_norms_have_the_papers_groups_where_a_group_has_eight_channels(dim, grou
 
 
 def test_a_look_at_half_the_network_is_booked_as_half():
-    from piflow_bench.costs import Handle, Meter
+    from piflow_bench.costs.flops import Handle, Meter
 
     meter = Meter()
     handle = Handle("fake_score", judge_of_four_blocks(0.5), meter)

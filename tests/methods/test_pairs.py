@@ -8,8 +8,8 @@ from piflow_methods.teacher import spent
 from torch import nn
 
 from piflow_bench.api import Batch, Classes, Guidance, Spec, Teacher, TrainingRandom
-from piflow_bench.data.dataset import TensorRows
-from piflow_bench.method import Context
+from piflow_bench.contracts.data import TensorRows
+from piflow_bench.contracts.method import Context
 from piflow_bench.networks.dit import DiT
 from piflow_bench.training.settings import Budget, TrainingSettings
 from piflow_bench.training.trainer import Trainer, TrainingData

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from piflow_bench.condition import Classes
+from piflow_bench.contracts.condition import Classes
 from piflow_bench.networks import dit
 from piflow_bench.networks.dit import DiT
 

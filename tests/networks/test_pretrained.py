@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from piflow_bench.condition import Classes
+from piflow_bench.contracts.condition import Classes
 from piflow_bench.errors import UserError
+from piflow_bench.files.weights import is_averaged, load_into, read_weights
 from piflow_bench.networks.embeddings import sincos_2d
 from piflow_bench.networks.pretrained import dit_state, load_dit
-from piflow_bench.networks.weights import is_averaged, load_into, read_weights
 
 DATA = Path(__file__).parent.parent / "data"
 

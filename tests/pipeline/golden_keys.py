@@ -14,9 +14,9 @@ from unittest import mock
 
 import torch
 
+from piflow_bench.commands.list import experiments
 from piflow_bench.config import compose
 from piflow_bench.data.digits import load
-from piflow_bench.listing import experiments
 from piflow_bench.pipeline import plan
 
 GOLDEN = Path(__file__).with_suffix(".json")

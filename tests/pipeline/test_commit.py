@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from piflow_bench.parts import Parts
+from piflow_bench.files.rows import Parts
 from piflow_bench.pipeline import launch
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.history import begin, starts_of

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from piflow_bench.condition import Classes
 from piflow_bench.config import compose
+from piflow_bench.contracts.condition import Classes
 from piflow_bench.data import digits
 from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.features import evaluate_features

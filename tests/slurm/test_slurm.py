@@ -42,7 +42,7 @@ SLURM = [
 ]
 SLOW = """
 import time
-from piflow_bench.parts import Parts
+from piflow_bench.files.rows import Parts
 
 add = Parts.add
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import multiprocessing
 
 from piflow_bench.api import Classes, Guidance, Optimizer, SampleRandom, Spec, Teacher, Update
-from piflow_bench.data.dataset import TensorRows
+from piflow_bench.contracts.data import TensorRows
 from piflow_bench.networks.dit import DiT
 from piflow_bench.training import loop, state
 from piflow_bench.training.distributed import leave_group

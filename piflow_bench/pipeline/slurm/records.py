@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from piflow_bench.files import read_json, write_json
+from piflow_bench.files.atomic import read_json, write_json
 from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.store import Store
 

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from piflow_bench import sampling
-from piflow_bench.costs import Handle, Meter
-from piflow_bench.data.dataset import TensorRows
+from piflow_bench.conformance.stand_ins import StandIn
+from piflow_bench.contracts.data import TensorRows
+from piflow_bench.contracts.method import Built, Facts, Method, Spec, Update
+from piflow_bench.contracts.student import Student
+from piflow_bench.contracts.teacher import Teacher
+from piflow_bench.costs.flops import Handle, Meter
 from piflow_bench.errors import nearest
-from piflow_bench.method import Built, Facts, Method, Spec, Update
 from piflow_bench.randomness import SampleRandom
-from piflow_bench.standins import StandIn
-from piflow_bench.student import Student
-from piflow_bench.teacher import Teacher
 from piflow_bench.tracks import NONE, TRACKS
 from piflow_bench.training import state
 from piflow_bench.training.scale import Scale

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from piflow_bench import forward_mode
-from piflow_bench.condition import Condition
-from piflow_bench.costs import Handle
+from piflow_bench.contracts.condition import Condition
+from piflow_bench.contracts.student import Student
+from piflow_bench.contracts.teacher import Teacher
+from piflow_bench.costs.flops import Handle
 from piflow_bench.precision import products
 from piflow_bench.randomness import TrainingRandom
-from piflow_bench.student import Student
-from piflow_bench.teacher import Teacher
 from piflow_bench.tracks import DISTILLED
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from piflow_bench.config import split_paths
 from piflow_bench.errors import UserError
-from piflow_bench.files import read_json
+from piflow_bench.files.atomic import read_json
 from piflow_bench.pipeline.store import META, Store
 from piflow_bench.pipeline.uses import DAY, Use, damaged, uses
 from piflow_bench.progress_bar import bars

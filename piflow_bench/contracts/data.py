@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from piflow_bench.condition import Condition
+from piflow_bench.contracts.condition import Condition
+from piflow_bench.contracts.teacher import Teacher
 from piflow_bench.randomness import TrainingRandom
-from piflow_bench.teacher import Teacher
 
 LAWS = ("balanced", "uniform", "as data")
 """How samples get their labels: in turn; each drawn for itself; as the data have them."""

@@ -17,7 +17,7 @@ from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.evaluation.protocols import load_protocol, names
 from piflow_bench.evaluation.sets import Sets, set_name, several, written_list
-from piflow_bench.files import check_writable, read_json, write_json
+from piflow_bench.files.atomic import check_writable, read_json, write_json
 from piflow_bench.provenance import git_commit, hardware, versions
 from piflow_bench.settings import DEVICE, NPZ, build_dataclass, read_setting, setting
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from piflow_bench import flow
-from piflow_bench.condition import Classes, Condition, Unconditional
-from piflow_bench.data.dataset import Dataset
+from piflow_bench.contracts.condition import Classes, Condition, Unconditional
+from piflow_bench.contracts.data import Dataset
+from piflow_bench.contracts.teacher import Guidance, Teacher
 from piflow_bench.networks.dit import DiT
 from piflow_bench.networks.mlp import MLP
-from piflow_bench.teacher import Guidance, Teacher
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from piflow_bench import registry, standins
-from piflow_bench.contract import Failure, Skip, Suite, check_config, check_facts, require
+from piflow_bench import registry
+from piflow_bench.conformance import stand_ins as standins
+from piflow_bench.conformance.method import Failure, Skip, Suite, check_config, check_facts, require
+from piflow_bench.contracts.method import Method
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.file_plugins import places
-from piflow_bench.method import Method
 from piflow_bench.settings import build_dataclass, nested
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"

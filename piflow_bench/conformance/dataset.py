@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from piflow_bench.condition import Classes, Condition
-from piflow_bench.data.dataset import Dataset, Rows, TensorRows
+from piflow_bench.contracts.condition import Classes, Condition
+from piflow_bench.contracts.data import Dataset, Rows, TensorRows
+from piflow_bench.contracts.teacher import Teacher
 from piflow_bench.randomness import SampleRandom
-from piflow_bench.teacher import Teacher
 
 LOOK = 256
 """Rows that are looked at, evenly spread over a set."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from piflow_bench import flow
-from piflow_bench.condition import Condition
+from piflow_bench.contracts.condition import Condition
 
 
 @dataclass(frozen=True)

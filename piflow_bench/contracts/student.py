@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from piflow_bench.condition import Condition
+from piflow_bench.contracts.condition import Condition
 from piflow_bench.randomness import SampleRandom
 
 

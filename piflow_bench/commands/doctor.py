@@ -15,7 +15,7 @@ from typing import Any
 from piflow_bench import registry
 from piflow_bench.config import ExperimentConfig, keys_that_set, to_plain
 from piflow_bench.file_plugins import places
-from piflow_bench.hub import in_cache, is_address
+from piflow_bench.files.hub import in_cache, is_address
 
 OK, GAP, NOTE = "ok", "missing", "note"
 PEAK, UTILISATION = 989e12, 0.4
@@ -185,7 +185,7 @@ def network_of(config: ExperimentConfig) -> Network | None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from piflow_bench.condition import Classes
+    from piflow_bench.contracts.condition import Classes
     from piflow_bench.networks.dit import DiT
 
     with torch.device("meta"):
@@ -292,7 +292,7 @@ def measured_rate(network: Network) -> float | None:
 
     if not torch.cuda.is_available():
         return None
-    from piflow_bench.condition import Classes
+    from piflow_bench.contracts.condition import Classes
     from piflow_bench.networks.dit import DiT
 
     model = DiT().cuda().eval()

@@ -1,0 +1,1 @@
+"""What a plugin is held to, and the small teachers that it is tried on."""

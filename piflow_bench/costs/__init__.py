@@ -1,0 +1,1 @@
+"""What computing costs: FLOPs, seconds and memory."""

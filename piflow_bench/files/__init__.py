@@ -1,0 +1,1 @@
+"""Files: written whole or not at all, resumed by rows, found by place or address, without code."""
