@@ -1,4 +1,6 @@
-"""The one exception that means "the user can mend this"."""
+"""What means "the user can mend this", and the exit codes of the command line."""
+
+OK, BUG, USER_ERROR, FAILED_CELLS, CHECK_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
 class UserError(Exception):

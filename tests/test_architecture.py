@@ -13,7 +13,13 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 OURS = ("piflow_bench", "piflow_methods", "piflow_experiments", "piflow_reports")
-LAZY = {"piflow_bench/cli.py", "piflow_bench/pipeline/runner.py", "piflow_bench/runs.py"}
+LAZY = {
+    "piflow_bench/commands/evaluate.py",
+    "piflow_bench/commands/report.py",
+    "piflow_bench/commands/run.py",
+    "piflow_bench/pipeline/runner.py",
+    "piflow_bench/runs.py",
+}
 """Files that may import the report, inside a function."""
 
 

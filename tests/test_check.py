@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 import piflow_bench.conformance.suite as check
-from piflow_bench.cli import CHECK_FAILED, main
-from piflow_bench.cli import OK as EXIT_OK
-from piflow_bench.errors import UserError
+from piflow_bench.cli import main
+from piflow_bench.errors import CHECK_FAILED, UserError
+from piflow_bench.errors import OK as EXIT_OK
 from piflow_bench.settings import nested
 
 PLUGINS = str(Path(__file__).parent / "plugins")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from piflow_bench.commands import doctor
+from piflow_bench import machine as doctor
 from piflow_bench.config import compose
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from piflow_bench import registry
-from piflow_bench.cli import OK, USER_ERROR, main
+from piflow_bench.cli import main
 from piflow_bench.commands.new import new_method
-from piflow_bench.errors import UserError
+from piflow_bench.errors import OK, USER_ERROR, UserError
 
 PLUGINS = str(Path(__file__).parent / "plugins")
 BUILT_IN = {"teacher", "piflow", "meanflow", "dmd2", "kd"}

@@ -4,10 +4,10 @@ import ast
 
 import pytest
 
-from piflow_bench.cli import OK, USER_ERROR, main
+from piflow_bench.cli import main
 from piflow_bench.commands.new import new_method
 from piflow_bench.conformance.suite import FAILED, SKIPPED, check_method
-from piflow_bench.errors import UserError
+from piflow_bench.errors import OK, USER_ERROR, UserError
 
 
 @pytest.mark.parametrize("name", ["my_method2", "none"])

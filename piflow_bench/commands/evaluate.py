@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shlex
@@ -13,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from piflow_bench.errors import UserError, nearest
+from piflow_bench.errors import OK, UserError, nearest
 from piflow_bench.evaluation.metrics import all_metrics
 from piflow_bench.evaluation.protocols import load_protocol, names
 from piflow_bench.evaluation.sets import Sets, set_name, several, written_list
@@ -335,3 +336,30 @@ def _write(table: pd.DataFrame, path: Path) -> None:
     plain = table.astype(object).where(table.notna(), None)
     text = json.dumps(plain.to_dict("records"), indent=1)  # Every digit; pandas writes ten.
     path.with_suffix(".json").write_text(text + "\n")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What may be said after the verb."""
+    parser.add_argument(
+        "settings",
+        nargs="+",
+        help="samples=PATH (of several sets [PATH,PATH], or a pattern) reference=PATH "
+        "[protocol=NAME] [extractor=NAME] "
+        "[extractor.weights=FILE] [metrics=[a,b]] [per_class=[a,b]] [labels=FILE] [n=N or [N,M]] "
+        "[teacher=PATH] [prompts=FILE] [lpips.weights=FILE] [clip.weights=FILE] [device=cpu] "
+        "[precision=float32] [compiled=false] [workers=2] [processes=1] [batch=N] [out=FOLDER] "
+        "[store=PATH] [cache=true] [statistics=FILE to write], and settings of the metrics",
+    )
+
+
+def call(options: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
+    folder = run_evaluate(options.settings)
+    if folder is not None:
+        from piflow_reports.scores import build_scores
+        from piflow_reports.scores_terminal import print_scores
+        from rich.console import Console
+
+        print_scores(Console(), folder)
+        print(build_scores([folder], folder / "report.html"))
+    return OK

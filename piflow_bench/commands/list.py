@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from importlib.resources import files
@@ -89,3 +90,19 @@ def print_list(arguments: list[str], verbose: bool) -> int:
         for name, text in found.items():
             print(f"  {name:<{width}}  {text}".rstrip())
     return 0
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What may be said after the verb."""
+    parser.add_argument("--verbose", action="store_true", help="import plugins: facts and errors")
+    parser.add_argument(
+        "what",
+        nargs="*",
+        help="methods | datasets | experiments | extractors | protocols (default: all these) | "
+        "metrics, plugins=PATH[,PATH]",
+    )
+
+
+def call(options: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
+    return print_list(options.what, verbose=options.verbose)

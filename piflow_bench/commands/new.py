@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 
 from piflow_bench import registry
-from piflow_bench.errors import UserError
+from piflow_bench.commands.arguments import only_out
+from piflow_bench.errors import OK, UserError
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -128,3 +130,16 @@ def new_method(name: str, out: str) -> Path:
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
     return path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What may be said after the verb."""
+    parser.add_argument("kind", choices=["method"])
+    parser.add_argument("name", help="name of the method: letters, digits and _")
+    parser.add_argument("settings", nargs="*", help="out=FOLDER (default: the current folder)")
+
+
+def call(options: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
+    print(new_method(options.name, only_out(options.settings) or "."))
+    return OK

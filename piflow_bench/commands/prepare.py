@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -10,9 +11,10 @@ from typing import Any
 
 from rich.console import Console
 
+from piflow_bench.commands.arguments import only_out
 from piflow_bench.config import split_paths
 from piflow_bench.data.prepare_imagenet import Preparation, prepare
-from piflow_bench.errors import UserError, nearest
+from piflow_bench.errors import OK, UserError, nearest
 from piflow_bench.progress_bar import bars
 from piflow_bench.settings import DEVICE, build_dataclass, read_setting, setting
 
@@ -92,3 +94,28 @@ class _Progress:
             left = (total - done) / rate / 60 if rate else float("inf")
             text = f"{done} of {total} images, {rate:.0f} images/s, {left:.0f} min left"
             self.console.print(text, highlight=False)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What may be said after the verb."""
+    parser.add_argument("dataset", choices=["digits", "imagenet"])
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        help="digits: out=FOLDER. imagenet: source=FOLDER_TAR_OR_PARQUET out=FOLDER "
+        "[autoencoder=PATH] [size=256] [kind=mean-std | sample] [flip=true] [dtype=float16] "
+        "[classes=1000] [shard=10000] [batch=32] [device=cuda] [processes=1] "
+        "[skip_corrupt=false] [partial=false] [seed=0] [reference=FILE.npz protocol=NAME: also the "
+        "cropped images' statistics]",
+    )
+
+
+def call(options: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
+    if options.dataset == "imagenet":
+        print(prepare_imagenet(options.settings))
+        return OK
+    from piflow_bench.pipeline.runner import prepare_digits
+
+    prepare_digits(only_out(options.settings))
+    return OK

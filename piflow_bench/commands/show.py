@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from piflow_bench.config import ExperimentConfig, compose, split_paths, to_plain
-from piflow_bench.errors import UserError, nearest
+from piflow_bench.errors import OK, UserError, nearest
 from piflow_bench.experiment_files import is_path
 from piflow_bench.file_plugins import places
 from piflow_bench.meanings import comments
@@ -123,3 +124,14 @@ def _comments_by_key(settings: type, prefix: str = "") -> Iterator[tuple[str, st
         kind = hints[field.name]
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             yield from _comments_by_key(kind, f"{prefix}{field.name}.")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What may be said after the verb."""
+    parser.add_argument("settings", nargs="*", help="METHOD, or experiment=NAME and key=value")
+
+
+def call(options: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
+    print_shown(options.settings)
+    return OK

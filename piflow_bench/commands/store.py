@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from piflow_bench.config import split_paths
-from piflow_bench.errors import UserError
+from piflow_bench.errors import CHECK_FAILED, OK, UserError
 from piflow_bench.files.atomic import read_json
 from piflow_bench.pipeline.store import META, Store
 from piflow_bench.pipeline.uses import DAY, Use, damaged, uses
@@ -266,3 +267,30 @@ def _refuse(others: dict[str, str], known: str = "") -> None:
     for key in others:
         words = f"store=PATH, runs=PATH{', ' + known + 'N' if known else ''}"
         raise UserError(f"{key}=: no such setting here; this verb takes {words}")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What may be said after the verb."""
+    parts = parser.add_subparsers(dest="what", metavar="ls | verify | gc", required=True)
+    places = "store=PATH, runs=PATH"
+    ls = parts.add_parser("ls", help="sizes by kind and by run")
+    ls.add_argument(
+        "--verbose", action="store_true", help="every artifact, what it is, who uses it"
+    )
+    ls.add_argument("settings", nargs="*", help=places)
+    whole = parts.add_parser("verify", help="recompute all digests; exit code 4 if one differs")
+    whole.add_argument("settings", nargs="*", help=places)
+    gc = parts.add_parser("gc", help="what no run uses")
+    gc.add_argument("--delete", action="store_true", help="remove it; otherwise it is only named")
+    gc.add_argument("settings", nargs="*", help=f"{places}, days=7: what is younger stays")
+
+
+def call(options: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
+    if options.what == "verify":
+        return OK if verify(options.settings) else CHECK_FAILED
+    if options.what == "gc":
+        collect_garbage(options.settings, options.delete)
+    else:
+        print_store(options.settings, options.verbose)
+    return OK

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from piflow_bench.commands.doctor import Requirement
 from piflow_bench.contracts.condition import Classes
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.contracts.teacher import Guidance, Teacher
@@ -27,6 +26,7 @@ from piflow_bench.evaluation.extractors.extractor import cache_folder, find_weig
 from piflow_bench.evaluation.extractors.inception import FILE, URL
 from piflow_bench.files.hub import SCHEME, digest, is_address, local_path
 from piflow_bench.files.weights import read_weights
+from piflow_bench.machine import Requirement
 from piflow_bench.networks.autoencoder import (
     DTYPES,
     UINT8,

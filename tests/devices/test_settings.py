@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from piflow_bench.cli import USER_ERROR, main
+from piflow_bench.cli import main
 from piflow_bench.config import compose
-from piflow_bench.errors import UserError
+from piflow_bench.errors import USER_ERROR, UserError
 from piflow_bench.pipeline.plan import _check_machine, runtime_of
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.training.scale import Scale

@@ -1,0 +1,89 @@
+"""`run`: experiments, or what they would do."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from piflow_bench.commands.arguments import SETTINGS
+from piflow_bench.errors import FAILED_CELLS, OK, UserError
+
+if TYPE_CHECKING:
+    from piflow_bench.config import ExperimentConfig
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What may be said after the verb."""
+    parser.add_argument("--plan", action="store_true", help="print the stages; compute nothing")
+    parser.add_argument(
+        "--detach", action="store_true", help="with launcher=slurm: submit the jobs and return"
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="make anew what another source of an installed method made",
+    )
+    parser.add_argument("settings", nargs="*", help=SETTINGS)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
+    from piflow_bench.pipeline import repeated
+
+    usual = not (options.plan or options.detach or options.force)
+    again = repeated.unchanged(options.settings) if usual else None
+    if again is not None:
+        _show_again(*again)
+        return OK
+    from piflow_bench.config import expand
+    from piflow_bench.pipeline.forecast import print_plan
+    from piflow_bench.pipeline.plan import make_plan
+    from piflow_bench.pipeline.runner import run_experiment, store_of
+
+    code = OK
+    found = expand(options.settings)
+    configs = [config for _, config in found]
+    if options.plan:
+        for plan in [make_plan(config) for config in configs]:  # All are valid, or none is shown.
+            print_plan(plan, store_of(plan.config))
+        return OK
+    _refuse_gaps(configs)
+    for config in configs if len(configs) > 1 else []:
+        make_plan(config)  # A mistake in any of them is refused before the first runs.
+    watch = repeated.Watch(options.settings, configs[0]) if usual and len(found) == 1 else None
+    for settings, config in found:
+        command = shlex.join(["python", "-m", "piflow_bench", "run", *settings])
+        failed = run_experiment(config, command, options.detach, options.force, watch)
+        code = max(code, FAILED_CELLS if failed else OK)
+    return code
+
+
+def _show_again(folder: Path, stages: int) -> None:
+    """What a run prints at its end when nothing was to be done."""
+    from piflow_reports.terminal import print_results
+    from rich.console import Console
+
+    from piflow_bench.pipeline.repeated import tally
+
+    console = Console()
+    print_results(console, folder)
+    console.print(tally(0, stages, 0, 0.0), highlight=False)
+    print(folder / "report.html")
+
+
+def _refuse_gaps(configs: Sequence[ExperimentConfig]) -> None:
+    """UserError with the doctor's table if this machine cannot run one of the experiments."""
+    from piflow_bench.machine import gaps, print_table
+
+    for config in configs:
+        lacking = gaps(config)
+        if lacking:
+            print_table(config.name, lacking)
+            words = ", ".join(f.what for f in lacking)
+            raise UserError(
+                f"{config.name}: this machine lacks {words}; see the table above, `piflow_bench "
+                "doctor`, or try profile=smoke"
+            )
