@@ -14,7 +14,7 @@ from typing import Any
 
 from piflow_bench.entered import METHOD, entered_first, speaks_of_variants
 from piflow_bench.errors import UserError, nearest
-from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.metrics.metric import all_metrics
 from piflow_bench.experiment_files import ENDINGS, PREFIX, OwnFile, read_given
 from piflow_bench.file_plugins import places
 from piflow_bench.settings import build_dataclass, setting

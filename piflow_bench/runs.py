@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from piflow_bench.pipeline.graph import Stage
     from piflow_bench.pipeline.plan import Cell, Plan
-    from piflow_bench.pipeline.store import Store
+    from piflow_bench.pipeline.stage import Stage
+    from piflow_bench.pipeline.store.store import Store
 
 ENDED = (0, 3)
 """Exit codes of a run that has results: all cells, or all but some that failed."""

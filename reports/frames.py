@@ -16,7 +16,7 @@ from piflow_bench.evaluation.inference.cells import (
     with_series,
 )
 from piflow_bench.evaluation.inference.cells import summarise as summarise_cells
-from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.metrics.metric import all_metrics
 from piflow_bench.tracks import DISTILLED, ONE_BUDGET
 
 __all__ = ["better_higher", "final", "measured", "setting", "summarise", "with_series"]

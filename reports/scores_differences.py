@@ -11,7 +11,7 @@ from piflow_reports import words
 from piflow_reports.tables import Cell, Column
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.metrics.metric import all_metrics
 from piflow_bench.evaluation.tables import DIFFERENCES
 
 FILE = "differences.parquet"

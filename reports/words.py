@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from piflow_bench import tracks
-from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.metrics.metric import all_metrics
 
 
 class Metric(NamedTuple):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from piflow_bench.cli import main
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.store import Store
-from piflow_bench.pipeline.uses import record_use, uses
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store.store import Store
+from piflow_bench.pipeline.store.uses import record_use, uses
 
 OLD = time.time() - 30 * 86400
 

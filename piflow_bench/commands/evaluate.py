@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from piflow_bench.errors import OK, UserError, nearest
-from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.metrics.metric import all_metrics
 from piflow_bench.evaluation.protocols import load_protocol, names
 from piflow_bench.evaluation.sets import Sets, set_name, several, written_list
 from piflow_bench.files.atomic import check_writable, read_json, write_json
@@ -275,7 +275,7 @@ def _shown(value: Any) -> str:
 
 def _check_statistics(settings: Settings, path: Path) -> None:
     """UserError where statistics cannot be written, and where they would replace something else."""
-    from piflow_bench.evaluation.statistics import is_statistics
+    from piflow_bench.evaluation.references.statistics import is_statistics
 
     check_writable("statistics", path.absolute().parent)
     for name in FILES:
@@ -290,8 +290,8 @@ def _check_statistics(settings: Settings, path: Path) -> None:
 
 def _write_statistics(settings: Settings) -> None:
     from piflow_bench.evaluation.cautions import few_for_dimensions
+    from piflow_bench.evaluation.references.statistics import save_statistics
     from piflow_bench.evaluation.score import reference_statistics
-    from piflow_bench.evaluation.statistics import save_statistics
 
     assert settings.statistics is not None and not isinstance(settings.n, list)
     path = Path(settings.statistics)

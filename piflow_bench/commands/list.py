@@ -46,7 +46,7 @@ def protocols() -> dict[str, str]:
 
 def metrics() -> dict[str, str]:
     """Every metric, what it is called, and what it is computed from."""
-    from piflow_bench.evaluation.metrics import all_metrics
+    from piflow_bench.evaluation.metrics.metric import all_metrics
 
     return {m.name: f"{m.label} ({', '.join(m.needs)})" for m in all_metrics().values()}
 

@@ -18,8 +18,8 @@ from rich.table import Table
 from piflow_bench.config import split_paths
 from piflow_bench.errors import CHECK_FAILED, OK, UserError
 from piflow_bench.files.atomic import read_json
-from piflow_bench.pipeline.store import META, Store
-from piflow_bench.pipeline.uses import DAY, Use, damaged, uses
+from piflow_bench.pipeline.store.store import META, Store
+from piflow_bench.pipeline.store.uses import DAY, Use, damaged, uses
 from piflow_bench.progress_bar import bars
 
 ABOUT = "about.json"

@@ -523,7 +523,7 @@ def _write_reference(job: _Job, extractor: Any, report: Callable[[int, int, str]
     """Statistics of the cropped images, shard by shard: features of all would not fit in memory."""
     from piflow_bench.evaluation.extractors.extractor import FEATURES, SPATIAL
     from piflow_bench.evaluation.moments import Moments
-    from piflow_bench.evaluation.statistics import Statistics, save_statistics
+    from piflow_bench.evaluation.references.statistics import Statistics, save_statistics
 
     assert job.chosen.reference is not None
     path, record = Path(job.chosen.reference), job.folder / REFERENCE

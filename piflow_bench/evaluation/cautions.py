@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from piflow_bench.evaluation.classes import sorted_warning
 from piflow_bench.evaluation.extraction import DIGESTS, Arrays
 from piflow_bench.evaluation.extractors.extractor import FEATURES, LOGITS
-from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.metrics.logits import sorted_warning
+from piflow_bench.evaluation.metrics.metric import all_metrics
 from piflow_bench.evaluation.pictures.images import Images
+from piflow_bench.evaluation.references.statistics import Statistics
 from piflow_bench.evaluation.settings import Settings
 from piflow_bench.evaluation.sources import Sources
-from piflow_bench.evaluation.statistics import Statistics
 
 FEW = 5
 """A reference of less than a fifth of the samples is small beside them."""

@@ -15,7 +15,7 @@ from piflow_bench.evaluation.cautions import LOOKED_AT
 from piflow_bench.evaluation.extraction import DIGESTS, Arrays, extract
 from piflow_bench.evaluation.extractors.extractor import get_extractor, usual_batch
 from piflow_bench.evaluation.measured import Measuring, measure_set
-from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.metrics.metric import all_metrics
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.opening import open_images
 from piflow_bench.evaluation.protocols import Protocol

@@ -13,10 +13,10 @@ import pandas as pd
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.inputs import Extras, Inputs
-from piflow_bench.evaluation.metrics import PAIRS, SUBSETS, Metric, all_metrics
+from piflow_bench.evaluation.metrics.metric import PAIRS, SUBSETS, Metric, all_metrics
 from piflow_bench.evaluation.moments import Moments
-from piflow_bench.evaluation.polynomial import prefers_moments
-from piflow_bench.evaluation.reference import Reference
+from piflow_bench.evaluation.pairs.polynomial import prefers_moments
+from piflow_bench.evaluation.references.facts import Reference
 from piflow_bench.evaluation.settings import (
     Settings,
     check_blocks,
@@ -27,7 +27,7 @@ from piflow_bench.evaluation.subsets import subset
 from piflow_bench.evaluation.uncertainty import Interval, jackknife_interval
 
 if TYPE_CHECKING:
-    from piflow_bench.evaluation.passes import Wanted
+    from piflow_bench.evaluation.pairs.passes import Wanted
 
 _LEAST = {"fd": 2, "sfd": 2, "fd_infinity": 3, "kid_exact": 2, "energy_distance": 2}
 """Samples that an estimate needs, also one without a block."""
@@ -171,7 +171,7 @@ def _wanted(
         reading -= {"kernel:cubic"}
     if not reading:
         return None
-    from piflow_bench.evaluation.passes import Wanted
+    from piflow_bench.evaluation.pairs.passes import Wanted
 
     each = {
         "balls": Wanted(balls=True),

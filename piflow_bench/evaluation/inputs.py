@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from piflow_bench.evaluation.design import Design, Strata
-from piflow_bench.evaluation.diversity import PairDistances
-from piflow_bench.evaluation.mmd import PairSums
+from piflow_bench.evaluation.metrics.diversity import PairDistances
 from piflow_bench.evaluation.moments import Moments
-from piflow_bench.evaluation.reference import Reference
+from piflow_bench.evaluation.pairs.stratified import IN_A_SUBSET, own_pairs, stratify
+from piflow_bench.evaluation.pairs.sums import PairSums
+from piflow_bench.evaluation.references.facts import Reference
 from piflow_bench.evaluation.settings import Settings
-from piflow_bench.evaluation.stratified import IN_A_SUBSET, own_pairs, stratify
 
 if TYPE_CHECKING:
-    from piflow_bench.evaluation.passes import Passed, Wanted
+    from piflow_bench.evaluation.pairs.passes import Passed, Wanted
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Inputs:
         if mine is not None:
             import torch
 
-            from piflow_bench.evaluation.passes import KERNELS
+            from piflow_bench.evaluation.pairs.passes import KERNELS
 
             x = torch.from_numpy(self.generated).to(self.settings.device)
             blocks, height = self.left_out, self.settings.block
@@ -124,7 +124,7 @@ class Inputs:
         """What the passes over pairs found: computed once, for all metrics."""
         import torch
 
-        from piflow_bench.evaluation.passes import framed, measure
+        from piflow_bench.evaluation.pairs.passes import framed, measure
 
         s, wanted = self.settings, self.wanted
         assert wanted is not None

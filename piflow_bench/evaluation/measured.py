@@ -17,7 +17,7 @@ from piflow_bench.evaluation.extraction import Arrays
 from piflow_bench.evaluation.extractors.extractor import FEATURES, LOGITS, SPATIAL
 from piflow_bench.evaluation.features import MetricValue, evaluate_with_replicates
 from piflow_bench.evaluation.inputs import Extras
-from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.metrics.metric import all_metrics
 from piflow_bench.evaluation.pictures.files import natural
 from piflow_bench.evaluation.protocols import Protocol
 from piflow_bench.evaluation.settings import make_settings
@@ -26,7 +26,7 @@ from piflow_bench.evaluation.uncertainty import jackknife_interval
 
 if TYPE_CHECKING:
     from piflow_bench.evaluation.extractors.clip import Clip
-    from piflow_bench.evaluation.lpips import Lpips
+    from piflow_bench.evaluation.metrics.lpips import Lpips
     from piflow_bench.evaluation.pictures.images import Images
 
 WHOLE = "all"
@@ -86,7 +86,7 @@ def measure_set(
     scores: dict[str, np.ndarray] = {}
     copies = 0
     if sources.teacher is not None and any(metric.startswith("teacher_") for metric in asked):
-        from piflow_bench.evaluation.per_sample import copies_of_teacher, teacher_scores
+        from piflow_bench.evaluation.metrics.per_sample import copies_of_teacher, teacher_scores
 
         teacher = sources.teacher
         scores |= teacher_scores(
@@ -101,7 +101,7 @@ def measure_set(
         )
         copies = copies_of_teacher(scores, sources.samples, teacher, by.batch)
     if by.clip is not None:
-        from piflow_bench.evaluation.per_sample import prompt_scores
+        from piflow_bench.evaluation.metrics.per_sample import prompt_scores
 
         assert sources.prompts is not None
         scores["clip_score"] = prompt_scores(
@@ -115,7 +115,7 @@ def measure_set(
         )
     groups = None
     if by.lpips is not None and "lpips_within" in asked:
-        from piflow_bench.evaluation.per_sample import lpips_groups
+        from piflow_bench.evaluation.metrics.per_sample import lpips_groups
 
         assert sources.labels is not None
         told = partial(by.report, f"pairs of {name}")

@@ -36,16 +36,16 @@ from piflow_bench.evaluation.protocols import (
     refuse_mixture,
     rules_hash,
 )
+from piflow_bench.evaluation.references.statistics import Statistics
 from piflow_bench.evaluation.sets import several
 from piflow_bench.evaluation.sources import Given, Sources, open_given, open_reference
-from piflow_bench.evaluation.statistics import Statistics
 from piflow_bench.evaluation.subsets import described, subset
 from piflow_bench.evaluation.tables import DIFFERENCES, compared, resolved_rules, rows_of
 from piflow_bench.files.atomic import check_writable
 
 if TYPE_CHECKING:
     from piflow_bench.evaluation.extractors.clip import Clip
-    from piflow_bench.evaluation.lpips import Lpips
+    from piflow_bench.evaluation.metrics.lpips import Lpips
 
 
 CACHE = "runs/store/features"
@@ -367,7 +367,7 @@ def _further_networks(
     """The networks that single metrics need, before any work: weights may be missing."""
     lpips, clip = None, None
     if {"teacher_lpips", "lpips_within"} & set(metrics):
-        from piflow_bench.evaluation.lpips import load
+        from piflow_bench.evaluation.metrics.lpips import load
 
         lpips = load(lpips_weights, device)
     if "clip_score" in metrics:

@@ -17,7 +17,7 @@ from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.labels import as_classes
 from piflow_bench.evaluation.pictures.npz import NPZ_KEY, npz_members
 from piflow_bench.evaluation.pictures.opening import open_images
-from piflow_bench.evaluation.statistics import Statistics, is_statistics, load_statistics
+from piflow_bench.evaluation.references.statistics import Statistics, is_statistics, load_statistics
 from piflow_bench.evaluation.subsets import described, subset
 
 
@@ -199,7 +199,7 @@ def _texts(source: Any, samples: Images, cut: bool) -> list[str]:
     """A prompt for every sample, in the samples' order."""
     found = source
     if isinstance(source, str | Path):
-        from piflow_bench.evaluation.clip_score import read_prompts
+        from piflow_bench.evaluation.metrics.clip_score import read_prompts
 
         found = read_prompts(Path(source))
     return list(_in_order(found, samples, "prompts", cut))

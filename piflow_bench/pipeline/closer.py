@@ -50,7 +50,7 @@ def breakdown(
 def _by_size(
     generated: np.ndarray, reference: np.ndarray | None, moments: Any
 ) -> list[dict[str, Any]]:
-    from piflow_bench.evaluation.frechet import FrechetReference, at_infinity, fd_by_size
+    from piflow_bench.evaluation.metrics.frechet import FrechetReference, at_infinity, fd_by_size
     from piflow_bench.evaluation.moments import Moments
 
     known = moments or Moments.from_features(np.asarray(reference, np.float64))
@@ -87,7 +87,7 @@ def _by_class(
     others: np.ndarray,
 ) -> list[dict[str, Any]]:
     from piflow_bench.evaluation.features import evaluate_with_replicates
-    from piflow_bench.evaluation.metrics import all_metrics
+    from piflow_bench.evaluation.metrics.metric import all_metrics
 
     known = all_metrics()
     metrics = [

@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.launch import Failure
+from piflow_bench.pipeline.launchers.local import Failure
 from piflow_bench.pipeline.live import Note
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store.store import Store
 from piflow_bench.progress_bar import EVERY, bars, duration
 
 NAMED = 2

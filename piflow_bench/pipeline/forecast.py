@@ -22,10 +22,10 @@ from rich.table import Table
 from piflow_bench.config import ExperimentConfig
 from piflow_bench.contracts.method import Context
 from piflow_bench.pipeline.display import say
-from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.plan import Plan, runtime_of
 from piflow_bench.pipeline.run_folder import settled
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store.store import Store
 from piflow_bench.progress_bar import duration
 from piflow_bench.threads import cores
 

@@ -18,11 +18,11 @@ from filelock import BaseFileLock, FileLock, Timeout
 from piflow_bench.config import ExperimentConfig, VariantConfig, to_plain
 from piflow_bench.errors import UserError
 from piflow_bench.files.atomic import write_atomically
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.launch import Failure, Outcome
+from piflow_bench.pipeline.launchers.local import Failure, Outcome
+from piflow_bench.pipeline.launchers.slurm.records import outcome_of
 from piflow_bench.pipeline.plan import Plan, make_plan
-from piflow_bench.pipeline.slurm.records import outcome_of
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store.store import Store
 from piflow_bench.settings import build_dataclass
 
 LIVE = "live.json"

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from piflow_bench.errors import UserError
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store.store import Store
 from piflow_bench.training.events import convert
 from piflow_bench.training.loop import LOG_FILE
 

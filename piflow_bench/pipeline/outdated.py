@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.plan import Cell, Plan
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store.store import Store
 
 
 def outdated(plan: Plan, store: Store) -> dict[str, list[Stage]]:

@@ -18,12 +18,12 @@ from piflow_bench.contracts.method import Facts, Method
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.file_plugins import places
 from piflow_bench.files.hub import digest, local_path
-from piflow_bench.pipeline.graph import Stage, closure
+from piflow_bench.pipeline.launchers.slurm.settings import check_resources
 from piflow_bench.pipeline.loggers import check_logger
 from piflow_bench.pipeline.plugin_sources import dataset_source
 from piflow_bench.pipeline.runtime import Runtime, checked_dataset, load_dataset
 from piflow_bench.pipeline.sampling_settings import check_sampling
-from piflow_bench.pipeline.slurm.settings import check_resources
+from piflow_bench.pipeline.stage import Stage, closure
 from piflow_bench.settings import build_dataclass
 from piflow_bench.sources import is_file_plugin, source_digest
 from piflow_bench.tracks import DISTILLED, NONE, ONE_BUDGET
@@ -241,7 +241,7 @@ def _sharing_one_budget(config: ExperimentConfig, variants: list[Variant]) -> li
 
 def _check_protocol(config: ExperimentConfig, outputs: tuple[str, ...]) -> None:
     """Refuse names and settings that the metric stages would fail on."""
-    from piflow_bench.evaluation.metrics import all_metrics
+    from piflow_bench.evaluation.metrics.metric import all_metrics
     from piflow_bench.evaluation.settings import make_settings
 
     p = config.protocol
@@ -383,7 +383,7 @@ class _Planner:
 
     def versions(self, names: Iterable[str]) -> dict[str, Any]:
         """What decides metrics, by name."""
-        from piflow_bench.evaluation.metrics import all_metrics
+        from piflow_bench.evaluation.metrics.metric import all_metrics
 
         return {name: all_metrics()[name].key for name in names}
 

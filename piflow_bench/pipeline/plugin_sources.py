@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from piflow_bench import registry
-from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.runtime import Runtime
+from piflow_bench.pipeline.stage import Stage
 from piflow_bench.sources import source_digest
 
 
@@ -49,6 +49,6 @@ def _changed(stage: Stage, method: str) -> Iterator[str]:
         yield f"dataset '{dataset['name']}'"
     foreign = {n: key for n, key in config.get("versions", {}).items() if isinstance(key, list)}
     if foreign:
-        from piflow_bench.evaluation.metrics import all_metrics
+        from piflow_bench.evaluation.metrics.metric import all_metrics
 
         yield from (f"metric '{n}'" for n, key in foreign.items() if all_metrics()[n].key != key)

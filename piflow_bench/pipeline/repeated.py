@@ -24,8 +24,8 @@ from piflow_bench.config import ExperimentConfig, split_paths, to_plain
 from piflow_bench.errors import UserError
 from piflow_bench.files.atomic import read_json, write_json
 from piflow_bench.files.hub import is_address
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store.store import Store
 from piflow_bench.provenance import versions
 from piflow_bench.registry import GROUPS, OURS, find
 

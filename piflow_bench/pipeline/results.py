@@ -16,12 +16,12 @@ import torch
 import piflow_bench
 from piflow_bench.config import to_plain
 from piflow_bench.files.atomic import write_atomically
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.launch import Outcome
+from piflow_bench.pipeline.launchers.local import Outcome
 from piflow_bench.pipeline.outdated import warnings_of
 from piflow_bench.pipeline.plan import Cell, Plan
-from piflow_bench.pipeline.store import Store
-from piflow_bench.pipeline.uses import settings_digest
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store.store import Store
+from piflow_bench.pipeline.store.uses import settings_digest
 from piflow_bench.provenance import git_commit, versions
 from piflow_bench.sources import package_digest
 
@@ -121,7 +121,7 @@ def _empty_columns() -> dict[str, Any]:
 
 
 def _directions() -> dict[str, bool | None]:
-    from piflow_bench.evaluation.metrics import all_metrics
+    from piflow_bench.evaluation.metrics.metric import all_metrics
 
     return {name: metric.higher_is_better for name, metric in all_metrics().items()}
 

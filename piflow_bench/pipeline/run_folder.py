@@ -18,7 +18,7 @@ from typing import Any
 from piflow_bench.config import NAME, ExperimentConfig, to_plain
 from piflow_bench.files.hub import digest
 from piflow_bench.pipeline.live import configuration_of_live
-from piflow_bench.pipeline.uses import OF_THE_CALL, RUN
+from piflow_bench.pipeline.store.uses import OF_THE_CALL, RUN
 
 WORDS = (
     "experiment_file", "title", "question", "references", "family", "plugins", "smoke", "is_smoke",

@@ -17,8 +17,7 @@ from piflow_bench.config import ExperimentConfig
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.display import Display, beginning, print_causes, say
 from piflow_bench.pipeline.forecast import worker_count, workers_of
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.launch import Outcome, run
+from piflow_bench.pipeline.launchers.local import Outcome, run
 from piflow_bench.pipeline.live import told
 from piflow_bench.pipeline.loggers import FOLDER as TENSORBOARD
 from piflow_bench.pipeline.loggers import complete, folders_of
@@ -26,8 +25,9 @@ from piflow_bench.pipeline.outdated import discard_outdated, warnings_of
 from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
 from piflow_bench.pipeline.repeated import Watch, tally
 from piflow_bench.pipeline.run_folder import settled
-from piflow_bench.pipeline.store import Store, environment_error
-from piflow_bench.pipeline.uses import record_use, settings_digest, stages_of
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store.store import Store, environment_error
+from piflow_bench.pipeline.store.uses import record_use, settings_digest, stages_of
 
 UP_TO_DATE = ".up_to_date"
 """File in a run's folder: the fingerprint of what its results and its page were made from."""
@@ -143,8 +143,8 @@ def _launch(
     if config.logger:
         runtime = replace(runtime, events=folders_of(stages, folder))
     if config.launcher.name == "slurm":
-        from piflow_bench.pipeline.slurm.rounds import run_slurm
-        from piflow_bench.pipeline.slurm.settings import cluster_of
+        from piflow_bench.pipeline.launchers.slurm.rounds import run_slurm
+        from piflow_bench.pipeline.launchers.slurm.settings import cluster_of
 
         on_gpus = runtime.scale.device == "cuda"
         cluster = cluster_of(config.launcher, runtime.scale.processes, on_gpus)
@@ -237,7 +237,7 @@ def cancel_jobs(config: ExperimentConfig) -> None:
     Its stages are those that the run of these settings named when it was called last: a dataset
     that is gone or broken, or a plugin that was edited, is no reason not to stop it.
     """
-    from piflow_bench.pipeline.slurm.rounds import cancel
+    from piflow_bench.pipeline.launchers.slurm.rounds import cancel
 
     store = store_of(config)
     names = stages_of(store, settings_digest(config))

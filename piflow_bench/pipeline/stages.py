@@ -28,10 +28,10 @@ from piflow_bench.files.hub import local_path
 from piflow_bench.files.rows import Parts
 from piflow_bench.pipeline import arrays
 from piflow_bench.pipeline.closer import breakdown, selection
-from piflow_bench.pipeline.history import begin_anew
 from piflow_bench.pipeline.labels import design_of, labels_of
-from piflow_bench.pipeline.processes import in_processes
+from piflow_bench.pipeline.launchers.torchrun import in_processes
 from piflow_bench.pipeline.runtime import Inputs, Report, Runtime, load_dataset
+from piflow_bench.pipeline.store.attempts import begin_anew
 from piflow_bench.settings import build_dataclass
 from piflow_bench.training.distributed import world
 from piflow_bench.training.events import followed
@@ -306,7 +306,7 @@ def metrics(
     """Metrics of generated against reference features, with delete-block replicates."""
     from piflow_bench.evaluation.features import evaluate_with_replicates
     from piflow_bench.evaluation.inputs import Extras
-    from piflow_bench.evaluation.metrics import all_metrics
+    from piflow_bench.evaluation.metrics.metric import all_metrics
 
     n, name = config["n"], config["extractor"]
     generated = arrays.features(inputs["generated"], name)[:n]
@@ -382,7 +382,7 @@ def _per_sample_row(metric: str, scores: np.ndarray, blocks: np.ndarray) -> dict
 
 
 def _modes(dataset: Dataset, points: np.ndarray, blocks: np.ndarray) -> list[dict[str, Any]]:
-    from piflow_bench.evaluation.modes import mode_replicates
+    from piflow_bench.evaluation.metrics.modes import mode_replicates
     from piflow_bench.evaluation.uncertainty import jackknife_interval
 
     modes = dataset.modes
@@ -406,7 +406,7 @@ def partition(
     from piflow_bench.evaluation.features import evaluate_with_replicates
     from piflow_bench.evaluation.inference.seeds import seed_interval
     from piflow_bench.evaluation.inputs import Extras
-    from piflow_bench.evaluation.metrics import all_metrics
+    from piflow_bench.evaluation.metrics.metric import all_metrics
 
     pool = arrays.features(inputs["real"], config["extractor"])
     dataset = load_dataset(config["dataset"], runtime)

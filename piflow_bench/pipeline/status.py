@@ -11,11 +11,11 @@ from filelock import Timeout
 from rich.console import Console
 from rich.table import Table
 
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.history import Start, starts_of
-from piflow_bench.pipeline.slurm import queue
-from piflow_bench.pipeline.slurm.records import last_lines, outcome_of, record_of
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.launchers.slurm import queue
+from piflow_bench.pipeline.launchers.slurm.records import last_lines, outcome_of, record_of
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store.attempts import Start, starts_of
+from piflow_bench.pipeline.store.store import Store
 from piflow_bench.progress_bar import duration
 
 STATES = ("done", "running", "queued", "failed", "stopped", "missing")

@@ -118,7 +118,7 @@ def frechet() -> None:
     from scipy.linalg import sqrtm
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-    from piflow_bench.evaluation.frechet import FrechetReference
+    from piflow_bench.evaluation.metrics.frechet import FrechetReference
     from piflow_bench.evaluation.moments import Moments
 
     x, y = features(10_000, 2048, 1, 0.05), features(10_000, 2048, 2, 0.0)

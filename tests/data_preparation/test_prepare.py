@@ -238,8 +238,8 @@ def test_statistics_are_those_of_the_cropped_images(
     from PIL import Image
 
     from piflow_bench.data.images_source import centre_crop, decode, open_source
+    from piflow_bench.evaluation.references.statistics import load_statistics
     from piflow_bench.evaluation.score import reference_statistics
-    from piflow_bench.evaluation.statistics import load_statistics
 
     monkeypatch.setenv("PIFLOW_BENCH_WEIGHTS", str(weights))
     out, reference = tmp_path / "out", tmp_path / "a, b: [c] #d=e" / "stats.npz"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from piflow_bench.evaluation import adm
 from piflow_bench.evaluation.features import evaluate_with_replicates
+from piflow_bench.evaluation.metrics import adm
 from piflow_bench.evaluation.protocols import load_protocol
 from piflow_bench.evaluation.subsets import subset
 

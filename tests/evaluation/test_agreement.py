@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.agreement import cosines, psnr, squared_errors
+from piflow_bench.evaluation.metrics.agreement import cosines, psnr, squared_errors
 
 RNG = np.random.default_rng(5)
 

@@ -26,7 +26,7 @@ from piflow_bench.cli import main
 from piflow_bench.data.digits import ASSETS
 from piflow_bench.evaluation.extractors.extractor import get_extractor
 from piflow_bench.evaluation.moments import Moments
-from piflow_bench.evaluation.statistics import Statistics, save_statistics
+from piflow_bench.evaluation.references.statistics import Statistics, save_statistics
 
 
 @cache

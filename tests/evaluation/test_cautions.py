@@ -16,7 +16,7 @@ from piflow_bench.evaluation import score
 from piflow_bench.evaluation.cautions import enlargement
 from piflow_bench.evaluation.extractors.extractor import Extractor
 from piflow_bench.evaluation.pictures.opening import open_images
-from piflow_bench.evaluation.statistics import save_statistics
+from piflow_bench.evaluation.references.statistics import save_statistics
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from piflow_bench.evaluation.classes import inception_score
+from piflow_bench.evaluation.metrics.logits import inception_score
 
 
 def test_golden(golden):

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 import piflow_bench
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.clip_score import clip_scores, read_prompts
 from piflow_bench.evaluation.extractors import clip
+from piflow_bench.evaluation.metrics.clip_score import clip_scores, read_prompts
 
 MODEL = "ViT-tiny-for-tests"
 TEXTS = ["a red bird", "A photo of two dogs, café!", "a red bird", "nothing"]

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from piflow_bench.evaluation import spectral
 from piflow_bench.evaluation import uncertainty as U
 from piflow_bench.evaluation.features import evaluate_with_replicates
+from piflow_bench.evaluation.metrics import spectral
 
 METRICS = ["fd", "kid", "kid_exact", "precision", "recall", "coverage"]
 SUBSETS = {"kid_subsets": 10, "kid_subset_size": 200}

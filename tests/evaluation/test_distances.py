@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from piflow_bench.evaluation import distances as D
-from piflow_bench.evaluation import tiles
 from piflow_bench.evaluation.features import evaluate_with_replicates
-from piflow_bench.evaluation.mmd import PairSums, u_statistic, v_statistic
-from piflow_bench.evaluation.polynomial import (
+from piflow_bench.evaluation.metrics import distances as D
+from piflow_bench.evaluation.pairs import tiles
+from piflow_bench.evaluation.pairs.polynomial import (
     cubic_sums,
     diagonal_sum,
     prefers_moments,
     reference_facts,
     third_moment,
 )
+from piflow_bench.evaluation.pairs.sums import PairSums, u_statistic, v_statistic
 
 RNG = np.random.default_rng(5)
 X, Y = RNG.normal(size=(60, 5)), RNG.normal(0.3, 1.2, size=(80, 5))

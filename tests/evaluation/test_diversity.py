@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from piflow_bench.evaluation import spectral
-from piflow_bench.evaluation.diversity import (
+from piflow_bench.evaluation.metrics import spectral
+from piflow_bench.evaluation.metrics.diversity import (
     pairwise_distance,
     pairwise_replicates,
     vendi,

@@ -9,7 +9,7 @@ from piflow_bench.errors import UserError
 from piflow_bench.evaluation import evaluator, score
 from piflow_bench.evaluation.extractors.extractor import Extractor
 from piflow_bench.evaluation.moments import Moments
-from piflow_bench.evaluation.statistics import Statistics, save_statistics
+from piflow_bench.evaluation.references.statistics import Statistics, save_statistics
 
 METRICS = ["fd", "kid_exact", "recall", "vendi"]
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation import distances, frechet, reference
 from piflow_bench.evaluation.features import evaluate_features, evaluate_with_replicates
-from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.metrics import distances, frechet
+from piflow_bench.evaluation.metrics.metric import all_metrics
+from piflow_bench.evaluation.references import facts as reference
 from piflow_bench.evaluation.subsets import subset
 
 ENOUGH = {"generated", "reference", "logits", "labels"}
@@ -262,7 +263,7 @@ def test_distances_of_moments_need_no_torch():
 import sys
 import numpy as np
 from piflow_bench.evaluation.features import evaluate_features
-from piflow_bench.evaluation import modes
+from piflow_bench.evaluation.metrics import modes
 from piflow_bench.evaluation.inference import compare
 x = np.random.default_rng(0).normal(size=(50, 3))
 evaluate_features(x, x + .1, ["fd", "kid_exact", "vendi"])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from piflow_bench.evaluation import frechet as F
-from piflow_bench.evaluation import spectral
+from piflow_bench.evaluation.metrics import frechet as F
+from piflow_bench.evaluation.metrics import spectral
 from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.uncertainty import jackknife_error
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation import lpips
+from piflow_bench.evaluation.metrics import lpips
 
 RNG = np.random.default_rng(3)
 

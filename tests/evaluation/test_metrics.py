@@ -6,7 +6,7 @@ import pytest
 from piflow_bench.cli import main
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.features import evaluate_features
-from piflow_bench.evaluation.metrics import Metric, all_metrics
+from piflow_bench.evaluation.metrics.metric import Metric, all_metrics
 
 METRICS = all_metrics()
 
@@ -67,7 +67,7 @@ def test_what_is_measured_elsewhere():
 
 PLUGIN = """
 import numpy as np
-from piflow_bench.evaluation.metrics import Metric
+from piflow_bench.evaluation.metrics.metric import Metric
 
 
 def spread(inputs):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from piflow_bench.evaluation.modes import mode_coverage, mode_members, mode_replicates
+from piflow_bench.evaluation.metrics.modes import mode_coverage, mode_members, mode_replicates
 
 MEANS = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
 WEIGHTS = np.array([0.5, 0.3, 0.2])

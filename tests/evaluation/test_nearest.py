@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from piflow_bench.evaluation.nearest import Nearest
-from piflow_bench.evaluation.tiles import Frame, Points, exact_squared, pair_dtype, strips
+from piflow_bench.evaluation.pairs.nearest import Nearest
+from piflow_bench.evaluation.pairs.tiles import Frame, Points, exact_squared, pair_dtype, strips
 
 
 def exact(x, y):

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation import tiles
 from piflow_bench.evaluation.features import evaluate_with_replicates
-from piflow_bench.evaluation.passes import squared_radii
+from piflow_bench.evaluation.pairs import tiles
+from piflow_bench.evaluation.pairs.passes import squared_radii
 
 NAMES = ["precision", "recall", "density", "coverage"]
 

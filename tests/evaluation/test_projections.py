@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from piflow_bench.evaluation import projections as P
+from piflow_bench.evaluation.metrics import projections as P
 
 RNG = np.random.default_rng(6)
 

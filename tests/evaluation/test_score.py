@@ -13,10 +13,11 @@ from PIL import Image
 import piflow_bench
 from piflow_bench.cli import main
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation import lpips, protocols, score
+from piflow_bench.evaluation import protocols, score
 from piflow_bench.evaluation.extractors.extractor import Extractor
+from piflow_bench.evaluation.metrics import lpips
 from piflow_bench.evaluation.moments import Moments
-from piflow_bench.evaluation.statistics import Statistics, save_statistics
+from piflow_bench.evaluation.references.statistics import Statistics, save_statistics
 
 
 @pytest.fixture(autouse=True)

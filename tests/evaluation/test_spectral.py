@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from piflow_bench.evaluation import spectral
-from piflow_bench.evaluation.spectral import ENTROPY, ROOT
+from piflow_bench.evaluation.metrics import spectral
+from piflow_bench.evaluation.metrics.spectral import ENTROPY, ROOT
 
 RNG = np.random.default_rng(0)
 VALUES = np.sort(RNG.uniform(0.01, 1, 12))

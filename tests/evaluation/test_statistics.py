@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.frechet import FrechetReference, fd
+from piflow_bench.evaluation.metrics.frechet import FrechetReference, fd
 from piflow_bench.evaluation.moments import Moments
-from piflow_bench.evaluation.statistics import (
+from piflow_bench.evaluation.references.statistics import (
     Statistics,
     is_statistics,
     load_statistics,

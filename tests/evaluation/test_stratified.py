@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from piflow_bench.evaluation import distances
 from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.features import evaluate_features, evaluate_with_replicates
 from piflow_bench.evaluation.inputs import Extras
-from piflow_bench.evaluation.stratified import draw_subset
+from piflow_bench.evaluation.metrics import distances
+from piflow_bench.evaluation.pairs.stratified import draw_subset
 from piflow_bench.evaluation.subsets import subset
 from piflow_bench.evaluation.uncertainty import jackknife_error
 

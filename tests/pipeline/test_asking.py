@@ -10,11 +10,11 @@ from piflow_bench.config import compose
 from piflow_bench.errors import UserError
 from piflow_bench.networks.dit import DiT
 from piflow_bench.pipeline import runtime
+from piflow_bench.pipeline.launchers.slurm import queue
+from piflow_bench.pipeline.launchers.slurm.records import FOLDER, write_record
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.runner import store_of
-from piflow_bench.pipeline.slurm import queue
-from piflow_bench.pipeline.slurm.records import FOLDER, write_record
-from piflow_bench.pipeline.uses import record_use, settings_digest
+from piflow_bench.pipeline.store.uses import record_use, settings_digest
 
 SETTINGS = ("profile=smoke", "only=[kd,teacher-euler]", "nfes=[1]")
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from piflow_bench.files.rows import Parts
-from piflow_bench.pipeline import launch
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.history import begin, starts_of
-from piflow_bench.pipeline.launch import execute
+from piflow_bench.pipeline.launchers import local as launch
+from piflow_bench.pipeline.launchers.local import execute
 from piflow_bench.pipeline.runtime import Runtime
+from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.stages import STAGES
-from piflow_bench.pipeline.store import META, Store
+from piflow_bench.pipeline.store.attempts import begin, starts_of
+from piflow_bench.pipeline.store.store import META, Store
 
 STEPS = {"open", "write", "mkdir", "rename", "replace", "unlink", "remove", "rmdir"}
 """Calls of the system, by name: what lies between two of them leaves the disk as it is."""

@@ -11,14 +11,15 @@ import torch
 
 from piflow_bench.cli import main
 from piflow_bench.config import compose
-from piflow_bench.pipeline import launch, plugin_sources
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.launch import _Schedule, execute
+from piflow_bench.pipeline import plugin_sources
+from piflow_bench.pipeline.launchers import local as launch
+from piflow_bench.pipeline.launchers.local import _Schedule, execute
 from piflow_bench.pipeline.outdated import discard_outdated, outdated, warnings_of
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.runtime import Runtime
+from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.stages import STAGES, NotFinite, _save_samples
-from piflow_bench.pipeline.store import META, SMALL, Store
+from piflow_bench.pipeline.store.store import META, SMALL, Store
 from tests.pipeline.harness import bits, places, results
 
 PLUGIN = """
@@ -105,7 +106,7 @@ def test_a_disk_that_does_not_answer_has_harmed_nothing(store, monkeypatch, numb
         raise OSError(number, os.strerror(number), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr("piflow_bench.pipeline.store.file_digest", fails)
+        patch.setattr("piflow_bench.pipeline.store.store.file_digest", fails)
         assert store.set_aside_damaged([stage]) == {}
         assert os.strerror(number) in store.harm(stage.name)
     assert store.has(stage) and store.harm(stage.name) is None
@@ -293,7 +294,7 @@ def test_whatever_a_stage_raises_is_its_own_failure(store, monkeypatch, error):
 
 
 def test_a_crash_of_a_worker_leaves_its_stack(tmp_path):
-    from piflow_bench.pipeline.launch import _worker
+    from piflow_bench.pipeline.launchers.local import _worker
 
     pid = os.fork()
     if pid == 0:

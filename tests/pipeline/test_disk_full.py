@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from piflow_bench.cli import main
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.store.store import Store
 from tests.pipeline.harness import SMALL, bits, places, results, run
 
 

@@ -7,11 +7,13 @@ import pytest
 from rich.console import Console
 
 from piflow_bench.config import compose
-from piflow_bench.pipeline import display, launch, store
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.launch import Failure
+from piflow_bench.pipeline import display
+from piflow_bench.pipeline.launchers import local as launch
+from piflow_bench.pipeline.launchers.local import Failure
 from piflow_bench.pipeline.plan import make_plan, runtime_of
-from piflow_bench.pipeline.progress import Progress
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store import store
+from piflow_bench.pipeline.store.progress import Progress
 from piflow_bench.training.loop import _progress_text
 
 

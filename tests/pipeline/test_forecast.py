@@ -11,7 +11,7 @@ from piflow_bench.config import compose
 from piflow_bench.data import closed_form
 from piflow_bench.pipeline import forecast as F
 from piflow_bench.pipeline.plan import make_plan
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.store.store import Store
 
 
 def plan_of(*settings):

@@ -5,15 +5,15 @@ import time
 
 import pytest
 
-from piflow_bench.pipeline import progress
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.history import STARTS, begin, starts_of
-from piflow_bench.pipeline.launch import execute
-from piflow_bench.pipeline.progress import progress_writer, read_progress
+from piflow_bench.pipeline.launchers.local import execute
 from piflow_bench.pipeline.runtime import Runtime
+from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.stages import STAGES
 from piflow_bench.pipeline.status import line, status_of
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.store import progress
+from piflow_bench.pipeline.store.attempts import STARTS, begin, starts_of
+from piflow_bench.pipeline.store.progress import progress_writer, read_progress
+from piflow_bench.pipeline.store.store import Store
 
 
 def at(path, seconds):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from piflow_bench.cli import main
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.store.store import Store
 from tests.pipeline.harness import STUDENTS, alive, bits, children, command, places, results
 
 KILLS = 20

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.launch import run_local
+from piflow_bench.pipeline.launchers.local import run_local
 from piflow_bench.pipeline.runtime import Runtime
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store.store import Store
 from tests.pipeline.harness import STUDENTS, bits, places, results, run
 
 RAISES = """
@@ -219,7 +219,7 @@ def test_workers_that_die_with_nothing_to_do_are_replaced(tmp_path):
 
 
 def test_scheduling_is_by_inputs_and_weight(tmp_path):
-    from piflow_bench.pipeline.launch import _Schedule
+    from piflow_bench.pipeline.launchers.local import _Schedule
 
     store = Store(tmp_path)
     store.prepare()
@@ -238,7 +238,7 @@ def test_scheduling_is_by_inputs_and_weight(tmp_path):
 
 
 def test_workers_share_out_the_gpus():
-    from piflow_bench.pipeline.launch import visible_gpus
+    from piflow_bench.pipeline.launchers.local import visible_gpus
 
     assert [visible_gpus(slot, 2, None) for slot in range(3)] == ["0,1", "2,3", "4,5"]
     assert [visible_gpus(slot, 1, "GPU-a,GPU-b") for slot in range(2)] == ["GPU-a", "GPU-b"]

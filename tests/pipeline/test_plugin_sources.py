@@ -7,12 +7,12 @@ import pytest
 
 from piflow_bench.config import compose
 from piflow_bench.evaluation.extractors.extractor import get_extractor
-from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.metrics.metric import all_metrics
 from piflow_bench.pipeline import runtime
-from piflow_bench.pipeline.launch import execute
+from piflow_bench.pipeline.launchers.local import execute
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.runtime import Runtime
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.store.store import Store
 
 SETTINGS = ("profile=smoke", "only=[kd,teacher-euler]", "nfes=[1]")
 THEIRS = ("dataset.name=theirs", "protocol.metrics=[fd,recall,spread]")
@@ -33,7 +33,7 @@ load = partial(build, more=SETTINGS)
     "helper": "SETTINGS = {'untrained': True}\n",
     "measure": """
 import numpy as np
-from piflow_bench.evaluation.metrics import Metric
+from piflow_bench.evaluation.metrics.metric import Metric
 from theirs import weights
 
 

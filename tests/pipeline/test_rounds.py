@@ -3,10 +3,10 @@
 import pytest
 
 from piflow_bench.errors import UserError
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.slurm import queue, rounds
-from piflow_bench.pipeline.slurm.records import FOLDER, write_outcome, write_record
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.launchers.slurm import queue, rounds
+from piflow_bench.pipeline.launchers.slurm.records import FOLDER, write_outcome, write_record
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store.store import Store
 
 RUNNING = queue.Job("RUNNING", "node", "None")
 

@@ -13,7 +13,7 @@ from piflow_bench.config import compose, to_plain
 from piflow_bench.pipeline import live, run_folder
 from piflow_bench.pipeline.run_folder import differences, settled
 from piflow_bench.pipeline.runner import store_of
-from piflow_bench.pipeline.uses import RUN, settings_digest, uses
+from piflow_bench.pipeline.store.uses import RUN, settings_digest, uses
 
 GROWN = [
     [],
@@ -267,9 +267,9 @@ def test_a_run_that_goes_on_is_left_alone(named, tmp_path):
 
 
 def test_what_has_grown_is_one_use(tmp_path):
-    from piflow_bench.pipeline.graph import Stage
-    from piflow_bench.pipeline.store import Store
-    from piflow_bench.pipeline.uses import record_use
+    from piflow_bench.pipeline.stage import Stage
+    from piflow_bench.pipeline.store.store import Store
+    from piflow_bench.pipeline.store.uses import record_use
 
     store = Store(tmp_path / "store")
     store.prepare()
@@ -284,9 +284,9 @@ def test_what_replaced_results_used_is_let_go_and_what_is_called_stays(tmp_path)
     import os
     import time
 
-    from piflow_bench.pipeline.graph import Stage
-    from piflow_bench.pipeline.store import Store
-    from piflow_bench.pipeline.uses import record_use
+    from piflow_bench.pipeline.stage import Stage
+    from piflow_bench.pipeline.store.store import Store
+    from piflow_bench.pipeline.store.uses import record_use
 
     store, run = Store(tmp_path / "store"), tmp_path / "digits"
     store.prepare()

@@ -8,8 +8,8 @@ import pytest
 
 from piflow_bench.config import compose
 from piflow_bench.errors import UserError
+from piflow_bench.pipeline.launchers.slurm.settings import Cluster
 from piflow_bench.pipeline.plan import make_plan
-from piflow_bench.pipeline.slurm.settings import Cluster
 from tests.pipeline.harness import places, run
 
 

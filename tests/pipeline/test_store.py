@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from piflow_bench.config import compose
 from piflow_bench.data.digits import ASSETS
-from piflow_bench.pipeline.graph import Stage, closure
-from piflow_bench.pipeline.history import begin
 from piflow_bench.pipeline.plan import make_plan
-from piflow_bench.pipeline.progress import Progress, progress_writer
+from piflow_bench.pipeline.stage import Stage, closure
 from piflow_bench.pipeline.status import is_locked, status_of
-from piflow_bench.pipeline.store import META, Store
+from piflow_bench.pipeline.store.attempts import begin
+from piflow_bench.pipeline.store.progress import Progress, progress_writer
+from piflow_bench.pipeline.store.store import META, Store
 
 CONFIG = {"a": 1, "b": {"c": [1, 2], "d": "x"}, "e": None, "f": 0.5, "g": True}
 
@@ -150,8 +150,8 @@ class TestLock:
         stage = Stage("draw", CONFIG)
         code = (
             "import sys; from pathlib import Path\n"
-            "from piflow_bench.pipeline.graph import Stage\n"
-            "from piflow_bench.pipeline.store import Store\n"
+            "from piflow_bench.pipeline.stage import Stage\n"
+            "from piflow_bench.pipeline.store.store import Store\n"
             f"with Store(Path(sys.argv[1])).lock(Stage('draw', {CONFIG!r})):\n"
             "    print('held', flush=True); sys.stdin.read()\n"
         )
@@ -346,7 +346,8 @@ def test_locks_of_a_shared_store_are_everyones(tmp_path):
 
 def test_a_lock_is_given_back_when_its_owner_is_killed(store):
     code = (
-        "import sys, time; from pathlib import Path; from piflow_bench.pipeline.store import Store;"
+        "import sys, time; from pathlib import Path;"
+        "from piflow_bench.pipeline.store.store import Store;"
         "lock = Store(Path(sys.argv[1])).guard('x'); lock.acquire(); print('has', flush=True);"
         "time.sleep(60)"
     )

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from piflow_reports import frames, inputs, page, plots, scores, summary, words
 
-from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.metrics.metric import all_metrics
 from tests.reports import synthetic
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import piflow_reports
 import pytest
 
-from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.metrics.metric import all_metrics
 from tests.reports import synthetic
 from tests.reports.axe import serious
 from tests.reports.looking import ready, usual, wait, window

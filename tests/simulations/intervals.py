@@ -30,10 +30,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from piflow_bench.evaluation import spectral
 from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.features import evaluate_with_replicates
 from piflow_bench.evaluation.inputs import Extras
+from piflow_bench.evaluation.metrics import spectral
 from piflow_bench.evaluation.subsets import subset
 from piflow_bench.evaluation.uncertainty import Difference, jackknife_difference, t_quantile
 

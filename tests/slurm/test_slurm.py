@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 
 from piflow_bench.config import compose
-from piflow_bench.pipeline.history import starts_of
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.results import COST_AND_PROVENANCE
 from piflow_bench.pipeline.runner import store_of
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.store.attempts import starts_of
+from piflow_bench.pipeline.store.store import Store
 
 SMALL = [
     "experiment=digits",

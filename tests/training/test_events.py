@@ -10,10 +10,10 @@ from piflow_bench import interruption
 from piflow_bench.cli import main
 from piflow_bench.config import compose
 from piflow_bench.pipeline import loggers
-from piflow_bench.pipeline.launch import execute, run
+from piflow_bench.pipeline.launchers.local import execute, run
 from piflow_bench.pipeline.loggers import folders_of
 from piflow_bench.pipeline.plan import make_plan, runtime_of
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.store.store import Store
 from piflow_bench.training.events import PATTERN, Events, convert, followed, points
 
 event_accumulator = pytest.importorskip(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from piflow_bench.evaluation.inference.seeds import seed_interval
-from piflow_bench.evaluation.metrics import all_metrics
+from piflow_bench.evaluation.metrics.metric import all_metrics
 
 CELL = [
     "role", "track", "variant", "series", "setting", "method", "family", "nfe", "budget_fraction",

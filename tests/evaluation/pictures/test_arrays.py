@@ -10,7 +10,7 @@ from PIL import Image
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.pictures.arrays import RECORD
 from piflow_bench.evaluation.pictures.opening import open_images
-from piflow_bench.pipeline.store import META
+from piflow_bench.pipeline.store.store import META
 
 ROWS = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from piflow_bench.evaluation.mmd import PairSums
 from piflow_bench.evaluation.moments import split
+from piflow_bench.evaluation.pairs.sums import PairSums
 
 _COLUMNS = 2048
 _TILE_OVERHEAD = 16

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench import interruption
-from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.kinds import KINDS
-from piflow_bench.pipeline.launch import execute
+from piflow_bench.pipeline.launchers.local import execute
+from piflow_bench.pipeline.launchers.slurm.records import outcome_of, write_outcome
 from piflow_bench.pipeline.runtime import Runtime
-from piflow_bench.pipeline.slurm.records import outcome_of, write_outcome
+from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.stages import STAGES
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.store.store import Store
 
 WHOLE_JOB = timedelta(days=30)
 """How long processes wait for the first one, which may wait for another job's lock."""

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from piflow_bench.evaluation.agreement import cosines, psnr, squared_errors
-from piflow_bench.evaluation.diversity import PairDistances
 from piflow_bench.evaluation.extraction import (
     Arrays,
     Progress,
@@ -18,11 +16,13 @@ from piflow_bench.evaluation.extraction import (
     shard_folder,
 )
 from piflow_bench.evaluation.extractors.extractor import FEATURES
+from piflow_bench.evaluation.metrics.agreement import cosines, psnr, squared_errors
+from piflow_bench.evaluation.metrics.diversity import PairDistances
 from piflow_bench.evaluation.pictures.images import Images, printable
 
 if TYPE_CHECKING:
     from piflow_bench.evaluation.extractors.clip import Clip
-    from piflow_bench.evaluation.lpips import Lpips
+    from piflow_bench.evaluation.metrics.lpips import Lpips
 
 PIXELS = ("teacher_mse", "teacher_psnr")
 SAME: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -101,8 +101,8 @@ def prompt_scores(
     report: Progress,
 ) -> np.ndarray:
     """CLIP score ``(n,)`` of the samples with their prompts, one a sample."""
-    from piflow_bench.evaluation.clip_score import clip_scores
     from piflow_bench.evaluation.extractors.clip import image_extractor
+    from piflow_bench.evaluation.metrics.clip_score import clip_scores
 
     found = extract(samples, image_extractor(clip), cache, batch, report)
     return clip_scores(found[FEATURES], clip.embed_texts(prompts, batch), scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from piflow_bench.evaluation.tiles import Points, Strip, exact_squared, hits
+from piflow_bench.evaluation.pairs.tiles import Points, Strip, exact_squared, hits
 
 _GROUPS = 16
 _PENDING = 16

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from piflow_bench.files.atomic import read_json, write_json
-from piflow_bench.pipeline.progress import PROGRESS
+from piflow_bench.pipeline.store.progress import PROGRESS
 
 STARTS = "starts.json"
 KEPT = (

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from piflow_bench.evaluation.tiles import compares
+from piflow_bench.evaluation.pairs.tiles import compares
 from piflow_bench.evaluation.uncertainty import Replicated, mean_with_replicates
 
 _STRIP = 16_000_000

@@ -8,8 +8,8 @@ from functools import reduce
 
 import numpy as np
 
-from piflow_bench.evaluation import spectral
-from piflow_bench.evaluation.distances import row_lengths, unit_rows
+from piflow_bench.evaluation.metrics import spectral
+from piflow_bench.evaluation.metrics.distances import row_lengths, unit_rows
 from piflow_bench.evaluation.moments import gram, split
 
 

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
-from piflow_bench.evaluation.frechet import FrechetReference
+from piflow_bench.evaluation.metrics.frechet import FrechetReference
 from piflow_bench.evaluation.moments import Moments
-from piflow_bench.evaluation.polynomial import reference_facts as third_moments
+from piflow_bench.evaluation.pairs.polynomial import reference_facts as third_moments
+from piflow_bench.evaluation.pairs.stratified import own_pairs
 from piflow_bench.evaluation.settings import Settings
-from piflow_bench.evaluation.stratified import own_pairs
 
 if TYPE_CHECKING:
     import torch
 
-    from piflow_bench.evaluation.passes import ReferenceFacts, Wanted
-    from piflow_bench.evaluation.tiles import Points
+    from piflow_bench.evaluation.pairs.passes import ReferenceFacts, Wanted
+    from piflow_bench.evaluation.pairs.tiles import Points
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class Reference:
         def compute() -> float:
             import torch
 
-            from piflow_bench.evaluation.passes import KERNELS
+            from piflow_bench.evaluation.pairs.passes import KERNELS
 
             y = torch.from_numpy(self.features).to(settings.device)
             return float(own_pairs(KERNELS[kernel], y, strata, None, settings.block)[0])
@@ -108,7 +108,7 @@ class Reference:
         ``points`` are the features in the frame of the comparison. A frame's scale is a power of
         two, so that facts found in one hold to the bit in another of the same dtype.
         """
-        from piflow_bench.evaluation.passes import ReferenceFacts, reference_facts
+        from piflow_bench.evaluation.pairs.passes import ReferenceFacts, reference_facts
 
         k, dtype = settings.k, points.frame.dtype
         keys: dict[str, tuple[str, object]] = {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from piflow_bench.evaluation.tiles import Strip
+from piflow_bench.evaluation.pairs.tiles import Strip
 
 Kernel = Callable[[Strip], Tensor]
 """Values ``(r, c)`` of a strip; the diagonal of a set with itself may be anything."""

@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from piflow_bench.evaluation import spectral
+from piflow_bench.evaluation.metrics import spectral
 from piflow_bench.evaluation.moments import Moments, block_moments, merge_all
 
 Change = tuple[np.ndarray, np.ndarray]

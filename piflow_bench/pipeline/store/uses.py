@@ -16,8 +16,8 @@ from typing import Any
 
 from piflow_bench.config import ExperimentConfig, to_plain
 from piflow_bench.files.atomic import read_json, write_json
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store.store import Store
 
 FOLDER = "uses"
 OF_THE_CALL = (

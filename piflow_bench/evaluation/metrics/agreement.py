@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.distances import unit_rows
+from piflow_bench.evaluation.metrics.distances import unit_rows
 
 
 def squared_errors(a: np.ndarray, b: np.ndarray) -> np.ndarray:

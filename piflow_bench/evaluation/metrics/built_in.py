@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from piflow_bench.evaluation import distances, diversity, frechet, projections
-from piflow_bench.evaluation.classes import inception_score
 from piflow_bench.evaluation.inputs import Inputs
-from piflow_bench.evaluation.metrics import PAIRS, SUBSETS, Metric, Scored
-from piflow_bench.evaluation.mmd import PairSums
+from piflow_bench.evaluation.metrics import distances, diversity, frechet, projections
+from piflow_bench.evaluation.metrics.logits import inception_score
+from piflow_bench.evaluation.metrics.metric import PAIRS, SUBSETS, Metric, Scored
 from piflow_bench.evaluation.moments import Moments
-from piflow_bench.evaluation.polynomial import cubic_sums, prefers_moments
-from piflow_bench.evaluation.reference import factored
+from piflow_bench.evaluation.pairs.polynomial import cubic_sums, prefers_moments
+from piflow_bench.evaluation.pairs.sums import PairSums
+from piflow_bench.evaluation.references.facts import factored
 from piflow_bench.evaluation.uncertainty import mean_with_replicates
 
 
@@ -116,7 +116,7 @@ def _precision_recall(inputs: Inputs) -> Scored:
         return _balls(inputs)
     import torch
 
-    from piflow_bench.evaluation.adm import precision_recall
+    from piflow_bench.evaluation.metrics.adm import precision_recall
 
     both = (inputs.generated, inputs.ref.features)
     x, y = (torch.from_numpy(rows).to(s.device) for rows in both)

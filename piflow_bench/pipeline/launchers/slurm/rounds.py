@@ -17,12 +17,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from piflow_bench.config import Resources
 from piflow_bench.errors import UserError
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.launch import Failure, Interrupted, Notice, Outcome
-from piflow_bench.pipeline.runtime import Runtime
-from piflow_bench.pipeline.slurm import queue
-from piflow_bench.pipeline.slurm.job import Task
-from piflow_bench.pipeline.slurm.records import (
+from piflow_bench.pipeline.launchers.local import Failure, Interrupted, Notice, Outcome
+from piflow_bench.pipeline.launchers.slurm import queue
+from piflow_bench.pipeline.launchers.slurm.job import Task
+from piflow_bench.pipeline.launchers.slurm.records import (
     FOLDER,
     last_lines,
     logs,
@@ -31,8 +29,10 @@ from piflow_bench.pipeline.slurm.records import (
     record_of,
     write_record,
 )
-from piflow_bench.pipeline.slurm.settings import Cluster
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.launchers.slurm.settings import Cluster
+from piflow_bench.pipeline.runtime import Runtime
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store.store import Store
 from piflow_bench.training.scale import division
 
 SETTLE_SECONDS = 10.0

@@ -1,7 +1,7 @@
 """Training stages in several processes: started by torchrun, each runs the same stage.
 
-``torchrun ... -m piflow_bench.pipeline.processes JOB`` is what every process is; JOB is a folder
-with the stage's inputs, in its work folder. The first process reports and writes.
+``torchrun ... -m piflow_bench.pipeline.launchers.torchrun JOB`` is what every process is; JOB is a
+folder with the stage's inputs, in its work folder. The first process reports and writes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from piflow_bench.files.atomic import write_json
-from piflow_bench.pipeline.store import PROCESSES
+from piflow_bench.pipeline.store.store import PROCESSES
 
 if TYPE_CHECKING:
     from piflow_bench.pipeline.runtime import Runtime
@@ -61,7 +61,7 @@ def in_processes(
         str(talk / "logs"),
         "--redirects=3",
         "-m",
-        "piflow_bench.pipeline.processes",
+        "piflow_bench.pipeline.launchers.torchrun",
         str(talk),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(config["training"]["threads"])}
@@ -105,9 +105,9 @@ def _end_with(owner: int) -> None:
 
 def main(talk: Path) -> None:
     """One of the processes; ``talk`` is the folder of its job."""
-    from piflow_bench.pipeline.progress import progress_writer
     from piflow_bench.pipeline.runtime import Runtime
     from piflow_bench.pipeline.stages import distill
+    from piflow_bench.pipeline.store.progress import progress_writer
     from piflow_bench.training.distributed import form_group, leave_group
     from piflow_bench.training.scale import Scale
 

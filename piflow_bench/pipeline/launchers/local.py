@@ -23,13 +23,13 @@ from typing import Any
 
 from piflow_bench import interruption
 from piflow_bench.errors import UserError
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.history import begin
 from piflow_bench.pipeline.kinds import KINDS
 from piflow_bench.pipeline.plugin_sources import unchanged_source
-from piflow_bench.pipeline.progress import progress_writer
 from piflow_bench.pipeline.runtime import Runtime
-from piflow_bench.pipeline.store import Store, environment_error
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store.attempts import begin
+from piflow_bench.pipeline.store.progress import progress_writer
+from piflow_bench.pipeline.store.store import Store, environment_error
 from piflow_bench.threads import use_threads
 
 

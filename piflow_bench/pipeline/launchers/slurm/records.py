@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench.files.atomic import read_json, write_json
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.store import Store
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store.store import Store
 
 FOLDER = "slurm"
 LAST_LINES = 5

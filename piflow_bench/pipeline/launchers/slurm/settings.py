@@ -8,8 +8,8 @@ from typing import Any
 
 from piflow_bench.config import LauncherConfig, Resources
 from piflow_bench.errors import UserError, nearest
-from piflow_bench.pipeline.graph import Stage
 from piflow_bench.pipeline.kinds import KINDS
+from piflow_bench.pipeline.stage import Stage
 from piflow_bench.settings import build_dataclass
 
 _NAMES = [f.name for f in fields(Resources)]

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from piflow_bench.evaluation.kernels import Kernel, KernelSums, cubic, directions, distance
-from piflow_bench.evaluation.mmd import PairSums
-from piflow_bench.evaluation.nearest import Nearest
-from piflow_bench.evaluation.neighbours import (
+from piflow_bench.evaluation.pairs.balls import (
     Balls,
     neighbours_for_replicates,
     radii_without_blocks,
 )
-from piflow_bench.evaluation.tiles import Frame, Points, Strip, pair_dtype, strips
+from piflow_bench.evaluation.pairs.kernels import Kernel, KernelSums, cubic, directions, distance
+from piflow_bench.evaluation.pairs.nearest import Nearest
+from piflow_bench.evaluation.pairs.sums import PairSums
+from piflow_bench.evaluation.pairs.tiles import Frame, Points, Strip, pair_dtype, strips
 from piflow_bench.evaluation.uncertainty import Replicated, mean_with_replicates
 
 CMMD_SIGMA = 10.0

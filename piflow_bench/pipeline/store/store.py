@@ -25,9 +25,9 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from piflow_bench.errors import UserError
 from piflow_bench.files.atomic import flush, read_json, write_json
-from piflow_bench.pipeline.graph import Stage
-from piflow_bench.pipeline.history import STARTS, Start, starts_of
-from piflow_bench.pipeline.progress import PROGRESS, Progress, read_progress
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.store.attempts import STARTS, Start, starts_of
+from piflow_bench.pipeline.store.progress import PROGRESS, Progress, read_progress
 
 META = "artifact.json"
 PROCESSES = "processes"

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from piflow_bench.evaluation.design import Strata
-from piflow_bench.evaluation.mmd import PairSums, u_statistic, v_statistic
-from piflow_bench.evaluation.stratified import Weights, draw_subset
+from piflow_bench.evaluation.pairs.stratified import Weights, draw_subset
+from piflow_bench.evaluation.pairs.sums import PairSums, u_statistic, v_statistic
 
 CMMD_SCALE = 1000.0
 

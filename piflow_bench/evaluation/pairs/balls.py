@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from piflow_bench.evaluation.nearest import Nearest
-from piflow_bench.evaluation.tiles import Points, Strip, compares, exact_squared, hits, strips
+from piflow_bench.evaluation.pairs.nearest import Nearest
+from piflow_bench.evaluation.pairs.tiles import Points, Strip, compares, exact_squared, hits, strips
 from piflow_bench.evaluation.uncertainty import Replicated, mean_with_replicates
 
 _EXTRA_NEIGHBOURS = 8

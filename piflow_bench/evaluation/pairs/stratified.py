@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from piflow_bench.evaluation.design import Strata, table
-from piflow_bench.evaluation.mmd import PairSums
+from piflow_bench.evaluation.pairs.sums import PairSums
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from piflow_bench.evaluation.kernels import Kernel
+    from piflow_bench.evaluation.pairs.kernels import Kernel
 
 
 IN_A_SUBSET = 3.5
@@ -92,7 +92,7 @@ def own_pairs(
     """
     import torch
 
-    from piflow_bench.evaluation.tiles import Frame, Points, pair_dtype, strips
+    from piflow_bench.evaluation.pairs.tiles import Frame, Points, pair_dtype, strips
 
     ids = np.zeros(len(groups), dtype=np.int64) if blocks is None else blocks
     counts = table(groups, ids)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from piflow_bench.errors import UserError, nearest
-from piflow_bench.evaluation.agreement import cosines
+from piflow_bench.evaluation.metrics.agreement import cosines
 
 SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "cosine": lambda cosine: cosine,

@@ -1,0 +1,1 @@
+"""Who makes the stages: this process, worker processes, torchrun's, or Slurm's jobs."""

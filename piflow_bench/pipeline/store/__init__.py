@@ -1,0 +1,1 @@
+"""The artifact store, and what it remembers of attempts, uses and progress."""
