@@ -7,30 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from piflow_reports import (
-    ceiling,
-    cells,
-    classes,
-    cost_bars,
-    curves,
-    explorer,
-    export,
-    facts,
-    frames,
-    glance,
-    heatmaps,
-    html,
-    inputs,
-    pictures,
-    plots,
-    stills,
-    styles,
-    summary,
-    tables,
-    tradeoffs,
-    verdicts,
-    words,
-)
+from piflow_reports.data import read as inputs
+from piflow_reports.data import series as frames
+from piflow_reports.data import summary
+from piflow_reports.export import tables as export
+from piflow_reports.figures import base as plots
+from piflow_reports.figures import by_class as classes
+from piflow_reports.figures import costs as cost_bars
+from piflow_reports.figures import curves, explorer, heatmaps, stills, tradeoffs
+from piflow_reports.format import html, styles
+from piflow_reports.format import names as words
+from piflow_reports.pictures import samples as pictures
+from piflow_reports.sections import ceiling, facts, verdicts
+from piflow_reports.sections import first_screen as glance
+from piflow_reports.sections import rankings as tables
+from piflow_reports.sections import remake as cells
 
 from piflow_bench.tracks import ONE_BUDGET
 

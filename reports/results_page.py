@@ -12,7 +12,9 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
-from piflow_reports import export, frames, summary
+from piflow_reports.data import series as frames
+from piflow_reports.data import summary
+from piflow_reports.export import tables as export
 
 LONG = ("artifact", "rules", "versions", "train_rows", "git_commit", "start", "node", "sampler")
 """Columns of long texts: those that no page here shows are left empty."""

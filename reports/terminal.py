@@ -7,7 +7,9 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from piflow_reports import summary, tables, words
+from piflow_reports.data import summary
+from piflow_reports.format import names as words
+from piflow_reports.sections import rankings as tables
 from rich import box
 from rich.console import Console
 from rich.table import Table

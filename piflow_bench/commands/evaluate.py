@@ -356,8 +356,8 @@ def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
     folder = run_evaluate(options.settings)
     if folder is not None:
-        from piflow_reports.scores import build_scores
-        from piflow_reports.scores_terminal import print_scores
+        from piflow_reports.scores.page import build_scores
+        from piflow_reports.scores.terminal import print_scores
         from rich.console import Console
 
         print_scores(Console(), folder)

@@ -58,7 +58,7 @@ def call(options: argparse.Namespace) -> int:
     if options.diff:
         if len(folders) != 2 or out is not None:
             raise UserError("report --diff: takes the folders of two runs, OLD NEW")
-        from piflow_reports.changes import print_changes
+        from piflow_reports.diff import print_changes
 
         return OK if print_changes(*folders) else CHECK_FAILED
     scored = [folder for folder in folders if (folder / "scores.parquet").is_file()]
@@ -67,7 +67,7 @@ def call(options: argparse.Namespace) -> int:
             raise UserError("report: runs and scores do not share a page; name one kind")
         if options.figures:
             raise UserError("report --figures: takes folders of runs; a page of scores has none")
-        from piflow_reports.scores import build_scores
+        from piflow_reports.scores.page import build_scores
 
         print(build_scores(scored, out))
         return OK

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from piflow_reports.scores import alerts, read
+from piflow_reports.scores.page import alerts, read
 from PIL import Image
 
 import piflow_bench

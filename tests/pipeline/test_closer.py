@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from piflow_reports import cells as every
-from piflow_reports import frames, inputs
+from piflow_reports.data import read as inputs
+from piflow_reports.data import series as frames
+from piflow_reports.sections import remake as every
 
 from piflow_bench.config import compose
 from piflow_bench.evaluation.selection import nearest

@@ -90,7 +90,9 @@ def test_jobs_ask_for_what_the_variant_asks_for():
 
 
 def test_rows_are_described_beside_the_elastic_student_and_can_be_made_again(tmp_path):
-    from piflow_reports import inputs, page, words
+    from piflow_reports import page
+    from piflow_reports.data import read as inputs
+    from piflow_reports.format import names as words
 
     only = ["profile=smoke", "only=[kd,piflow-gm8,meanflow]", "protocol.extractors=[classifier]"]
     ended = run(*only, *places(tmp_path), cwd=tmp_path)

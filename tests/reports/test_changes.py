@@ -85,8 +85,8 @@ def test_other_rules_are_refused_and_named(two, capsys):
 
 def test_two_trainings_of_the_same_are_seldom_told_apart():
     """Under the null: seeds trained again with other noise, 5 of them; any false alarm counts."""
-    from piflow_reports import inputs
-    from piflow_reports.changes import changes
+    from piflow_reports.data import read as inputs
+    from piflow_reports.diff import changes
 
     random = np.random.default_rng(0)
     alarms, runs = 0, 60
@@ -104,7 +104,7 @@ def test_two_trainings_of_the_same_are_seldom_told_apart():
 
 def side(values, setting="", seeds=None):
     """A run of one student with these values of FD by train seed."""
-    from piflow_reports import inputs
+    from piflow_reports.data import read as inputs
 
     table = synthetic.results(seeds=len(values), students=("dmd2",), nfes=(1,))
     table = table[(table.role == "student") & (table.metric == "fd")]
@@ -118,7 +118,7 @@ def side(values, setting="", seeds=None):
 
 
 def test_direction_and_p_are_of_the_same_seeds():
-    from piflow_reports.changes import changes
+    from piflow_reports.diff import changes
 
     old, new = side([5, 5.02, 4.98, 1, 1]), side([4.5, 4.51, 4.5])
     (found,) = changes(old, new)
@@ -127,15 +127,15 @@ def test_direction_and_p_are_of_the_same_seeds():
 
 
 def test_other_seeds_are_no_change():
-    from piflow_reports.changes import changes
+    from piflow_reports.diff import changes
 
     (found,) = changes(side([5, 5.02, 4.98]), side([4, 4.02, 3.98], seeds=[5, 6, 7]))
     assert found.verdict == "unknown" and found.seeds == 0
 
 
 def test_a_setting_that_was_added_loses_nothing():
-    from piflow_reports import inputs
-    from piflow_reports.changes import changes
+    from piflow_reports.data import read as inputs
+    from piflow_reports.diff import changes
 
     old = side([5, 5.02, 4.98], "temperature=0.5")
     more = side([9, 9.02, 8.98], "temperature=1.0")
@@ -150,8 +150,8 @@ def test_words_for_wrong_use(two, capsys, tmp_path):
     assert main(["report", "--diff", str(old)]) == 2
     assert "OLD NEW" in capsys.readouterr().err
     with pytest.raises(UserError, match="share no cell"):
-        from piflow_reports import inputs
-        from piflow_reports.changes import changes
+        from piflow_reports.data import read as inputs
+        from piflow_reports.diff import changes
 
         run = inputs.read(old)
         none = inputs.Run("none", run.results[run.results.variant == "x"], run.curves, None, {})

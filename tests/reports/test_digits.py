@@ -5,7 +5,13 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from piflow_reports import frames, inputs, page, plots, scores, summary, words
+from piflow_reports import page
+from piflow_reports.data import read as inputs
+from piflow_reports.data import series as frames
+from piflow_reports.data import summary
+from piflow_reports.figures import base as plots
+from piflow_reports.format import names as words
+from piflow_reports.scores import page as scores
 
 from piflow_bench.evaluation.metrics.metric import all_metrics
 from tests.reports import synthetic

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import piflow_reports
 import pytest
-from piflow_reports import words
+from piflow_reports.format import names as words
 
 from tests.reports import synthetic
 from tests.reports.looking import unfold

@@ -6,7 +6,11 @@ import numpy as np
 import pandas as pd
 import piflow_reports
 import pytest
-from piflow_reports import export, frames, heatmaps, inputs, stills, words
+from piflow_reports.data import read as inputs
+from piflow_reports.data import series as frames
+from piflow_reports.export import tables as export
+from piflow_reports.figures import heatmaps, stills
+from piflow_reports.format import names as words
 
 from tests.reports import synthetic
 from tests.reports.test_page import Page, figures

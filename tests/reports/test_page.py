@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import piflow_reports
 import pytest
-from piflow_reports import frames, published
+from piflow_reports.data import series as frames
+from piflow_reports.figures import published
 
 from piflow_bench.errors import UserError
 from tests.reports import synthetic

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from piflow_reports import plots
+from piflow_reports.figures import base as plots
 
 
 def rows(**values):

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from piflow_reports import scores
+from piflow_reports.scores import page as scores
 from PIL import Image
 from sklearn.datasets import load_digits
 

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from piflow_reports import scores, scores_differences, scores_pictures
-from piflow_reports.tables import Cell, Column
+from piflow_reports.pictures import scores as scores_pictures
+from piflow_reports.scores import differences as scores_differences
+from piflow_reports.scores import page as scores
+from piflow_reports.sections.rankings import Cell, Column
 from PIL import Image
 from sklearn.datasets import load_digits
 

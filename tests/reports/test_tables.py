@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from piflow_reports import ceiling, frames, inputs, pictures, plots, styles, tables, verdicts, words
+from piflow_reports.data import read as inputs
+from piflow_reports.data import series as frames
+from piflow_reports.figures import base as plots
+from piflow_reports.format import names as words
+from piflow_reports.format import styles
+from piflow_reports.pictures import samples as pictures
+from piflow_reports.sections import ceiling, verdicts
+from piflow_reports.sections import rankings as tables
 from scipy.stats import t
 
 from piflow_bench.evaluation.inference.seeds import shared_variance
@@ -343,7 +350,7 @@ def test_captions_tell_n_and_protocol_and_the_papers_are_cited(five_seeds):
 
 
 def test_every_built_in_method_has_its_citation():
-    from piflow_reports.citations import PAPERS, bibtex
+    from piflow_reports.export.bibtex import PAPERS, bibtex
 
     from piflow_bench import registry
 
@@ -356,7 +363,7 @@ def test_every_built_in_method_has_its_citation():
 
 
 def test_an_unknown_paper_is_cited_by_its_number():
-    from piflow_reports.citations import bibtex
+    from piflow_reports.export.bibtex import bibtex
 
     text = bibtex([{"paper": "arXiv:2301.00001"}, {"paper": "see arXiv:2301.00001"}, {"paper": ""}])
     assert text.count("@misc{arxiv2301_00001") == 1 and "eprint = {2301.00001}" in text

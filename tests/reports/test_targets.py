@@ -3,8 +3,8 @@
 import json
 
 import piflow_reports
-from piflow_reports import facts
-from piflow_reports.frames import Primary
+from piflow_reports.data.series import Primary
+from piflow_reports.sections import facts
 
 from tests.reports import synthetic
 from tests.reports.test_page import Page

@@ -4,7 +4,9 @@ import io
 import re
 
 import pytest
-from piflow_reports import frames, inputs, page, terminal
+from piflow_reports import page, terminal
+from piflow_reports.data import read as inputs
+from piflow_reports.data import series as frames
 from rich.console import Console
 
 from tests.reports import synthetic

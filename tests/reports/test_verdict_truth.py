@@ -19,7 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pytest
-from piflow_reports import export, frames, heatmaps, inputs, page, tables, terminal, verdicts
+from piflow_reports import page, terminal
+from piflow_reports.data import read as inputs
+from piflow_reports.data import series as frames
+from piflow_reports.export import tables as export
+from piflow_reports.figures import heatmaps
+from piflow_reports.sections import rankings as tables
+from piflow_reports.sections import verdicts
 from rich.console import Console
 
 from piflow_bench.evaluation.uncertainty import jackknife_interval

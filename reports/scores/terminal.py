@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from piflow_reports import frames, words
-from piflow_reports.scores import FILE, by_count
-from piflow_reports.tables import Cell
+from piflow_reports.data import series as frames
+from piflow_reports.format import names as words
+from piflow_reports.scores.page import FILE, by_count
+from piflow_reports.sections.rankings import Cell
 from rich import box
 from rich.console import Console
 from rich.table import Table

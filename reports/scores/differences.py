@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from piflow_reports import words
-from piflow_reports.tables import Cell, Column
+from piflow_reports.format import names as words
+from piflow_reports.sections.rankings import Cell, Column
 
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.metrics.metric import all_metrics

@@ -6,7 +6,9 @@ import json
 from typing import Any
 
 import pandas as pd
-from piflow_reports import frames, inputs, words
+from piflow_reports.data import read as inputs
+from piflow_reports.data import series as frames
+from piflow_reports.format import names as words
 
 MOSTLY = 0.5
 """Share of a Fréchet distance from which on its bias is warned of."""

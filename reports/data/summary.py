@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from piflow_reports import frames, inputs, tables, verdicts, words
+from piflow_reports.data import read as inputs
+from piflow_reports.data import series as frames
+from piflow_reports.format import names as words
+from piflow_reports.sections import rankings as tables
+from piflow_reports.sections import verdicts
 
 
 @dataclass(frozen=True)

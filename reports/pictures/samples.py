@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from piflow_reports.inputs import Grid, Selections
-from piflow_reports.styles import TEACHER, Style
+from piflow_reports.data.read import Grid, Selections
+from piflow_reports.format.styles import TEACHER, Style
 from PIL import Image
 
 TILE = 56  # Pixels on the page that a tile should about fill.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 import pandas as pd
-from piflow_reports import words
-from piflow_reports.frames import CEILING, Primary, measured, select
-from piflow_reports.plots import (
+from piflow_reports.data.series import CEILING, Primary, measured, select
+from piflow_reports.figures.base import (
     INK,
     Drawing,
     Figure,
@@ -26,7 +25,8 @@ from piflow_reports.plots import (
     side_of,
     spec,
 )
-from piflow_reports.styles import Style
+from piflow_reports.format import names as words
+from piflow_reports.format.styles import Style
 
 
 def trade_off(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from piflow_reports import words
-from piflow_reports.frames import CEILING, Primary, measured, select
-from piflow_reports.tables import Cell, Row
+from piflow_reports.data.series import CEILING, Primary, measured, select
+from piflow_reports.format import names as words
+from piflow_reports.sections.rankings import Cell, Row
 from scipy.stats import kendalltau
 
 from piflow_bench.evaluation.inference.ratios import FRECHET, NEAR, ratio_interval

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from piflow_reports import published, words
-from piflow_reports.frames import CEILING, Primary, measured, select
-from piflow_reports.plots import (
+from piflow_reports.data.series import CEILING, Primary, measured, select
+from piflow_reports.figures import published
+from piflow_reports.figures.base import (
     INK,
     Drawing,
     Figure,
@@ -27,7 +27,8 @@ from piflow_reports.plots import (
     safe,
     spec,
 )
-from piflow_reports.styles import Style
+from piflow_reports.format import names as words
+from piflow_reports.format.styles import Style
 
 POINTS = 400  # Points per training curve; more cannot be seen.
 

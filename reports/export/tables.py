@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from piflow_reports import words
-from piflow_reports.citations import bibtex
-from piflow_reports.tables import Cell, Ranking
+from piflow_reports.export.bibtex import bibtex
+from piflow_reports.format import names as words
+from piflow_reports.sections.rankings import Cell, Ranking
 
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
-from piflow_reports import words
-from piflow_reports.frames import (
+from piflow_reports.data.series import (
     Primary,
     floor,
     measured,
     select,
 )
-from piflow_reports.tables import Marks
+from piflow_reports.format import names as words
+from piflow_reports.sections.rankings import Marks
 
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.inference.compare import LEVEL, METHOD_SEEDS, compare

@@ -9,9 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from piflow_reports import export, frames, html, plots, scores_differences, scores_pictures, words
-from piflow_reports.facts import listed
-from piflow_reports.tables import Cell, Column
+from piflow_reports.data import series as frames
+from piflow_reports.export import tables as export
+from piflow_reports.figures import base as plots
+from piflow_reports.format import html
+from piflow_reports.format import names as words
+from piflow_reports.pictures import scores as scores_pictures
+from piflow_reports.scores import differences as scores_differences
+from piflow_reports.sections.facts import listed
+from piflow_reports.sections.rankings import Cell, Column
 
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.inference.cells import better_higher

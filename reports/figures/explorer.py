@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from piflow_reports import words
-from piflow_reports.frames import Primary, measured
-from piflow_reports.plots import safe
-from piflow_reports.styles import Style
+from piflow_reports.data.series import Primary, measured
+from piflow_reports.figures.base import safe
+from piflow_reports.format import names as words
+from piflow_reports.format.styles import Style
 
 Measure = tuple[str, str, str, str]
 COSTS = {

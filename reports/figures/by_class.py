@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pandas as pd
-from piflow_reports import words
-from piflow_reports.frames import Primary
-from piflow_reports.plots import (
+from piflow_reports.data.series import Primary
+from piflow_reports.figures.base import (
     Figure,
     axis_title,
     blank,
@@ -16,7 +15,8 @@ from piflow_reports.plots import (
     safe,
     spec,
 )
-from piflow_reports.styles import Style
+from piflow_reports.format import names as words
+from piflow_reports.format.styles import Style
 
 from piflow_bench.evaluation.inference.cells import better_higher
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from piflow_reports import words
-from piflow_reports.frames import Primary, measured
+from piflow_reports.data.series import Primary, measured
+from piflow_reports.format import names as words
 
 Measure = tuple[str, str, str, str]  # question, extractor, metric, protocol
 

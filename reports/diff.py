@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from piflow_reports import frames, inputs, words
+from piflow_reports.data import read as inputs
+from piflow_reports.data import series as frames
+from piflow_reports.format import names as words
 from rich.console import Console
 from rich.table import Table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from piflow_reports import pictures
+from piflow_reports.pictures import samples as pictures
 
 
 @dataclass(frozen=True)

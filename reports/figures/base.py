@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from piflow_reports import words
-from piflow_reports.styles import Style
+from piflow_reports.format import names as words
+from piflow_reports.format.styles import Style
 
 Row = Mapping[Any, Any]
 """A row of a summary."""

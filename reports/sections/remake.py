@@ -6,8 +6,8 @@ import shlex
 from typing import Any
 
 import pandas as pd
-from piflow_reports import words
-from piflow_reports.frames import Primary, final, with_series
+from piflow_reports.data.series import Primary, final, with_series
+from piflow_reports.format import names as words
 
 NARROWING = ("name=", "only=", "nfes=", "train_seeds=")
 

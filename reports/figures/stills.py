@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from piflow_reports.plots import MORE, Figure, safe
+from piflow_reports.figures.base import MORE, Figure, safe
 
 from piflow_bench.errors import UserError
 

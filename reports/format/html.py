@@ -8,10 +8,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from piflow_reports import words
+from piflow_reports.format import names as words
 from plotly.offline import get_plotlyjs
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 def _static(name: str) -> Markup:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from piflow_reports import words
-from piflow_reports.frames import final, with_series
-from piflow_reports.plots import Figure, blank, heading, safe, spec, wide
-from piflow_reports.styles import Style
+from piflow_reports.data.series import final, with_series
+from piflow_reports.figures.base import Figure, blank, heading, safe, spec, wide
+from piflow_reports.format import names as words
+from piflow_reports.format.styles import Style
 
 CHARACTER = 7
 """Pixels that a character of a number takes."""

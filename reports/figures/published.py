@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from piflow_reports.frames import Primary
-from piflow_reports.plots import Drawing, safe
+from piflow_reports.data.series import Primary
+from piflow_reports.figures.base import Drawing, safe
 
 METRICS = {
     "fid": ("fd", "inception"),

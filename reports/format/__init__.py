@@ -1,0 +1,1 @@
+"""Names, numbers, looks and templates."""
