@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench import registry
-from piflow_bench.config import ExperimentConfig, keys_that_set, to_plain
+from piflow_bench.config.schema import ExperimentConfig, keys_that_set, to_plain
 from piflow_bench.file_plugins import places
 from piflow_bench.files.hub import in_cache, is_address
 

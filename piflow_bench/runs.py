@@ -17,7 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from piflow_bench.config import PATH_KEYS, ExperimentConfig, compose
+from piflow_bench.config.compose import compose
+from piflow_bench.config.paths import PATH_KEYS
+from piflow_bench.config.schema import ExperimentConfig
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.file_plugins import places
 from piflow_bench.settings import build_dataclass

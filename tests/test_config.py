@@ -10,9 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from piflow_bench.cli import main
-from piflow_bench.config import build_dataclass, compose, expand, keys_that_set, split_paths
+from piflow_bench.config.compose import compose, expand
+from piflow_bench.config.paths import split_paths
+from piflow_bench.config.schema import keys_that_set
 from piflow_bench.data.digits import ASSETS
 from piflow_bench.errors import UserError
+from piflow_bench.settings import build_dataclass
 
 TEACHER = ASSETS / "digits_teacher.safetensors"
 POINTS = ("analytic_mixture2d", "analytic_checkerboard2d")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from piflow_bench import machine as doctor
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 
 
 def call(folder, *arguments):

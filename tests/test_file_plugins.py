@@ -8,7 +8,7 @@ import pytest
 import piflow_bench
 from piflow_bench import registry
 from piflow_bench.cli import main
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.errors import OK, UserError
 from piflow_bench.file_plugins import places
 from piflow_bench.pipeline.plan import make_plan

@@ -6,7 +6,7 @@ import pytest
 
 import piflow_bench
 from piflow_bench.cli import main
-from piflow_bench.config import compose, expand
+from piflow_bench.config.compose import compose, expand
 from piflow_bench.errors import UserError
 
 FILES = {

@@ -10,7 +10,7 @@ import torch
 
 from piflow_bench import sampling
 from piflow_bench.api import Student, flow
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.contracts.teacher import Guidance
 from piflow_bench.data import digits
 from piflow_bench.files.rows import Parts

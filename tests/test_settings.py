@@ -17,7 +17,8 @@ import pytest
 
 from piflow_bench import registry
 from piflow_bench.cli import main
-from piflow_bench.config import ExperimentConfig, compose
+from piflow_bench.config.compose import compose
+from piflow_bench.config.schema import ExperimentConfig
 from piflow_bench.errors import UserError
 from piflow_bench.settings import (
     bounds_of,

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from piflow_bench.cli import main
-from piflow_bench.config import compose, to_plain
+from piflow_bench.config.compose import compose
+from piflow_bench.config.schema import to_plain
 from piflow_bench.registry import find
 
 PLUGIN = '''

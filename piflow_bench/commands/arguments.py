@@ -9,7 +9,7 @@ SETTINGS = "key=value settings; `show` prints them all"
 
 def only_out(settings: Sequence[str]) -> str | None:
     """The value of ``out=``, the one setting of some verbs."""
-    from piflow_bench.config import split_paths
+    from piflow_bench.config.paths import split_paths
     from piflow_bench.errors import UserError
 
     overrides, paths = split_paths(settings)

@@ -15,7 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
-    from piflow_bench.config import compose
+    from piflow_bench.config.compose import compose
     from piflow_bench.pipeline.runner import cancel_jobs
 
     for config in compose(options.settings):

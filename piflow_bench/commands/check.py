@@ -15,7 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
-    from piflow_bench.config import split_paths
+    from piflow_bench.config.paths import split_paths
     from piflow_bench.conformance.suite import check_method, print_checks
 
     overrides, paths = split_paths(options.settings)

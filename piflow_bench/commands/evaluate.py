@@ -88,7 +88,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
     Raises:
         UserError: naming the key, its value and the nearest valid one.
     """
-    from piflow_bench.config import split_paths
+    from piflow_bench.config.paths import split_paths
     from piflow_bench.evaluation.settings import Settings as MetricSettings
     from piflow_bench.evaluation.settings import make_settings
 

@@ -7,7 +7,7 @@ import re
 import sys
 from importlib.resources import files
 
-from piflow_bench.config import split_paths
+from piflow_bench.config.paths import split_paths
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.file_plugins import places
 from piflow_bench.registry import Plugin, PluginError, find

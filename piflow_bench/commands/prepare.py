@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from piflow_bench.commands.arguments import only_out
-from piflow_bench.config import split_paths
+from piflow_bench.config.paths import split_paths
 from piflow_bench.data.prepare_imagenet import Preparation, prepare
 from piflow_bench.errors import OK, UserError, nearest
 from piflow_bench.progress_bar import bars

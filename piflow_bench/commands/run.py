@@ -12,7 +12,7 @@ from piflow_bench.commands.arguments import SETTINGS
 from piflow_bench.errors import FAILED_CELLS, OK, UserError
 
 if TYPE_CHECKING:
-    from piflow_bench.config import ExperimentConfig
+    from piflow_bench.config.schema import ExperimentConfig
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def call(options: argparse.Namespace) -> int:
     if again is not None:
         _show_again(*again)
         return OK
-    from piflow_bench.config import expand
+    from piflow_bench.config.compose import expand
     from piflow_bench.pipeline.forecast import print_plan
     from piflow_bench.pipeline.plan import make_plan
     from piflow_bench.pipeline.runner import run_experiment, store_of

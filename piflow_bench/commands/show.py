@@ -8,11 +8,13 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from piflow_bench.config import ExperimentConfig, compose, split_paths, to_plain
+from piflow_bench.config.compose import compose
+from piflow_bench.config.files import is_path
+from piflow_bench.config.meanings import comments
+from piflow_bench.config.paths import split_paths
+from piflow_bench.config.schema import ExperimentConfig, to_plain
 from piflow_bench.errors import OK, UserError, nearest
-from piflow_bench.experiment_files import is_path
 from piflow_bench.file_plugins import places
-from piflow_bench.meanings import comments
 from piflow_bench.settings import bounds_of
 
 BESIDE = 44

@@ -16,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
-    from piflow_bench.config import compose
+    from piflow_bench.config.compose import compose
     from piflow_bench.pipeline.runner import show_status
 
     for config in compose(options.settings):

@@ -15,7 +15,7 @@ from filelock import Timeout
 from rich.console import Console
 from rich.table import Table
 
-from piflow_bench.config import split_paths
+from piflow_bench.config.paths import split_paths
 from piflow_bench.errors import CHECK_FAILED, OK, UserError
 from piflow_bench.files.atomic import read_json
 from piflow_bench.pipeline.store.store import META, Store

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from piflow_bench.config import ExperimentConfig
+from piflow_bench.config.schema import ExperimentConfig
 from piflow_bench.contracts.method import Context
 from piflow_bench.pipeline.display import say
 from piflow_bench.pipeline.plan import Plan, runtime_of

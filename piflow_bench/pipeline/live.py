@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from piflow_bench.config import ExperimentConfig, VariantConfig, to_plain
+from piflow_bench.config.schema import ExperimentConfig, VariantConfig, to_plain
 from piflow_bench.errors import UserError
 from piflow_bench.files.atomic import write_atomically
 from piflow_bench.pipeline.launchers.local import Failure, Outcome

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench import registry
-from piflow_bench.config import QUESTIONS, ExperimentConfig, VariantConfig, keys_that_set, to_plain
+from piflow_bench.config.schema import (
+    QUESTIONS,
+    ExperimentConfig,
+    VariantConfig,
+    keys_that_set,
+    to_plain,
+)
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.contracts.method import Facts, Method
 from piflow_bench.errors import UserError, nearest

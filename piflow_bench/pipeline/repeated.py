@@ -20,7 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from piflow_bench.config import ExperimentConfig, split_paths, to_plain
+from piflow_bench.config.paths import split_paths
+from piflow_bench.config.schema import ExperimentConfig, to_plain
 from piflow_bench.errors import UserError
 from piflow_bench.files.atomic import read_json, write_json
 from piflow_bench.files.hub import is_address

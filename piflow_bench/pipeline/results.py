@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 import piflow_bench
-from piflow_bench.config import to_plain
+from piflow_bench.config.schema import to_plain
 from piflow_bench.files.atomic import write_atomically
 from piflow_bench.pipeline.launchers.local import Outcome
 from piflow_bench.pipeline.outdated import warnings_of

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from piflow_bench.config import NAME, ExperimentConfig, to_plain
+from piflow_bench.config.schema import NAME, ExperimentConfig, to_plain
 from piflow_bench.files.hub import digest
 from piflow_bench.pipeline.live import configuration_of_live
 from piflow_bench.pipeline.store.uses import OF_THE_CALL, RUN

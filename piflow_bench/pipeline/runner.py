@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from piflow_bench.config import ExperimentConfig
+from piflow_bench.config.schema import ExperimentConfig
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.display import Display, beginning, print_causes, say
 from piflow_bench.pipeline.forecast import worker_count, workers_of

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from piflow_bench.config import VariantConfig
+from piflow_bench.config.schema import VariantConfig
 from piflow_bench.contracts.method import Method
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.settings import build_dataclass

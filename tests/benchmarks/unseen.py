@@ -75,7 +75,7 @@ def of_variant(name: str, steps: int = 6) -> tuple[float, int, int]:
     """(FLOPs that the budget counts, attention's FLOPs, other elements) of a variant's steps."""
     from dataclasses import replace
 
-    from piflow_bench.config import compose
+    from piflow_bench.config.compose import compose
     from piflow_bench.contracts.data import TensorRows
     from piflow_bench.contracts.method import Spec
     from piflow_bench.data import digits
@@ -118,7 +118,7 @@ def of_variant(name: str, steps: int = 6) -> tuple[float, int, int]:
 
 def main() -> None:
     """Print the shares of all work that are not counted."""
-    from piflow_bench.config import compose
+    from piflow_bench.config.compose import compose
     from piflow_bench.pipeline.plan import make_plan
 
     print("| variant | attention | elements |\n|---|---|---|")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from piflow_bench.cli import main
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.data.generated import generate
 from piflow_bench.data.imagenet import load
 from piflow_bench.errors import UserError

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from piflow_bench.cli import main
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.errors import USER_ERROR, UserError
 from piflow_bench.pipeline.plan import _check_machine, runtime_of
 from piflow_bench.pipeline.runtime import Runtime

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import piflow_experiments
 
-from piflow_bench.config import ExperimentConfig, VariantConfig, compose
+from piflow_bench.config.compose import compose
+from piflow_bench.config.schema import ExperimentConfig, VariantConfig
 
 
 def variants_of(method: str) -> dict[str, tuple[ExperimentConfig, VariantConfig]]:

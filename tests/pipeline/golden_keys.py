@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 
 from piflow_bench.commands.list import experiments
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.data.digits import load
 from piflow_bench.pipeline import plan
 

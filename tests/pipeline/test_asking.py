@@ -6,7 +6,7 @@ import pytest
 
 from piflow_bench import registry
 from piflow_bench.cli import main
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.errors import UserError
 from piflow_bench.networks.dit import DiT
 from piflow_bench.pipeline import runtime

@@ -12,7 +12,7 @@ from piflow_reports.data import read as inputs
 from piflow_reports.data import series as frames
 from piflow_reports.sections import remake as every
 
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.evaluation.selection import nearest
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.runner import store_of

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from piflow_bench.cli import main
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.pipeline import plugin_sources
 from piflow_bench.pipeline.launchers import local as launch
 from piflow_bench.pipeline.launchers.local import _Schedule, execute

@@ -1,6 +1,6 @@
 """What a page says of an experiment's design before anything is run."""
 
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.results import design_warnings
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.pipeline import display
 from piflow_bench.pipeline.launchers import local as launch
 from piflow_bench.pipeline.launchers.local import Failure

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.data import closed_form
 from piflow_bench.pipeline import forecast as F
 from piflow_bench.pipeline.plan import make_plan

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.data.generated import generate
 from piflow_bench.data.imagenet import load
 from piflow_bench.networks.pretrained import load_dit

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.evaluation.metrics import metric as metrics
 from piflow_bench.pipeline import plan as planning
 from piflow_bench.pipeline import results

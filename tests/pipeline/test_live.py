@@ -10,7 +10,7 @@ import piflow_reports
 import pytest
 
 from piflow_bench.cli import main
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.pipeline import live
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.runner import store_of

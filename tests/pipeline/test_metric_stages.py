@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.contracts.condition import Classes
 from piflow_bench.data import digits
 from piflow_bench.evaluation.design import Design

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.data.digits import ASSETS
 from piflow_bench.networks.mlp import MLP
 from piflow_bench.pipeline import runtime

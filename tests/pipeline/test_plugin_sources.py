@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.evaluation.extractors.extractor import get_extractor
 from piflow_bench.evaluation.metrics.metric import all_metrics
 from piflow_bench.pipeline import runtime

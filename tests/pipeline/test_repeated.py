@@ -170,7 +170,7 @@ def test_what_is_looked_at_is_bounded(tmp_path, monkeypatch):
 
 
 def test_what_is_on_the_hub_is_always_planned(tmp_path):
-    from piflow_bench.config import compose
+    from piflow_bench.config.compose import compose
 
     (config,) = compose(["profile=smoke", "checkpoint=hf://owner/name/teacher.safetensors"])
     assert repeated.Watch([], config).looked is None
@@ -179,7 +179,7 @@ def test_what_is_on_the_hub_is_always_planned(tmp_path):
 
 
 def test_what_links_and_variables_lead_to_is_watched(tmp_path, monkeypatch):
-    from piflow_bench.config import compose
+    from piflow_bench.config.compose import compose
 
     far = tmp_path / "far"
     (far / "deep").mkdir(parents=True)
@@ -196,7 +196,7 @@ def test_what_links_and_variables_lead_to_is_watched(tmp_path, monkeypatch):
 
 
 def test_data_of_another_projects_dataset_is_always_planned(monkeypatch):
-    from piflow_bench.config import compose
+    from piflow_bench.config.compose import compose
 
     monkeypatch.setattr(repeated, "OURS", ())
     (config,) = compose(["profile=smoke"])

@@ -9,7 +9,8 @@ import pytest
 
 import piflow_bench
 from piflow_bench.cli import main
-from piflow_bench.config import compose, to_plain
+from piflow_bench.config.compose import compose
+from piflow_bench.config.schema import to_plain
 from piflow_bench.pipeline import live, run_folder
 from piflow_bench.pipeline.run_folder import differences, settled
 from piflow_bench.pipeline.runner import store_of

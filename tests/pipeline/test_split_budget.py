@@ -6,7 +6,7 @@ import shlex
 import pandas as pd
 import pytest
 
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.launchers.slurm.settings import Cluster
 from piflow_bench.pipeline.plan import make_plan

@@ -10,7 +10,7 @@ import torch
 from filelock import Timeout
 from safetensors.torch import load_file, save_file
 
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.data.digits import ASSETS
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.stage import Stage, closure

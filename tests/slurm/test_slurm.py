@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pandas as pd
 import pytest
 
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.results import COST_AND_PROVENANCE
 from piflow_bench.pipeline.runner import store_of

@@ -8,7 +8,7 @@ import pytest
 
 from piflow_bench import interruption
 from piflow_bench.cli import main
-from piflow_bench.config import compose
+from piflow_bench.config.compose import compose
 from piflow_bench.pipeline import loggers
 from piflow_bench.pipeline.launchers.local import execute, run
 from piflow_bench.pipeline.loggers import folders_of

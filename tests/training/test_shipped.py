@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from piflow_bench import registry, sampling
-from piflow_bench.config import build_dataclass, compose, to_plain
+from piflow_bench.config.compose import compose
+from piflow_bench.config.schema import to_plain
 from piflow_bench.conformance import stand_ins as standins
 from piflow_bench.contracts.data import TensorRows
 from piflow_bench.contracts.method import Spec
+from piflow_bench.settings import build_dataclass
 from piflow_bench.training.settings import Budget, TrainingSettings
 from piflow_bench.training.trainer import Trainer, TrainingData
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from piflow_bench.config import ExperimentConfig, to_plain
+from piflow_bench.config.schema import ExperimentConfig, to_plain
 from piflow_bench.files.atomic import read_json, write_json
 from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.store.store import Store

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from piflow_bench.config import Resources
+from piflow_bench.config.schema import Resources
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.launchers.local import Failure, Interrupted, Notice, Outcome
 from piflow_bench.pipeline.launchers.slurm import queue

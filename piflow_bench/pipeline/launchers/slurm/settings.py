@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from piflow_bench.config import LauncherConfig, Resources
+from piflow_bench.config.schema import LauncherConfig, Resources
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.pipeline.kinds import KINDS
 from piflow_bench.pipeline.stage import Stage

@@ -1,0 +1,1 @@
+"""Settings: what there is, where experiments come from, and what is refused."""

@@ -1,0 +1,241 @@
+"""The experiment as dataclasses: every setting, its type, its default and its range."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from piflow_bench.errors import UserError, nearest
+from piflow_bench.evaluation.metrics.metric import all_metrics
+from piflow_bench.settings import setting
+from piflow_bench.training.scale import Scale
+from piflow_bench.training.settings import Budget, TrainingSettings
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
+"""Names of experiments and variants: letters, digits and . _ + -"""
+
+
+QUESTIONS = ("imitation", "data", "truth")
+
+
+def _solvers() -> list[str]:
+    from piflow_bench.flow import SOLVERS
+
+    return list(SOLVERS)
+
+
+@dataclass
+class VariantConfig:
+    """A method with its settings, under a name unique in the experiment."""
+
+    method: str = setting("???")
+    settings: dict[str, Any] = setting(factory=dict)
+    # of the experiment's NFEs, those it is entered at; None: all
+    nfes: list[int] | None = setting(None, least=1)
+    sampling: dict[str, Any] = setting(factory=dict)  # settings of sample()
+    training: dict[str, Any] = setting(factory=dict)  # overrides of the experiment's training
+    budget: dict[str, Any] = setting(factory=dict)  # overrides of the experiment's budget
+    seed_offset: int = setting(0, least=0)  # added to every train seed (the A/A control)
+    tuning: str = setting("")  # how the settings were chosen: trials, seeds, split
+
+
+@dataclass
+class DatasetConfig:
+    """Dataset plugin and its settings."""
+
+    name: str = setting("???")
+    settings: dict[str, Any] = setting(factory=dict)
+    fit_backbone: bool = False  # closed-form teachers: a network is fitted as common start
+
+
+@dataclass
+class FamilyConfig:
+    """The comparisons that are tested: every variant against the leader, in the primary metrics."""
+
+    # a trained variant; None: differences are described, not tested
+    leader: str | None = setting(None)
+
+
+@dataclass
+class StudentConfig:
+    """Weights that are scored without training."""
+
+    # path, or hf://owner/name/folder; needs one trained variant
+    checkpoint: str | None = setting(None)
+
+
+@dataclass
+class ConvergedConfig:
+    """How the teacher is solved to convergence."""
+
+    solver: str = setting("unipc", choices=_solvers)
+    steps: int = setting(16, least=1)
+    shift: float = setting(1.0, above=0)  # of its times: below 1, more steps are near data
+
+    def __str__(self) -> str:
+        shifted = "" if self.shift == 1 else f", shift {self.shift:g}"
+        return f"{self.solver}, {self.steps} steps{shifted}"
+
+    def shift_for_key(self) -> dict[str, float]:
+        """The shift, where there is one: keys from before there was any stay as they are."""
+        return {} if self.shift == 1 else {"shift": self.shift}
+
+
+@dataclass
+class ProtocolConfig:
+    """The fixed rules of the evaluation; its hash is on every row."""
+
+    name: str = setting("???")
+    samples: int = setting(2000, least=20)
+    curve_samples: int = setting(1000, least=20)  # at earlier checkpoints of the budget
+    data_samples: int = setting(1400, least=20)  # of the samples, those compared with held-out data
+    reference_samples: int = setting(20000, least=20)
+    reference_seed: int = setting(1_000_003, least=0)
+    precision: str = setting("fp32", choices=("fp32", "bf16"))  # of sampling; bf16: autocast
+    questions: list[str] = setting(factory=lambda: ["imitation", "data"], choices=QUESTIONS)
+    extractors: list[str] = setting(factory=lambda: ["classifier", "pixels"])
+    metrics: list[str] = setting(factory=list, choices=all_metrics)
+    curve_metrics: list[str] = setting(factory=list, choices=all_metrics)
+    settings: dict[str, Any] = setting(factory=dict)  # of the metrics
+    # the same-noise distance to the teacher
+    agreement: str | None = setting("teacher_mse", choices=("teacher_mse", "flow_map_error"))
+    primary_question: str = setting("imitation", choices=QUESTIONS)
+    primary_quality: str = setting("fd", choices=all_metrics)
+    primary_diversity: str = setting("recall", choices=all_metrics)
+
+
+@dataclass
+class Resources:
+    """What one job asks of a cluster."""
+
+    minutes: int = setting(240, least=1)
+    cpus: int = setting(1, least=1)  # of every process
+    memory_gb: float = setting(8.0, above=0)  # of a node
+    gpus: int = setting(0, least=0)  # of a node, for a training; others that run networks get one
+    nodes: int = setting(1, least=1)  # of a training; other stages use one
+    partition: str | None = setting(None)
+    account: str | None = setting(None)
+    qos: str | None = setting(None)
+    constraint: str | None = setting(None)
+    extra: dict[str, Any] = setting(factory=dict)  # further sbatch options
+    setup: list[str] = setting(factory=list)  # shell lines before the command
+    # the command that is Python on a node, such as one inside a container; None: this one
+    python: str | None = setting(None)
+    srun: list[str] = setting(factory=list)  # further arguments of srun
+    pack: int = setting(1, least=1)  # stages that one job makes, one after the other
+
+
+@dataclass
+class LauncherConfig(Resources):
+    """Where stages run, and what their jobs ask for."""
+
+    name: str = setting("local", choices=("local", "debug", "slurm"))
+    # of stages that end without a word: killed, out of memory, a node lost
+    retries: int = setting(2, least=0)
+    workers: int | None = setting(None, least=1)  # local; None: cores / threads
+    array: int = setting(64, least=1)  # slurm, from here on: jobs of one array that run at once
+    grace_seconds: int = setting(120, least=1)  # told before its time limit to keep what it has
+    poll_seconds: float = setting(5.0, above=0)
+    stages: dict[str, Any] = setting(factory=dict)  # resources by kind of stage
+    variants: dict[str, Any] = setting(factory=dict)  # resources by variant
+
+
+@dataclass
+class ExperimentConfig:
+    """One question: dataset, teacher, variants, seeds, NFEs, budget, protocol."""
+
+    name: str = setting("???", pattern=NAME, words="of letters, digits and . _ + -")
+    # the experiment's file, whatever the run is called; only recorded
+    experiment_file: str = setting("")
+    title: str = setting("")
+    question: str = setting("")
+    dataset: DatasetConfig = setting(factory=DatasetConfig)
+    converged: ConvergedConfig = setting(factory=ConvergedConfig)
+    protocol: ProtocolConfig = setting(factory=ProtocolConfig)
+    launcher: LauncherConfig = setting(factory=LauncherConfig)
+    budget: Budget = setting(factory=Budget)
+    training: TrainingSettings = setting(factory=TrainingSettings)
+    scale: Scale = setting(factory=Scale)
+    nfes: list[int] = setting(factory=lambda: [1, 4], least=1)
+    train_seeds: list[int] = setting(factory=lambda: [0], least=0)
+    sample_seed: int = setting(0, least=0)
+    variants: dict[str, VariantConfig] = setting(factory=dict)
+    family: FamilyConfig = setting(factory=FamilyConfig)
+    student: StudentConfig = setting(factory=StudentConfig)
+    only: list[str] | None = setting(None)
+    add: list[str] = setting(factory=list)  # methods entered with their default settings
+    aa: bool = False  # enter the first trained variant twice, under two names
+    # beside students of one training for all NFEs: specialists whose trainings share one budget
+    split_budget: bool = True
+    parts: list[str] = setting(factory=list)  # experiments that this one consists of
+    references: list[Any] = setting(factory=list)  # published numbers, never ranked
+    # samples drawn at once; changes no result beyond rounding
+    sample_batch: int = setting(250, least=1)
+    # samples of one stage: larger sets are drawn and described in pieces
+    shard: int = setting(5000, least=1)
+    save_seconds: float = setting(20.0, least=0)  # between two states of a stage in progress
+    # event files of every training, in the run's folder; needs TensorBoard
+    logger: str | None = setting(None, choices=("tensorboard",))
+    store: str | None = setting(None)
+    runs: str = setting("runs")
+    plugins: Any = setting(None)  # a file or folder of methods, or several: a,b
+    checkpoint: str | None = setting(None)  # another teacher checkpoint for the dataset
+    smoke: dict[str, Any] = setting(factory=dict)  # settings by key under profile=smoke
+    is_smoke: bool = False
+
+
+def keys_that_set(config: ExperimentConfig, optimizer: str) -> list[str]:
+    """The keys by which the chosen variants ask for an optimizer."""
+    found: dict[str, None] = {}
+    for name, entry in config.variants.items():
+        if not config.only or name in config.only:
+            own = entry.training.get("optimizer")
+            if (own or config.training.optimizer) == optimizer:
+                found[f"variants.{name}.training.optimizer" if own else "training.optimizer"] = None
+    return list(found)
+
+
+def checked(config: ExperimentConfig) -> ExperimentConfig:
+    """The same experiment; UserError for values that no type and no range of a field refuses."""
+    if len(set(config.nfes)) != len(config.nfes) or not config.nfes:
+        raise UserError(f"nfes={config.nfes}: must be distinct and not empty")
+    if len(set(config.train_seeds)) != len(config.train_seeds) or not config.train_seeds:
+        raise UserError(f"train_seeds={config.train_seeds}: must be distinct and not empty")
+    for key in ("questions", "extractors", "metrics", "curve_metrics"):
+        names = getattr(config.protocol, key)
+        if len(set(names)) != len(names):
+            raise UserError(f"protocol.{key}={names}: must be distinct")
+    for name in config.variants:
+        if not re.fullmatch(NAME, name) or "." in name:  # A dot begins a setting's own name.
+            raise UserError(f"variant {name!r}: letters, digits and _ + - only")
+    for name, variant in config.variants.items():
+        if variant.nfes == []:
+            raise UserError(
+                f"variants.{name}.nfes=[]: name at least one NFE, or null for all; "
+                "only=[NAME,...] leaves a variant out"
+            )
+    for name in config.only or []:
+        if name not in config.variants:
+            raise UserError(f"only={name}: no such variant; {nearest(name, list(config.variants))}")
+    leader = config.family.leader
+    if leader is not None and leader not in config.variants:
+        raise UserError(
+            f"family.leader={leader}: no such variant; {nearest(leader, list(config.variants))}"
+        )
+    if config.only == []:
+        raise UserError("only=[]: name at least one variant, or leave it out")
+    return config
+
+
+def to_plain(instance: Any) -> Any:
+    """A dataclass (or container of them) as plain JSON values."""
+    if dataclasses.is_dataclass(instance) and not isinstance(instance, type):
+        return {f.name: to_plain(getattr(instance, f.name)) for f in dataclasses.fields(instance)}
+    if isinstance(instance, Mapping):
+        return {str(k): to_plain(v) for k, v in instance.items()}
+    if isinstance(instance, list | tuple):
+        return [to_plain(v) for v in instance]
+    return instance
