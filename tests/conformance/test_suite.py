@@ -10,7 +10,7 @@ from piflow_bench.errors import CHECK_FAILED, UserError
 from piflow_bench.errors import OK as EXIT_OK
 from piflow_bench.settings import nested
 
-PLUGINS = str(Path(__file__).parent / "plugins")
+PLUGINS = str(Path(__file__).parents[1] / "plugins")
 
 BUILT_IN = [
     ("teacher", []),
