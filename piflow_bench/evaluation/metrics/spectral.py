@@ -18,8 +18,8 @@ samples a feature: a block takes whole directions away, and the series does not 
 where some block holds ``SHARE`` and more of a direction's variance, as outliers do. Else standard
 errors are between a tenth too small and a fifth too large in all that was tried (outliers of every
 size, tails, blocks unlike the others; ``tests/evaluation/metrics/test_frechet.py``), and within 4 %
-for features of a network's kind. What all blocks share the jackknife does not see, so that a remainder
-does no harm that is alike for all.
+for features of a network's kind. What all blocks share the jackknife does not see, so that a
+remainder does no harm that is alike for all.
 """
 
 from __future__ import annotations
