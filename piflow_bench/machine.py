@@ -14,6 +14,7 @@ from typing import Any
 
 from piflow_bench import registry
 from piflow_bench.config.schema import ExperimentConfig, keys_that_set, to_plain
+from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.file_plugins import places
 from piflow_bench.files.hub import in_cache, is_address
 
@@ -21,18 +22,6 @@ OK, GAP, NOTE = "ok", "missing", "note"
 PEAK, UTILISATION = 989e12, 0.4
 """FLOP/s of an H100 in bfloat16, and the share of it that is assumed where none is measured."""
 MEASURED_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """A file that a dataset is read from; a dataset's module lists them in ``requirements``."""
-
-    name: str
-    """The setting."""
-    source: str | None
-    """Path or address; None where it was not given."""
-    mend: str
-    """The command or setting that brings it."""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench import file_plugins
-from piflow_bench.config.meanings import source_of, summary
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.meanings import source_of, summary
 from piflow_bench.sources import module_digest
 
 OURS = ("piflow_bench", "piflow_methods")

@@ -143,14 +143,14 @@ class Run:
     @property
     def verdicts(self) -> list[str]:
         """The page's sentences on who is told apart from whom."""
-        from piflow_reports.data.summary import read
+        from piflow_reports.summary import read
 
         return [text for verdict in read(self.folder).verdicts for text in verdict.sentences]
 
     @property
     def table(self) -> pd.DataFrame:
         """The primary metrics of every variant at every NFE, best first, with intervals."""
-        from piflow_reports.data.summary import primary_table, read
+        from piflow_reports.summary import primary_table, read
 
         return primary_table(read(self.folder))
 

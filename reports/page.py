@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from piflow_reports import first_screen as glance
+from piflow_reports import summary
 from piflow_reports.data import read as inputs
 from piflow_reports.data import series as frames
-from piflow_reports.data import summary
 from piflow_reports.export import tables as export
 from piflow_reports.figures import base as plots
 from piflow_reports.figures import by_class as classes
@@ -19,7 +20,6 @@ from piflow_reports.format import html, styles
 from piflow_reports.format import names as words
 from piflow_reports.pictures import samples as pictures
 from piflow_reports.sections import ceiling, facts, verdicts
-from piflow_reports.sections import first_screen as glance
 from piflow_reports.sections import rankings as tables
 from piflow_reports.sections import remake as cells
 

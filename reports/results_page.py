@@ -12,8 +12,8 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+from piflow_reports import summary
 from piflow_reports.data import series as frames
-from piflow_reports.data import summary
 from piflow_reports.export import tables as export
 
 LONG = ("artifact", "rules", "versions", "train_rows", "git_commit", "start", "node", "sampler")

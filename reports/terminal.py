@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from piflow_reports.data import summary
+from piflow_reports import summary
 from piflow_reports.format import names as words
 from piflow_reports.sections import rankings as tables
 from rich import box

@@ -50,9 +50,9 @@ def settings_classes():
     """Every settings dataclass of the product by a name."""
     from piflow_bench.commands.evaluate import Settings as EvaluateSettings
     from piflow_bench.commands.prepare import Machine
-    from piflow_bench.data.digits_assets import FlowMatchingConfig
-    from piflow_bench.data.prepare_imagenet import Preparation
     from piflow_bench.evaluation.settings import Settings as MetricSettings
+    from piflow_bench.preparation.digits import FlowMatchingConfig
+    from piflow_bench.preparation.imagenet import Preparation
 
     roots = [ExperimentConfig, Preparation, Machine, MetricSettings, EvaluateSettings]
     roots.append(FlowMatchingConfig)

@@ -10,11 +10,11 @@ from typing import Any
 
 from piflow_bench.config.compose import compose
 from piflow_bench.config.files import is_path
-from piflow_bench.config.meanings import comments
 from piflow_bench.config.paths import split_paths
 from piflow_bench.config.schema import ExperimentConfig, to_plain
 from piflow_bench.errors import OK, UserError, nearest
 from piflow_bench.file_plugins import places
+from piflow_bench.meanings import comments
 from piflow_bench.settings import bounds_of
 
 BESIDE = 44

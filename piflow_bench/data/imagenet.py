@@ -19,6 +19,7 @@ from torch import Tensor
 
 from piflow_bench.contracts.condition import Classes
 from piflow_bench.contracts.data import Dataset
+from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.contracts.teacher import Guidance, Teacher
 from piflow_bench.data.latents import Latents
 from piflow_bench.errors import UserError
@@ -26,7 +27,6 @@ from piflow_bench.evaluation.extractors.extractor import cache_folder, find_weig
 from piflow_bench.evaluation.extractors.inception import FILE, URL
 from piflow_bench.files.hub import SCHEME, digest, is_address, local_path
 from piflow_bench.files.weights import read_weights
-from piflow_bench.machine import Requirement
 from piflow_bench.networks.autoencoder import (
     DTYPES,
     UINT8,
@@ -144,7 +144,7 @@ def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
     """
     build_dataclass(Config, settings, "dataset.settings")
     if settings.get("generated"):
-        from piflow_bench.data.generated import generate
+        from piflow_bench.preparation.stand_ins import generate
 
         # What is given stays: the profile sets what its files give to null.
         given = {k: v for k, v in settings.items() if v is not None}

@@ -23,7 +23,6 @@ from piflow_bench.contracts.method import Batch, Built, Context, Method, Optimiz
 from piflow_bench.contracts.teacher import Teacher
 from piflow_bench.costs.flops import Handle, Meter, count_all_flops
 from piflow_bench.costs.memory import PeakMemory
-from piflow_bench.data.readahead import ReadAhead
 from piflow_bench.errors import UserError
 from piflow_bench.precision import bfloat16
 from piflow_bench.randomness import TrainingRandom
@@ -39,6 +38,7 @@ from piflow_bench.training.distributed import (
     world,
 )
 from piflow_bench.training.ema import EMA
+from piflow_bench.training.readahead import ReadAhead
 from piflow_bench.training.scale import Scale, division
 from piflow_bench.training.settings import Budget, TrainingSettings, learning_rate_scale
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from piflow_bench.data import digits, generated
+from piflow_bench.data import digits
 from piflow_bench.evaluation.extractors import clip, dinov2
 from piflow_bench.evaluation.extractors.extractor import get_extractor, usual_batch
 from piflow_bench.networks.autoencoder import Autoencoder
-from tests.data_preparation.conftest import small_autoencoder
+from piflow_bench.preparation import stand_ins as generated
 from tests.devices.gpu import gpu, on_gpu
+from tests.preparation.conftest import small_autoencoder
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 20, 24, 3), dtype=np.uint8)
 CLIP = {

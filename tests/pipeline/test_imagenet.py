@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from piflow_bench.config.compose import compose
-from piflow_bench.data.generated import generate
 from piflow_bench.data.imagenet import load
 from piflow_bench.networks.pretrained import load_dit
 from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.preparation.stand_ins import generate
 
 STUDENTS = {
     *("piflow-gm32", "piflow-gm8", "piflow-dx20", "meanflow"),

@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from piflow_reports import page
+from piflow_reports import page, summary
 from piflow_reports.data import read as inputs
 from piflow_reports.data import series as frames
-from piflow_reports.data import summary
 from piflow_reports.figures import base as plots
 from piflow_reports.format import names as words
 from piflow_reports.scores import page as scores

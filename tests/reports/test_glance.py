@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from piflow_reports import first_screen as glance
+from piflow_reports import summary
 from piflow_reports.data import read as inputs
-from piflow_reports.data import summary
 from piflow_reports.format import styles
-from piflow_reports.sections import first_screen as glance
 from piflow_reports.sections.verdicts import Verdict
 
 from tests.reports import synthetic

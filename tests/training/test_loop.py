@@ -439,7 +439,7 @@ def test_weights_that_are_not_finite_are_never_kept(average, tmp_path, monkeypat
 def test_the_reader_is_closed_however_training_ends(tmp_path, monkeypatch):
     closed = []
     monkeypatch.setattr(
-        "piflow_bench.data.readahead.ReadAhead.close", lambda reader: closed.append(reader)
+        "piflow_bench.training.readahead.ReadAhead.close", lambda reader: closed.append(reader)
     )
     stop_after(monkeypatch, tmp_path, 2)
     assert len(closed) == 1

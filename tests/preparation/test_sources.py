@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from piflow_bench.data.images_source import (
+from piflow_bench.errors import UserError
+from piflow_bench.preparation.sources import (
     IMAGENET_COUNT,
     ReadError,
     is_scattered,
@@ -17,8 +18,7 @@ from piflow_bench.data.images_source import (
     spooled,
     synsets,
 )
-from piflow_bench.errors import UserError
-from tests.data_preparation.conftest import contents
+from tests.preparation.conftest import contents
 
 
 def parquet(path, rows, group=2):

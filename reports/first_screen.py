@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from piflow_reports.data.read import Grid
 from piflow_reports.data.series import CEILING
-from piflow_reports.data.summary import Summary
 from piflow_reports.figures import base as plots
 from piflow_reports.format import names as words
 from piflow_reports.format.styles import TEACHER, Style
@@ -16,6 +15,7 @@ from piflow_reports.pictures import samples as pictures
 from piflow_reports.pictures import strips
 from piflow_reports.sections.rankings import Ranking
 from piflow_reports.sections.verdicts import Verdict
+from piflow_reports.summary import Summary
 
 from piflow_bench.tracks import ONE_BUDGET
 

@@ -25,7 +25,11 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from piflow_bench.data.images_source import (
+from piflow_bench.data.latents import FACTS, FORMAT, KINDS, content_digest, shard_names
+from piflow_bench.errors import UserError
+from piflow_bench.evaluation.protocols import names
+from piflow_bench.networks.autoencoder import Autoencoder
+from piflow_bench.preparation.sources import (
     ImageSource,
     ReadError,
     centre_crop,
@@ -35,10 +39,6 @@ from piflow_bench.data.images_source import (
     spooled,
     spooled_bytes,
 )
-from piflow_bench.data.latents import FACTS, FORMAT, KINDS, content_digest, shard_names
-from piflow_bench.errors import UserError
-from piflow_bench.evaluation.protocols import names
-from piflow_bench.networks.autoencoder import Autoencoder
 from piflow_bench.randomness import SampleRandom
 from piflow_bench.settings import NPZ, build_dataclass, setting
 from piflow_bench.threads import cores

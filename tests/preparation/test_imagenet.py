@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from piflow_bench.data import generated
-from piflow_bench.data.images_source import centre_crop, decode, open_source
 from piflow_bench.data.latents import Latents
-from piflow_bench.data.prepare_imagenet import prepare
-from piflow_bench.data.readahead import ReadAhead
 from piflow_bench.errors import UserError
 from piflow_bench.networks.autoencoder import Autoencoder, to_uint8
+from piflow_bench.preparation import stand_ins as generated
+from piflow_bench.preparation.imagenet import prepare
+from piflow_bench.preparation.sources import centre_crop, decode, open_source
+from piflow_bench.training.readahead import ReadAhead
 
 SETTINGS = {"size": 64, "classes": 10, "shard": 16, "batch": 4}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from piflow_bench.config.meanings import comments, source_of, summary
+from piflow_bench.meanings import comments, source_of, summary
 
 
 @dataclass
@@ -52,7 +52,7 @@ def test_a_summary_is_the_first_paragraph(text, name, words, tmp_path):
 
 def test_modules_are_found_without_importing_their_packages():
     code = (
-        "import sys; from piflow_bench.config.meanings import source_of as s;"
+        "import sys; from piflow_bench.meanings import source_of as s;"
         "print(s('piflow_bench.evaluation.extractors.inception').name,"
         "s('no_such_package.module'), s('piflow_methods.piflow.method').name,"
         "'torch' in sys.modules or 'piflow_bench.evaluation' in sys.modules)"

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from piflow_bench.cli import main
-from piflow_bench.data import prepare_imagenet
-from piflow_bench.data.images_source import ReadError
 from piflow_bench.data.latents import Latents
 from piflow_bench.errors import UserError
-from tests.data_preparation.conftest import Inputs, contents
+from piflow_bench.preparation import imagenet as prepare_imagenet
+from piflow_bench.preparation.sources import ReadError
+from tests.preparation.conftest import Inputs, contents
 
 
 def work(folder, out, settings):
@@ -30,7 +30,7 @@ def start():
     """Starts processes that have PyTorch at hand; each has its own memory and can be killed."""
     context = multiprocessing.get_context("forkserver")
     heavy = "diffusers.models.autoencoders.autoencoder_kl"
-    context.set_forkserver_preload([heavy, "tests.data_preparation.test_prepare"])
+    context.set_forkserver_preload([heavy, "tests.preparation.test_prepare"])
 
     def run(inputs, out, **settings):
         process = context.Process(target=work, args=(inputs.folder, out, settings))
@@ -163,7 +163,7 @@ def test_what_cannot_be_read_is_never_taken_for_corrupt(copy, tmp_path, monkeypa
     def gone(self, i):
         raise ReadError("images/x.JPEG: Input/output error")
 
-    monkeypatch.setattr("piflow_bench.data.images_source._Files.__call__", gone)
+    monkeypatch.setattr("piflow_bench.preparation.sources._Files.__call__", gone)
     with pytest.raises(UserError, match="source: cannot be read: .*Input/output error"):
         copy.make(tmp_path / "out", skip_corrupt=True)
 
@@ -222,8 +222,8 @@ def test_a_gpu_that_is_not_there(inputs, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    from piflow_bench.data import generated
     from piflow_bench.evaluation.extractors.inception import FILE
+    from piflow_bench.preparation import stand_ins as generated
 
     folder = tmp_path_factory.mktemp("weights")
     with torch.random.fork_rng(devices=[]):
@@ -237,9 +237,9 @@ def test_statistics_are_those_of_the_cropped_images(
 ):
     from PIL import Image
 
-    from piflow_bench.data.images_source import centre_crop, decode, open_source
     from piflow_bench.evaluation.references.statistics import load_statistics
     from piflow_bench.evaluation.score import reference_statistics
+    from piflow_bench.preparation.sources import centre_crop, decode, open_source
 
     monkeypatch.setenv("PIFLOW_BENCH_WEIGHTS", str(weights))
     out, reference = tmp_path / "out", tmp_path / "a, b: [c] #d=e" / "stats.npz"

@@ -49,7 +49,7 @@ def generate(folder: Path) -> dict[str, Any]:
 
 
 def _make(folder: Path) -> None:
-    from piflow_bench.data.prepare_imagenet import prepare
+    from piflow_bench.preparation.imagenet import prepare
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from piflow_bench.data.images_source import centre_crop, decode, open_source
 from piflow_bench.data.latents import Latents
 from piflow_bench.errors import UserError
 from piflow_bench.networks.autoencoder import Autoencoder
-from tests.data_preparation.conftest import small_autoencoder
+from piflow_bench.preparation.sources import centre_crop, decode, open_source
+from tests.preparation.conftest import small_autoencoder
 
 ROWS = torch.tensor([29, 0, 7, 6, 5, 7, 18])
 

@@ -1,0 +1,1 @@
+"""What datasets are read from, made once: latents of images, shipped weights, stand-ins."""
