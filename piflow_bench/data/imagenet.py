@@ -144,7 +144,7 @@ def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
     """
     build_dataclass(Config, settings, "dataset.settings")
     if settings.get("generated"):
-        from piflow_bench.preparation.stand_ins import generate
+        from piflow_bench.data.stand_ins import generate
 
         # What is given stays: the profile sets what its files give to null.
         given = {k: v for k, v in settings.items() if v is not None}

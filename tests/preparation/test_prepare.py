@@ -222,8 +222,8 @@ def test_a_gpu_that_is_not_there(inputs, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
+    from piflow_bench.data import stand_ins as generated
     from piflow_bench.evaluation.extractors.inception import FILE
-    from piflow_bench.preparation import stand_ins as generated
 
     folder = tmp_path_factory.mktemp("weights")
     with torch.random.fork_rng(devices=[]):
