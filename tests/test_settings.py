@@ -50,8 +50,8 @@ def settings_classes():
     """Every settings dataclass of the product by a name."""
     from piflow_bench.commands.evaluate import Settings as EvaluateSettings
     from piflow_bench.commands.prepare import Machine
+    from piflow_bench.data.digits_weights import FlowMatchingConfig
     from piflow_bench.evaluation.settings import Settings as MetricSettings
-    from piflow_bench.preparation.digits import FlowMatchingConfig
     from piflow_bench.preparation.imagenet import Preparation
 
     roots = [ExperimentConfig, Preparation, Machine, MetricSettings, EvaluateSettings]

@@ -21,7 +21,6 @@ from piflow_bench.contracts.condition import Classes
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.contracts.teacher import Guidance, Teacher
-from piflow_bench.data.latents import Latents
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.extractors.extractor import cache_folder, find_weights
 from piflow_bench.evaluation.extractors.inception import FILE, URL
@@ -36,6 +35,7 @@ from piflow_bench.networks.autoencoder import (
 )
 from piflow_bench.networks.dit import DiT
 from piflow_bench.networks.pretrained import architecture, dit_state, load_dit
+from piflow_bench.preparation.latents import Latents
 from piflow_bench.randomness import SampleRandom, TrainingRandom
 from piflow_bench.settings import build_dataclass, setting
 
@@ -144,7 +144,7 @@ def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
     """
     build_dataclass(Config, settings, "dataset.settings")
     if settings.get("generated"):
-        from piflow_bench.data.stand_ins import generate
+        from piflow_bench.preparation.stand_ins import generate
 
         # What is given stays: the profile sets what its files give to null.
         given = {k: v for k, v in settings.items() if v is not None}

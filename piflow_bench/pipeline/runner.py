@@ -251,7 +251,7 @@ def cancel_jobs(config: ExperimentConfig) -> None:
 def prepare_digits(out: str | None) -> None:
     """Remake the digits weights."""
     from piflow_bench.data.digits import ASSETS
-    from piflow_bench.preparation.digits import make_assets
+    from piflow_bench.data.digits_weights import make_assets
 
     folder = Path(out) if out else ASSETS
     last = 0.0

@@ -1,1 +1,1 @@
-"""What datasets are read from, made once: latents of images, shipped weights, stand-ins."""
+"""Images to latents on disk, made once: their sources, their shards, and small stand-ins for all of it."""

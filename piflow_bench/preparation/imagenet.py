@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from piflow_bench.data.latents import FACTS, FORMAT, KINDS, content_digest, shard_names
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.protocols import names
 from piflow_bench.networks.autoencoder import Autoencoder
+from piflow_bench.preparation.latents import FACTS, FORMAT, KINDS, content_digest, shard_names
 from piflow_bench.preparation.sources import (
     ImageSource,
     ReadError,

@@ -34,8 +34,8 @@ SIDE = 256
 
 def inception(folder: Path, device: str) -> Extractor:
     """As torch-fidelity has it."""
-    from piflow_bench.data.stand_ins import inception as write
     from piflow_bench.evaluation.extractors.inception import load
+    from piflow_bench.preparation.stand_ins import inception as write
 
     write(folder / "inception.pth")
     return load(str(folder / "inception.pth"), device)

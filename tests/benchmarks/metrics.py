@@ -178,7 +178,7 @@ def end(n: int = 2000) -> None:
     from torch_fidelity import calculate_metrics
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    from piflow_bench.data.stand_ins import inception
+    from piflow_bench.preparation.stand_ins import inception
 
     with tempfile.TemporaryDirectory() as root:
         a, b, weights = Path(root) / "a", Path(root) / "b", Path(root) / "inception.pth"

@@ -9,9 +9,9 @@ import torch
 from piflow_bench.cli import main
 from piflow_bench.config.compose import compose
 from piflow_bench.data.imagenet import load
-from piflow_bench.data.stand_ins import generate
 from piflow_bench.errors import UserError
 from piflow_bench.networks.dit import DiT
+from piflow_bench.preparation.stand_ins import generate
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from piflow_bench.data import digits
-from piflow_bench.data import stand_ins as generated
 from piflow_bench.evaluation.extractors import clip, dinov2
 from piflow_bench.evaluation.extractors.extractor import get_extractor, usual_batch
 from piflow_bench.networks.autoencoder import Autoencoder
+from piflow_bench.preparation import stand_ins as generated
 from tests.devices.gpu import gpu, on_gpu
 from tests.preparation.conftest import small_autoencoder
 

@@ -22,7 +22,7 @@ def inception_weights(tmp_path_factory):
     """A random Inception as torch-fidelity stores it."""
     import torch
 
-    from piflow_bench.data.stand_ins import inception
+    from piflow_bench.preparation.stand_ins import inception
 
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
     with torch.random.fork_rng(devices=[]):

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from piflow_bench.config.compose import compose
 from piflow_bench.data.imagenet import load
-from piflow_bench.data.stand_ins import generate
 from piflow_bench.networks.pretrained import load_dit
 from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.preparation.stand_ins import generate
 
 STUDENTS = {
     *("piflow-gm32", "piflow-gm8", "piflow-dx20", "meanflow"),

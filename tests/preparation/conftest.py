@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from piflow_bench.data import stand_ins as generated
+from piflow_bench.preparation import stand_ins as generated
 from piflow_bench.preparation.imagenet import prepare
 
 SETTINGS = {"size": 32, "classes": 10, "shard": 6, "batch": 2, "device": "cpu"}

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from piflow_bench.data import stand_ins as generated
-from piflow_bench.data.latents import Latents
 from piflow_bench.errors import UserError
 from piflow_bench.networks.autoencoder import Autoencoder, to_uint8
+from piflow_bench.preparation import stand_ins as generated
 from piflow_bench.preparation.imagenet import prepare
+from piflow_bench.preparation.latents import Latents
 from piflow_bench.preparation.sources import centre_crop, decode, open_source
 from piflow_bench.training.readahead import ReadAhead
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from piflow_bench.data.latents import Latents
 from piflow_bench.errors import UserError
 from piflow_bench.networks.autoencoder import Autoencoder
+from piflow_bench.preparation.latents import Latents
 from piflow_bench.preparation.sources import centre_crop, decode, open_source
 from tests.preparation.conftest import small_autoencoder
 
@@ -168,7 +168,7 @@ def test_damaged_folders(whole, tmp_path, damage, words):
 
 def test_the_digest_is_of_content_and_meaning(inputs, whole, tmp_path):
     assert Latents(inputs.make(tmp_path / "a")).digest == Latents(whole).digest
-    from piflow_bench.data.latents import content_digest
+    from piflow_bench.preparation.latents import content_digest
 
     facts = json.loads((whole / "latents.json").read_text())
     for key, value in (("shift", 0.5), ("scaling", 1.0), ("dtype", "float32"), ("size", 64)):

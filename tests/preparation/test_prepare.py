@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from piflow_bench.cli import main
-from piflow_bench.data.latents import Latents
 from piflow_bench.errors import UserError
 from piflow_bench.preparation import imagenet as prepare_imagenet
+from piflow_bench.preparation.latents import Latents
 from piflow_bench.preparation.sources import ReadError
 from tests.preparation.conftest import Inputs, contents
 
@@ -222,8 +222,8 @@ def test_a_gpu_that_is_not_there(inputs, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    from piflow_bench.data import stand_ins as generated
     from piflow_bench.evaluation.extractors.inception import FILE
+    from piflow_bench.preparation import stand_ins as generated
 
     folder = tmp_path_factory.mktemp("weights")
     with torch.random.fork_rng(devices=[]):

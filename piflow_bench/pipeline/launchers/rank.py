@@ -1,4 +1,4 @@
-"""What each of a training's processes does: ``torchrun ... -m piflow_bench.pipeline.launchers.rank``.
+"""What each of a training's processes does: torchrun's ``-m piflow_bench.pipeline.launchers.rank``.
 
 Its one argument is the folder that ``torchrun.py`` made: the stage's configuration and inputs.
 """

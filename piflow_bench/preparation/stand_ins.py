@@ -140,10 +140,10 @@ def inception(path: Path) -> None:
 
 def reference(folder: Path) -> None:
     """Images and statistics in one npz, as ADM's reference files hold them."""
-    from piflow_bench.data.latents import Latents
     from piflow_bench.evaluation.extractors.extractor import get_extractor, usual_batch
     from piflow_bench.evaluation.moments import Moments
     from piflow_bench.networks.autoencoder import Autoencoder
+    from piflow_bench.preparation.latents import Latents
 
     latents = Latents(folder / "latents")
     coder = Autoencoder.load(str(folder / "autoencoder"))
