@@ -1,1 +1,1 @@
-"""Images to latents on disk, made once: their sources, their shards, and small stand-ins for all of it."""
+"""Images to latents on disk, made once: their sources, their shards, and small stand-ins."""
