@@ -5,6 +5,7 @@ import fnmatch
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,12 @@ def files(folder):
     return sorted(p.relative_to(ROOT) for p in (ROOT / folder).rglob("*.py"))
 
 
-def imports(path):
+def imports(path, types=True):
     """(module, imported inside a function) of every import of one of our packages."""
     tree = ast.parse((ROOT / path).read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not types:
+            node.body = []
     inner = {
         id(node)
         for function in ast.walk(tree)
@@ -47,6 +51,88 @@ def imports(path):
         for name in names:
             if name.partition(".")[0] in OURS:
                 yield name, id(node) in inner
+
+
+ROOMS = [  # fmt: skip
+    "errors",
+    "tracks",
+    "interruption",
+    "sources",
+    "meanings",
+    "threads",
+    "randomness",
+    "flow",
+    "precision",
+    "forward_mode",
+    "provenance",
+    "progress_bar",
+    "files",
+    "settings",
+    "costs",
+    "contracts",
+    "file_plugins",
+    "registry",
+    "evaluation",
+    "training",
+    "api",
+    "sampling",
+    "networks",
+    "preparation",
+    "data",
+    "config",
+    "conformance",
+    "pipeline",
+    "machine",
+    "runs",
+    "commands",
+    "cli",
+]
+"""What lies in piflow_bench, from the ground up: imports go down, those inside functions too."""
+
+
+def graph(packages=("piflow_bench", "reports", "methods")):
+    """Module -> modules that it imports, anywhere but for types alone."""
+    names = {
+        "piflow_bench": "piflow_bench",
+        "reports": "piflow_reports",
+        "methods": "piflow_methods",
+    }
+    modules = {}
+    for package in packages:
+        for path in files(package):
+            parts = [names[package], *path.relative_to(package).with_suffix("").parts]
+            modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    found = {}
+    for module, path in modules.items():
+        targets = {
+            t if t in modules else t.rpartition(".")[0] for t, _ in imports(path, types=False)
+        }
+        found[module] = {t for t in targets if t in modules and t != module}
+    return found
+
+
+def test_no_file_imports_in_a_circle():
+    list(TopologicalSorter(graph()).static_order())  # CycleError names the circle.
+
+
+def test_rooms_stand_on_each_other():
+    for module, targets in graph(["piflow_bench"]).items():
+        room = module.split(".")[1:2]
+        if not room or room == ["__main__"]:
+            continue
+        for target in targets:
+            below = target.split(".")[1:2]
+            if below and below != room:
+                assert ROOMS.index(below[0]) < ROOMS.index(room[0]), f"{module} -> {target}"
+
+
+def test_rooms_of_the_reports_are_in_no_circle():
+    rooms = {}
+    for module, targets in graph(["reports"]).items():
+        room = module.split(".")[1] if "." in module else ""
+        above = {t.split(".")[1] for t in targets if "." in t}
+        rooms.setdefault(room, set()).update(above - {room})
+    list(TopologicalSorter(rooms).static_order())
 
 
 def within(name, allowed):
