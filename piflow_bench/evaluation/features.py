@@ -135,7 +135,7 @@ def _views(
     metrics: Sequence[Metric], inputs: Inputs, reference_labels: np.ndarray | None
 ) -> list[Inputs]:
     """What each metric looks at; those that look at the same share their passes over pairs."""
-    n, m = len(inputs.generated), 0 if inputs.reference is None else len(inputs.ref.features)
+    n, m = inputs.n, 0 if inputs.reference is None else len(inputs.ref.rows)
     counts = [_rows_seen(metric, n, m, inputs.settings) for metric in metrics]
     views: dict[tuple[int, int], Inputs] = {}
     for both in set(counts):
@@ -144,7 +144,7 @@ def _views(
             ours = subset(n, both[0], inputs.extras.labels)
             view = inputs.among(ours, subset(m, both[1], reference_labels))
         seen = [metric for metric, each in zip(metrics, counts, strict=True) if each == both]
-        wanted = _wanted(seen, len(view.generated), view.reference, view.settings)
+        wanted = _wanted(seen, view.n, view.reference, view.settings)
         views[both] = replace(view, wanted=wanted)
     return [views[both] for both in counts]
 
@@ -167,7 +167,7 @@ def _wanted(
     """What all metrics together read off the passes over pairs."""
     apart = ("precision", "recall") if settings.neighbour_precision == "float16" else ()
     reading = {m.passes for m in metrics if m.name not in apart} - {None}
-    if reference is None or prefers_moments(n, *reference.features.shape):
+    if reference is None or prefers_moments(n, *reference.rows.shape):
         reading -= {"kernel:cubic"}
     if not reading:
         return None
@@ -257,22 +257,22 @@ def _check_metrics(metrics: Sequence[str]) -> list[Metric]:
 
 def _left(inputs: Inputs) -> int:
     """How many samples a replicate is of, at least."""
-    n = len(inputs.generated)
+    n = inputs.n
     return n - int(np.bincount(inputs.blocks).max()) if inputs.block_count > 1 else n
 
 
 def _check_count(name: str, inputs: Inputs) -> None:
-    n, left, least = len(inputs.generated), _left(inputs), _LEAST.get(name, 0)
+    n, left, least = inputs.n, _left(inputs), _LEAST.get(name, 0)
     if left < least:
         hint = "; intervals=false leaves no block out" if least <= n else ""
         raise UserError(f"metric '{name}' needs at least {least} samples, not {left} (n={n}){hint}")
 
 
 def _check_needs(metric: Metric, inputs: Inputs) -> None:
-    name, needs, n, s = metric.name, metric.needs, len(inputs.generated), inputs.settings
+    name, needs, n, s = metric.name, metric.needs, inputs.n, inputs.settings
     if "reference" in needs and inputs.reference is None:
         raise UserError(f"metric '{name}' needs reference features")
-    if "reference" in needs and not len(inputs.ref.features) and not metric.from_moments:
+    if "reference" in needs and not len(inputs.ref.rows) and not metric.from_moments:
         enough = ", ".join(m.name for m in all_metrics().values() if m.from_moments)
         raise UserError(
             f"metric '{name}' needs reference images or features; statistics give only {enough}"
@@ -289,11 +289,11 @@ def _check_needs(metric: Metric, inputs: Inputs) -> None:
     ):
         if need in needs and given is None:
             raise UserError(f"metric '{name}' needs {what}; see docs/evaluate.md")
-    m = 0 if inputs.reference is None else len(inputs.reference.features)
+    m = 0 if inputs.reference is None else len(inputs.reference.rows)
     if metric.passes == "kernel:directions" or name in _OF_DIRECTIONS:
-        sides = {"generated": inputs.generated}
+        sides = {"generated": inputs.rows}
         if "reference" in needs:
-            sides["reference"] = inputs.ref.features
+            sides["reference"] = inputs.ref.rows
         for side, rows in sides.items():
             directed = rows.any(axis=1)
             if not directed.all():

@@ -47,8 +47,8 @@ class Extras:
 class Inputs:
     """Generated and reference features, the blocks of the jackknife, and the settings."""
 
-    generated: np.ndarray
-    """``(n, d)`` float64."""
+    rows: np.ndarray
+    """Generated features ``(n, d)``, float32 or float64 as they came: copies take their time."""
     reference: Reference | None
     blocks: np.ndarray
     """Block ids ``(n,)``, 0..g-1; one block alone where no intervals are wanted."""
@@ -60,8 +60,18 @@ class Inputs:
     def among(self, ours: np.ndarray, theirs: np.ndarray) -> Inputs:
         """Features and blocks of these rows alone, of the generated and the reference side."""
         blocks = np.unique(self.blocks[ours], return_inverse=True)[1].ravel()
-        reference = Reference(self.ref.features[theirs])
-        return Inputs(self.generated[ours], reference, blocks, self.settings, Extras())
+        reference = Reference(self.ref.rows[theirs])
+        return Inputs(self.rows[ours], reference, blocks, self.settings, Extras())
+
+    @cached_property
+    def generated(self) -> np.ndarray:
+        """The generated features in float64."""
+        return np.asarray(self.rows, dtype=np.float64)
+
+    @property
+    def n(self) -> int:
+        """Number of generated samples."""
+        return len(self.rows)
 
     @property
     def ref(self) -> Reference:
@@ -128,7 +138,7 @@ class Inputs:
 
         s, wanted = self.settings, self.wanted
         assert wanted is not None
-        x, y = (torch.from_numpy(r).to(s.device) for r in (self.generated, self.ref.features))
+        x, y = (torch.from_numpy(r).to(s.device) for r in (self.rows, self.ref.rows))
         points = framed(x, y)
         facts = self.ref.pair_facts(wanted, points, s)
         return measure(x, points, self.blocks, facts, wanted, s.k, s.comparator, s.block)

@@ -290,3 +290,22 @@ def test_fast_enough_for_every_checkpoint():
     start = time.process_time()
     evaluate_with_replicates(x, y, names)
     assert time.process_time() - start < 3.0
+
+
+@pytest.mark.parametrize("shape", [(300, 24), (40, 64)], ids=["n > d", "n < d"])
+@pytest.mark.parametrize("intervals", [True, False])
+def test_float32_features_score_as_the_same_numbers_in_float64(shape, intervals):
+    """They are not copied as float64; what is computed from them is."""
+    n, d = shape
+    rng = np.random.default_rng(5)
+    x, y = (rng.random((n, d), dtype=np.float32) + shift for shift in (np.float32(0), 0.1))
+    labels, logits = np.arange(n) % 4, rng.normal(size=(n, 4))
+    names = [m for m in FEATURE_METRICS if not m.endswith("_std")]
+    settings = SMALL | {"intervals": intervals, "kid_subset_size": 20}
+    one, other = (
+        evaluate_features(*both, names, generated_logits=logits, labels=labels, **settings)
+        for both in ((x, y), (x.astype(np.float64), y.astype(np.float64)))
+    )
+    assert list(one["metric"]) == list(other["metric"])
+    for column in ("value", "ci_low", "ci_high"):
+        np.testing.assert_allclose(one[column], other[column], rtol=1e-8, atol=1e-10)

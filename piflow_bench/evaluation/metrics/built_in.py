@@ -23,7 +23,7 @@ def _from_sums(name: str, sums: PairSums, statistic: Callable[..., float]) -> Sc
 
 
 def _fd(inputs: Inputs) -> Scored:
-    found = frechet.fd_with_replicates(inputs.generated, inputs.blocks, inputs.ref.frechet())
+    found = frechet.fd_with_replicates(inputs.rows, inputs.blocks, inputs.ref.frechet())
     return {"fd": found}
 
 
@@ -55,7 +55,7 @@ def _kid(inputs: Inputs) -> Scored:
 
 
 def _kid_exact(inputs: Inputs) -> Scored:
-    n, (m, d) = len(inputs.generated), inputs.ref.features.shape
+    n, (m, d) = inputs.n, inputs.ref.rows.shape
     if prefers_moments(n, m, d):
         sums = cubic_sums(inputs.generated, inputs.blocks, m, inputs.ref.third_moments())
     else:
@@ -131,7 +131,7 @@ def _authpct(inputs: Inputs) -> Scored:
 
 
 def _vendi(inputs: Inputs) -> Scored:
-    return {"vendi": diversity.vendi_replicates(inputs.generated, inputs.blocks)}
+    return {"vendi": diversity.vendi_replicates(inputs.rows, inputs.blocks)}
 
 
 def _pairwise(inputs: Inputs) -> Scored:

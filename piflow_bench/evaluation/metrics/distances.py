@@ -100,8 +100,8 @@ def kid_subsets(
 
 def row_lengths(features: np.ndarray) -> np.ndarray:
     """Lengths ``(n, 1)`` of the rows of ``(n, d)``, float64; a row of zeros raises ValueError."""
-    x = np.asarray(features, dtype=np.float64)
-    lengths = np.sqrt(np.einsum("ij,ij->i", x, x))[:, None]
+    squares = np.einsum("ij,ij->i", features, features, dtype=np.float64, casting="unsafe")
+    lengths = np.sqrt(squares)[:, None]
     if not np.all(lengths > 0):
         raise ValueError(f"row {int(np.argmin(lengths))} is all zeros and has no direction")
     return lengths

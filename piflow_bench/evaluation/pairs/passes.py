@@ -99,7 +99,7 @@ def squared_radii(x: Tensor, k: int, height: int | None = None) -> Tensor:
 
 
 def framed(x: Tensor, y: Tensor) -> Points:
-    """Reference points ``y`` in the frame of a comparison with ``x``, both float64 ``(., d)``."""
+    """Reference points ``y`` in the frame of a comparison with ``x``, both ``(., d)``."""
     return Points.of(y, Frame.around(x, y, dtype=pair_dtype(len(x), len(y))))
 
 

@@ -54,7 +54,7 @@ class Frame:
     @classmethod
     def around(cls, *sets: Tensor, dtype: torch.dtype) -> Frame:
         """Frame centred on the last set, in which every point of all sets has length at most 1."""
-        centre = sets[-1].mean(0)
+        centre = sets[-1].mean(0, dtype=torch.float64)
         reach = max(
             float(torch.linalg.vector_norm(part - centre, dim=1).max())
             for rows in sets
@@ -68,7 +68,7 @@ class Points:
     """Points ``(n, d)`` in a frame."""
 
     exact: Tensor
-    """As they are, float64."""
+    """As they are, float64 or float32: every value is exact in float64."""
     right: Tensor
     """``(n, d + 2)``: centred and scaled in the frame's dtype, then 1, then the squared length as
     it enters lower bounds: the right factor of a strip."""
@@ -82,7 +82,7 @@ class Points:
 
     @classmethod
     def of(cls, x: Tensor, frame: Frame) -> Points:
-        """Points ``x`` float64 ``(n, d)`` seen in ``frame``."""
+        """Points ``x`` ``(n, d)``, float64 or float32, seen in ``frame``."""
         right = torch.ones((len(x), x.shape[1] + 2), dtype=frame.dtype, device=x.device)
         low = right[:, :-2]
         norms = torch.empty(len(x), dtype=torch.float64, device=x.device)
@@ -94,7 +94,10 @@ class Points:
         centre = frame.centre
         reduced = norms * (1.0 - error)
         right[:, -1] = reduced
-        offset = reduced / (2.0 * frame.scale**2) + x @ centre - centre @ centre / 2
+        # At once where no copy is made; its rows' products are the same to the bit.
+        parts = x.split(len(x) if x.dtype == centre.dtype else step)
+        along = torch.cat([part.to(centre.dtype) @ centre for part in parts])
+        offset = reduced / (2.0 * frame.scale**2) + along - centre @ centre / 2
         return cls(x, right, norms, offset, frame, error)
 
     def __len__(self) -> int:
@@ -107,7 +110,7 @@ class Points:
         Raises:
             ValueError: if a point is all zeros: it has no direction.
         """
-        lengths = torch.linalg.vector_norm(self.exact, dim=1)
+        lengths = torch.linalg.vector_norm(self.exact, dim=1, dtype=torch.float64)
         if not bool((lengths > 0).all()):
             raise ValueError(f"row {int(lengths.argmin())} is all zeros and has no direction")
         return lengths
@@ -234,7 +237,7 @@ def exact_squared(a: Tensor, b: Tensor, i: Tensor, j: Tensor) -> Tensor:
         count = len(left)
         # A GPU's order of summation follows the shape, so the shape stays.
         left, right = (torch.cat([x, x.new_zeros(step - count)]) for x in (left, right))
-        out[s : s + count] = (a[left] - b[right]).square().sum(1)[:count]
+        out[s : s + count] = (a[left].double() - b[right]).square().sum(1)[:count]
     return out
 
 
@@ -242,7 +245,7 @@ def _exact_on_cpu(a: np.ndarray, b: np.ndarray, i: np.ndarray, j: np.ndarray) ->
     out = np.empty(len(i))
     step = max(1, _CACHED_VALUES // a.shape[1])
     for s in range(0, len(i), step):
-        gap = a[i[s : s + step]]
+        gap = a[i[s : s + step]].astype(np.float64, copy=False)
         gap -= b[j[s : s + step]]
         np.einsum("pd,pd->p", gap, gap, out=out[s : s + step])
     return out

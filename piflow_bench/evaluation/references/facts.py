@@ -51,19 +51,24 @@ def _keep(key: tuple, value: object) -> None:
 
 
 class Reference:
-    """Reference features ``(m, d)`` float64 and the facts derived from them.
+    """Reference features ``(m, d)``, float32 or float64, and the facts derived from them.
 
     ``moments``, where given, are those of the whole reference set: ADM's files state them for all
-    of ImageNet beside 10,000 images. ``features`` may then be empty ``(0, d)``.
+    of ImageNet beside 10,000 images. ``rows`` may then be empty ``(0, d)``.
     """
 
-    def __init__(self, features: np.ndarray, moments: Moments | None = None):
-        self.features, self._moments = features, moments
+    def __init__(self, rows: np.ndarray, moments: Moments | None = None):
+        self.rows, self._moments = rows, moments
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """The features in float64."""
+        return np.asarray(self.rows, dtype=np.float64)
 
     @cached_property
     def _digest(self) -> str:
-        rows = np.ascontiguousarray(self.features)
-        return hashlib.sha256(rows.data).hexdigest() + str(rows.shape)
+        rows = np.ascontiguousarray(self.rows)
+        return hashlib.sha256(rows.data).hexdigest() + str((rows.shape, rows.dtype))
 
     def _fact(self, name: str, setting: object, compute: Callable[[], T]) -> T:
         key = (self._digest, name, setting)
@@ -81,7 +86,7 @@ class Reference:
         if self._moments is not None:
             return factored(self._moments)
         return self._fact(
-            "frechet", None, lambda: FrechetReference(Moments.from_features(self.features))
+            "frechet", None, lambda: FrechetReference(Moments.from_features(self.rows))
         )
 
     def third_moments(self) -> tuple[float, np.ndarray]:
