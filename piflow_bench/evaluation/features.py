@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -261,11 +262,21 @@ def _left(inputs: Inputs) -> int:
     return n - int(np.bincount(inputs.blocks).max()) if inputs.block_count > 1 else n
 
 
+def _enough(left: int, inputs: Inputs) -> int:
+    """The least n of which every replicate has so many samples."""
+    if inputs.block_count == 1:
+        return left
+    return next(n for n in count(left + 1) if n - np.bincount(Design(n).blocks()).max() >= left)
+
+
 def _check_count(name: str, inputs: Inputs) -> None:
     n, left, least = inputs.n, _left(inputs), _LEAST.get(name, 0)
     if left < least:
-        hint = "; intervals=false leaves no block out" if least <= n else ""
-        raise UserError(f"metric '{name}' needs at least {least} samples, not {left} (n={n}){hint}")
+        hint = ", or intervals=false, which leaves no block out" if least <= n else ""
+        raise UserError(
+            f"metric '{name}' needs at least {least} samples, not {left} (n={n}): "
+            f"n={_enough(least, inputs)} or more{hint}"
+        )
 
 
 def _check_needs(metric: Metric, inputs: Inputs) -> None:
@@ -310,10 +321,11 @@ def _check_needs(metric: Metric, inputs: Inputs) -> None:
     if metric.passes in ("balls", "recall"):
         points = min(m, left if name == "recall" else m)
         if s.k >= points:
-            hint = "; intervals=false leaves no block out" if points == left < n else ""
+            hint = ", or intervals=false, which leaves no block out" if s.k < n else ""
+            mend = f": n={_enough(s.k + 1, inputs)} or more{hint}" if points == left < n else ""
             raise UserError(
                 f"metric '{name}': setting k={s.k} needs more than {s.k} points to choose from, "
-                f"not {points} (n={n}, {m} reference rows){hint}"
+                f"not {points} (n={n}, {m} reference rows){mend}"
             )
     if name == "is" and s.is_splits > left:
         hint = "; intervals=false leaves no block out" if s.is_splits <= n else ""
