@@ -101,7 +101,6 @@ def test_what_has_changed_is_planned(change, place, monkeypatch):
 @pytest.mark.parametrize("further", ["--plan", "--force", "sample_batch=249"])
 def test_other_flags_and_settings_are_planned(further, place, monkeypatch):
     no_plan(monkeypatch)
-    monkeypatch.setattr("piflow_bench.pipeline.forecast.make_plan", planning.make_plan)
     with pytest.raises(Planned):
         main([*RUN, further])
 
