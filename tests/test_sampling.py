@@ -176,7 +176,7 @@ def test_every_solver_spends_what_it_is_given(dataset, solver, nfe):
 
 
 def test_the_digits_reference_is_near_the_exact_solution():
-    """By as much as 16 uniform steps of UniPC, with 10 evaluations of the guided teacher."""
+    """By as much as 16 uniform steps of UniPC, with 12 evaluations of the guided teacher."""
     (config,) = compose(["experiment=digits"])
     dataset, c = digits.load(config.dataset.settings), config.converged
 
