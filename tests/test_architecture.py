@@ -53,7 +53,7 @@ def imports(path, types=True):
                 yield name, id(node) in inner
 
 
-ROOMS = [  # fmt: skip
+ROOMS = [
     "errors",
     "tracks",
     "interruption",

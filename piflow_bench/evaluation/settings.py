@@ -58,7 +58,11 @@ def make_settings(settings: Mapping[str, Any], where: str = "") -> Settings:
 
 
 def check_features(features: np.ndarray, what: str) -> np.ndarray:
-    """Features ``(n, d)``, float32 or float64; UserError for what cannot be features."""
+    """Features ``(n, d)``, float32 or float64.
+
+    Raises:
+        UserError: for a wrong shape, no numbers, or rows that are not finite.
+    """
     x = np.asarray(features)
     if x.ndim != 2 or x.shape[1] == 0:
         raise UserError(f"{what} features must have shape (n, d), not {x.shape}")
@@ -72,7 +76,8 @@ def check_features(features: np.ndarray, what: str) -> np.ndarray:
             f"{what} features: {int(bad.sum())} of {len(x)} rows are not finite, "
             f"the first is row {int(np.argmax(bad))}"
         )
-    return np.ascontiguousarray(x, dtype=np.float32 if x.dtype == np.float32 else np.float64)
+    # Writeable because torch warns of arrays that are not, such as files mapped to be read.
+    return np.require(x, np.float32 if x.dtype == np.float32 else np.float64, ["C", "W"])
 
 
 def check_blocks(block_ids: np.ndarray | None, design: Design) -> np.ndarray:

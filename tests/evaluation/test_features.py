@@ -309,3 +309,21 @@ def test_float32_features_score_as_the_same_numbers_in_float64(shape, intervals)
     assert list(one["metric"]) == list(other["metric"])
     for column in ("value", "ci_low", "ci_high"):
         np.testing.assert_allclose(one[column], other[column], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["mapped", "strided", "other byte order", "mixed", "lists"])
+def test_features_score_alike_however_they_are_held(kind, tmp_path):
+    rng = np.random.default_rng(6)
+    x, y = rng.random((2, 120, 8), dtype=np.float32)
+    np.save(tmp_path / "x.npy", x)
+    held = {
+        "mapped": np.load(tmp_path / "x.npy", mmap_mode="r"),
+        "strided": np.repeat(x, 2, axis=1)[:, ::2],
+        "other byte order": x.astype(">f4"),
+        "mixed": x.astype(np.float64),
+        "lists": x.tolist(),
+    }[kind]
+    names = ["fd", "kid_exact", "precision", "recall", "authpct", "vendi", "energy_distance"]
+    values = [evaluate_features(each, y, names)["value"] for each in (x, held)]
+    np.testing.assert_allclose(*values, rtol=1e-12)

@@ -94,7 +94,7 @@ class Points:
         centre = frame.centre
         reduced = norms * (1.0 - error)
         right[:, -1] = reduced
-        # At once where no copy is made; its rows' products are the same to the bit.
+        # In parts where a float64 copy of all of x would be made.
         parts = x.split(len(x) if x.dtype == centre.dtype else step)
         along = torch.cat([part.to(centre.dtype) @ centre for part in parts])
         offset = reduced / (2.0 * frame.scale**2) + along - centre @ centre / 2
