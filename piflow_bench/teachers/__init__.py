@@ -1,0 +1,1 @@
+"""Teachers: velocity fields from checkpoints, from closed forms, or trained here."""
