@@ -280,16 +280,19 @@ def _parquet_files(path: Path) -> list[Path]:
     return [file for file in files if file.name.startswith("train")] or files
 
 
-class _Groups:
-    """Images in row groups of parquet files, each read whole and kept for a while."""
+class Groups:
+    """Images in row groups of parquet files, each read whole and kept for a while.
 
-    def __init__(self, files: list[Path], places: np.ndarray) -> None:
-        self.files, self.places = files, places
+    ``places`` ``(n, 3)`` says of every image in which file, row group and row it lies.
+    """
+
+    def __init__(self, files: list[Path], places: np.ndarray, column: str = "image") -> None:
+        self.files, self.places, self.column = files, places, column
         self._held: OrderedDict[tuple[int, int], Any] = OrderedDict()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Groups, (self.files, self.places)  # A lock cannot be pickled.
+        return Groups, (self.files, self.places, self.column)  # A lock cannot be pickled.
 
     def group(self, f: int, group: int) -> list[bytes]:
         """All images of a row group, in the file's order."""
@@ -297,13 +300,15 @@ class _Groups:
         from pyarrow import ArrowException
 
         try:
-            table = pq.ParquetFile(self.files[f]).read_row_group(group, columns=["image.bytes"])
+            file = pq.ParquetFile(self.files[f])
+            table = file.read_row_group(group, columns=[f"{self.column}.bytes"])
         except (ArrowException, OSError) as error:
             raise ReadError(f"{self.files[f]}: {str(error).splitlines()[0]}") from error
         # What is null is damaged, as an empty file is.
-        return [(row or {}).get("bytes") or b"" for row in table.column("image").to_pylist()]
+        return [(row or {}).get("bytes") or b"" for row in table.column(self.column).to_pylist()]
 
     def __call__(self, i: int) -> bytes:
+        """The i-th image's file."""
         f, group, row = (int(number) for number in self.places[i])
         with self._lock:
             if (f, group) not in self._held:
@@ -341,7 +346,7 @@ def _parquet(files: list[Path], path: Path, classes: int) -> ImageSource:
         [f"{label}/{name}" for label, name, _ in found],
         [label for label, *_ in found],
         None,
-        _Groups(files, np.array([place for *_, place in found], np.int64).reshape(-1, 3)),
+        Groups(files, np.array([place for *_, place in found], np.int64).reshape(-1, 3)),
         f"parquet, {path}",
     )
 
@@ -352,7 +357,7 @@ def is_scattered(source: ImageSource) -> bool:
     The hub's ImageNet is shuffled, and a row group of it has a hundred images: reading it by class
     would read every byte about a hundred times.
     """
-    if not isinstance(source.read, _Groups):
+    if not isinstance(source.read, Groups):
         return False
     groups = source.read.places[:, :2]
     turns = 1 + int((np.diff(groups, axis=0) != 0).any(axis=1).sum())
@@ -361,7 +366,7 @@ def is_scattered(source: ImageSource) -> bool:
 
 def spooled_bytes(source: ImageSource) -> int:
     """About how many bytes ``spooled`` writes."""
-    assert isinstance(source.read, _Groups)
+    assert isinstance(source.read, Groups)
     return sum(file.stat().st_size for file in source.read.files)
 
 
@@ -377,7 +382,7 @@ def spooled(
         ReadError: if a file cannot be read.
     """
     read = source.read
-    assert isinstance(read, _Groups)
+    assert isinstance(read, Groups)
     index = path.with_suffix(".npy")
     if index.is_file() and path.is_file():
         spans = np.load(index, allow_pickle=False)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -36,7 +37,10 @@ from piflow_bench.evaluation.pictures.files import (
     refuse_nameless,
 )
 from piflow_bench.evaluation.pictures.images import Images
-from piflow_bench.evaluation.pictures.pillow import Header, decode, header
+from piflow_bench.evaluation.pictures.pillow import decode, header
+
+Seen = TypeVar("Seen")
+"""What a look at an image's bytes gives."""
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ENDINGS = (".zip", *TARS)
@@ -72,17 +76,56 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ENDINGS)
 
 
+@dataclass(frozen=True)
+class Packed(Generic[Seen]):
+    """An image of an archive."""
+
+    where: str
+    """The setting and its place, for messages."""
+    seen: Seen
+    digest: bytes
+    """sha256 of its file."""
+    read: Callable[[], bytes]
+
+    def decode(self) -> np.ndarray:
+        """Its pixels ``(h, w, 3)`` uint8."""
+        try:
+            return decode(BytesIO(self.read()), self.where)
+        except BROKEN as error:
+            raise UserError(f"{self.where}: {_why(error)}") from error
+
+
 def open_archive(path: Path, what: str, workers: int) -> Images:
-    """The images of a zip or tar file, classed by its folders.
+    """The images of a zip or tar file, classed by its folders; raises as ``list_archive`` does."""
+    found, packed = list_archive(path, what, lambda data, where: header(BytesIO(data), where))
+
+    def fingerprint() -> str:
+        return hashlib.sha256(b"".join(image.digest for image in packed)).hexdigest()
+
+    headers = [image.seen for image in packed]
+    return images_of(
+        found, f"{what}={path}", headers, lambda i: packed[i].decode(), fingerprint, workers
+    )
+
+
+def list_archive(
+    path: Path, what: str, look: Callable[[bytes, str], Seen]
+) -> tuple[Found, list[Packed[Seen]]]:
+    """What a zip or tar file holds, and its images in the order of their names.
+
+    Args:
+        path: the file.
+        what: the setting's name, for messages.
+        look: called with every image's bytes, and with its place for messages.
 
     Raises:
-        UserError: for what is damaged or encrypted, for names that are there twice and for links
-            that lead to no image of the archive.
+        UserError: for what is damaged, encrypted or without images, for names that are there twice
+            and for links that lead to no image of the archive.
     """
     where = f"{what}={path}"
     folders: set[str] = set()
     entries = _of_zip if path.suffix.lower() == ".zip" else _of_tar
-    found: dict[str, _Image] = {}
+    found: dict[str, Packed[Seen]] = {}
     links: dict[str, str] = {}
     others: list[str] = []
     seen: set[str] = set()
@@ -95,7 +138,7 @@ def open_archive(path: Path, what: str, workers: int) -> Images:
             if entry.link is not None:
                 links[entry.name] = entry.link
             elif is_image(entry.name):
-                found[entry.name] = _looked_at(entry, inside)
+                found[entry.name] = _looked_at(entry, inside, look)
             else:
                 if is_nameless(entry.name):
                     refuse_nameless(entry.read(16), inside)
@@ -119,39 +162,16 @@ def open_archive(path: Path, what: str, workers: int) -> Images:
         outermost_empty(sorted(folders), names),
     )
     refuse_empty(listed, where)
-    ordered = [images[name] for name in names]
-
-    def decoded(i: int) -> np.ndarray:
-        inside = f"{what}: {path}/{names[i]}"
-        try:
-            return decode(BytesIO(ordered[i].read()), inside)
-        except BROKEN as error:
-            raise UserError(f"{inside}: {_why(error)}") from error
-
-    def fingerprint() -> str:
-        return hashlib.sha256(b"".join(image.digest for image in ordered)).hexdigest()
-
-    headers = [image.header for image in ordered]
-    return images_of(listed, where, headers, decoded, fingerprint, workers)
+    return listed, [images[name] for name in names]
 
 
-@dataclass(frozen=True)
-class _Image:
-    """An image of the archive."""
-
-    header: Header
-    digest: bytes
-    """sha256 of its file."""
-    read: Callable[[], bytes]
-
-
-def _looked_at(entry: _Entry, inside: str) -> _Image:
+def _looked_at(entry: _Entry, inside: str, look: Callable[[bytes, str], Seen]) -> Packed[Seen]:
     """An image, once its bytes have passed by."""
     if entry.size > LARGEST:
         raise UserError(f"{inside}: {entry.size} bytes are more than an image takes")
     content = entry.read(-1)
     read = partial(entry.read, -1) if entry.keep is None else entry.keep(content)
-    return _Image(header(BytesIO(content), inside), hashlib.sha256(content).digest(), read)
+    return Packed(inside, look(content, inside), hashlib.sha256(content).digest(), read)
 
 
 def _why(error: Exception) -> str:

@@ -147,7 +147,8 @@ def images_of(
 
     classes = classes_of(found.names)
     labels = None if None in classes else np.array([printable(name) for name in classes if name])
-    warnings = [f"{where}: {text}" for text in _warnings(found, headers, classes)]
+    texts = (*header_warnings(headers), *name_warnings(found, classes))
+    warnings = [f"{where}: {text}" for text in texts]
     return Images(
         where.partition("=")[2], len(found.names), height, width, rows, cache(fingerprint),
         tuple(warnings), labels, found.names,
@@ -163,10 +164,9 @@ def refuse_empty(found: Found, where: str) -> None:
         raise UserError(f"{where}: no images in it ({', '.join(EXTENSIONS)}){others}")
 
 
-def _warnings(
-    found: Found, headers: Sequence[Header], classes: Sequence[str | None]
-) -> Iterator[str]:
-    total = len(found.names)
+def header_warnings(headers: Sequence[Header]) -> Iterator[str]:
+    """What the files of a set lose, or what is dropped of them."""
+    total = len(headers)
     lossy = sum(each.format in LOSSY for each in headers)
     if lossy:
         yield (f"{lossy} of {total} files are of a lossy format, which moves Fréchet distances")
@@ -176,6 +176,14 @@ def _warnings(
     moving = sum(each.frames > 1 for each in headers)
     if moving:
         yield f"{moving} of {total} files hold several frames, of which the first is taken"
+    turned = sum(each.turned for each in headers)
+    if turned:
+        yield f"{turned} of {total} files ask to be turned (EXIF), which is not done"
+
+
+def name_warnings(found: Found, classes: Sequence[str | None]) -> Iterator[str]:
+    """What was left out beside the images, and what their names and classes leave in doubt."""
+    total = len(found.names)
     if found.others:
         yield f"{_counted(found)} left out; read are {', '.join(EXTENSIONS)}"
     if found.empty:

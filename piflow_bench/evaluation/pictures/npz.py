@@ -188,6 +188,13 @@ class _Stream:
             return np.memmap(file, self.member.dtype, "r", shape=self.member.shape)
 
 
+def mapped(member: Member) -> np.ndarray:
+    """All rows of a member, mapped: where they lie in the file, or from a copy without a name."""
+    stream = _Stream(member)
+    found = stream._mapped()
+    return stream._copied() if found is None else found
+
+
 def open_npz(path: Path, what: str) -> Images:
     """The images of an npz file, classed by its second array."""
     named = f"{what}={path}"

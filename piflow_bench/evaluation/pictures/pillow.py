@@ -20,6 +20,9 @@ from piflow_bench.errors import UserError
 DEEP_MODES = ("I", "F")
 """First letters of the names of Pillow's modes of more than 8 bits a channel."""
 ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
+GREY_MODES = ("1", "L", "LA", "La")
+ORIENTATION = 0x0112
+"""EXIF's tag for how a viewer is to turn the image."""
 DEEP_LAYOUT = ";16B"
 """Ends Pillow's name for a file's 16-bit channels, which it would cut to 8 bits unasked."""
 
@@ -55,16 +58,22 @@ class Header:
     height: int
     format: str
     """Pillow's name of it."""
-    frames: int
-    alpha: bool
+    frames: int = 1
+    alpha: bool = False
+    grey: bool = False
+    """Whether it has one channel, by its mode."""
+    turned: bool = False
+    """Whether it asks viewers to turn or mirror it."""
 
 
 def header(file: Path | BinaryIO, where: str) -> Header:
     """An image file's header; its pixels are not read."""
     with _opened(file, where) as image:
         alpha = image.mode in ALPHA_MODES or "transparency" in image.info
-        width, height = image.size
-        return Header(width, height, image.format, getattr(image, "n_frames", 1), alpha)
+        # Without EXIF before the pixels Pillow would read these to look for it.
+        turned = "exif" in image.info and image.getexif().get(ORIENTATION, 1) != 1
+        (width, height), frames = image.size, getattr(image, "n_frames", 1)
+        return Header(width, height, image.format, frames, alpha, image.mode in GREY_MODES, turned)
 
 
 @contextmanager
