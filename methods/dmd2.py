@@ -159,7 +159,8 @@ class DMD2(Method):
         """Real data serves the discriminator alone."""
         c = self.config
         target = self.facts.target + ("; the GAN's pull is to the data" if c.gan else "")
-        return replace(self.facts, needs_data=c.gan, target=target)
+        needs = ("features",) * c.gan + ("duration",) * c.fake_knows_step
+        return replace(self.facts, needs_data=c.gan, target=target, backbone=needs)
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """Generator and fake score, both from the teacher."""

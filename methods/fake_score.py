@@ -49,8 +49,10 @@ class FakeScore(nn.Module):
         self.network, self.knows_step = network, knows_step
         if knows_step:
             network.add_duration()
-        self.looks_through = max(int((share or 0) * network.depth), 1)
-        self.head = None if share is None else discriminator(network.dim, *network.grid)
+        self.looks_through = 0 if share is None else max(int(share * network.depth), 1)
+        self.head = None
+        if share is not None:
+            self.head = discriminator(*network.feature_shape(self.looks_through))
 
     def forward(
         self, x: Tensor, t: Tensor, condition: Condition, step: Tensor, judge: bool = False
@@ -66,7 +68,9 @@ class FakeScore(nn.Module):
         """
         duration = step if self.knows_step else None
         if not judge:
-            return self.network(x, t, condition, duration)
+            # A network without a second time takes three arguments.
+            more = (step,) if self.knows_step else ()
+            return self.network(x, t, condition, *more)
         assert self.head is not None
         features = self.network.features(x, t, condition, duration, self.looks_through)
         return self.head(features).flatten()

@@ -125,6 +125,7 @@ class MeanFlow(Method):
         needs_data=True,
         jvp="exact",
         elastic=True,
+        backbone=("duration",),
         paper="arXiv:2505.13447",
         version=3,
     )

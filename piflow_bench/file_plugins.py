@@ -8,12 +8,13 @@ since it was loaded makes another package.
 
 from __future__ import annotations
 
+import ast
 import builtins
 import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -23,6 +24,18 @@ from typing import Any
 
 from piflow_bench.errors import UserError
 from piflow_bench.sources import FILE_PLUGIN, digest, lies_beside
+
+BASES = {
+    "Method": ("method", "piflow_bench.contracts.method"),
+    "DatasetPlugin": ("dataset", "piflow_bench.contracts.data"),
+    "TeacherPlugin": ("teacher", "piflow_bench.contracts.teacher"),
+    "SpacePlugin": ("space", "piflow_bench.contracts.space"),
+    "ExtractorPlugin": ("extractor", "piflow_bench.contracts.extractor"),
+}
+"""Base classes of plugins that may be files: the kind of each, and its module."""
+METRIC = "Metric"
+"""What a file of metrics assigns at its top level: they are values, of no class of their own."""
+METRICS_OF = "piflow_bench.evaluation.metrics.metric"
 
 
 def places(given: Any) -> list[str]:
@@ -61,32 +74,86 @@ def files(folders: Sequence[str]) -> list[Path]:
     return list(found.values())
 
 
-def load(path: Path) -> Any:
-    """The one Method subclass that a file defines.
+def kinds(file: Path) -> dict[str, str]:
+    """Kinds of the plugins in a file, with the names of their classes; nothing is imported.
+
+    By the bases that its classes name, and by ``NAME = Metric(...)`` at its top level. A file of
+    which that says nothing is a method, whose class may build upon another method's.
+    """
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return {"method": ""}  # Whoever loads it says what is wrong.
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            for base in node.bases:
+                name = base.attr if isinstance(base, ast.Attribute) else _id(base)
+                if name in BASES:
+                    found.setdefault(BASES[name][0], node.name)
+    for name in _metrics(tree):
+        found.setdefault("metric", name)
+    return found or {"method": ""}
+
+
+def _metrics(tree: ast.Module) -> Iterator[str]:
+    """Names to which a module assigns metrics."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call):
+            called = node.value.func
+            if (called.attr if isinstance(called, ast.Attribute) else _id(called)) == METRIC:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                yield from (_id(target) for target in targets if _id(target))
+
+
+def _id(node: ast.expr) -> str:
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def load(path: Path, kind: str = "method") -> Any:
+    """The one class of a kind of plugin that a file defines; of metrics all, as a tuple.
 
     Raises:
         TypeError: if it defines none or several.
     """
-    from piflow_bench.contracts.method import Method
-
     if "." in path.stem:
         raise TypeError("the name of its file has a dot, which Python takes for a package's")
-    content = f"{path}\0{digest([path], [('', path.parent)])}"
-    package = f"{FILE_PLUGIN}{hashlib.sha256(content.encode()).hexdigest()[:12]}"
-    if package not in sys.modules:
-        _make_package(package, path.parent)
-    module = importlib.import_module(f"{package}.{path.stem}")
+    if kind == "metric":
+        module = _module(path)
+        names = dict.fromkeys(_metrics(ast.parse(path.read_bytes())))
+        found = {name: getattr(module, name) for name in names}
+        metric = getattr(importlib.import_module(METRICS_OF), METRIC)
+        for name, value in found.items():
+            if not isinstance(value, metric):
+                raise TypeError(f"{name} is {type(value).__name__}, not {METRICS_OF}.{METRIC}")
+        return tuple(found.values())
+    name, where = next((n, m) for n, (k, m) in BASES.items() if k == kind)
+    base = getattr(importlib.import_module(where), name)
+    module = _module(path)
     found = [
         value
         for value in vars(module).values()
         if inspect.isclass(value)
-        and issubclass(value, Method)
+        and issubclass(value, base)
         and value.__module__ == module.__name__
         and not value.__name__.startswith("_")
     ]
     if len(found) != 1:
-        raise TypeError(f"must define exactly one public Method subclass, found {len(found)}")
+        raise TypeError(f"must define exactly one public {name} subclass, found {len(found)}")
     return found[0]
+
+
+def source(path: Path) -> str:
+    """Digest of a plugin's file and of all beside it that it imports."""
+    return digest([path], [("", path.parent)])
+
+
+def _module(path: Path) -> ModuleType:
+    content = f"{path}\0{source(path)}"
+    package = f"{FILE_PLUGIN}{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    if package not in sys.modules:
+        _make_package(package, path.parent)
+    return importlib.import_module(f"{package}.{path.stem}")
 
 
 def _make_package(name: str, folder: Path) -> None:

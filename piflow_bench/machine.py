@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from piflow_bench.config.schema import ExperimentConfig, keys_that_set, to_plain
 from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.file_plugins import places
 from piflow_bench.files.hub import in_cache, is_address
+from piflow_bench.preparation.given import is_stand_in
 
 OK, GAP, NOTE = "ok", "missing", "note"
 PEAK, UTILISATION = 989e12, 0.4
@@ -88,13 +88,17 @@ def _packages(config: ExperimentConfig) -> Iterator[Finding]:
 
 
 def requirements(config: ExperimentConfig) -> list[Requirement]:
-    """The files of the experiment's dataset and of published students."""
-    load = registry.get("dataset", config.dataset.name)
-    listed = getattr(sys.modules.get(getattr(load, "__module__", "")), "requirements", None)
-    settings = dict(config.dataset.settings)
-    if config.checkpoint:
-        settings["checkpoint"] = config.checkpoint
-    found: list[Requirement] = list(listed(settings)) if listed else []
+    """The files that the experiment's plugins are read from, and of published students."""
+    from piflow_bench.pipeline.plan import runtime_of
+
+    runtime = replace(runtime_of(config), inputs="")  # What nobody gives is not made.
+    plugins = [
+        runtime.dataset_plugin(),
+        runtime.teacher_plugin(),
+        runtime.space_plugin(),
+        *(runtime.extractor_plugin(name) for name in config.protocol.extractors),
+    ]
+    found = [r for p in plugins for r in p.requirements() if not is_stand_in(r.source)]
     if config.student.checkpoint:
         given = config.student.checkpoint
         found.append(Requirement("student.checkpoint", given, "student.checkpoint=PATH"))
@@ -169,7 +173,7 @@ def network_of(config: ExperimentConfig) -> Network | None:
     The published XL/2 where the teacher's own file is not at hand; None for other datasets, which
     are small.
     """
-    if config.dataset.name != "imagenet" or config.dataset.settings.get("generated"):
+    if config.dataset["name"] != "imagenet" or is_stand_in(config.teacher.get("checkpoint")):
         return None
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -252,7 +256,7 @@ def hours(config: ExperimentConfig, network: Network, rate: float) -> dict[str, 
     """GPU-hours by stage at ``rate`` FLOP/s; training by budget, sampling by evaluations."""
     found: dict[str, float] = {}
     budgets = to_plain(config.budget)
-    steps = config.converged.steps * (1 if config.dataset.settings.get("guidance") == 1 else 2)
+    steps = config.converged.steps * (1 if config.teacher.get("guidance") == 1 else 2)
     p = config.protocol
     converged = (p.reference_samples + p.samples) * steps * network.flops
     found["converged teacher"] = converged / rate / 3600

@@ -1,9 +1,10 @@
 """One registry for every kind of plugin.
 
 Built-in plugins are found exactly as a third party's: through entry points of the groups
-``piflow_bench.methods``, ``datasets``, ``extractors`` and ``metrics``, or as files in folders that
-``plugins=A,B`` names (methods alone; the file's name is the method's). Names come from metadata
-and file names, without importing anything.
+``piflow_bench.methods``, ``datasets``, ``teachers``, ``spaces``, ``extractors`` and ``metrics``, or
+as files in folders that ``plugins=A,B`` names (the file's name is the plugin's, its kind that of
+the class in it, or of the metrics that it assigns). Names come from metadata, file names and
+sources, without importing anything.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ OURS = ("piflow_bench", "piflow_methods")
 GROUPS = {
     "method": "piflow_bench.methods",
     "dataset": "piflow_bench.datasets",
+    "teacher": "piflow_bench.teachers",
+    "space": "piflow_bench.spaces",
     "extractor": "piflow_bench.extractors",
     "metric": "piflow_bench.metrics",
     "config": "piflow_bench.configs",
@@ -72,24 +75,30 @@ class Plugin:
 
     def summary(self) -> str:
         """What it is, in the first line of its docstring; nothing is imported."""
-        file = source_of(self.module) if self.module else Path(self.source)
-        return summary(file, self.attribute)
+        if not self.module:
+            return summary(
+                Path(self.source), file_plugins.kinds(Path(self.source)).get(self.kind, "")
+            )
+        return summary(source_of(self.module), self.attribute)
 
     def foreign_source(self) -> str:
         """Digest of the modules of a plugin that is not this project's; "" of one that is.
 
         This project's have versions and digests of their own, which say when outputs change.
         """
-        if not self.module or self.module.partition(".")[0] in OURS:
+        if not self.module:
+            return file_plugins.source(Path(self.source).resolve())
+        if self.module.partition(".")[0] in OURS:
             return ""
         self.load()
         return module_digest(sys.modules[self.module])
 
 
-def _file_plugins(folders: Sequence[str]) -> list[Plugin]:
+def _file_plugins(kind: str, folders: Sequence[str]) -> list[Plugin]:
     return [
-        Plugin("method", file.stem, str(file), partial(file_plugins.load, file.resolve()))
+        Plugin(kind, file.stem, str(file), partial(file_plugins.load, file.resolve(), kind))
         for file in file_plugins.files(folders)
+        if kind in file_plugins.kinds(file)
     ]
 
 
@@ -103,8 +112,7 @@ def find(kind: str, folders: Sequence[str] = ()) -> dict[str, Plugin]:
     for entry in entry_points(group=GROUPS[kind]):
         source = entry.dist.name if entry.dist is not None else entry.value
         found.append(Plugin(kind, entry.name, source, entry.load, entry.module, entry.attr))
-    if kind == "method":
-        found += _file_plugins(folders)
+    found += _file_plugins(kind, folders)
     plugins: dict[str, Plugin] = {}
     for plugin in found:
         other = plugins.get(plugin.name)

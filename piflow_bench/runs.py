@@ -21,6 +21,7 @@ from piflow_bench.config.compose import compose
 from piflow_bench.config.paths import PATH_KEYS
 from piflow_bench.config.schema import ExperimentConfig
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.evaluation.metrics.metric import use_plugins
 from piflow_bench.file_plugins import places
 from piflow_bench.settings import build_dataclass
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from piflow_bench.pipeline.stage import Stage
     from piflow_bench.pipeline.store.store import Store
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 ENDED = (0, 3)
 """Exit codes of a run that has results: all cells, or all but some that failed."""
 
@@ -178,9 +180,9 @@ class Run:
 
         dataset = self._plan.dataset
         assert dataset is not None
-        if dataset.kind != "images":
-            raise UserError(f"{dataset.name}: its samples are {dataset.kind}, no pictures")
-        return dataset.images(torch.as_tensor(samples).cpu())
+        if dataset.space.pictures is None:
+            raise UserError(f"{dataset.name}: its samples are points, no pictures")
+        return dataset.space.pictures(torch.as_tensor(samples).cpu())
 
     def student(
         self, variant: str, nfe: int, *, train_seed: int | None = None, sampler: str = ""
@@ -201,11 +203,15 @@ class Run:
         """Write a student's weights, what made them, and some of its samples as PNGs.
 
         ``folder`` holds ``diffusion_pytorch_model.safetensors`` and ``config.json``, which
-        ``student.checkpoint=`` reads, and ``samples/``.
+        ``student.checkpoint=`` reads, and ``samples/``. ``variant="teacher"`` writes a teacher that
+        the run trained, which ``teacher=dit teacher.checkpoint=FOLDER`` reads.
         """
         import shutil
 
         from PIL import Image
+
+        if variant == "teacher":
+            return self._export_teacher(Path(folder))
 
         nfes = [c.columns["nfe"] for c in self._cells(variant)]
         cell = self._cell(variant, nfes[0] if nfe is None else nfe, train_seed, sampler)
@@ -215,17 +221,31 @@ class Run:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         weights = self._store.path(cell.distill) / f"checkpoint_{cell.checkpoint or 0}.safetensors"
-        shutil.copyfile(weights, target / "diffusion_pytorch_model.safetensors")
+        shutil.copyfile(weights, target / WEIGHTS)
         facts = {**cell.distill.config, "sampling": cell.samples[0].config["sampling"]}
         (target / "config.json").write_text(json.dumps(facts, indent=1))
         dataset = self._plan.dataset
-        if dataset is not None and dataset.kind == "images":
+        if dataset is not None and dataset.space.pictures is not None:
             (target / "samples").mkdir(exist_ok=True)
             found = self.samples(
                 variant, cell.columns["nfe"], train_seed=train_seed, sampler=sampler
             )
             for i, image in enumerate(self.images(found[:pictures])):
                 Image.fromarray(image.squeeze()).save(target / "samples" / f"{i:05d}.png")
+        return target
+
+    def _export_teacher(self, target: Path) -> Path:
+        import shutil
+
+        teacher, dataset = self._plan.teacher, self._plan.dataset
+        made = next((s for s in self._plan.stages if s.kind == "train_teacher"), None)
+        if made is None or teacher is None or dataset is None:
+            raise UserError("teacher: the run trained none; its files are where it has it from")
+        target.mkdir(parents=True, exist_ok=True)
+        weights = self._kept(made) / "checkpoint_0.safetensors"
+        shutil.copyfile(weights, target / WEIGHTS)
+        facts = {**teacher.stated(dataset), "training": made.config}
+        (target / "config.json").write_text(json.dumps(facts, indent=1))
         return target
 
     def _repr_html_(self) -> str:
@@ -240,13 +260,20 @@ class Run:
 
         info = json.loads((self.folder / "run.json").read_text())
         plain = yaml.safe_load(info["config"])
-        config = build_dataclass(ExperimentConfig, plain, "")
         # Its paths were of the folder that it was called in, of which this one says where it lies.
-        runs = Path(config.runs)
+        runs, called = Path(plain["runs"]), Path()
         if not runs.is_absolute():
             called = self.folder.parents[len(runs.parts)]
-            config.store = config.store and str(called / config.store)
-            config.plugins = [str(called / path) for path in places(config.plugins)] or None
+            plain["store"] = plain["store"] and str(called / plain["store"])
+            plain["plugins"] = [str(called / path) for path in places(plain["plugins"])] or None
+        use_plugins(places(plain["plugins"]))
+        try:
+            config = build_dataclass(ExperimentConfig, plain, "")
+        except UserError as error:
+            raise UserError(
+                f"{self.folder}: of an earlier version, whose settings have other names ({error}); "
+                "its results can be read, and the same command runs it again"
+            ) from error
         config.runs, config.name = str(self.folder.parent), self.folder.name
         return config
 

@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from piflow_bench.errors import UserError, nearest
@@ -26,6 +27,8 @@ DEVICE: dict[str, Any] = {
 """Bounds of where something is computed."""
 NPZ: dict[str, Any] = {"pattern": r".*\.npz", "words": "a file whose name ends in .npz"}
 """Bounds of a file to write."""
+Location = typing.NewType("Location", str)
+"""A file, a folder, or an address on the hub (``hf://owner/name/path``): taken literally."""
 _KEY = "bounds"
 _FEW = 6
 """Choices that are all named in an error; of more, the nearest."""
@@ -126,6 +129,12 @@ def bounds_of(field: dataclasses.Field[Any]) -> Bounds | None:
     return field.metadata.get(_KEY)
 
 
+def is_location(settings: type, name: str) -> bool:
+    """Whether a field of a settings dataclass is a ``Location`` or a ``Path``."""
+    hint = typing.get_type_hints(settings).get(name)
+    return any(kind in (Location, Path) for kind in (hint, *typing.get_args(hint)))
+
+
 # ---------------------------------------------------------------------------- validating
 
 
@@ -158,6 +167,7 @@ def build_dataclass(cls: Any, values: Mapping[str, Any], where: str) -> Any:
 
 def _converted(value: Any, kind: Any, bounds: Bounds, name: str) -> Any:
     """The value as its type has it: numpy's numbers and tuples included."""
+    kind = getattr(kind, "__supertype__", kind)  # Of a NewType.
     if kind is Any:
         return value
     if dataclasses.is_dataclass(kind):
@@ -191,10 +201,11 @@ def _converted(value: Any, kind: Any, bounds: Bounds, name: str) -> Any:
         refusal = bounds.refuse_text(value)
     if refusal:
         raise UserError(f"{name}={value}: {refusal}")
-    return kind(value) if kind in (int, float) else value
+    return kind(value) if kind in (int, float, Path) else value
 
 
 def _fits(value: Any, kind: Any) -> bool:
+    kind = getattr(kind, "__supertype__", kind)
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, k) for k in typing.get_args(kind))
@@ -204,6 +215,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, list | tuple)
     if origin is dict:
         return isinstance(value, Mapping)
+    if kind is Path:
+        return isinstance(value, str | Path)
     if kind is float:
         return isinstance(value, numbers.Real) and not isinstance(value, bool)
     if kind is int:

@@ -47,6 +47,13 @@ def write_named(folder, kind):
     return names
 
 
+def write_plugins(folder, name):
+    (folder / "plugins").mkdir()
+    for code in blocks(page(name), "python"):
+        if named := re.match(r"# (\S+\.py)\n", code):
+            (folder / named.group(1)).write_text(code)
+
+
 def page(name):
     return ROOT / name
 
@@ -58,10 +65,12 @@ LINES = {
     "develops": r"(ruff|pytest) |python -m (tests|piflow_reports)\.",
     "scores": r"python -m piflow_bench (evaluate|report) (?!.*adm-)",
     "adm": r"python -m piflow_bench evaluate protocol=adm-imagenet256",
-    "writes a method": r"python -m piflow_bench (new method|check) |.* plugins=plugins",
+    "writes a plugin": r"python -m piflow_bench (new \w+|check) |.* plugins=plugins",
     "looks at the store": r"python -m piflow_bench store (ls|verify|gc)",
     "composes": r"python -m piflow_bench (run|show|doctor)\b(?!.*plugins=)",
 }
+
+BRIEF = "profile=smoke only=[kd,teacher-euler] nfes=[1] protocol.questions=[imitation]"
 
 
 def kind_of(line):
@@ -119,7 +128,7 @@ def ci():
 def test_settings_compose(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     written = write_named(tmp_path, "yaml")
-    words = shlex.split(line)[4:]
+    words = [word for word in shlex.split(line)[4:] if word != "--plan"]
     assert main(["show", *words]) == 0, capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == written
 
@@ -135,6 +144,18 @@ def images(tmp_path):
         for i, row in enumerate(part):
             Image.fromarray(row).save(tmp_path / name / f"{i:02d}.png")
     np.savez(tmp_path / "other.npz", arr_0=rows[60:], arr_1=np.arange(30) % 2)
+    return tmp_path
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Enlarged digits in class folders below ``pictures``."""
+    digits = load_digits()
+    for i, (row, label) in enumerate(zip(digits.images[:60], digits.target[:60], strict=True)):
+        folder = tmp_path / "pictures" / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        image = np.kron(row * 255 / 16, np.ones((2, 2))).astype(np.uint8)
+        Image.fromarray(image).save(folder / f"{i:02d}.png")
     return tmp_path
 
 
@@ -170,11 +191,8 @@ def test_pythons_blocks_run_one_after_the_other(tmp_path):
 
 @pytest.mark.parametrize("name", ["README.md", "docs/add-a-method.md"])
 def test_a_method_is_checked_and_stands_beside_the_built_ins(name, tmp_path):
-    (tmp_path / "plugins").mkdir()
-    for code in blocks(page(name), "python"):
-        path = tmp_path / re.match(r"# (\S+)", code).group(1)
-        path.write_text(code)
-    *before, experiment = of_kind("writes a method", name)
+    write_plugins(tmp_path, name)
+    *before, experiment = of_kind("writes a plugin", name)
     for command in before:
         done = run(command, tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -183,6 +201,36 @@ def test_a_method_is_checked_and_stands_beside_the_built_ins(name, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     last = tmp_path / done.stdout.strip().splitlines()[-1]
     assert last.name == "report.html" and own in last.read_text()
+
+
+@pytest.mark.parametrize("kind", ["dataset", "teacher"])
+def test_a_dataset_and_a_teacher_are_checked_and_used(kind, tmp_path):
+    name = f"docs/add-a-{kind}.md"
+    write_plugins(tmp_path, name)
+    *before, experiment = of_kind("writes a plugin", name)
+    assert [line for line in before if f"check {kind} " in line]
+    for command in before:
+        done = run(command, tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    done = run(f"{experiment} {BRIEF} runs=out", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_pictures_need_no_python_and_their_teacher_serves_again(pictures):
+    (first,) = {line for line in of_kind("composes", "README.md") if "dataset.folder=" in line}
+    assert first in of_kind("composes", "docs/add-a-dataset.md")
+    done = run(f"{first} {BRIEF}", pictures)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (export,) = [
+        code for code in blocks(page("docs/add-a-teacher.md"), "python") if "export" in code
+    ]
+    (pictures / "blocks.py").write_text(export)
+    done = run("python -m blocks", pictures)
+    assert done.returncode == 0, done.stderr
+    (again,) = [line for line in of_kind("composes") if "checkpoint=earlier" in line]
+    done = run(f"{again} {BRIEF} name=again --plan", pictures)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "train_teacher" not in done.stdout and "teacher_check" in done.stdout
 
 
 def test_every_verb_of_the_table_exists(tmp_path):

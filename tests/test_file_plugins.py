@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import piflow_bench
-from piflow_bench import registry
+from piflow_bench import file_plugins, registry
 from piflow_bench.cli import main
 from piflow_bench.config.compose import compose
 from piflow_bench.errors import OK, UserError
@@ -173,6 +173,7 @@ def test_a_dot_in_the_files_name_is_refused(tmp_path):
         registry.get("method", "mine.v2", [str(tmp_path)])
 
 
+@pytest.mark.slow
 def test_a_helper_decides_what_is_made_in_every_process(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     for name in ("one", "two"):
@@ -180,7 +181,7 @@ def test_a_helper_decides_what_is_made_in_every_process(tmp_path, monkeypatch, c
     assert main(["check", "one", "plugins=one,two"]) == OK
     given = {
         "plugins": ["one", "two"], "add": ["one", "two"], "only": ["one", "two"], "nfes": [1],
-        "profile": "smoke", "protocol": {"extractors": ["classifier"]},
+        "profile": "smoke", "protocol": {"extractors": ["digits"]},
     }  # fmt: skip
     run = piflow_bench.run(**given, launcher={"workers": 2}, name="here")
     table = run.results
@@ -202,3 +203,44 @@ def test_a_folder_that_is_a_package_imports_what_is_installed(tmp_path):
     assert not lies_beside(tmp_path, "torch.nn") and not lies_beside(tmp_path, "numpy")
     (tmp_path / "_common.py").write_text("")
     assert lies_beside(tmp_path, "_common") and lies_beside(tmp_path, "_common.x")
+
+
+METRICS = """
+import piflow_bench.api as api
+from piflow_bench.api import Metric
+from piflow_bench.evaluation.metrics.built_in import METRICS as _theirs
+
+FD = _theirs[0]
+FIRST = Metric("first", "First", True, "other", ("generated",))
+SECOND: Metric = api.Metric("second", "Second", True, "other", ("generated",))
+NUMBER = int("3")
+
+
+def made():
+    inner = Metric("inner", "Inner", True, "other", ("generated",))
+    return inner
+"""
+
+
+class TestMetrics:
+    def test_a_file_has_those_that_it_assigns(self, tmp_path):
+        file = tmp_path / "several.py"
+        file.write_text(METRICS)
+        assert file_plugins.kinds(file) == {"metric": "FIRST"}
+        assert [m.name for m in file_plugins.load(file, "metric")] == ["first", "second"]
+
+    def test_a_metric_may_lie_beside_a_class(self, tmp_path):
+        file = tmp_path / "both.py"
+        file.write_text(
+            "from piflow_bench.api import ExtractorPlugin, Metric\n"
+            "class Look(ExtractorPlugin):\n    pass\n"
+            "OWN = Metric('own', 'Own', True, 'other', ('generated',))\n"
+        )
+        assert file_plugins.kinds(file) == {"extractor": "Look", "metric": "OWN"}
+        assert file_plugins.load(file, "extractor").__name__ == "Look"
+
+    def test_what_only_is_called_so_is_none(self, tmp_path):
+        file = tmp_path / "other.py"
+        file.write_text("Metric = dict\nOWN = Metric(name='own')\n")
+        with pytest.raises(TypeError, match="OWN is dict, not .*Metric"):
+            file_plugins.load(file, "metric")

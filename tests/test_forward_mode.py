@@ -10,14 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from piflow_bench import forward_mode
 from piflow_bench.api import Classes, Context, Teacher, TrainingRandom
 from piflow_bench.costs.flops import Handle, Meter
-from piflow_bench.data import digits, mixture2d
+from piflow_bench.data import digits
 from piflow_bench.networks.dit import DiT
 from piflow_bench.networks.mlp import MLP
+from tests.world import world
 
 ROWS = 3
 BACKBONES = {
     "digits": (digits.teacher_network, (1, 8, 8)),
-    "points": (mixture2d.load({}).fresh_network, (2,)),
+    "points": (lambda: common_start("mixture2d"), (2,)),
     "MLP": (MLP, (2,)),
     "smoke": (lambda: DiT(channels=4, height=8, dim=48, depth=2, heads=4, classes=10), (4, 8, 8)),
     "XL": (lambda: DiT(channels=4, height=8, dim=192, depth=3, classes=1000), (4, 8, 8)),
@@ -27,6 +28,12 @@ BACKBONES = {
     ),
     "checkpointed": (lambda: recomputed(digits.teacher_network()), (1, 8, 8)),
 }
+
+
+def common_start(dataset):
+    """The network that students of a closed form start from."""
+    runtime = world(dataset)
+    return runtime.teacher_plugin().fresh_network(runtime.dataset())
 
 
 def recomputed(network):

@@ -50,13 +50,13 @@ def test_what_is_there_is_found(tmp_path):
             "experiment=imagenet_1nfe_repa",
             "scale.device=cpu",
             "only=[meanflow,dmd2,kd]",  # pi-Flow's recipe alone has moments in 8 bits.
-            f"dataset.settings.reference={tmp_path / 'ref.npz'}",
-            f"dataset.settings.latents={tmp_path / 'nowhere'}",
+            f"dataset.reference={tmp_path / 'ref.npz'}",
+            f"dataset.latents={tmp_path / 'nowhere'}",
         ]
     )
     found = by_name(config)
-    assert found["GPU"].state == found["dataset.settings.reference"].state == doctor.OK
-    assert "no such file" in found["dataset.settings.latents"].detail
+    assert found["GPU"].state == found["dataset.reference"].state == doctor.OK
+    assert "no such file" in found["dataset.latents"].detail
     assert "package bitsandbytes" not in found
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from piflow_bench import registry
 from piflow_bench.cli import main
-from piflow_bench.commands.new import new_method
+from piflow_bench.commands.new import new_plugin
 from piflow_bench.errors import OK, USER_ERROR, UserError
 
 PLUGINS = str(Path(__file__).parent / "plugins")
@@ -18,7 +18,7 @@ BUILT_IN = {"teacher", "piflow", "meanflow", "dmd2", "kd"}
 def folder(tmp_path):
     (tmp_path / "broken.py").write_text("raise RuntimeError('broken on purpose')\n")
     (tmp_path / "_helper.py").write_text("raise RuntimeError('never imported')\n")
-    new_method("fine", str(tmp_path))
+    new_plugin("method", "fine", str(tmp_path))
     return tmp_path
 
 
@@ -63,7 +63,7 @@ def test_two_of_one_name_are_an_error_that_names_both(folder, tmp_path, capsys):
 
 def test_two_files_of_one_name_in_two_folders(folder, tmp_path):
     other = tmp_path / "other"
-    new_method("fine", str(other))
+    new_plugin("method", "fine", str(other))
     with pytest.raises(UserError) as caught:
         registry.find("method", [str(folder), str(other)])
     assert str(folder / "fine.py") in str(caught.value)
@@ -78,7 +78,7 @@ def test_a_missing_folder_is_a_user_error(arguments, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["with space", "[brackets]", "a,b", "a=b", "{x}: $y 'q' é"])
 def test_any_path_can_hold_plugins(name, tmp_path, capsys):
-    path = new_method("fine", str(tmp_path / name))
+    path = new_plugin("method", "fine", str(tmp_path / name))
     for where in (path.parent, path):
         assert main(["list", "methods", f"plugins={where}"]) == OK
         assert str(path) in capsys.readouterr().out
@@ -100,3 +100,60 @@ def test_unknown_names_suggest_the_nearest():
         registry.get("method", "meanflw")
     with pytest.raises(UserError, match="no dataset is called"):
         registry.get("dataset", "nothing")
+
+
+OWN = """
+from dataclasses import dataclass
+
+from piflow_bench.contracts.extractor import ExtractorPlugin
+from piflow_bench.contracts.space import SpacePlugin
+from piflow_bench.data.digits import Digits
+from piflow_bench.contracts import data, teacher
+
+
+class Own(data.DatasetPlugin):
+    '''Data of its own.'''
+
+    load = Digits.load
+
+
+class Field(teacher.TeacherPlugin):
+    '''A field of its own.'''
+
+
+class Grid(SpacePlugin):
+    '''A space of its own.'''
+
+
+class Look(ExtractorPlugin):
+    '''A look of its own.'''
+"""
+KINDS = {"dataset": "Own", "teacher": "Field", "space": "Grid", "extractor": "Look"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plugins_of_every_kind_may_be_in_one_file(kind, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(OWN)
+    folders = [str(tmp_path)]
+    assert "mine" not in registry.find("method", folders)
+    assert registry.find(kind, folders)["mine"].summary().endswith(" of its own")
+    assert str(file) not in {getattr(m, "__file__", None) for m in sys.modules.values()}
+    assert registry.get(kind, "mine", folders).__name__ == KINDS[kind]
+    with pytest.raises(UserError, match=f"no {kind} is called 'mine'"):
+        registry.get(kind, "mine")
+
+
+def test_a_dataset_that_is_a_file_is_composed_by_name(tmp_path):
+    from piflow_bench.config.compose import compose
+
+    (tmp_path / "mine.py").write_text(OWN)
+    (config,) = compose([f"plugins={tmp_path}", "dataset=mine"])
+    assert config.dataset == {"name": "mine"}
+
+
+@pytest.mark.parametrize("kind", ["dataset", "teacher", "space", "extractor"])
+def test_every_plugin_that_comes_with_the_package_is_a_class_of_its_kind(kind):
+    for plugin in registry.find(kind).values():
+        cls = plugin.load()
+        assert cls.kind == kind and cls(cls.Config()).config == cls.Config()

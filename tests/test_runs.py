@@ -21,7 +21,7 @@ VARIANTS = ("kd", "meanflow", "piflow-gm8", "dmd2", "teacher-euler")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     return piflow_bench.run(
-        "digits", "protocol.extractors=[classifier]", profile="smoke", only=VARIANTS, runs=folder
+        "digits", "protocol.extractors=[digits]", profile="smoke", only=VARIANTS, runs=folder
     )
 
 
@@ -84,7 +84,7 @@ def test_an_exported_student_is_scored_without_training(run, tmp_path):
     scored = piflow_bench.run(
         "digits", profile="smoke", only=["kd"], nfes=[4], runs=tmp_path / "runs",
         student={"checkpoint": folder}, store=run.folder.parent / "store",
-        protocol={"extractors": ["classifier"]},
+        protocol={"extractors": ["digits"]},
     )  # fmt: skip
     np.testing.assert_array_equal(scored.samples("kd", 4), run.samples("kd", 4))
     assert scored.results["train_tfe"].max() == 0 or scored.results["train_tfe"].isna().any()
@@ -103,7 +103,7 @@ def test_a_run_is_opened_from_anywhere(run, tmp_path, monkeypatch):
 def test_one_of_several_ways_of_sampling_is_named(tmp_path):
     warm = piflow_bench.run(
         "digits", "variants.piflow-gm8.sampling.temperature=[0.5,1.0]", profile="smoke",
-        only=["piflow-gm8"], nfes=[1], runs=tmp_path, protocol={"extractors": ["classifier"]},
+        only=["piflow-gm8"], nfes=[1], runs=tmp_path, protocol={"extractors": ["digits"]},
     )  # fmt: skip
     with pytest.raises(UserError, match="sampled in several ways"):
         warm.student("piflow-gm8", 1)

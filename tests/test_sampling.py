@@ -14,12 +14,19 @@ from piflow_bench.config.compose import compose
 from piflow_bench.contracts.teacher import Guidance
 from piflow_bench.data import digits
 from piflow_bench.files.rows import Parts
+from piflow_bench.pipeline.plan import runtime_of
 from piflow_bench.randomness import SampleRandom
+from tests.world import world
 
 
 @pytest.fixture(scope="module")
 def dataset():
-    return digits.load({"untrained": True, "dim": 16, "depth": 1})
+    return world().dataset()
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return world(untrained=True, dim=16, depth=1).teacher()
 
 
 @dataclass
@@ -44,16 +51,16 @@ class Stepping(Student):
         return x
 
 
-def network_of(dataset):
+def network_of():
     torch.manual_seed(0)
-    network = dataset.fresh_network()
+    network = digits.teacher_network(dim=16, depth=1)
     for p in network.parameters():
         torch.nn.init.normal_(p, std=0.05)
     return network
 
 
 def draw(dataset, indices, batch, nfe=2, seed=0, **options):
-    network = network_of(dataset)
+    network = network_of()
     student = Stepping(network, **options)
     return sampling.sample(student, network, dataset, indices, nfe, seed, batch)
 
@@ -77,7 +84,7 @@ def test_costs_of_a_sample(dataset):
 
 def test_time_outside_the_network_is_told_apart(dataset, tmp_path):
     """A network that takes 20 ms and a policy that takes 60 ms, in two batches."""
-    network = network_of(dataset)
+    network = network_of()
 
     def slow(x, t, condition):
         time.sleep(0.02)
@@ -114,7 +121,7 @@ def test_the_clock_runs_in_sample_alone(dataset, monkeypatch):
 
         return called
 
-    network = network_of(dataset)
+    network = network_of()
     timed = costing(2.0, network)
 
     class Pondering(Stepping):
@@ -151,13 +158,12 @@ def test_more_evaluations_than_asked_for_are_named(dataset):
 
 def test_hidden_evaluations_are_named(dataset):
     with pytest.raises(sampling.DishonestNFE, match="outside self.network"):
-        draw(dataset, range(4), 4, hidden=network_of(dataset))
+        draw(dataset, range(4), 4, hidden=network_of())
 
 
-def test_guidance_counts_twice(dataset):
+def test_guidance_counts_twice(dataset, teacher):
     from piflow_methods.teacher import TeacherSampler
 
-    teacher = dataset.teacher()
     method = TeacherSampler(TeacherSampler.Config(guided=True))
     assert "even" in method.serves(3) and method.serves(4) is None
     built = method.build(teacher, None)
@@ -167,23 +173,23 @@ def test_guidance_counts_twice(dataset):
 
 @pytest.mark.parametrize("solver", list(flow.SOLVERS))
 @pytest.mark.parametrize("nfe", [1, 2, 3, 4, 5])
-def test_every_solver_spends_what_it_is_given(dataset, solver, nfe):
+def test_every_solver_spends_what_it_is_given(dataset, teacher, solver, nfe):
     from piflow_methods.teacher import TeacherSampler
 
-    teacher = dataset.teacher()
     built = TeacherSampler(TeacherSampler.Config(solver=solver)).build(teacher, None)
     sampling.sample(built.student, teacher.network, dataset, range(4), nfe, 0, 4)
 
 
+@pytest.mark.slow
 def test_the_digits_reference_is_near_the_exact_solution():
     """By as much as 16 uniform steps of UniPC, with 12 evaluations of the guided teacher."""
     (config,) = compose(["experiment=digits"])
-    dataset, c = digits.load(config.dataset.settings), config.converged
+    runtime, c = runtime_of(config), config.converged
 
     def solved(solver, steps, shift):
         settings = {"batch": 48, "shift": shift}
         return sampling.converged(
-            dataset.teacher(), dataset, range(48), 3, solver, steps, **settings
+            runtime.teacher(), runtime.dataset(), range(48), 3, solver, steps, **settings
         )[0]
 
     exact = solved("heun", 100, 0.5)
@@ -192,8 +198,7 @@ def test_the_digits_reference_is_near_the_exact_solution():
     assert 0.005 < rms < before < 0.02
 
 
-def test_converged_samples_are_shardable(dataset):
-    teacher = dataset.teacher()
+def test_converged_samples_are_shardable(dataset, teacher):
     whole, nfe = sampling.converged(teacher, dataset, range(6), 3, "heun", 3, 6)
     parts = [
         sampling.converged(teacher, dataset, range(a, a + 3), 3, "heun", 3, 2)[0] for a in (0, 3)
@@ -203,9 +208,8 @@ def test_converged_samples_are_shardable(dataset):
 
 @pytest.mark.parametrize("low, high", [(0.0, 1.0), (0.0, 0.7), (0.3, 0.6)])
 @pytest.mark.parametrize("solver", list(flow.SOLVERS))
-def test_the_converged_teachers_nfe_is_what_passes_its_network(dataset, solver, low, high):
+def test_the_converged_teachers_nfe_is_what_passes_its_network(dataset, teacher, solver, low, high):
     """Heun needs 2 N - 1 evaluations; guidance doubles those inside its interval alone."""
-    teacher = dataset.teacher()
     teacher = teacher.guided(Guidance(2.0, low, high))
     rows = []
 

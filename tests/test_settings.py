@@ -8,7 +8,6 @@ import dataclasses
 import itertools
 import math
 import re
-import sys
 import typing
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from piflow_bench.config.compose import compose
 from piflow_bench.config.schema import ExperimentConfig
 from piflow_bench.errors import UserError
 from piflow_bench.settings import (
+    Location,
     bounds_of,
     build_dataclass,
     nested,
@@ -50,16 +50,16 @@ def settings_classes():
     """Every settings dataclass of the product by a name."""
     from piflow_bench.commands.evaluate import Settings as EvaluateSettings
     from piflow_bench.commands.prepare import Machine
-    from piflow_bench.data.digits_weights import FlowMatchingConfig
     from piflow_bench.evaluation.settings import Settings as MetricSettings
     from piflow_bench.preparation.imagenet import Preparation
+    from piflow_bench.teachers.digits_weights import FlowMatchingConfig
 
     roots = [ExperimentConfig, Preparation, Machine, MetricSettings, EvaluateSettings]
     roots.append(FlowMatchingConfig)
     for plugin in registry.find("method").values():
         roots += [plugin.load().Config, plugin.load().Sampling]
-    for plugin in registry.find("dataset").values():
-        roots.append(sys.modules[plugin.load().__module__].Config)
+    for kind in ("dataset", "teacher", "space", "extractor"):
+        roots += [plugin.load().Config for plugin in registry.find(kind).values()]
     found = {c: None for root in roots for c in inside(root)}
     return sorted(found, key=lambda c: f"{c.__module__}.{c.__qualname__}")
 
@@ -103,7 +103,7 @@ def allowed(kind, bounds, value):
         return value is True
     if kind is typing.Any:
         return True
-    if kind is str:
+    if kind in (str, Location):
         choices = bounds.choices() if callable(bounds.choices) else bounds.choices
         return (
             isinstance(value, str)
@@ -166,8 +166,8 @@ NAMED = {
     "variants.meanflow.sampling.shift=0": "variants.meanflow.sampling.shift=0: must be above 0",
     "variants.meanflow.sampling.shift=inf": "sampling.shift=inf: must be a finite number, above 0",
     "variants.kd.budget.amount=inf": "variants.kd.budget.amount=inf: must be a finite number",
-    "dataset.settings.guidance=-1": "dataset.settings.guidance=-1: must be at least 0",
-    "dataset.settings.guidance=true": "dataset.settings.guidance=True: must be float",
+    "teacher.guidance=-1": "teacher.guidance=-1: must be at least 0",
+    "teacher.guidance=true": "teacher.guidance=True: must be float",
     "protocol.settings.confidence=2": "protocol.settings.confidence=2",
     "launcher.memory_gb=nan": "launcher.memory_gb=nan: must be a finite number, above 0",
     "launcher.stages.metrics.pack=0": "launcher.stages.metrics.pack=0: must be at least 1",

@@ -1,7 +1,8 @@
-"""Policy heads on a velocity backbone, initialised from the teacher's output layer.
+"""Policy heads around a backbone, initialised from the teacher's output layer.
 
-Attribute names equal the official GM-DiT checkpoints' keys. A head is layers on the network plus a
-readout function, so any backbone with the harness's common shape takes it.
+Names of layers equal the official GM-DiT checkpoints' keys. A head reads the backbone's hidden
+state beside the backbone's own output layer, so any backbone with heads takes it, in whatever
+parametrisation the teacher was trained.
 """
 
 from __future__ import annotations
@@ -11,79 +12,128 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from piflow_bench.api import Condition
+
 LOGSTD_INNER = 1024
 """Inner width of the logstd head of the official ImageNet students."""
+BACKBONE = "backbone."
 
 
-def gm_readout(network: Any, hidden: Tensor, embedding: Tensor) -> dict[str, Tensor]:
-    """u-space mixture ``means (B, K, C, *s), logweights (B, K, 1, *s), logstds (B, 1, ...)``."""
-    k = network.components
-    means = network.assemble(network.proj_out_means(hidden), k)
-    logweights = network.assemble(network.proj_out_logweights(hidden), k).log_softmax(1)
-    # The embedding is detached: one scalar per sample must not pull on the shared trunk.
-    logstds = network.proj_out_logstds(embedding.detach())
-    return {
-        "means": means,
-        "logweights": logweights,
-        "logstds": logstds.reshape(len(logstds), *(1,) * (means.ndim - 1)),
-    }
+class PolicyNetwork(nn.Module):
+    """A backbone with a head in the place of its output layer, which stays as it is, unused."""
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        self.backbone = backbone
+        backbone.output_layer.requires_grad_(False)
+
+    def from_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A published student's tensors, backbone and head in one, under this network's names.
+
+        Such files have no output layer beside the head: the backbone's own stays.
+        """
+        layer = self.backbone.output_layer
+        name = next(n for n, module in self.backbone.named_modules() if module is layer)
+        own = self.state_dict()
+        kept = {k: v for k, v in own.items() if k.startswith(f"{BACKBONE}{name}.")}
+        heads = {k for k in own if not k.startswith(BACKBONE)}
+        return kept | {k if k in heads else f"{BACKBONE}{k}": v for k, v in state.items()}
 
 
-def dx_readout(network: Any, hidden: Tensor, embedding: Tensor) -> dict[str, Tensor]:
-    """u-space estimates ``output (B, N, C, *spatial)``."""
-    return {"output": network.assemble(network.proj_out_2(hidden), network.components)}
-
-
-def _repeated(layer: nn.Linear, elements: int, k: int) -> nn.Linear:
-    """The layer with its outputs repeated k times, laid out (elements, k, C)."""
-    wide = nn.Linear(layer.in_features, layer.out_features * k)
-    with torch.no_grad():
-        for source, target in ((layer.weight, wide.weight), (layer.bias, wide.bias)):
-            channels = source.reshape(elements, 1, -1, *source.shape[1:])
-            target.copy_(channels.expand(-1, k, *channels.shape[2:]).reshape(target.shape))
-    return wide
-
-
-def attach_gm_head(
-    network: Any, components: int, noise: float = 0.05, inner: int = LOGSTD_INNER, seed: int = 0
-) -> None:
-    """Replace a backbone's output layer by a Gaussian-mixture head of K components (in place).
+class GMNetwork(PolicyNetwork):
+    """A Gaussian mixture of velocities with K components.
 
     Every component starts at the teacher's velocity plus a bias of std ``noise``, shared over a
     token's elements; weights start uniform and the standard deviation at 0.05.
     """
-    teacher_layer, elements = network.proj_out_2, network.patch_elements
-    means = _repeated(teacher_layer, elements, components)
-    generator = torch.Generator().manual_seed(seed)
-    jitter = noise * torch.randn(components * network.channels, generator=generator)
+
+    def __init__(
+        self,
+        backbone: Any,
+        components: int,
+        noise: float = 0.05,
+        inner: int = LOGSTD_INNER,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(backbone)
+        self.components, elements = components, backbone.elements
+        self.proj_out_means = _repeated(backbone.output_layer, elements, components)
+        generator = torch.Generator().manual_seed(seed)
+        jitter = noise * torch.randn(components * backbone.channels, generator=generator)
+        with torch.no_grad():
+            self.proj_out_means.bias += jitter.repeat(elements)  # type: ignore[operator]
+        self.proj_out_logweights = _like(backbone.output_layer, elements * components)
+        nn.init.zeros_(self.proj_out_logweights.weight)
+        _zero_bias(self.proj_out_logweights)
+        logstds = nn.Sequential(
+            nn.SiLU(), nn.Linear(backbone.embedding_dim, inner), nn.SiLU(), nn.Linear(inner, 1)
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            logstds[1].reset_parameters()  # type: ignore[operator]
+        nn.init.zeros_(logstds[3].weight)  # type: ignore[arg-type]
+        nn.init.constant_(logstds[3].bias, torch.log(torch.tensor(0.05)).item())  # type: ignore[arg-type]
+        self.proj_out_logstds = logstds
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> dict[str, Tensor]:
+        """u-space ``means (B, K, C, *s), logweights (B, K, 1, *s), logstds (B, 1, ...)``."""
+        k, backbone = self.components, self.backbone
+        hidden, embedding = backbone.trunk(x, t, condition)
+        means = backbone.velocity(backbone.project(self.proj_out_means, hidden, k), x, t)
+        logweights = backbone.project(self.proj_out_logweights, hidden, k).log_softmax(1)
+        # The embedding is detached: one scalar per sample must not pull on the shared trunk.
+        logstds = self.proj_out_logstds(embedding.detach())
+        return {
+            "means": means,
+            "logweights": logweights,
+            "logstds": logstds.reshape(len(logstds), *(1,) * (means.ndim - 1)),
+        }
+
+
+class DXNetwork(PolicyNetwork):
+    """N estimates, each the teacher's velocity at first; of a polynomial all but the first 0."""
+
+    def __init__(self, backbone: Any, estimates: int, polynomial: bool = False) -> None:
+        super().__init__(backbone)
+        self.components, elements = estimates, backbone.elements
+        self.polynomial = polynomial
+        self.proj_out_2 = _repeated(backbone.output_layer, elements, estimates)
+        if polynomial:
+            layer = self.proj_out_2
+            with torch.no_grad():
+                for value in (layer.weight, layer.bias):
+                    value.reshape(elements, estimates, -1, *value.shape[1:])[:, 1:] = 0
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> dict[str, Tensor]:
+        """u-space estimates ``output (B, N, C, *spatial)``."""
+        backbone = self.backbone
+        hidden, _ = backbone.trunk(x, t, condition)
+        output = backbone.project(self.proj_out_2, hidden, self.components)
+        if not self.polynomial:
+            return {"output": backbone.velocity(output, x, t)}
+        # Of a polynomial in time the first coefficient is a velocity, the others are differences.
+        first = backbone.velocity(output[:, :1], x, t)
+        zero = backbone.velocity(torch.zeros_like(output[:, 1:]), x, t)
+        return {"output": torch.cat([first, backbone.velocity(output[:, 1:], x, t) - zero], 1)}
+
+
+def _like(layer: nn.Module, outputs: int) -> Any:
+    """A layer of the same kind with another number of outputs."""
+    if isinstance(layer, nn.Conv2d):
+        return nn.Conv2d(layer.in_channels, outputs, layer.kernel_size, layer.stride, layer.padding)  # type: ignore[arg-type]
+    assert isinstance(layer, nn.Linear)
+    return nn.Linear(layer.in_features, outputs)
+
+
+def _zero_bias(layer: nn.Module) -> None:
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+
+def _repeated(layer: nn.Module, elements: int, k: int) -> Any:
+    """The layer with its outputs repeated k times, laid out (elements, k, C)."""
+    wide = _like(layer, layer.weight.shape[0] * k)  # type: ignore[union-attr]
     with torch.no_grad():
-        means.bias += jitter.repeat(elements)
-    logweights = nn.Linear(network.dim, elements * components)
-    nn.init.zeros_(logweights.weight)
-    nn.init.zeros_(logweights.bias)
-    logstds = nn.Sequential(
-        nn.SiLU(), nn.Linear(network.dim, inner), nn.SiLU(), nn.Linear(inner, 1)
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        logstds[1].reset_parameters()
-    nn.init.zeros_(logstds[3].weight)
-    nn.init.constant_(logstds[3].bias, torch.log(torch.tensor(0.05)).item())
-    del network.proj_out_2
-    network.proj_out_means, network.proj_out_logweights = means, logweights
-    network.proj_out_logstds = logstds
-    network.components, network.readout = components, gm_readout
-
-
-def attach_dx_head(network: Any, estimates: int) -> None:
-    """Replace a backbone's output layer by one with N outputs, each the teacher's (in place)."""
-    network.proj_out_2 = _repeated(network.proj_out_2, network.patch_elements, estimates)
-    network.components, network.readout = estimates, dx_readout
-
-
-def polynomial_start(network: Any) -> None:
-    """Zero the higher coefficients of a polynomial head that :func:`attach_dx_head` made."""
-    layer, n = network.proj_out_2, network.components
-    with torch.no_grad():
-        layer.weight.reshape(network.patch_elements, n, -1, layer.in_features)[:, 1:] = 0
-        layer.bias.reshape(network.patch_elements, n, -1)[:, 1:] = 0
+        for source, target in ((layer.weight, wide.weight), (layer.bias, wide.bias)):
+            channels = source.reshape(elements, 1, -1, *source.shape[1:])  # type: ignore[operator, index]
+            target.copy_(channels.expand(-1, k, *channels.shape[2:]).reshape(target.shape))
+    return wide

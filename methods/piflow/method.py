@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from piflow_methods.piflow.heads import attach_dx_head, attach_gm_head, polynomial_start
+from piflow_methods.piflow.heads import DXNetwork, GMNetwork, PolicyNetwork
 from piflow_methods.piflow.policies import (
     SAMPLING_EPS,
     DXPolicy,
@@ -124,6 +124,7 @@ class PiFlow(Method):
     facts = Facts(
         family="trajectory imitation",
         needs_data=True,
+        backbone=("heads",),
         paper="arXiv:2510.14974",
         version=1,
     )
@@ -138,13 +139,12 @@ class PiFlow(Method):
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """The teacher's backbone with a policy head."""
         c = self.config
-        network: Any = copy.deepcopy(teacher.network).requires_grad_(True)
+        backbone: Any = copy.deepcopy(teacher.network).requires_grad_(True)
+        network: PolicyNetwork
         if c.policy == "gm":
-            attach_gm_head(network, c.components, c.init_noise, c.logstd_inner, spec.seed)
+            network = GMNetwork(backbone, c.components, c.init_noise, c.logstd_inner, spec.seed)
         else:
-            attach_dx_head(network, c.components)
-            if c.policy == "dx-polynomial":
-                polynomial_start(network)
+            network = DXNetwork(backbone, c.components, c.policy == "dx-polynomial")
         self.nfe = spec.train_nfe or 1
         return Built(
             student=PolicyStudent(network, c),

@@ -1,23 +1,29 @@
-"""`check`: the contract's tests on a plugin."""
+"""`check`: the contract's tests on a plugin of any kind."""
 
 from __future__ import annotations
 
 import argparse
 
+from piflow_bench.commands.arguments import kind_and_name
 from piflow_bench.errors import CHECK_FAILED, OK
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What may be said after the verb."""
-    parser.add_argument("method", help="name of the method")
-    parser.add_argument("settings", nargs="*", help="settings of the method, plugins=PATH[,PATH]")
+    parser.add_argument(
+        "what",
+        nargs="+",
+        metavar="[KIND] NAME",
+        help="method, dataset, space, teacher, extractor or metric, and the name of one; then its "
+        "settings, "
+        "plugins=PATH[,PATH]; of a teacher dataset=NAME dataset.KEY=VALUE as well",
+    )
 
 
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
-    from piflow_bench.config.paths import split_paths
-    from piflow_bench.conformance.suite import check_method, print_checks
+    from piflow_bench.conformance.kinds import CHECKS, check
+    from piflow_bench.conformance.results import print_checks
 
-    overrides, paths = split_paths(options.settings)
-    results = check_method(options.method, overrides, paths.get("plugins"))
-    return OK if print_checks(options.method, results) else CHECK_FAILED
+    kind, name, settings = kind_and_name("check", options.what, list(CHECKS))
+    return OK if print_checks(name, check(kind, name, settings)) else CHECK_FAILED

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from piflow_bench.errors import OK, UserError, nearest
-from piflow_bench.evaluation.metrics.metric import all_metrics
+from piflow_bench.evaluation.metrics.metric import all_metrics, use_plugins
 from piflow_bench.evaluation.protocols import load_protocol, names
 from piflow_bench.evaluation.sets import Sets, set_name, several, written_list
+from piflow_bench.file_plugins import places
 from piflow_bench.files.atomic import check_writable, read_json, write_json
 from piflow_bench.provenance import git_commit, hardware, versions
 from piflow_bench.settings import DEVICE, NPZ, build_dataclass, read_setting, setting
@@ -39,6 +40,7 @@ PATH_KEYS = {
     "statistics": "statistics",
     "out": "out",
     "store": "store",
+    "plugins": "plugins",
 }
 """Settings that are paths, taken as they are written, and the fields they fill."""
 FILES = ("samples", "reference", "teacher", "prompts", "labels", "weights", "lpips_weights",
@@ -76,6 +78,7 @@ class Settings:
     statistics: str | None = setting(None, **NPZ)
     out: str | None = setting(None)
     store: str | None = setting(None)
+    plugins: str | None = setting(None)
 
     def __post_init__(self) -> None:
         if not self.samples:
@@ -113,6 +116,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
             raise UserError(
                 f"{key}: no such setting; {nearest(key, [*PATH_KEYS, *plain, *of_metrics])}"
             )
+    use_plugins(places(values.get("plugins")))
     settings = build_dataclass(Settings, values, "")
     make_settings(metric_values)
     return settings, metric_values
@@ -184,6 +188,7 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
                 processes=settings.processes,
                 batch=settings.batch,
                 cache=cache,
+                plugins=settings.plugins,
                 report=report,
                 settings=metric_values,
             ),
@@ -309,6 +314,7 @@ def _write_statistics(settings: Settings) -> None:
             processes=settings.processes,
             batch=settings.batch,
             cache=cache_of(settings),
+            plugins=settings.plugins,
             report=report,
         )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -348,7 +354,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "[extractor.weights=FILE] [metrics=[a,b]] [per_class=[a,b]] [labels=FILE] [n=N or [N,M]] "
         "[teacher=PATH] [prompts=FILE] [lpips.weights=FILE] [clip.weights=FILE] [device=cpu] "
         "[precision=float32] [compiled=false] [workers=2] [processes=1] [batch=N] [out=FOLDER] "
-        "[store=PATH] [cache=true] [statistics=FILE to write], and settings of the metrics",
+        "[store=PATH] [cache=true] [plugins=PATH] [statistics=FILE to write], and settings of the "
+        "metrics",
     )
 
 

@@ -9,10 +9,13 @@ from importlib.resources import files
 
 from piflow_bench.config.paths import split_paths
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.evaluation.metrics.metric import use_plugins
 from piflow_bench.file_plugins import places
 from piflow_bench.registry import Plugin, PluginError, find
 
-KINDS = ("methods", "datasets", "experiments", "extractors", "protocols")
+KINDS = (
+    "methods", "datasets", "teachers", "spaces", "experiments", "extractors", "protocols"
+)  # fmt: skip
 ASKED_FOR = "metrics"
 """Metrics are listed by name alone, since their module must be imported for it."""
 OURS = "piflow-bench"
@@ -77,6 +80,7 @@ def print_list(arguments: list[str], verbose: bool) -> int:
     kinds = [a for a in arguments if "=" not in a]
     _, paths = split_paths([a for a in arguments if "=" in a])
     folders = places(paths.get("plugins"))
+    use_plugins(folders)
     for kind in kinds:
         if kind not in (*KINDS, ASKED_FOR):
             raise UserError(f"list {kind}: {nearest(kind, [*KINDS, ASKED_FOR])}")
@@ -98,8 +102,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
         nargs="*",
-        help="methods | datasets | experiments | extractors | protocols (default: all these) | "
-        "metrics, plugins=PATH[,PATH]",
+        help=f"{' | '.join(KINDS)} (default: all these) | metrics, plugins=PATH[,PATH]",
     )
 
 

@@ -1,125 +1,42 @@
-"""`new method NAME`: a small, working method to start from."""
+"""`new KIND NAME`: a small, working plugin to start from."""
 
 from __future__ import annotations
 
 import argparse
 import re
+from importlib.resources import files
 from pathlib import Path
 
 from piflow_bench import registry
 from piflow_bench.commands.arguments import only_out
 from piflow_bench.errors import OK, UserError
+from piflow_bench.evaluation.metrics.metric import all_metrics
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-
-TEMPLATE = '''"""NAME: say here in one line what the method does, and where it is published.
-
-Test it with `python -m piflow_bench check NAME plugins=THIS_FILE`. As it stands it imitates the
-teacher: at N evaluations the way from noise to data is cut into N segments, and the network learns
-the mean velocity over a segment, which a few Euler steps of the teacher give.
-"""
-
-import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
-
-from piflow_bench.api import (
-    Batch,
-    Built,
-    Condition,
-    Context,
-    Facts,
-    Method,
-    Optimizer,
-    SampleRandom,
-    Spec,
-    Student,
-    Teacher,
-    Update,
-    flow,
-    setting,
-)
+KINDS = ("method", "dataset", "teacher", "space", "extractor", "metric")
+"""Kinds that there is a template of, a file each in ``templates``."""
 
 
-@dataclass(frozen=True)
-class Config:
-    """Settings, each with its type, default and bounds; they are set from the command line."""
-
-    teacher_steps: int = setting(4, least=1)  # Euler steps of the teacher in a segment
-    lr: float = setting(1e-4, least=0)
-
-
-@dataclass
-class CLASSStudent(Student):
-    """The sampler. Every evaluation goes through self.network: the harness counts them there."""
-
-    network: Any
-
-    def sample(
-        self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
-    ) -> Tensor:
-        """Samples x0 from noise (t = 1) in exactly `nfe` evaluations."""
-        times = flow.time_grid(nfe)  # 1, ..., 0
-        return flow.euler(lambda x, t: self.network(x, t, condition), noise, times)
-
-
-class CLASS(Method):
-    """The method: its settings, its facts, and how its networks are built and trained."""
-
-    Config = Config
-    # `check` compares these facts with what it observes.
-    facts = Facts(family="trajectory imitation", needs_data=True)
-
-    def build(self, teacher: Teacher, spec: Spec) -> Built:
-        """Networks and optimizers. Train a copy: the teacher itself stays as it is."""
-        network = copy.deepcopy(teacher.network).requires_grad_(True).train()
-        self.nfe = spec.train_nfe or 1
-        return Built(
-            student=CLASSStudent(network),
-            modules={"student": network},  # further networks and buffers go here, by name
-            optimizers={"student": Optimizer(("student",), self.config.lr)},
-        )
-
-    def training_step(self, batch: Batch, context: Context) -> Iterator[Update]:
-        """Yield losses; the harness does the rest (backward, clipping, EMA, budget, logs)."""
-        # Every draw has a name of its own, and depends on nothing but seed, step and row.
-        segment = context.random.integers("segment", self.nfe)
-        noise = context.random.normal("noise", batch.shape)
-        end = segment.to(noise) / self.nfe
-        start = end + 1 / self.nfe
-        state = flow.interpolate(batch.x0, noise, start)
-        # The teacher is frozen and guided already, and its evaluations are booked.
-        x, steps = state, self.config.teacher_steps
-        for i in range(steps):
-            t = start - i / (steps * self.nfe)
-            x = x - context.teacher(x, t, batch.condition) / (steps * self.nfe)
-        target = (state - x) * self.nfe
-        prediction = context.networks["student"](state, start, batch.condition)
-        loss = (prediction - target).square().mean()  # a mean over rows: batches can be divided
-        yield Update("student", loss, scalars={"loss": loss.detach()})
-'''
-
-
-def new_method(name: str, out: str) -> Path:
-    """Write ``<out>/<name>.py``, a method that passes `check`.
+def new_plugin(kind: str, name: str, out: str) -> Path:
+    """Write ``<out>/<name>.py``, a plugin that passes `check`.
 
     Raises:
         UserError: if the name is not a plain lower-case one or is taken, or the file exists.
     """
     if not NAME.fullmatch(name):
-        raise UserError(f"'{name}': a method's name is a small letter, then a-z, 0-9 and _")
-    taken = registry.find("method")
+        raise UserError(f"'{name}': a {kind}'s name is a small letter, then a-z, 0-9 and _")
+    taken = {each.name: each.source for each in registry.find(kind).values()}
+    if kind == "metric":  # An entry of them may name several.
+        taken |= dict.fromkeys(all_metrics(), "an installed plugin")
     if name in taken:
-        raise UserError(f"'{name}' is a method of {taken[name].source} already; take another name")
+        raise UserError(f"'{name}' is a {kind} of {taken[name]} already; take another name")
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"out={out}: not a folder")
     words = "".join(word.capitalize() for word in name.split("_"))
-    text = TEMPLATE.replace("CLASS", f"{words}Method").replace("MethodStudent", "Student")
-    text = text.replace("NAME", name)
+    text = files("piflow_bench.commands.templates").joinpath(f"{kind}.py").read_text("utf-8")
+    text = text.replace("CLASS", words).replace("CONSTANT", name.upper())
+    text = text.replace("LABEL", name.replace("_", " ").capitalize()).replace("NAME", name)
     path = folder / f"{name}.py"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,12 +51,12 @@ def new_method(name: str, out: str) -> Path:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What may be said after the verb."""
-    parser.add_argument("kind", choices=["method"])
-    parser.add_argument("name", help="name of the method: letters, digits and _")
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("name", help="name of the plugin: letters, digits and _")
     parser.add_argument("settings", nargs="*", help="out=FOLDER (default: the current folder)")
 
 
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
-    print(new_method(options.name, only_out(options.settings) or "."))
+    print(new_plugin(options.kind, options.name, only_out(options.settings) or "."))
     return OK

@@ -1,4 +1,4 @@
-"""The verb ``prepare imagenet``: settings in, progress out."""
+"""The verb ``prepare``: pictures of one's own, ImageNet's latents, the digits' weights."""
 
 from __future__ import annotations
 
@@ -96,13 +96,56 @@ class _Progress:
             self.console.print(text, highlight=False)
 
 
+def prepare_images(arguments: Sequence[str]) -> Path:
+    """Prepare pictures of one's own from ``key=value`` arguments; returns their folder.
+
+    Raises:
+        UserError: naming the setting, or what is wrong with the pictures.
+    """
+    from piflow_bench.data.images import Config
+    from piflow_bench.preparation.pictures import prepare_pictures
+
+    overrides, paths = split_paths(arguments, ("folder", "out", "labels"))
+    for key in ("folder", "out"):
+        if key not in paths:
+            raise UserError(f"prepare images: needs {key}=PATH")
+    given = {key: value for key, value in map(read_setting, overrides)}
+    known = ("size", "crop")
+    for key in given:
+        if key not in known:
+            raise UserError(f"{key}: no such setting; {nearest(key, [*known, 'labels'])}")
+    chosen = build_dataclass(Config, {**given, "labels": paths.get("labels")}, "")
+    with _Progress() as report:
+        made = prepare_pictures(
+            paths["folder"],
+            paths["out"],
+            size=chosen.size,
+            crop=chosen.crop,
+            labels=chosen.labels,
+            report=lambda share, text: report(round(100 * share), 100, text),
+        )
+    console = Console()
+    for caution in made.cautions:
+        console.print(caution, highlight=False, markup=False, soft_wrap=True)
+    count, (_, height, width, channels) = len(made), made.images.shape
+    classes = f", {len(made.classes)} classes" if made.classes else ""
+    console.print(
+        f"{count:,} pictures of {width}x{height}x{channels}{classes}; "
+        f"dataset.folder={paths['out']}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return Path(paths["out"])
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What may be said after the verb."""
-    parser.add_argument("dataset", choices=["digits", "imagenet"])
+    parser.add_argument("dataset", choices=["images", "imagenet", "digits"])
     parser.add_argument(
         "settings",
         nargs="*",
-        help="digits: out=FOLDER. imagenet: source=FOLDER_TAR_OR_PARQUET out=FOLDER "
+        help="images: folder=PATH out=FOLDER [size=32 or [H,W]] [crop=centre] [labels=FILE]. "
+        "digits: out=FOLDER. imagenet: source=FOLDER_TAR_OR_PARQUET out=FOLDER "
         "[autoencoder=PATH] [size=256] [kind=mean-std | sample] [flip=true] [dtype=float16] "
         "[classes=1000] [shard=10000] [batch=32] [device=cuda] [processes=1] "
         "[skip_corrupt=false] [partial=false] [seed=0] [reference=FILE.npz protocol=NAME: also the "
@@ -114,6 +157,9 @@ def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
     if options.dataset == "imagenet":
         print(prepare_imagenet(options.settings))
+        return OK
+    if options.dataset == "images":
+        print(prepare_images(options.settings))
         return OK
     from piflow_bench.pipeline.runner import prepare_digits
 

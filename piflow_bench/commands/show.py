@@ -1,18 +1,21 @@
-"""`show`: a composed experiment with what its settings mean, or a method with its own."""
+"""`show`: a composed experiment with what its settings mean, or a plugin with its own."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import types
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from piflow_bench.commands.arguments import kind_and_name
 from piflow_bench.config.compose import compose
 from piflow_bench.config.files import is_path
 from piflow_bench.config.paths import split_paths
 from piflow_bench.config.schema import ExperimentConfig, to_plain
 from piflow_bench.errors import OK, UserError, nearest
+from piflow_bench.evaluation.metrics.metric import all_metrics, use_plugins
 from piflow_bench.file_plugins import places
 from piflow_bench.meanings import comments
 from piflow_bench.settings import bounds_of
@@ -21,37 +24,69 @@ BESIDE = 44
 """Column from which comments stand, where a setting is not longer."""
 
 
+SETTINGS = {
+    "method": {
+        "Config": "settings: variants.NAME.settings.KEY=VALUE",
+        "Sampling": "of sampling alone: variants.NAME.sampling.KEY=VALUE",
+    },
+    "dataset": {"Config": "settings: dataset.KEY=VALUE"},
+    "space": {"Config": "settings: space.KEY=VALUE"},
+    "teacher": {"Config": "settings: teacher.KEY=VALUE"},
+    "extractor": {"Config": "settings: extractors.NAME.KEY=VALUE"},
+}
+"""Kinds of plugins that are shown, the dataclasses of their settings, and how those are given."""
+
+
 def print_shown(arguments: Sequence[str]) -> None:
-    """Print a method's settings and facts, or experiments as they are composed.
+    """Print a plugin's settings and facts, or experiments as they are composed.
 
     Raises:
-        UserError: for a name that is no method's.
+        UserError: for a name that is no plugin's.
     """
     names = [a for a in arguments if "=" not in a]
     if not names:
         for config in compose(arguments):
             print("\n".join(_commented(config)))
         return
-    if len(names) > 1:
-        raise UserError(f"show {' '.join(names)}: name one method")
-    if is_path(names[0]):
+    if len(names) == 1 and is_path(names[0]):
         raise UserError(f"show {names[0]}: a file is shown by experiment={names[0]}")
+    words = " ".join(names)
     overrides, paths = split_paths([a for a in arguments if "=" in a])
     if overrides or set(paths) - {"plugins"}:
-        raise UserError(f"show {names[0]}: takes plugins=PATH alone beside a method's name")
+        raise UserError(f"show {words}: takes plugins=PATH alone beside a plugin's name")
     folders = places(paths.get("plugins"))
-    print("\n".join(_method(names[0], folders)))
+    use_plugins(folders)
+    if names[0] == "metric" and len(names) == 2:
+        print("\n".join(_metric(names[1])))
+        return
+    kind, name, _ = kind_and_name("show", arguments, list(SETTINGS))
+    print("\n".join(_plugin(kind, name, folders)))
 
 
-def _method(name: str, folders: Sequence[str]) -> Iterator[str]:
+def _plugin(kind: str, name: str, folders: Sequence[str]) -> Iterator[str]:
     from piflow_bench import registry
 
-    found = registry.find("method", folders)
+    found = registry.find(kind, folders)
     if name not in found:
-        raise UserError(f"show {name}: no such method; {nearest(name, list(found))}")
+        raise UserError(f"show {kind} {name}: no such {kind}; {nearest(name, list(found))}")
     cls = found[name].load()
     yield f"{name}: {found[name].summary()}"
-    facts = cls.facts
+    if kind == "method":
+        yield from _facts(cls.facts)
+    if kind == "extractor":
+        yield ""
+        yield f"  describes: {'points' if cls.of_points else 'pictures'}"
+        yield f"  outputs: {', '.join(cls.outputs)}"
+        yield f"  rule: {cls.rule}"
+    for attribute, title in SETTINGS[kind].items():
+        settings = getattr(cls, attribute, None)
+        if settings is not None and dataclasses.fields(settings):
+            yield ""
+            yield title.replace("NAME", name) if kind == "extractor" else title
+            yield from _fields(settings)
+
+
+def _facts(facts: Any) -> Iterator[str]:
     yield ""
     yield "facts"
     for field in dataclasses.fields(facts):
@@ -59,14 +94,23 @@ def _method(name: str, folders: Sequence[str]) -> Iterator[str]:
         if value not in ("", (), None):
             shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
             yield f"  {field.name}: {shown}"
-    for title, settings in (
-        ("settings: variants.NAME.settings.KEY=VALUE", cls.Config),
-        ("of sampling alone: variants.NAME.sampling.KEY=VALUE", getattr(cls, "Sampling", None)),
-    ):
-        if settings is not None and dataclasses.fields(settings):
-            yield ""
-            yield title
-            yield from _fields(settings)
+
+
+def _metric(name: str) -> Iterator[str]:
+    known = all_metrics()
+    if name not in known:
+        raise UserError(f"show metric {name}: no such metric; {nearest(name, list(known))}")
+    metric = known[name]
+    better = {True: "higher", False: "lower", None: "neither in itself"}
+    yield f"{name}: {metric.label}"
+    yield ""
+    yield f"  meaning: {metric.summary}"
+    yield f"  better: {better[metric.higher_is_better]}"
+    yield f"  range: {metric.least:g} to {metric.most:g}"
+    for field in ("role", "needs", "estimator", "extractor", "spread", "version"):
+        value = getattr(metric, field)
+        if value is not None:
+            yield f"  {field}: {', '.join(value) if isinstance(value, tuple) else value}"
 
 
 def _fields(settings: type) -> Iterator[str]:
@@ -74,14 +118,21 @@ def _fields(settings: type) -> Iterator[str]:
     hints = typing.get_type_hints(settings)
     rows = []
     for field in dataclasses.fields(settings):
-        kind = getattr(hints[field.name], "__name__", str(hints[field.name]))
-        if typing.get_origin(hints[field.name]) is not None:
-            kind = str(hints[field.name]).replace("typing.", "")
-        rows.append((field.name, kind, _default(field), _meaning(field, said.get(field.name, ""))))
+        meaning = _meaning(field, said.get(field.name, ""))
+        rows.append((field.name, _type_name(hints[field.name]), _default(field), meaning))
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     for name, kind, default, meaning in rows:
         line = f"  {name:<{widths[0]}}  {kind:<{widths[1]}}  {default:<{widths[2]}}  {meaning}"
         yield line.rstrip()
+
+
+def _type_name(kind: Any) -> str:
+    """A type as its annotation says it: ``Location | None``."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return " | ".join(map(_type_name, typing.get_args(kind)))
+    if typing.get_origin(kind) is not None:
+        return str(kind).replace("typing.", "")
+    return "None" if kind is type(None) else str(getattr(kind, "__name__", kind))
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
@@ -130,7 +181,9 @@ def _comments_by_key(settings: type, prefix: str = "") -> Iterator[tuple[str, st
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What may be said after the verb."""
-    parser.add_argument("settings", nargs="*", help="METHOD, or experiment=NAME and key=value")
+    parser.add_argument(
+        "settings", nargs="*", help="[KIND] NAME of a plugin, or experiment=NAME and key=value"
+    )
 
 
 def call(options: argparse.Namespace) -> int:

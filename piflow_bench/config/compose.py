@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import re
@@ -12,16 +13,19 @@ from typing import Any
 from piflow_bench.config.files import PREFIX, OwnFile, read_given
 from piflow_bench.config.overrides import entered_first, speaks_of_variants
 from piflow_bench.config.paths import set_path, split_paths
-from piflow_bench.config.refusals import check_group, explain, refuse_no_truth
+from piflow_bench.config.refusals import check_group, explain, refuse_no_truth, refuse_renamed
 from piflow_bench.config.schema import (
     NAME,
     ExperimentConfig,
     checked,
 )
 from piflow_bench.errors import UserError
+from piflow_bench.evaluation.metrics.metric import use_plugins
+from piflow_bench.file_plugins import places
 from piflow_bench.settings import build_dataclass
 
 
+@functools.cache  # Hydra keeps every class that it is given and asks each at every composition.
 def _register_third_party_configs() -> None:
     """Let hydra search the packages of the entry-point group ``piflow_bench.configs``."""
     from hydra.core.config_search_path import ConfigSearchPath
@@ -45,6 +49,27 @@ def _register_third_party_configs() -> None:
     Plugins.instance().register(PiflowBenchConfigs)
 
 
+def options(loader: Any, group: str) -> list[str]:
+    """Names of a group's configurations; hydra's own listing copies a whole composition."""
+    found: list[str] = loader.repository.get_group_options(group)
+    return found
+
+
+def _register_plugins(loader: Any, folders: Sequence[str]) -> None:
+    """Let ``dataset=``, ``teacher=`` and ``space=`` name plugins that no file of settings does."""
+    from hydra.core.config_store import ConfigStore
+
+    from piflow_bench.registry import find
+
+    for kind in ("dataset", "teacher", "space"):
+        known = options(loader, kind)
+        for name in find(kind, folders):
+            if name not in known:
+                ConfigStore.instance().store(name, {"name": name}, kind, kind, provider="plugins")
+    if OWN not in options(loader, "space"):
+        ConfigStore.instance().store(OWN, {}, "space", "space", provider="plugins")
+
+
 def compose(arguments: Sequence[str]) -> list[ExperimentConfig]:
     """The experiments that the arguments describe: one, or several where a value is ``a,b``.
 
@@ -65,14 +90,16 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
     from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
+    refuse_renamed(arguments)
     overrides, paths = split_paths(arguments)
     ConfigStore.instance().store(name="schema", node=_schema())
     _register_third_party_configs()
     GlobalHydra.instance().clear()
     with initialize_config_module("piflow_experiments", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
+        _register_plugins(loader, places(paths.get("plugins")))
         groups = {
-            g: [name for name in loader.get_group_options(g) if not name.startswith(PREFIX)]
+            g: [name for name in options(loader, g) if not name.startswith(PREFIX)]
             for g in loader.list_groups("")
         }
         overrides, files = read_given(overrides, ExperimentConfig, groups)
@@ -124,7 +151,8 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
                 if composed.is_smoke:
                     given = {o.partition("=")[0].lstrip("+") for o in combination} | set(paths)
                     for key, value in composed.smoke.items():
-                        if key not in given:
+                        # Of a plugin that the user chose, they would be another's settings.
+                        if not {key, key.partition(".")[0]} & given:
                             OmegaConf.update(
                                 composed, key, value, force_add=bool(OPEN.match(f"{key}="))
                             )
@@ -146,6 +174,7 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
             assert isinstance(plain, dict)
             for key, value in paths.items():
                 set_path(plain, key, value)
+            use_plugins(places(plain["plugins"]))
             config = build_dataclass(ExperimentConfig, plain, "")
             given = [_as_given(each, files) for each in combination]
             own = [*given, *(f"{key}={value}" for key, value in paths.items())]
@@ -205,9 +234,13 @@ def _schema() -> Any:
     return node
 
 
+OWN = "own"
+"""The option of ``space=`` that is the dataset's own space."""
 OPEN = re.compile(
-    r"(variants\.[^.=]+\.(settings|sampling|training|budget)|(protocol|dataset)\.settings|"
-    r"launcher\.(stages|variants|extra))[.=]"
+    r"(variants\.[^.=]+\.(settings|sampling|training|budget)|protocol\.settings|"
+    r"dataset|teacher|space|extractors|launcher\.(stages|variants|extra))\."
+    r"|(variants\.[^.=]+\.(settings|sampling|training|budget)|protocol\.settings|"
+    r"launcher\.(stages|variants|extra))="
 )
 """Settings that plugins declare: any may be given, whether a file names it or not."""
 

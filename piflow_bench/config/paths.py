@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from piflow_bench.config.files import ENDINGS
 from piflow_bench.errors import UserError
 from piflow_bench.file_plugins import places
+from piflow_bench.files.hub import is_address
 
 PATH_KEYS = (
     "store",
     "runs",
     "plugins",
-    "checkpoint",
     "samples",
     "reference",
     "out",
     "extractor.weights",
     "student.checkpoint",
-    "dataset.settings.latents",
-    "dataset.settings.reference",
-    "dataset.settings.autoencoder",
-    "dataset.settings.weights",
 )
 """Keys whose values are taken literally, before hydra's grammar: any character may occur."""
+OF_PLUGINS = re.compile(r"(dataset|teacher|space|extractors\.[^.=]+)\.[A-Za-z_]\w*")
+"""Settings of plugins, some of which are places."""
 
 
 def split_paths(
     arguments: Sequence[str], keys: Sequence[str] = PATH_KEYS
 ) -> tuple[list[str], dict[str, str]]:
-    """Separate path-valued ``key=value`` arguments, whose values are literal, from overrides."""
+    """Separate path-valued ``key=value`` arguments, whose values are literal, from overrides.
+
+    Of the settings of plugins those are paths whose values look like one.
+    """
     overrides, paths = [], {}
     for argument in arguments:
         if argument.startswith("-"):
@@ -39,7 +42,7 @@ def split_paths(
         if not sign:
             hint = f"; did you mean experiment={argument}?" if argument.endswith(ENDINGS) else ""
             raise UserError(f"'{argument}': settings are given as key=value{hint}")
-        if key in keys:
+        if key in keys or (keys is PATH_KEYS and OF_PLUGINS.fullmatch(key) and _is_place(value)):
             if not value:
                 raise UserError(f"{key}=: needs a path")
             if key == "plugins" and key in paths:
@@ -52,12 +55,22 @@ def split_paths(
     return overrides, paths
 
 
+def _is_place(value: str) -> bool:
+    """Whether a text is a file, a folder or an address, there or not; never a list or a sweep."""
+    if not value or value[0] in "[{'\"":
+        return False
+    several = [part for part in value.split(",") if part]
+    if len(several) > 1 and not Path(value).exists() and all(map(_is_place, several)):
+        return False
+    return is_address(value) or "/" in value or "\\" in value or Path(value).exists()
+
+
 def set_path(plain: dict[str, Any], key: str, value: str) -> None:
     """Set a path-valued key, which hydra never saw."""
     place: Any = plain
     *parents, last = key.split(".")
     for parent in parents:
-        place = place.get(parent)
-    if not isinstance(place, dict) or (last not in place and parents[:1] != ["dataset"]):
+        place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or (last not in place and not OF_PLUGINS.fullmatch(key)):
         raise UserError(f"{key}=: not a setting of this verb")
     place[last] = several if key == "plugins" and len(several := places(value)) > 1 else value

@@ -16,6 +16,38 @@ from piflow_bench.config.schema import (
 )
 from piflow_bench.errors import UserError, nearest
 
+_TEACHERS = ("checkpoint", "units", "reverse", "heads", "guidance", "guidance_low")
+_TEACHERS += ("guidance_high", "dim", "depth", "untrained", "backbone", "backbone_steps")
+RENAMED = {
+    "checkpoint": "teacher.checkpoint",
+    "dataset.fit_backbone": "teacher=closed-form, which has it",
+    "dataset.settings.autoencoder": "space.autoencoder",
+    "dataset.settings.autoencoder_dtype": "space.dtype",
+    "dataset.settings.uint8": "space.uint8",
+    "dataset.settings.weights": "extractors.inception.weights",
+    "dataset.settings.generated": "profile=smoke, which has it",
+    **{f"dataset.settings.{key}": f"teacher.{key}" for key in _TEACHERS},
+}
+"""Settings of earlier versions, and what they are called."""
+
+
+def renamed(key: str) -> str | None:
+    """What a setting of an earlier version is called; None of one that never was."""
+    if key in RENAMED:
+        return RENAMED[key]
+    if key.startswith("dataset.settings."):
+        return f"dataset.{key.removeprefix('dataset.settings.')}"
+    return None
+
+
+def refuse_renamed(arguments: Sequence[str]) -> None:
+    """UserError for a setting of an earlier version, with its name of now."""
+    for argument in arguments:
+        key = argument.lstrip("+~").partition("=")[0]
+        now = renamed(key)
+        if now is not None:
+            raise UserError(f"{key}: is called {now} now")
+
 
 def refuse_no_truth(override: Any) -> None:
     """Numbers given to a switch, which hydra would take for true."""

@@ -43,15 +43,6 @@ class VariantConfig:
 
 
 @dataclass
-class DatasetConfig:
-    """Dataset plugin and its settings."""
-
-    name: str = setting("???")
-    settings: dict[str, Any] = setting(factory=dict)
-    fit_backbone: bool = False  # closed-form teachers: a network is fitted as common start
-
-
-@dataclass
 class FamilyConfig:
     """The comparisons that are tested: every variant against the leader, in the primary metrics."""
 
@@ -96,7 +87,7 @@ class ProtocolConfig:
     reference_seed: int = setting(1_000_003, least=0)
     precision: str = setting("fp32", choices=("fp32", "bf16"))  # of sampling; bf16: autocast
     questions: list[str] = setting(factory=lambda: ["imitation", "data"], choices=QUESTIONS)
-    extractors: list[str] = setting(factory=lambda: ["classifier", "pixels"])
+    extractors: list[str] = setting(factory=list)
     metrics: list[str] = setting(factory=list, choices=all_metrics)
     curve_metrics: list[str] = setting(factory=list, choices=all_metrics)
     settings: dict[str, Any] = setting(factory=dict)  # of the metrics
@@ -152,7 +143,12 @@ class ExperimentConfig:
     experiment_file: str = setting("")
     title: str = setting("")
     question: str = setting("")
-    dataset: DatasetConfig = setting(factory=DatasetConfig)
+    dataset: dict[str, Any] = setting(factory=dict)  # name and settings of a plugin
+    teacher: dict[str, Any] = setting(factory=dict)  # the same
+    space: dict[str, Any] = setting(factory=dict)  # the same; empty: the dataset's own
+    # whether the teacher is measured on real samples first, and a wrong one is refused
+    check_teacher: bool = True
+    extractors: dict[str, Any] = setting(factory=dict)  # settings of extractors by name
     converged: ConvergedConfig = setting(factory=ConvergedConfig)
     protocol: ProtocolConfig = setting(factory=ProtocolConfig)
     launcher: LauncherConfig = setting(factory=LauncherConfig)
@@ -182,7 +178,6 @@ class ExperimentConfig:
     store: str | None = setting(None)
     runs: str = setting("runs")
     plugins: Any = setting(None)  # a file or folder of methods, or several: a,b
-    checkpoint: str | None = setting(None)  # another teacher checkpoint for the dataset
     smoke: dict[str, Any] = setting(factory=dict)  # settings by key under profile=smoke
     is_smoke: bool = False
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from piflow_bench.contracts.condition import Classes, Condition
-from piflow_bench.contracts.data import Dataset, Rows, TensorRows
-from piflow_bench.contracts.teacher import Teacher
+from piflow_bench.contracts.data import Dataset, Rows
+from piflow_bench.contracts.teacher import Teacher, TeacherPlugin
+from piflow_bench.errors import UserError
 from piflow_bench.randomness import SampleRandom
 
+SMALL = 1024
+"""Values of a sample up to which networks are small."""
 LOOK = 256
 """Rows that are looked at, evenly spread over a set."""
+GROUPS = ("samples", "labels", "conditions")
+"""What a dataset may be wrong in."""
 ROUNDING = 1e-3
 """How far images may lie outside [-1, 1]."""
 
@@ -26,26 +33,35 @@ def dataset_problems(dataset: Dataset, held_out: bool = True) -> list[str]:
         dataset: what a plugin gave.
         held_out: whether held-out samples are needed: a data question is asked.
     """
+    return [line for lines in dataset_findings(dataset, held_out).values() for line in lines]
+
+
+def dataset_findings(dataset: Dataset, held_out: bool = True) -> dict[str, list[str]]:
+    """The lines of :func:`dataset_problems` by what they are about: ``GROUPS``."""
+    found: dict[str, list[str]] = {group: [] for group in GROUPS}
     if not isinstance(dataset, Dataset):
-        return [f"the plugin gave {type(dataset).__name__}, not a Dataset"]
+        found["samples"] = [f"the plugin gave {type(dataset).__name__}, not a Dataset"]
+        return found
     sets: list[tuple[str, Rows, Condition]] = [
         ("train", dataset.training_rows, dataset.train_condition)
     ]
     needed = ["train"]
     if dataset.reference is None:
-        sets.append(("test", TensorRows(dataset.test), dataset.test_condition))
+        sets.append(("test", dataset.held_out, dataset.test_condition))
         needed += ["test"] if held_out else []
-    found = []
+    samples, labels = found["samples"], found["labels"]
     for name, rows, condition in sets:
         if not len(rows):
-            found += [f"{name} is empty"] if name in needed else []
+            samples += [f"{name} is empty"] if name in needed else []
             continue
         if len(rows) != len(condition):
-            found.append(f"{name} has {len(rows)} samples and {len(condition)} conditions")
+            labels.append(f"{name} has {len(rows)} samples and {len(condition)} conditions")
+        labels += [f"{name} {words}" for words in _labels(condition)]
+        if getattr(rows, "deferred", False):  # Looked at when they are made.
+            continue
         index = torch.linspace(0, len(rows) - 1, min(LOOK, len(rows))).round().long()
-        found += [f"{name} {words}" for words in _samples(dataset, rows.take(index, None))]
-        found += [f"{name} {words}" for words in _labels(condition)]
-    found += [f"conditions {words}" for words in _conditions(dataset)]
+        samples += [f"{name} {words}" for words in _samples(dataset, rows.take(index, None))]
+    found["conditions"] = [f"conditions {words}" for words in _conditions(dataset)]
     return found
 
 
@@ -59,7 +75,7 @@ def _samples(dataset: Dataset, x: Any) -> Iterator[str]:
     bad = int((~x.flatten(1).isfinite().all(1)).sum())
     if bad:
         yield f"has {bad} of {len(x)} samples that are not finite"
-    elif dataset.kind == "images" and dataset.decode is None:
+    elif dataset.space.bounded:
         low, high = float(x.min()), float(x.max())
         if low < -1 - ROUNDING or high > 1 + ROUNDING:
             yield f"has images in [{low:g}, {high:g}]; they lie in [-1, 1]: pixels / 127.5 - 1"
@@ -93,6 +109,33 @@ def _conditions(dataset: Dataset) -> Iterator[str]:
         yield "depend on more than seed and index: a sample's differs with what is drawn beside it"
 
 
+def network_of(dataset: Dataset, plugin: TeacherPlugin) -> tuple[nn.Module, list[str]]:
+    """A teacher's network without its weights, and what is wrong with its shapes.
+
+    On the meta device, which takes neither memory nor time, where samples are not small (to import
+    what it needs takes a second) and the network allows it.
+    """
+    n, shape = 2, dataset.shape
+    network, problem = nn.Module(), ""
+    for device in ("cpu",) if math.prod(shape) <= SMALL else ("meta", "cpu"):
+        try:
+            where = nullcontext() if device == "cpu" else torch.device(device)
+            with where, torch.no_grad(), torch.random.fork_rng(devices=[]):
+                network = plugin.fresh_network(dataset)
+                x, t = torch.zeros(n, *shape), torch.full((n,), 0.5)
+                out = network(x, t, dataset.conditions(0, range(n)).to(device))
+        except UserError:
+            raise
+        except Exception as error:  # A network of somebody else's.
+            problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            continue
+        given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        problem = "" if given == (n, *shape) else f"gives {given} for {(n, *shape)}"
+        break
+    words = f"its network, on samples of {'x'.join(map(str, shape))}"
+    return network, [f"{words}: {problem}"] if problem else []
+
+
 @torch.no_grad()
 def teacher_problems(dataset: Dataset, teacher: Teacher) -> list[str]:
     """What is wrong with one guided forward pass of the teacher, and one of its network."""
@@ -100,9 +143,9 @@ def teacher_problems(dataset: Dataset, teacher: Teacher) -> list[str]:
     noise = SampleRandom(0, range(n)).noise(dataset.shape)
     condition = dataset.conditions(0, range(n))
     t = torch.full((n,), 0.5)
-    calls = {"teacher": teacher}
+    calls: dict[str, Any] = {"teacher": teacher}
     if teacher.network is not teacher.field:
-        calls["network"] = teacher.network  # type: ignore[dict-item]
+        calls["network"] = teacher.network
     found = []
     for name, call in calls.items():
         try:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from piflow_bench import sampling
+from piflow_bench.conformance.plugin import check_settings
+from piflow_bench.conformance.results import Failure, Skip, Test, require
 from piflow_bench.conformance.stand_ins import StandIn
 from piflow_bench.contracts.data import TensorRows
 from piflow_bench.contracts.method import Built, Facts, Method, Spec, Update
@@ -37,20 +39,6 @@ SAMPLE_TOLERANCE = 1e-4
 """Absolute and relative: between samples of different batch sizes."""
 GRADIENT_TOLERANCE = 5e-3
 """Of a gradient's norm: between one batch and the same batch in two parts."""
-
-
-class Failure(Exception):
-    """A broken rule, in words."""
-
-
-class Skip(Exception):
-    """Why a test does not apply."""
-
-
-def require(holds: bool, otherwise: str) -> None:
-    """Raise a Failure unless something holds."""
-    if not holds:
-        raise Failure(otherwise)
 
 
 # ------------------------------------------------------------------ comparing
@@ -139,9 +127,9 @@ class Suite:
         if not self.served:
             self.served = [n for n in range(1, 65) if method.serves(n) is None][:2]
 
-    def tests(self) -> list[tuple[str, Callable[[], str | None], tuple[str, ...]]]:
+    def tests(self) -> list[Test]:
         """Name, function and the tests that must have passed before, in order."""
-        sampled: list[tuple[str, Callable[[], str | None], tuple[str, ...]]] = [
+        sampled: list[Test] = [
             ("build", self.build, ()),
             ("teacher untouched by build", self.untouched, ("build",)),
             ("samples", self.samples, ("build",)),
@@ -170,7 +158,7 @@ class Suite:
         def fresh() -> nn.Module:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(SEED)
-                return self.dataset.fresh_network()
+                return self.stand_in.fresh_network()
 
         condition = self.dataset.train_condition
         return Spec(self.dataset.shape, train_nfe, batch, fresh, condition, seed=SEED)
@@ -536,18 +524,10 @@ class Suite:
 
 def check_config(cls: Any) -> None:
     """A method's Config is a dataclass with defaults."""
-    config = getattr(cls, "Config", None)
-    require(
-        isinstance(config, type) and is_dataclass(config), "Config must be a dataclass of settings"
-    )
-    for field in fields(config):  # type: ignore[arg-type]
-        require(
-            field.default is not MISSING or field.default_factory is not MISSING,
-            f"Config.{field.name} has no default",
-        )
+    config = check_settings(cls)
     for name in cls.sampling:
         require(
-            name in {field.name for field in fields(config)},  # type: ignore[arg-type]
+            name in {field.name for field in fields(config)},
             f"sampling names '{name}', which Config has not: declare it in Sampling, with bounds",
         )
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from piflow_bench.contracts.condition import Condition
-from piflow_bench.contracts.teacher import Teacher
+from piflow_bench.contracts.plugin import Place, Plugin
+from piflow_bench.contracts.space import Space, SpacePlugin
 from piflow_bench.randomness import TrainingRandom
 
 LAWS = ("balanced", "uniform", "as data")
@@ -55,69 +57,65 @@ class Modes:
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """Real samples, conditions by sample index, the teacher, and how samples are looked at.
+class Truth:
+    """A distribution whose closed form is known."""
 
-    ``train`` and ``test`` are float32 ``(n, *shape)``; images lie in [-1, 1]. ``conditions(seed,
-    indices)`` gives the conditions of samples by index alone. ``extractors`` map samples to
-    features ``(n, d)``, or to several outputs by name (see ``outputs``).
+    velocity: Callable[[Tensor, Tensor], Tensor]
+    """The exact velocity ``u(x, t)`` of its flow: ``(B, D), (B,) -> (B, D)``."""
+    draw: Callable[[int, int], Tensor]
+    """Fresh exact samples ``draw(seed, n)``."""
+    modes: Modes | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Real samples in a space, their conditions, and the conditions of samples by their index.
+
+    ``train`` and ``test`` are float32 ``(n, *shape)``; pixels lie in [-1, 1]. ``conditions(seed,
+    indices)`` gives the conditions of samples by index alone.
     """
 
     name: str
-    kind: str
-    """images | points."""
-    shape: tuple[int, ...]
+    space: Space
     train: Tensor
     train_condition: Condition
     test: Tensor
     test_condition: Condition
     conditions: Callable[[int, Sequence[int]], Condition]
-    teacher: Callable[[], Teacher]
-    fresh_network: Callable[[], nn.Module]
-    extractors: Mapping[str, Callable[[Tensor], np.ndarray]]
     digest: str
     """sha256 of the data, or of the definition of a closed-form distribution."""
-    extractor_digests: Mapping[str, str] = field(default_factory=dict)
-    """What decides the outputs of every extractor: its weights' digest and its rule."""
-    judge_digest: str = ""
-    """The same of the judge."""
-    identity: Mapping[str, Any] | None = None
-    """Settings that determine results, where others are paths; None: all settings do."""
     rows: Rows | None = None
     """Training samples that are read as they are needed; None: ``train``."""
-    outputs: tuple[str, ...] = ("features",)
-    """What every extractor gives: features, and perhaps logits and spatial features."""
-    decode: Callable[[Tensor], np.ndarray] | None = None
-    """Samples as images ``(n, h, w, 3)`` uint8, where samples are latents."""
-    reference: Callable[[str], dict[str, np.ndarray]] | None = None
-    """Outputs and moments of the real reference under an extractor, where it is a file."""
-    chunk: int = 2000
-    """Samples that extractors are given at once."""
-    judge: Callable[[Tensor], np.ndarray] | None = None
-    """Class logits ``(n, classes)`` from a network independent of every extractor."""
-    modes: Modes | None = None
-    draw: Callable[[int, int], Tensor] | None = None
-    """Fresh exact samples ``draw(seed, n)``, for closed-form distributions."""
+    test_rows: Rows | None = None
+    """Held-out samples that are read as they are needed; None: ``test``."""
+    reference: Path | None = None
+    """A file of the real reference, in place of held-out samples."""
+    truth: Truth | None = None
     label_law: str | None = None
     """By which ``conditions`` gives labels: "balanced" (every class the same number in any first n,
     up to 1), "uniform" (each drawn for itself) or "as data"; None without labels, or not stated.
     Intervals and unbiased pair statistics depend on it."""
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    cautions: tuple[str, ...] = ()
+    """What a user should know of the data, a line each."""
 
     def __post_init__(self) -> None:
         if self.label_law is not None and self.label_law not in LAWS:
             raise ValueError(f"label_law={self.label_law!r} must be one of {', '.join(LAWS)}")
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a sample, (C, *spatial)."""
+        return self.space.shape
+
+    @property
     def training_rows(self) -> Rows:
         """Where training batches come from."""
         return self.rows or TensorRows(self.train)
 
-    def images(self, x: Tensor) -> np.ndarray:
-        """Samples ``(n, *shape)`` as images ``(n, h, w, c)`` uint8."""
-        if self.decode is not None:
-            return self.decode(x)
-        return ((x.clip(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    @property
+    def held_out(self) -> Rows:
+        """Samples that no training sees."""
+        return self.test_rows or TensorRows(self.test)
 
     def memorised(self, n: int) -> Tensor:
         """``n`` training samples, evenly spread over the training set (all, if there are fewer)."""
@@ -130,3 +128,21 @@ class Dataset:
     def _spread(self, n: int) -> Tensor:
         count = len(self.training_rows)
         return torch.linspace(0, count - 1, min(n, count)).round().long()
+
+
+class DatasetPlugin(Plugin):
+    """Real samples and their conditions, from files or a definition."""
+
+    kind: ClassVar[str] = "dataset"
+    space: ClassVar[str] = "pixels"
+    """The space its samples are in where ``space=`` names no other."""
+    judge: ClassVar[str | None] = None
+    """An extractor whose logits judge the class of generated samples, independent of all others."""
+
+    def load(self, space: SpacePlugin, place: Place) -> Dataset:
+        """The data, in a space.
+
+        Raises:
+            UserError: naming the setting and what is wrong with it.
+        """
+        raise NotImplementedError("a dataset must define load()")

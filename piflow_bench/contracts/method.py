@@ -42,6 +42,9 @@ class Facts:
     stochastic: bool = False
     target: str = ""
     """What its optimum samples, in words, where that is not the end of the guided teacher's ODE."""
+    backbone: tuple[str, ...] = ()
+    """What it needs of the teacher's network beyond ``(x, t, condition)``: heads | duration |
+    features, the words of ``contracts.backbone.PARTS``."""
     guidance: str = "baked"
     """baked | at inference | none."""
     paper: str = ""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from piflow_bench import flow
 from piflow_bench.contracts.condition import Condition
+from piflow_bench.contracts.data import Dataset
+from piflow_bench.contracts.plugin import Plugin
+from piflow_bench.settings import setting
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,6 @@ class Teacher:
         network: the backbone students are initialised from. Equal to ``field`` for trained
             teachers; for closed-form ones a network fitted to the field.
         guidance: the guidance that belongs to "the teacher" in this experiment.
-        digest: sha256 of the weights or definition.
         taken: which of the several sets of weights in its file it has.
     """
 
@@ -55,13 +58,12 @@ class Teacher:
         field: Callable[..., Tensor],
         network: nn.Module,
         guidance: Guidance | None = None,
-        digest: str = "",
         closed_form: bool = False,
         taken: str = "",
     ) -> None:
         self.field, self.network = field, network
         self.guidance = guidance or Guidance()
-        self.digest, self.closed_form, self.taken = digest, closed_form, taken
+        self.closed_form, self.taken = closed_form, taken
         network.requires_grad_(False).eval()
 
     def bind(self, field: Callable[..., Tensor]) -> Self:
@@ -112,6 +114,85 @@ class Teacher:
             if every:
                 return flow.guide(u, empty, g.scale)
             return u.index_copy(0, rows, flow.guide(u[rows], empty, g.scale))
+
+
+@dataclass(frozen=True)
+class Guided:
+    """Settings of every teacher: its guidance."""
+
+    guidance: float = setting(1.0, least=0)  # scale of classifier-free guidance; 1 is off
+    guidance_low: float = setting(0.0, least=0, most=1)  # it holds for t in [low, high]
+    guidance_high: float = setting(1.0, least=0, most=1)
+
+    def __post_init__(self) -> None:
+        if self.guidance_low > self.guidance_high:
+            raise ValueError(
+                f"guidance_low={self.guidance_low}: must be at most guidance_high, "
+                f"{self.guidance_high}"
+            )
+
+
+@dataclass(frozen=True)
+class TeacherTraining:
+    """How a teacher is trained by a stage of the run."""
+
+    method: Any
+    """A `Method` that needs no teacher, whose student is the teacher."""
+    settings: Any
+    """`TrainingSettings`."""
+    budget: Any
+    """A `Budget`."""
+    seed: int
+
+
+class TeacherPlugin(Plugin):
+    """A velocity field of a dataset's samples, and the network that students start from.
+
+    ``Config`` is a subclass of ``Guided`` where the field can be guided.
+    """
+
+    kind: ClassVar[str] = "teacher"
+    made: ClassVar[bool] = False
+    """Whether its weights are made by a stage of the run: :meth:`training`, else :meth:`make`."""
+
+    @property
+    def guidance(self) -> Guidance:
+        """The guidance that belongs to "the teacher" in this experiment."""
+        c = self.config
+        if not isinstance(c, Guided):
+            return Guidance()
+        return Guidance(c.guidance, c.guidance_low, c.guidance_high)
+
+    def look(self, dataset: Dataset) -> str:
+        """Compare what files state with the data; no weights are read.
+
+        Returns:
+            Which of the several sets of weights in its file it takes; empty if there is one.
+
+        Raises:
+            UserError: naming the two facts that disagree.
+        """
+        return ""
+
+    def fresh_network(self, dataset: Dataset) -> nn.Module:
+        """A randomly initialised backbone of the teacher's architecture."""
+        raise NotImplementedError("a teacher must define fresh_network()")
+
+    def load(self, dataset: Dataset, made: Path | None = None) -> Teacher:
+        """The teacher on the CPU, in float32; ``made`` holds what the stage wrote."""
+        raise NotImplementedError("a teacher must define load()")
+
+    def training(self, dataset: Dataset) -> TeacherTraining | None:
+        """How a stage trains it; its checkpoint is ``checkpoint_0.safetensors``. None: made."""
+        return None
+
+    def stated(self, dataset: Dataset) -> dict[str, Any]:
+        """Facts that go into the ``config.json`` beside exported weights."""
+        return {}
+
+    def make(self, dataset: Dataset, folder: Path, report: Callable[[float, str], None]) -> None:
+        """Write its weights into ``folder``, of a teacher that is made."""
+        raise NotImplementedError("a teacher that is made must define make()")
 
 
 def solve(

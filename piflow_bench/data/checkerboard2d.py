@@ -7,19 +7,19 @@ posterior mean is exact, and outside the family of Gaussian mixtures.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from piflow_bench import flow
-from piflow_bench.contracts.data import Dataset
+from piflow_bench.contracts.data import Dataset, DatasetPlugin, Truth
+from piflow_bench.contracts.plugin import Place
+from piflow_bench.contracts.space import SpacePlugin
 from piflow_bench.data import closed_form
 from piflow_bench.randomness import seed_of
 
 NAME = "checkerboard2d"
-Config = closed_form.Config
 CELLS = 4
 EXTENT = math.sqrt(3)
 """The board is [-EXTENT, EXTENT]^2; each axis is then uniform with variance 1."""
@@ -133,10 +133,12 @@ def draw(seed: int, n: int) -> Tensor:
     return (CENTRES[square] + HALF * place).float()
 
 
-def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
-    """Uniform squares of a checkerboard in the plane, with their exact velocity.
+class Checkerboard2d(DatasetPlugin):
+    """Uniform squares of a checkerboard in the plane, with their exact velocity."""
 
-    Settings: ``backbone_steps``, ``dim`` and ``depth`` of the common start. Nothing of it is worth
-    a GPU: ``device`` changes nothing.
-    """
-    return closed_form.dataset(NAME, velocity, draw, f"{CELLS} {EXTENT}", settings)
+    space = "points"
+
+    def load(self, space: SpacePlugin, place: Place) -> Dataset:
+        """Exact samples; nothing of it is worth a GPU."""
+        truth = Truth(velocity, draw)
+        return closed_form.dataset(NAME, truth, f"{CELLS} {EXTENT}", space, place)

@@ -1,44 +1,99 @@
-"""The digits classifier that comes with the package: 64 features of 8x8 images."""
+"""What looks at the digits: two networks that come with the package, and the pixels themselves."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from piflow_bench.data.digits import ASSETS, SHAPE, Classifier
+from piflow_bench.contracts.extractor import FEATURES, LOGITS, Extractor, ExtractorPlugin
+from piflow_bench.contracts.plugin import NoSettings, Place
+from piflow_bench.data.digits import ASSETS, SHAPE, Classifier, Perceptron
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.extractors.extractor import (
-    FEATURES,
-    LOGITS,
-    Extractor,
-    channels_first,
-    digest,
-    load_into,
-)
+from piflow_bench.evaluation.extractors.extractor import channels_first, load_into
+
+WHOLE = 2000
+"""Images at once: of networks this small."""
+GREY = "17 grey levels"
 
 
-def load(weights: str | None = None, device: str = "cpu") -> Extractor:
-    """The classifier of the 8x8 digits that comes with the package: 64 features, logits.
+def grey_levels(images: np.ndarray) -> Tensor:
+    """Images ``(b, 8, 8, 3)`` uint8 as ``(b, 1, 8, 8)`` in [-1, 1], in the digits' 17 levels.
 
-    Images are ``(b, 8, 8, 3)``; the channels are averaged.
+    Samples of a run are pictures of these levels; those of any other picture are the nearest.
     """
-    path = Path(weights or ASSETS / "digits_classifier.safetensors")
-    if not path.is_file():
-        raise UserError(f"extractor.weights={path}: no such file")
-    network = load_into(Classifier(), path).to(device)
-    assert isinstance(network, Classifier)
+    if images.shape[1:3] != SHAPE[1:]:
+        height, width = images.shape[1:3]
+        raise UserError(f"extractor=digits sees 8x8 images, not {width}x{height}")
+    return (channels_first(images).float().mean(1, keepdim=True) * 16 / 255).round() / 8 - 1
 
-    def prepare(images: np.ndarray) -> Tensor:
-        if images.shape[1:3] != SHAPE[1:]:
-            height, width = images.shape[1:3]
-            raise UserError(f"extractor=digits sees 8x8 images, not {width}x{height}")
-        return channels_first(images).float().mean(1, keepdim=True) / 127.5 - 1
 
-    def outputs(x: Tensor) -> dict[str, Tensor]:
-        features = network.features(x)
-        return {FEATURES: features, LOGITS: network.out(features)}
+class Digits(ExtractorPlugin):
+    """The classifier of the 8x8 digits that comes with the package: 64 features, logits."""
 
-    rule = "uint8 / 127.5 - 1"
-    return Extractor("digits", digest(path), rule, (FEATURES, LOGITS), prepare, outputs, device)
+    outputs = (FEATURES, LOGITS)
+    rule = GREY
+
+    def file(self) -> Path:
+        """The package's file, or the given one."""
+        path = Path(self.config.weights or ASSETS / "digits_classifier.safetensors")
+        if not path.is_file():
+            raise UserError(f"extractor.weights={path}: no such file")
+        return path
+
+    def load(self, name: str, place: Place) -> Extractor:
+        """A small convolutional network."""
+        network = load_into(Classifier(), self.file()).to(place.device)
+        assert isinstance(network, Classifier)
+
+        def outputs(x: Tensor) -> dict[str, Tensor]:
+            features = network.features(x)
+            return {FEATURES: features, LOGITS: network.out(features)}
+
+        return self.loaded(name, place, grey_levels, outputs, WHOLE)
+
+
+class DigitsPixels(ExtractorPlugin):
+    """The 64 pixels of 8x8 digits, in their 17 grey levels."""
+
+    Config = NoSettings
+    rule = GREY
+
+    def load(self, name: str, place: Place) -> Extractor:
+        """No network."""
+        return self.loaded(name, place, grey_levels, lambda x: {FEATURES: x.flatten(1)}, WHOLE)
+
+
+class DigitsJudge(ExtractorPlugin):
+    """A perceptron that judges the class of 8x8 digits, independent of the classifier."""
+
+    Config = NoSettings
+    outputs = (LOGITS,)
+    rule = GREY
+
+    def file(self) -> Path:
+        """The package's file."""
+        return ASSETS / "digits_judge.safetensors"
+
+    def load(self, name: str, place: Place) -> Extractor:
+        """A small perceptron."""
+        network: nn.Module = load_into(Perceptron(), self.file()).to(place.device)
+
+        def outputs(x: Tensor) -> dict[str, Tensor]:
+            return {LOGITS: network(x)}
+
+        return self.loaded(name, place, grey_levels, outputs, WHOLE)
+
+
+class Points(ExtractorPlugin):
+    """The coordinates of points."""
+
+    Config = NoSettings
+    rule = "coordinates"
+    of_points = True
+
+    def load(self, name: str, place: Place) -> Extractor:
+        """No network."""
+        return self.loaded(name, place, torch.from_numpy, lambda x: {FEATURES: x}, WHOLE)

@@ -6,12 +6,13 @@ It lies in the family of Gaussian-mixture policies, for which one evaluation can
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from piflow_bench.contracts.data import Dataset, Modes
+from piflow_bench.contracts.data import Dataset, DatasetPlugin, Modes, Truth
+from piflow_bench.contracts.plugin import Place
+from piflow_bench.contracts.space import SpacePlugin
 from piflow_bench.data import closed_form
 from piflow_bench.data.closed_form import (
     mixture_posterior_mean,
@@ -20,10 +21,9 @@ from piflow_bench.data.closed_form import (
 )
 from piflow_bench.randomness import seed_of
 
-__all__ = ["draw", "load", "mixture_posterior_mean", "mixture_velocity", "posterior"]
+__all__ = ["Mixture2d", "draw", "mixture_posterior_mean", "mixture_velocity", "posterior"]
 
 NAME = "mixture2d"
-Config = closed_form.Config
 STD = 0.08
 MODES = (
     # weight, mean
@@ -52,11 +52,12 @@ def draw(seed: int, n: int) -> Tensor:
     return (MEANS[mode] + STD * noise).float()
 
 
-def load(settings: dict[str, Any], device: str = "cpu") -> Dataset:
-    """A Gaussian mixture in the plane, with its exact velocity: modes of weight .5 to .002.
+class Mixture2d(DatasetPlugin):
+    """A Gaussian mixture in the plane, with its exact velocity: modes of weight .5 to .002."""
 
-    Settings: ``backbone_steps``, ``dim`` and ``depth`` of the common start. Nothing of it is worth
-    a GPU: ``device`` changes nothing.
-    """
-    modes = Modes(MEANS.numpy(), STD, WEIGHTS.numpy())
-    return closed_form.dataset(NAME, velocity, draw, f"{MODES} {STD}", settings, modes)
+    space = "points"
+
+    def load(self, space: SpacePlugin, place: Place) -> Dataset:
+        """Exact samples; nothing of it is worth a GPU."""
+        truth = Truth(velocity, draw, Modes(MEANS.numpy(), STD, WEIGHTS.numpy()))
+        return closed_form.dataset(NAME, truth, f"{MODES} {STD}", space, place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from piflow_bench.evaluation.cautions import LOOKED_AT
 from piflow_bench.evaluation.extraction import DIGESTS, Arrays, extract
 from piflow_bench.evaluation.extractors.extractor import get_extractor, usual_batch
 from piflow_bench.evaluation.measured import Measuring, measure_set
-from piflow_bench.evaluation.metrics.metric import all_metrics
+from piflow_bench.evaluation.metrics.metric import all_metrics, use_plugins
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.opening import open_images
 from piflow_bench.evaluation.protocols import Protocol
@@ -23,6 +24,7 @@ from piflow_bench.evaluation.score import Options
 from piflow_bench.evaluation.settings import make_settings
 from piflow_bench.evaluation.sources import Given, open_reference
 from piflow_bench.evaluation.tables import rows_of
+from piflow_bench.file_plugins import places
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +54,7 @@ class Evaluator:
         batch: images at once in the network; None for what suits the device.
         workers: threads that decode the reference.
         cache: folder of the reference's finished features; None for none.
+        plugins: a file or folder of extractors and metrics of one's own, or several.
         settings: settings of the metrics that override the protocol's.
 
     Raises:
@@ -72,6 +75,7 @@ class Evaluator:
         batch: int | None = None,
         workers: int = 2,
         cache: str | Path | None = None,
+        plugins: str | Sequence[str] | None = None,
         **settings: Any,
     ) -> None:
         options = Options(
@@ -83,6 +87,8 @@ class Evaluator:
             settings=settings,
         )
         self._rules = options.rules(protocol)
+        self._folders = places(plugins)
+        use_plugins(self._folders)
         needs.check_metrics(self._rules.metrics)
         make_settings(self._rules.settings)
         for name in self._rules.metrics:
@@ -96,7 +102,7 @@ class Evaluator:
                     raise UserError(f"metric '{name}' needs reference=")
         self._reference = None if reference is None else open_reference(reference, workers)
         self._network = get_extractor(
-            self._rules.extractor, weights, device, self._rules.precision, compiled
+            self._rules.extractor, weights, device, self._rules.precision, compiled, self._folders
         )
         needs.check_outputs(self._rules.metrics, self._network)
         needs.check_statistics(self._rules.metrics, self._reference, self._network)
@@ -149,6 +155,7 @@ class Evaluator:
         Raises:
             UserError: for fewer images than the metrics or the protocol need.
         """
+        use_plugins(self._folders)
         total = len(self)
         if total < 2:
             raise UserError(f"compute: {total} images so far, but at least 2 are needed")

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from piflow_bench.evaluation.extractors.extractor import Extractor, get_extractor
+from piflow_bench.contracts.extractor import Extractor, Recipe
+from piflow_bench.evaluation.extractors.extractor import get_extractor
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.npz import DAMAGED
 from piflow_bench.evaluation.pictures.opening import open_images
@@ -280,7 +281,7 @@ class _Work:
 
     source: Any
     workers: int
-    recipe: tuple[str, str | None, str, str, bool]
+    recipe: Recipe
     batch: int
 
 
@@ -313,13 +314,13 @@ def _begin(work: _Work, turns: Any, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    name, weights, device, precision, compiled = work.recipe
+    device = work.recipe.device
     if device == "cuda":
         with turns.get_lock():
             device = f"cuda:{turns.value % torch.cuda.device_count()}"
             turns.value += 1
     images = open_images(work.source, "samples", work.workers)
-    _here = work, images, get_extractor(name, weights, device, precision, compiled)
+    _here = work, images, get_extractor(*work.recipe._replace(device=device))
 
 
 def _group_here(rows: np.ndarray) -> Arrays:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from piflow_bench.contracts.extractor import FEATURES, LOGITS, SPATIAL, Extractor
 from piflow_bench.errors import UserError, nearest
-from piflow_bench.evaluation.extractors.extractor import FEATURES, LOGITS, SPATIAL, Extractor
 from piflow_bench.evaluation.metrics.metric import all_metrics
 from piflow_bench.evaluation.sources import Reference, Sources
 

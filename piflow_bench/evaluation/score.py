@@ -14,18 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from piflow_bench import file_plugins
+from piflow_bench.contracts.extractor import FEATURES, SPATIAL, Extractor
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation import needs
 from piflow_bench.evaluation.cautions import of_copies
 from piflow_bench.evaluation.extraction import DIGESTS, Arrays, extract
-from piflow_bench.evaluation.extractors.extractor import (
-    FEATURES,
-    SPATIAL,
-    Extractor,
-    get_extractor,
-    usual_batch,
-)
+from piflow_bench.evaluation.extractors.extractor import get_extractor, usual_batch
 from piflow_bench.evaluation.measured import Measured, Measuring, Report, measure_set
+from piflow_bench.evaluation.metrics.metric import use_plugins
 from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.opening import open_images
@@ -77,6 +74,7 @@ class Options:
     processes: int = 1
     batch: int | None = None
     cache: str | Path | bool | None = CACHE
+    plugins: str | Sequence[str] | None = None
     report: Report = _silent
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -151,6 +149,7 @@ def evaluate(
     processes: int = 1,
     batch: int | None = None,
     cache: str | Path | bool | None = CACHE,
+    plugins: str | Sequence[str] | None = None,
     report: Report = _silent,
     **settings: Any,
 ) -> pd.DataFrame:
@@ -187,6 +186,7 @@ def evaluate(
         batch: images at once in the network; None for what suits the device.
         cache: folder of finished features, from which an interrupted call, or one of another n,
             goes on; False or None to keep nothing on disk.
+        plugins: a file or folder of extractors and metrics of one's own, or several.
         report: called with what is being done, images done and images in all.
         settings: settings of the metrics that override the protocol's.
 
@@ -222,6 +222,7 @@ def evaluate(
         processes=processes,
         batch=batch,
         cache=cache,
+        plugins=plugins,
         report=report,
         settings=settings,
     )
@@ -230,6 +231,8 @@ def evaluate(
 
 def score(samples: Any, reference: Any, protocol: str | Protocol, options: Options) -> Outcome:
     """What `evaluate` does, with all that is found."""
+    folders = file_plugins.places(options.plugins)
+    use_plugins(folders)
     rules = options.rules(protocol)
     counts: Sequence[int | None] = options.counts() or [rules.samples]
     per_class = [options.per_class] if isinstance(options.per_class, str) else options.per_class
@@ -246,7 +249,12 @@ def score(samples: Any, reference: Any, protocol: str | Protocol, options: Optio
         needs.check_classes(per_class, sources)
     _refuse_unequal(parts)
     network = get_extractor(
-        rules.extractor, options.weights, options.device, rules.precision, options.compiled
+        rules.extractor,
+        options.weights,
+        options.device,
+        rules.precision,
+        options.compiled,
+        folders,
     )
     target = next(iter(given.values())).reference
     needs.check_outputs(asked, network)
@@ -393,13 +401,15 @@ def reference_statistics(
     processes: int = 1,
     batch: int | None = None,
     cache: str | Path | bool | None = CACHE,
+    plugins: str | Sequence[str] | None = None,
     report: Report = _silent,
 ) -> Statistics:
     """Statistics of a reference set, to be written with ``statistics.save_statistics``.
 
     Arguments as for ``evaluate``.
     """
-    network = get_extractor(extractor, weights, device, precision, compiled)
+    folders = file_plugins.places(plugins)
+    network = get_extractor(extractor, weights, device, precision, compiled, folders)
     given = open_images(source, "samples", workers)
     size = len(given) if n is None else n
     if not 2 <= size <= len(given):

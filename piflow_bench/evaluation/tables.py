@@ -9,8 +9,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from piflow_bench.contracts.extractor import Extractor
 from piflow_bench.evaluation.differences import UNPAIRED, difference, pairing
-from piflow_bench.evaluation.extractors.extractor import Extractor
 from piflow_bench.evaluation.inference.cells import better_higher
 from piflow_bench.evaluation.measured import WHOLE, Measured
 from piflow_bench.evaluation.protocols import Protocol, Rules, rules_hash

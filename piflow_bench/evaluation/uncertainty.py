@@ -7,7 +7,7 @@ the metric's expectation at this n and this fixed reference.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,6 +140,20 @@ class Replicated:
 
     value: float
     replicates: np.ndarray
+
+
+def jackknife(
+    statistic: Callable[[np.ndarray], float], rows: np.ndarray, blocks: np.ndarray
+) -> Replicated:
+    """A statistic of rows ``(n, ...)``, and of the rows without each block of ``blocks`` ``(n,)``.
+
+    The plain way, as many evaluations as there are blocks and one more: a sum over rows or pairs is
+    had without a block at once. Of one block alone, which is the whole sample, no replicates.
+    """
+    blocks = np.asarray(blocks)
+    count = int(blocks.max()) + 1
+    left = [statistic(rows[blocks != b]) for b in range(count)] if count > 1 else []
+    return Replicated(float(statistic(rows)), np.array(left, dtype=np.float64))
 
 
 def mean_with_replicates(scores: np.ndarray, blocks: np.ndarray) -> Replicated:

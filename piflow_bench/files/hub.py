@@ -55,6 +55,14 @@ def local_path(source: str, what: str = "checkpoint") -> Path:
     return folder
 
 
+def download_command(source: str | None) -> str:
+    """The command that fetches an address where there is a network; "" for a path."""
+    if source is None or not is_address(source):
+        return ""
+    owner, name, *inside = source.removeprefix(SCHEME).partition("@")[0].split("/")
+    return f"hf download {owner}/{name} {'/'.join(inside)}".strip() + ", then"
+
+
 def in_cache(source: str) -> Path | None:
     """Where ``source`` lies without any download, or None."""
     if not is_address(source):

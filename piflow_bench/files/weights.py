@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -33,8 +33,12 @@ class Weights(NamedTuple):
     """Which of the file's sets of weights they are, as ``model_ema``; empty if it has one."""
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path, values: bool = True) -> Weights:
     """The weights in a file, or in a folder as diffusers writes it.
+
+    Args:
+        path: where they are.
+        values: whether they are read; else names and shapes alone, on the meta device.
 
     Raises:
         UserError: if there are no weights, two averaged sets of them, or they cannot be read
@@ -44,12 +48,12 @@ def read_weights(path: Path) -> Weights:
         folder = path / "transformer" if (path / "transformer").is_dir() else path
         config = folder / "config.json"
         facts = json.loads(config.read_text()) if config.is_file() else {}
-        return Weights(_read_folder(folder), facts, "")
-    state, taken = _read_file(path)
+        return Weights(_read_folder(folder, values), facts, "")
+    state, taken = _read_file(path, values)
     return Weights(state, {}, taken)
 
 
-def _read_folder(folder: Path) -> State:
+def _read_folder(folder: Path, values: bool) -> State:
     index = folder / f"{WEIGHTS}.safetensors.index.json"
     if index.is_file():
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -63,23 +67,27 @@ def _read_folder(folder: Path) -> State:
         raise UserError(f"checkpoint {folder}: no {WEIGHTS}.safetensors in this folder")
     state: State = {}
     for file in files:
-        state |= _read_file(file)[0]
+        state |= _read_file(file, values)[0]
     return state
 
 
-def _read_file(path: Path) -> tuple[State, str]:
+def _read_file(path: Path, values: bool) -> tuple[State, str]:
     """Tensors, and the name of the set that was taken of several."""
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path), ""
+            return (load_file(path) if values else _shapes(path)), ""
         except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"checkpoint {path}: not readable safetensors ({error})") from error
+            raise UserError(
+                f"checkpoint {path}: not readable safetensors ({error}); copy it again"
+            ) from error
     try:
         # DiT's and SiT's files hold their command-line arguments, which are plain data.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            # To the meta device nothing but the file's directory is read.
+            where = "cpu" if values else "meta"
+            content = torch.load(path, map_location=where, weights_only=True)
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
@@ -88,6 +96,13 @@ def _read_file(path: Path) -> tuple[State, str]:
             "safetensors.torch.save_file"
         ) from error
     return _tensors(content, path)
+
+
+def _shapes(path: Path) -> State:
+    """The tensors that a safetensors file's header states, on the meta device."""
+    with safe_open(path, "pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def is_averaged(name: str) -> bool:
@@ -148,8 +163,12 @@ def check_finite(state: Mapping[str, Tensor], where: str) -> None:
             raise UserError(f"{where}: {bad} of {value.numel()} values of {name} are not finite")
 
 
-def load_into(network: nn.Module, state: State, where: str, assign: bool = False) -> None:
-    """``load_state_dict``; one clear line where names or shapes differ, or a number is none."""
+def check_shapes(network: nn.Module, state: State, where: str) -> None:
+    """Refuse weights of another network, by names and shapes alone.
+
+    Raises:
+        UserError: naming what it lacks, has too much, or has otherwise.
+    """
     expected = {k: tuple(v.shape) for k, v in network.state_dict().items()}
     found = {k: tuple(v.shape) for k, v in state.items()}
     if expected != found:
@@ -162,5 +181,10 @@ def load_into(network: nn.Module, state: State, where: str, assign: bool = False
         words += [f"has {extra[0]} and {len(extra) - 1} more that do not belong"] if extra else []
         words += [f"{k} is {found[k]}, not {expected[k]}" for k in differ[:1]]
         raise UserError(f"{where}: weights of another network: {'; '.join(words)}")
+
+
+def load_into(network: nn.Module, state: State, where: str, assign: bool = False) -> None:
+    """``load_state_dict``; one clear line where names or shapes differ, or a number is none."""
+    check_shapes(network, state, where)
     check_finite(state, where)
     network.load_state_dict(state, assign=assign)

@@ -1,20 +1,12 @@
 """DiT (arXiv 2212.09748) with the state-dict keys of the official pi-Flow ImageNet checkpoints.
 
-Every backbone here (DiT, MLP) has one shape, so that a method can put its own head on any of them:
-
-- ``trunk(x, t, condition, duration) -> (hidden (B, T, dim), embedding (B, dim))``;
-- ``depth``, its number of blocks, and ``features(x, t, condition, duration, depth)``, the hidden
-  state ``(B, dim, *grid)`` after that many of them, deeper ones not computed; ``grid`` is (rows,
-  columns) of its tokens, (1, 1) for a point;
-- ``proj_out_2``, the linear output layer, and ``assemble(flat, n)``, which turns a linear layer's
-  output ``(B, T, elements * n * C)`` into ``(B, n, C, *spatial)``;
-- ``readout(network, hidden, embedding)``, a plain function that makes the network's output.
+A backbone with all parts of the contract (``contracts/backbone.py``); its hidden state are tokens
+``(B, T, dim)``, of which each stands for a patch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,19 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention, silu
 from torch.utils.checkpoint import checkpoint
 
-from piflow_bench.contracts.condition import Classes
 from piflow_bench.networks.embeddings import TimeEmbedding, second_time_embedding, sincos_2d
-
-Readout = Callable[[Any, Tensor, Tensor], Any]
 
 _SCALE = 2 * (2 / math.pi) ** 0.5
 _CACHED = 2**16
 """Values worked on at once: with as many more they fit a core's second-level cache."""
-
-
-def velocity_readout(network: Any, hidden: Tensor, embedding: Tensor) -> Tensor:
-    """The plain head: one velocity ``(B, C, *spatial)``."""
-    return network.assemble(network.proj_out_2(hidden), 1)[:, 0]
 
 
 class _PatchEmbed(nn.Module):
@@ -68,11 +52,13 @@ class _Embedder(nn.Module):
     def __init__(self, dim: int, classes: int, time_scale: float, time_offset: float) -> None:
         super().__init__()
         self.timestep_embedder = TimeEmbedding(dim, time_scale=time_scale, time_offset=time_offset)
-        self.class_embedder = _ClassEmbedder(classes, dim)
+        self.class_embedder = _ClassEmbedder(classes, dim) if classes else None
         self.duration_embedder: TimeEmbedding | None = None
 
-    def forward(self, t: Tensor, labels: Tensor, duration: Tensor | None) -> Tensor:
-        embedding = self.timestep_embedder(t) + self.class_embedder(labels)
+    def forward(self, t: Tensor, condition: Any, duration: Tensor | None) -> Tensor:
+        embedding = self.timestep_embedder(t)
+        if self.class_embedder is not None:
+            embedding = embedding + self.class_embedder(condition.labels)
         if self.duration_embedder is not None and duration is not None:
             embedding = embedding + self.duration_embedder(duration)
         return embedding
@@ -174,7 +160,7 @@ class DiT(nn.Module):
         depth: blocks.
         heads: attention heads.
         patch: side of a square patch.
-        classes: number of classes; label ``classes`` is the null class.
+        classes: number of classes; label ``classes`` is the null class. 0: unconditional.
         time_scale: what t in [0, 1] is multiplied by before its sinusoids: 1 (smooth in t, as
             REPA/SiT teachers) or 1000 (as DiT teachers).
         time_offset: what is added to it; 1 with a scale of -1 reverses time.
@@ -206,7 +192,6 @@ class DiT(nn.Module):
         self.transformer_blocks = nn.ModuleList(blocks)
         self.proj_out_1 = nn.Linear(dim, 2 * dim)
         self.proj_out_2 = nn.Linear(dim, patch * patch * channels)
-        self.readout: Readout = velocity_readout
         self.register_buffer("positions", torch.empty(0), persistent=False)
         self.place_positions()
         self._initialise(blocks)
@@ -221,7 +206,8 @@ class DiT(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.pos_embed.proj.weight.flatten(1))
-        nn.init.normal_(self.emb.class_embedder.embedding_table.weight, std=0.02)
+        if self.emb.class_embedder is not None:
+            nn.init.normal_(self.emb.class_embedder.embedding_table.weight, std=0.02)
         nn.init.normal_(self.emb.timestep_embedder.linear_1.weight, std=0.02)
         nn.init.normal_(self.emb.timestep_embedder.linear_2.weight, std=0.02)
         # adaLN-zero: every block starts as the identity, the output as zero.
@@ -231,9 +217,19 @@ class DiT(nn.Module):
         nn.init.zeros_(self.proj_out_2.weight)
 
     @property
-    def patch_elements(self) -> int:
+    def elements(self) -> int:
         """Spatial elements that one token stands for."""
         return self.patch * self.patch
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the embedding."""
+        return self.dim
+
+    @property
+    def output_layer(self) -> nn.Linear:
+        """The linear layer that reads tokens out."""
+        return self.proj_out_2
 
     def add_duration(self) -> None:
         """Add the second time input; its last layer is zero: the network's function is unchanged.
@@ -254,10 +250,10 @@ class DiT(nn.Module):
         return self.height // self.patch, self.width // self.patch
 
     def _through(
-        self, x: Tensor, t: Tensor, condition: Classes, duration: Tensor | None, depth: int
+        self, x: Tensor, t: Tensor, condition: Any, duration: Tensor | None, depth: int
     ) -> tuple[Tensor, Tensor]:
         """Tokens ``(B, T, dim)`` after ``depth`` blocks, and the embedding ``(B, dim)``."""
-        embedding = self.emb(t, condition.labels, duration)
+        embedding = self.emb(t, condition, duration)
         h = self.pos_embed(x) + self.positions
         for block in self.transformer_blocks[:depth]:
             if self.checkpointing and torch.is_grad_enabled():
@@ -267,30 +263,39 @@ class DiT(nn.Module):
         return h, embedding
 
     def features(
-        self, x: Tensor, t: Tensor, condition: Classes, duration: Tensor | None, depth: int
+        self, x: Tensor, t: Tensor, condition: Any, duration: Tensor | None, depth: int
     ) -> Tensor:
         """Hidden state after ``depth`` blocks, as a map ``(B, dim, *grid)``."""
         h, _ = self._through(x, t, condition, duration, depth)
         return h.transpose(1, 2).unflatten(2, self.grid)
 
     def trunk(
-        self, x: Tensor, t: Tensor, condition: Classes, duration: Tensor | None = None
+        self, x: Tensor, t: Tensor, condition: Any, duration: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Hidden tokens after the last norm ``(B, T, dim)``, and the embedding ``(B, dim)``."""
         h, embedding = self._through(x, t, condition, duration, self.depth)
         shift, scale = self.proj_out_1(silu(embedding))[:, None].chunk(2, dim=-1)
         return layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale) + shift, embedding
 
-    def assemble(self, flat: Tensor, n: int) -> Tensor:
-        """Tokens ``(B, T, p * p * n * C)`` as images ``(B, n, C, height, width)``."""
+    def feature_shape(self, depth: int) -> tuple[int, int, int]:
+        """The same at every depth."""
+        return self.dim, *self.grid
+
+    def velocity(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """Outputs as they are."""
+        return output
+
+    def project(self, layer: nn.Module, hidden: Tensor, n: int) -> Tensor:
+        """A layer's tokens ``(B, T, p * p * n * C)`` as images ``(B, n, C, height, width)``."""
+        flat = layer(hidden)
         p, (rows, columns) = self.patch, self.grid
         image = flat.reshape(flat.shape[0], rows, columns, p, p, n, -1)
         image = image.permute(0, 5, 6, 1, 3, 2, 4)
         return image.reshape(flat.shape[0], n, -1, self.height, self.width)
 
     def forward(
-        self, x: Tensor, t: Tensor, condition: Classes, duration: Tensor | None = None
-    ) -> Any:
-        """Velocity ``(B, C, height, width)`` at times t ``(B,)``, or another head's output."""
-        hidden, embedding = self.trunk(x, t, condition, duration)
-        return self.readout(self, hidden, embedding)
+        self, x: Tensor, t: Tensor, condition: Any, duration: Tensor | None = None
+    ) -> Tensor:
+        """Velocity ``(B, C, height, width)`` at times t ``(B,)``."""
+        hidden, _ = self.trunk(x, t, condition, duration)
+        return self.project(self.proj_out_2, hidden, 1)[:, 0]

@@ -1,15 +1,12 @@
-"""A residual perceptron for points in the plane, with the shape that dit.py describes."""
+"""A residual perceptron for points in the plane, a backbone with all parts of the contract."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from piflow_bench.contracts.condition import Condition
-from piflow_bench.networks.dit import Readout, velocity_readout
 from piflow_bench.networks.embeddings import TimeEmbedding, second_time_embedding
 
 
@@ -33,8 +30,7 @@ class MLP(nn.Module):
     Positions enter as themselves and as sinusoids, so that sharp boundaries can be learned.
     """
 
-    patch_elements = 1
-    grid = (1, 1)
+    elements = 1
 
     def __init__(
         self, channels: int = 2, dim: int = 128, depth: int = 4, frequencies: int = 6
@@ -48,7 +44,6 @@ class MLP(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.proj_out_1 = nn.Linear(dim, dim)
         self.proj_out_2 = nn.Linear(dim, channels)
-        self.readout: Readout = velocity_readout
         nn.init.zeros_(self.proj_out_2.weight)
         nn.init.zeros_(self.proj_out_2.bias)
         for block in blocks:
@@ -58,6 +53,16 @@ class MLP(nn.Module):
     def add_duration(self) -> None:
         """Add the second time input, as :meth:`DiT.add_duration` does."""
         self.duration_embedder = second_time_embedding(self.time_embedder)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the embedding."""
+        return self.dim
+
+    @property
+    def output_layer(self) -> nn.Linear:
+        """The linear layer that reads the hidden state out."""
+        return self.proj_out_2
 
     @property
     def depth(self) -> int:
@@ -81,8 +86,8 @@ class MLP(nn.Module):
     def features(
         self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None, depth: int
     ) -> Tensor:
-        """Hidden state after ``depth`` blocks, as a map ``(B, dim, *grid)``."""
-        return self._through(x, t, duration, depth)[0].transpose(1, 2).unflatten(2, self.grid)
+        """Hidden state after ``depth`` blocks, as a map ``(B, dim, 1, 1)``."""
+        return self._through(x, t, duration, depth)[0].transpose(1, 2)[..., None]
 
     def trunk(
         self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None = None
@@ -91,13 +96,22 @@ class MLP(nn.Module):
         h, embedding = self._through(x, t, duration, self.depth)
         return silu(self.proj_out_1(h + embedding[:, None])), embedding
 
-    def assemble(self, flat: Tensor, n: int) -> Tensor:
-        """``(B, 1, n * C)`` as ``(B, n, C)``."""
+    def feature_shape(self, depth: int) -> tuple[int, int, int]:
+        """The same at every depth."""
+        return self.dim, 1, 1
+
+    def velocity(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """Outputs as they are."""
+        return output
+
+    def project(self, layer: nn.Module, hidden: Tensor, n: int) -> Tensor:
+        """A layer's ``(B, 1, n * C)`` as ``(B, n, C)``."""
+        flat = layer(hidden)
         return flat.reshape(flat.shape[0], n, -1)
 
     def forward(
         self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None = None
-    ) -> Any:
-        """Velocity ``(B, channels)`` at points x, times t ``(B,)`` (or another head's output)."""
-        hidden, embedding = self.trunk(x, t, condition, duration)
-        return self.readout(self, hidden, embedding)
+    ) -> Tensor:
+        """Velocity ``(B, channels)`` at points x, times t ``(B,)``."""
+        hidden, _ = self.trunk(x, t, condition, duration)
+        return self.project(self.proj_out_2, hidden, 1)[:, 0]

@@ -60,7 +60,7 @@ def dit_state(state: State, where: str = "checkpoint") -> State:
     """
     prefix = prefix_of(state, where)
     state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    if "emb.class_embedder.embedding_table.weight" in state:
+    if "emb.timestep_embedder.linear_1.weight" in state:
         converted = {k: v for k, v in state.items() if k not in POSITIONS}
     elif "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight" in state:
         converted = _from_diffusers(state, where)
@@ -100,10 +100,15 @@ def _from_diffusers(state: State, where: str) -> State:
         elif name not in POSITIONS:  # Fixed, and made anew.
             converted[name] = value
     for name, values in copies.items():
-        if any(not torch.equal(v, values[0]) for v in values[1:]):
+        if any(not _equal(v, values[0]) for v in values[1:]):
             raise UserError(f"{where}: blocks have different embeddings ({name}), a DiT has one")
         converted[f"emb.{name}"] = values[0]
     return converted
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """By shape alone where no values were read."""
+    return a.shape == b.shape and (a.is_meta or torch.equal(a, b))
 
 
 _ORIGINAL = (
@@ -198,7 +203,7 @@ def architecture(
         depth=max(blocks) + 1,
         heads=int(heads),
         patch=patch,
-        classes=len(state["emb.class_embedder.embedding_table.weight"]) - 1,
+        classes=max(len(state.get("emb.class_embedder.embedding_table.weight", ())) - 1, 0),
     )
 
 
@@ -208,6 +213,7 @@ def load_dit(
     reverse: bool = False,
     height: int | None = None,
     heads: int | None = None,
+    width: int | None = None,
 ) -> Pretrained:
     """A velocity network from a checkpoint, in float32.
 
@@ -218,6 +224,7 @@ def load_dit(
         reverse: whether its time runs from noise to data and its velocity points to data (SiT).
         height: rows of a latent, where the file does not say.
         heads: attention heads, where they are not as published.
+        width: its columns; ``height`` if None.
 
     Raises:
         UserError: naming what does not fit.
@@ -231,7 +238,7 @@ def load_dit(
     scale, offset = (-units, units) if reverse else (units, 0.0)
     with torch.device("meta"):
         network = DiT(
-            a.channels, a.height, None, a.dim, a.depth, a.heads, a.patch, a.classes, scale, offset
+            a.channels, a.height, width, a.dim, a.depth, a.heads, a.patch, a.classes, scale, offset
         )
     state = {k: v.float() for k, v in state.items()}
     if reverse:
@@ -240,9 +247,12 @@ def load_dit(
     load_into(network, state, where, assign=True)
     network.place_positions()
     _check_positions(network, tensors, prefix, where)
-    if is_averaged(prefix):
-        taken = ".".join(filter(None, [taken, prefix.rstrip(".")]))
-    return Pretrained(network, digest(path), taken)
+    return Pretrained(network, digest(path), which_set(taken, prefix))
+
+
+def which_set(taken: str, prefix: str) -> str:
+    """Which of several sets of weights a network has, whose names begin with ``prefix``."""
+    return ".".join(filter(None, [taken, prefix.rstrip(".") * is_averaged(prefix)]))
 
 
 def _check_positions(network: DiT, tensors: State, prefix: str, where: str) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.pipeline import arrays
-from piflow_bench.pipeline.runtime import Inputs, Report, Runtime, load_dataset
+from piflow_bench.pipeline.runtime import Inputs, Report, Runtime
 
 LOOKED_AT = 2000
 """Samples among which some are selected: the first ones."""
@@ -38,7 +38,7 @@ def breakdown(
         report(0.0, "Fréchet distance by sample count")
         rows += _by_size(generated, reference, arrays.moments_of(inputs["reference"], name))
     if reference is not None:
-        dataset = load_dataset(config["dataset"], runtime)
+        dataset = runtime.dataset()
         own = _labels(dataset.conditions(config["sample_seed"], range(len(generated))))
         others = _reference_labels(config, dataset, len(reference))
         if own is not None and others is not None:
@@ -110,13 +110,18 @@ def _by_class(
     return rows
 
 
+def _pictures(dataset: Dataset, x: torch.Tensor) -> np.ndarray:
+    assert dataset.space.pictures is not None
+    return dataset.space.pictures(x)
+
+
 def selection(
     config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
 ) -> None:
     """Samples picked by stated rules, and how near the samples come to training images."""
     from piflow_bench.evaluation.selection import extremes, nearest, share_below
 
-    dataset = load_dataset(config["dataset"], runtime)
+    dataset = runtime.dataset()
     name = config["extractor"]
     x = arrays.samples(inputs["samples"])[:LOOKED_AT]
     features = arrays.features(inputs["features"], name)[: len(x)]
@@ -126,13 +131,13 @@ def selection(
 
     def show(rule: str, text: str, scores: np.ndarray, largest: bool, beside: Any = None) -> None:
         picked = extremes(scores, SELECTED, largest)
-        written[rule] = dataset.images(torch.from_numpy(x[picked]))
+        written[rule] = _pictures(dataset, torch.from_numpy(x[picked]))
         row = {"rule": rule, "text": text, "index": picked.tolist()}
         row["score"] = [float(scores[i]) for i in picked]
         if labels is not None:
             row["label"] = [int(labels[i]) for i in picked]
         if beside is not None:
-            written[f"{rule}-beside"] = dataset.images(torch.from_numpy(beside(picked)))
+            written[f"{rule}-beside"] = _pictures(dataset, torch.from_numpy(beside(picked)))
         rows.append(row)
 
     report(0.0, "distances to the reference")

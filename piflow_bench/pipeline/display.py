@@ -51,6 +51,7 @@ class Display:
         self.all = self.progress.add_task(f"{len(stages)} stages", total=self.total, words="")
         self.tasks: dict[str, tuple[Stage, Any]] = {}
         self.told: set[tuple[str, int]] = set()
+        self.over: set[str] = set()
         self.finished = self.cached = 0.0
         self.began = self.spoke = time.monotonic()
 
@@ -60,10 +61,13 @@ class Display:
             task = self.progress.add_task(stage.label, total=1.0, words="")
             self.tasks[stage.key] = (stage, task)
             return
+        if event == "cached" and stage.key in self.over:  # Made before all others, or checked.
+            return
         if event == "cached":
             self.cached += stage.weight
         else:
             self._tell_of_beginnings(stage)
+        self.over.add(stage.key)
         self.finished += stage.weight
         if stage.key in self.tasks:
             self.progress.remove_task(self.tasks.pop(stage.key)[1])

@@ -8,12 +8,10 @@ of it. Solvers and samplers cost forward passes. Metrics are not foreseen, and t
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from piflow_bench.contracts.data import Dataset
+    from piflow_bench.contracts.teacher import Teacher, TeacherPlugin
 
 BOX = 0.15
 """Seconds after which no further method is tried."""
@@ -122,18 +121,19 @@ def forecast(plan: Plan, stages: Sequence[Stage]) -> Forecast:
     """Seconds that one worker takes for these stages."""
     import torch
 
-    dataset = _with_any_start(plan)
     before = torch.get_num_threads()
     torch.set_num_threads(plan.config.training.threads)
     try:
-        forward = _forward_seconds(dataset, plan.config)
+        forward = _forward_seconds(plan)
         training = [s for s in stages if s.kind == "distill"]
-        rates = _rates(plan, dataset, training) if forward < SLOW else {}
+        rates = _rates(plan, training) if forward < SLOW else {}
     finally:
         torch.set_num_threads(before)
-    rows = plan.config.training.batch
-    sampled = sum(_rows_forward(s, dataset) for s in stages) * forward / rows
-    trained = 0.0
+    rows, trained = plan.config.training.batch, 0.0
+    for stage in stages:
+        if stage.kind == "train_teacher":  # A backward pass takes as long as two forwards.
+            trained += 3 * stage.config["budget"]["amount"] * forward / rows
+    sampled = sum(_rows_forward(s, plan) for s in stages) * forward / rows
     for stage in training:
         budget = stage.config["budget"]
         of_unit = [r for (_, unit), r in rates.items() if unit == budget["unit"]]
@@ -142,17 +142,19 @@ def forecast(plan: Plan, stages: Sequence[Stage]) -> Forecast:
     return Forecast(trained, sampled, tuple(sorted({method for method, _ in rates})))
 
 
-def _forward_seconds(dataset: Dataset, config: ExperimentConfig, repeats: int = 5) -> float:
+def _forward_seconds(plan: Plan, repeats: int = 5) -> float:
     """Seconds of one forward pass of the teacher's network at the training batch."""
     import torch
 
     from piflow_bench.costs.flops import Stopwatch
 
-    scale, batch = config.scale, config.training.batch
+    dataset, teacher = plan.dataset, plan.teacher
+    assert dataset is not None and teacher is not None
+    scale, batch = plan.config.scale, plan.config.training.batch
     # Jobs of a cluster are planned where there may be no GPU.
     device = scale.device if torch.cuda.is_available() else "cpu"
     rows = min(scale.micro_batch or batch, batch)
-    network = dataset.fresh_network().to(device)
+    network = teacher.fresh_network(dataset).to(device)
     x, t = torch.zeros(rows, *dataset.shape).to(device), torch.full((rows,), 0.5).to(device)
     condition = dataset.conditions(0, range(rows)).to(device)
     times = []
@@ -164,7 +166,7 @@ def _forward_seconds(dataset: Dataset, config: ExperimentConfig, repeats: int = 
     return min(times[1:]) * batch / rows  # Other work on the machine only adds.
 
 
-def _rates(plan: Plan, dataset: Dataset, training: Sequence[Stage]) -> dict[tuple[str, str], float]:
+def _rates(plan: Plan, training: Sequence[Stage]) -> dict[tuple[str, str], float]:
     """Seconds of a unit of budget, by method and unit, for as many methods as time allows."""
     first: dict[tuple[str, str], Stage] = {}
     for stage in sorted(training, key=lambda s: -s.config["budget"]["amount"]):
@@ -175,7 +177,7 @@ def _rates(plan: Plan, dataset: Dataset, training: Sequence[Stage]) -> dict[tupl
             break
         # An estimate is no place to fail: what is wrong with a method, its training says.
         with suppress(Exception):
-            found[key] = _seconds_of_a_unit(plan, dataset, stage)
+            found[key] = _seconds_of_a_unit(plan, stage)
     return found
 
 
@@ -217,7 +219,7 @@ class _Foreseen(Context):
             return function(*primals), function(*primals)
 
 
-def _seconds_of_a_unit(plan: Plan, dataset: Dataset, stage: Stage) -> float:
+def _seconds_of_a_unit(plan: Plan, stage: Stage) -> float:
     """By the second step of a training, since the first one warms up.
 
     The methods' part of a step alone: optimizers and averages add a few per cent, and what counts
@@ -234,10 +236,15 @@ def _seconds_of_a_unit(plan: Plan, dataset: Dataset, stage: Stage) -> float:
     config = stage.config
     settings = build_dataclass(TrainingSettings, config["training"], "training")
     budget = build_dataclass(Budget, config["budget"], "budget")
-    size, teacher = settings.batch, dataset.teacher()
+    dataset, plugin = plan.dataset, plan.teacher
+    assert dataset is not None and plugin is not None
+    teacher = _of_any_weights(plugin, dataset)
+    size = settings.batch
     condition = dataset.conditions(0, range(size))
     method = load_method(config, runtime_of(plan.config))
-    spec = Spec(dataset.shape, config["train_nfe"], size, dataset.fresh_network, condition)
+    spec = Spec(
+        dataset.shape, config["train_nfe"], size, lambda: plugin.fresh_network(dataset), condition
+    )
     modules = method.build(teacher, spec).modules
     # What a dataset draws first may take longer than all steps here.
     batch = Batch(torch.zeros(size, *dataset.shape), condition, dataset.shape)
@@ -259,29 +266,22 @@ def _seconds_of_a_unit(plan: Plan, dataset: Dataset, stage: Stage) -> float:
     return seconds / spent[budget.unit]
 
 
-def _with_any_start(plan: Plan) -> Dataset:
-    """The dataset, with weights of no meaning where a stage is yet to fit its students' start."""
-    assert plan.dataset is not None
-    fitted = next((s for s in plan.stages if s.kind == "teacher"), None)
-    if fitted is None:
-        return plan.dataset
-    from safetensors.torch import save_file
+def _of_any_weights(plugin: TeacherPlugin, dataset: Dataset) -> Teacher:
+    """A teacher whose weights mean nothing: time alone is wanted of it, and no file is opened."""
+    from piflow_bench.contracts.teacher import Teacher
 
-    from piflow_bench.pipeline.runtime import load_dataset
-
-    with tempfile.TemporaryDirectory() as folder:
-        start = plan.dataset.fresh_network().state_dict()
-        save_file(start, Path(folder) / "network.safetensors")
-        dataset = load_dataset(fitted.config["dataset"], runtime_of(plan.config), Path(folder))
-        dataset.teacher()  # Read while it is there.
-    return dataset
+    network = plugin.fresh_network(dataset)
+    if dataset.truth is None:
+        return Teacher(network, network, plugin.guidance)
+    velocity = dataset.truth.velocity
+    return Teacher(lambda x, t, condition: velocity(x, t), network, closed_form=True)
 
 
-def _rows_forward(stage: Stage, dataset: Dataset) -> float:
+def _rows_forward(stage: Stage, plan: Plan) -> float:
     """Rows that pass a network in a stage that samples."""
     config = stage.config
     if stage.kind == "converged":
-        both = 1 if dataset.teacher().guidance.scale == 1 else 2
+        both = 2 if plan.teacher and plan.teacher.guidance.on else 1
         each = config["steps"] * EVALUATIONS.get(config["solver"], 1) * both
     elif stage.kind == "sample":
         each = config["nfe"]

@@ -15,13 +15,17 @@ class Kind:
     """Whether it goes on from what its work folder holds; others start afresh."""
     networks: bool = False
     """Whether it runs networks, on one GPU where Slurm's jobs have any; a training has its own."""
+    training: bool = False
+    """Whether it trains, in all processes that a training has."""
 
 
 KINDS = {
     "teacher": Kind(),
     "converged": Kind(version=2, resumable=True, networks=True),
     "draw": Kind(),
-    "distill": Kind(resumable=True),
+    "teacher_check": Kind(networks=True),
+    "train_teacher": Kind(resumable=True, training=True),
+    "distill": Kind(resumable=True, training=True),
     "published": Kind(),
     "sample": Kind(resumable=True, networks=True),
     "features": Kind(resumable=True, networks=True),

@@ -17,6 +17,8 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from piflow_bench.config.schema import ExperimentConfig, VariantConfig, to_plain
 from piflow_bench.errors import UserError
+from piflow_bench.evaluation.metrics.metric import use_plugins
+from piflow_bench.file_plugins import places
 from piflow_bench.files.atomic import write_atomically
 from piflow_bench.pipeline.launchers.local import Failure, Outcome
 from piflow_bench.pipeline.launchers.slurm.records import outcome_of
@@ -147,6 +149,7 @@ def running(folder: Path) -> Running:
     facts: dict[str, Any] = json.loads((folder / LIVE).read_text())
     os.chdir(facts["cwd"])  # Paths of its configuration are relative to where it was started.
     values = facts["config"]
+    use_plugins(places(values["plugins"]))
     variants = {
         name: build_dataclass(VariantConfig, entry, f"variants.{name}")
         for name, entry in values.pop("variants").items()

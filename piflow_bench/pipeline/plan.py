@@ -19,15 +19,19 @@ from piflow_bench.config.schema import (
     keys_that_set,
     to_plain,
 )
+from piflow_bench.conformance.dataset import dataset_problems, network_of
+from piflow_bench.contracts.backbone import lacking
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.contracts.method import Facts, Method
+from piflow_bench.contracts.teacher import Guided, TeacherPlugin
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.evaluation.metrics.metric import use_plugins
 from piflow_bench.file_plugins import places
 from piflow_bench.files.hub import digest, local_path
 from piflow_bench.pipeline.launchers.slurm.settings import check_resources
 from piflow_bench.pipeline.loggers import check_logger
-from piflow_bench.pipeline.plugin_sources import dataset_source
-from piflow_bench.pipeline.runtime import Runtime, checked_dataset, load_dataset
+from piflow_bench.pipeline.plugin_sources import plugin_source
+from piflow_bench.pipeline.runtime import Given, Runtime
 from piflow_bench.pipeline.sampling_settings import check_sampling
 from piflow_bench.pipeline.stage import Stage, closure
 from piflow_bench.settings import build_dataclass
@@ -68,13 +72,13 @@ class Variant:
         """student | teacher."""
         return "student" if self.facts.trains else "teacher"
 
-    def key(self, dataset: Mapping[str, Any]) -> dict[str, Any]:
-        """What decides the student that the method builds."""
+    def key(self, world: Mapping[str, Any]) -> dict[str, Any]:
+        """What decides the student that the method builds; ``world`` is data and teacher."""
         content = {
             "method": self.config.method,
             "version": self.facts.version,
             "settings": self.settings,
-            "dataset": dataset,
+            **world,
         }
         return {**content, "source": self.source} if self.from_file else content
 
@@ -102,9 +106,12 @@ class Plan:
     grid: tuple[Stage, ...] = ()
     """The converged teacher's samples from the noise that all students share."""
     protocol_hash: str = ""
+    check: Stage | None = None
+    """What the teacher must pass before anything else is made."""
     rules: dict[str, Any] = field(default_factory=dict)
     """What the hash stands for."""
     dataset: Dataset | None = None
+    teacher: TeacherPlugin | None = None
     taken: str = ""
     """Which of the several sets of weights in its file the teacher has."""
 
@@ -112,20 +119,19 @@ class Plan:
     def stages(self) -> list[Stage]:
         """All stages, inputs first."""
         targets = [s for c in self.cells for s in (*c.results, *c.closer)]
-        return closure([*targets, *self.grid])
+        return closure([*([self.check] if self.check else []), *targets, *self.grid])
 
 
 def runtime_of(config: ExperimentConfig) -> Runtime:
     """What the configuration says about this call and machine."""
     return Runtime(
         config.plugins,
-        config.checkpoint,
+        Given(config.dataset, config.teacher, config.space, config.extractors),
         config.sample_batch,
         config.save_seconds,
         config.scale,
         str(Path(config.runs) / "inputs"),
         config.student.checkpoint,
-        dict(config.dataset.settings),
     )
 
 
@@ -245,7 +251,7 @@ def _sharing_one_budget(config: ExperimentConfig, variants: list[Variant]) -> li
     return found
 
 
-def _check_protocol(config: ExperimentConfig, outputs: tuple[str, ...]) -> None:
+def _check_protocol(config: ExperimentConfig, outputs: Iterable[str]) -> None:
     """Refuse names and settings that the metric stages would fail on."""
     from piflow_bench.evaluation.metrics.metric import all_metrics
     from piflow_bench.evaluation.settings import make_settings
@@ -312,59 +318,99 @@ def _hash(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def _world(
+    config: ExperimentConfig, runtime: Runtime, look: bool
+) -> tuple[Dataset, TeacherPlugin, str]:
+    """Data, teacher, and which set of weights it takes; with ``look`` both are tried.
+
+    Raises:
+        UserError: with all that is wrong with data, conditions or teacher.
+    """
+    name, teacher = config.dataset.get("name"), runtime.teacher_plugin()
+    try:
+        dataset = runtime.dataset()
+        taken = teacher.look(dataset)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"dataset={name}: {error}") from error
+    key = (id(dataset), json.dumps(config.teacher, sort_keys=True))
+    if look and key not in _sound:
+        problems = dataset_problems(dataset, "data" in config.protocol.questions)
+        if problems:
+            raise UserError(f"dataset {name}: {'; '.join(problems)}")
+        _, problems = network_of(dataset, teacher)
+        if problems:
+            raise UserError(f"teacher {config.teacher['name']}: {'; '.join(problems)}")
+        _sound[key] = dataset  # Kept, so that the number is its own.
+    return dataset, teacher, taken
+
+
+_sound: dict[tuple[int, str], Dataset] = {}
+"""Datasets that were looked at, with the teacher they were."""
+
+
 class _Planner:
     """Builds the stages of one experiment."""
 
     def __init__(self, config: ExperimentConfig, look: bool) -> None:
         self.config, self.protocol = config, config.protocol
         self.runtime = runtime_of(config)
+        use_plugins(self.runtime.folders)
         # Slurm's trainings run elsewhere; the launcher checks theirs.
         if look and config.launcher.name != "slurm":
             _check_machine(config, self.runtime.scale)
-        try:
-            held_out = "data" in self.protocol.questions
-            named = to_plain(config.dataset)
-            self.dataset = (
-                checked_dataset(named, self.runtime, held_out)
-                if look
-                else load_dataset(named, self.runtime)
-            )
-        except (TypeError, ValueError) as error:
-            raise UserError(f"dataset.settings={config.dataset.settings}: {error}") from error
-        for key, choices in (("extractors", self.dataset.extractors), ("questions", QUESTIONS)):
+        self.dataset, self.teacher, self.taken = _world(config, self.runtime, look)
+        for key, choices in (("extractors", ["NAME"]), ("questions", QUESTIONS)):
             if not getattr(self.protocol, key):
                 raise UserError(
                     f"protocol.{key}=[]: at least one of {', '.join(choices)} is needed"
                 )
-        for name in self.protocol.extractors:
-            if name not in self.dataset.extractors:
+        plugins = {n: self.runtime.extractor_plugin(n) for n in self.protocol.extractors}
+        for name, extractor in plugins.items():
+            if extractor.of_points != (self.dataset.space.pictures is None):
+                what = "points" if extractor.of_points else "pictures"
                 raise UserError(
-                    f"protocol.extractors={name}: {self.dataset.name} has "
-                    f"{', '.join(self.dataset.extractors)}"
+                    f"protocol.extractors={name}: describes {what}, which the samples of "
+                    f"{self.dataset.name} are not"
                 )
-        self.taken, weights = "", ""
-        if not config.dataset.fit_backbone:
-            self.taken, weights = self.dataset.teacher().taken, self.dataset.teacher().digest
+        # What is in the key of which stage: data and labels, how samples are looked at, teacher.
         self.dataset_key = {
-            "name": config.dataset.name,
-            "settings": dict(
-                config.dataset.settings if self.dataset.identity is None else self.dataset.identity
-            ),
+            "name": config.dataset["name"],
+            "settings": dict(self.runtime.dataset_plugin().identity()),
             "digest": self.dataset.digest,
-            "teacher": weights,
-            **dataset_source(config.dataset.name),
+            **plugin_source("dataset", config.dataset["name"], self.runtime),
+        }
+        self.space_key = {
+            "name": self.runtime.space_name,
+            "settings": dict(self.runtime.space_plugin().identity()),
+            **plugin_source("space", self.runtime.space_name, self.runtime),
+        }
+        self.world_key = {
+            "dataset": self.dataset_key,
+            "space": self.space_key,
+            "teacher": {
+                "name": config.teacher["name"],
+                "settings": dict(self.teacher.identity()),
+                **plugin_source("teacher", config.teacher["name"], self.runtime),
+            },
+        }
+        self.judge_name = self.runtime.dataset_plugin().judge
+        described = [*plugins, *([self.judge_name] if self.judge_name else [])]
+        self.extractor_keys = {
+            n: {
+                **self.runtime.extractor_plugin(n).identity(),
+                **plugin_source("extractor", n, self.runtime),
+            }
+            for n in described
         }
         self.teacher_inputs: dict[str, tuple[Stage, ...]] = {}
-        if config.dataset.fit_backbone:
-            stage = Stage(
-                "teacher", {"dataset": self.dataset_key}, {}, "common start of all students"
-            )
-            self.teacher_inputs = {"teacher": (stage,)}
-        _check_protocol(config, self.dataset.outputs)
-        self.judged = self.dataset.judge is not None
+        if self.teacher.made:
+            self.teacher_inputs = {"teacher": (self.teacher_stage(),)}
+        given = [set(extractor.outputs) for extractor in plugins.values()]
+        _check_protocol(config, set.intersection(*given))
+        self.judged = self.judge_name is not None
         protocol = to_plain(self.protocol)
         others = {
-            "dataset": self.dataset_key,
+            **self.world_key,
             "converged": [
                 config.converged.solver,
                 config.converged.steps,
@@ -377,15 +423,34 @@ class _Planner:
         self.protocol_hash = _hash({"protocol": protocol, **others})
         self.rules = protocol | others
 
+    def teacher_stage(self) -> Stage:
+        """What makes the teacher's weights."""
+        training = self.teacher.training(self.dataset)
+        if training is None:
+            return Stage("teacher", self.world_key, {}, "common start of all students")
+        content = {
+            **self.world_key,
+            "training": to_plain(training.settings),
+            "budget": to_plain(training.budget),
+            "train_seed": training.seed,
+        }
+        return Stage("train_teacher", content, {}, "teacher: training", weight=300)
+
+    def check_stage(self) -> Stage | None:
+        """What the teacher must pass before anything else is made, where there are data."""
+        if not self.config.check_teacher or not len(self.dataset.training_rows):
+            return None
+        return Stage("teacher_check", self.world_key, self.teacher_inputs, "teacher: check")
+
     # -------------------------------------------------------------- samples and features
 
-    def extractors(self) -> dict[str, str]:
+    def extractors(self) -> dict[str, Any]:
         """The protocol's extractors with what decides their outputs."""
-        return {n: self.dataset.extractor_digests.get(n, "") for n in self.protocol.extractors}
+        return {n: self.extractor_keys[n] for n in self.protocol.extractors}
 
-    def judge(self) -> str | None:
-        """What decides the judge's logits, where there is one."""
-        return (self.dataset.judge_digest or "not stated") if self.judged else None
+    def judge(self) -> dict[str, Any] | None:
+        """The judge with what decides its logits, where there is one."""
+        return {self.judge_name: self.extractor_keys[self.judge_name]} if self.judge_name else None
 
     def versions(self, names: Iterable[str]) -> dict[str, Any]:
         """What decides metrics, by name."""
@@ -404,7 +469,7 @@ class _Planner:
             Stage(
                 "converged",
                 {
-                    "dataset": self.dataset_key,
+                    **self.world_key,
                     "solver": self.config.converged.solver,
                     "steps": self.config.converged.steps,
                     **self.config.converged.shift_for_key(),
@@ -438,7 +503,7 @@ class _Planner:
     def features(self, samples: tuple[Stage, ...]) -> tuple[Stage, ...]:
         """Features of every shard of samples."""
         content = {
-            "dataset": self.dataset_key,
+            "space": self.space_key,
             "extractors": self.extractors(),
             "judge": self.judge(),
         }
@@ -461,7 +526,7 @@ class _Planner:
         """Metrics of one question on one extractor; ``labels``: see ``pipeline.labels``."""
         first = extractor == self.protocol.extractors[0]
         accuracy = self.judged and first and question == "data"
-        modes = self.dataset.modes is not None and len(names) > 2
+        modes = _modes(self.dataset) and len(names) > 2
         measured = [*names, *["class_accuracy"] * accuracy, *MODES * modes]
         content = {
             "dataset": self.dataset_key,
@@ -547,10 +612,11 @@ class _Planner:
     ) -> tuple[Stage, ...]:
         """Numbers by sample count and class, and selected samples, under the primary features."""
         p = self.protocol
-        if self.dataset.kind != "images":
+        if self.dataset.space.pictures is None:
             return ()
         content = {
             "dataset": self.dataset_key,
+            "space": self.space_key,
             "extractor": p.extractors[0],
             "question": p.primary_question,
             "sample_seed": self.config.sample_seed,
@@ -575,7 +641,7 @@ class _Planner:
         if len(self.dataset.training_rows):
             train = self.training_images()
             looked |= {"train": (train,), "train_features": self.features((train,))}
-            if not given and len(self.dataset.test):
+            if not given and len(self.dataset.held_out):
                 looked["test_features"] = self.features((self.real("test"),))
         return (
             Stage(
@@ -602,7 +668,7 @@ class _Planner:
         source = self.config.student.checkpoint
         assert source is not None
         content = {
-            **variant.key(self.dataset_key),
+            **variant.key(self.world_key),
             "train_nfe": nfe,
             "train_seed": 0,
             "weights": digest(local_path(source, "student.checkpoint")),
@@ -611,7 +677,7 @@ class _Planner:
         stage = Stage(
             "published", content, self.teacher_inputs, f"{variant.name}: published weights", about
         )
-        base = variant.key(self.dataset_key)
+        base = variant.key(self.world_key)
         return [
             self._cell(variant, base, references, paired, n, None, stage, None, sampling)
             for n in variant.nfes
@@ -629,7 +695,7 @@ class _Planner:
         facts = variant.facts
         if facts.trains and self.config.student.checkpoint:
             return self.published_cells(variant, references, paired)
-        base = variant.key(self.dataset_key)
+        base = variant.key(self.world_key)
         if not facts.trains:
             return [
                 self._cell(variant, base, references, paired, nfe, None, None, None, sampling)
@@ -734,7 +800,8 @@ class _Planner:
                     f"agreement with the teacher of {label}",
                 )
             )
-        scale = self.dataset.notes.get("guidance") if facts.guidance != "none" else None
+        guided = facts.guidance != "none" and isinstance(self.teacher.config, Guided)
+        scale = self.teacher.guidance.scale if guided else None
         shown = final and seed in (None, self.config.train_seeds[0]) and variant.shares == 1
         look = (samples, generated, references, paired, label, about)
         columns = {
@@ -811,7 +878,7 @@ class _Planner:
                         "dataset": self.dataset_key,
                         "question": "data",
                         "extractor": extractor,
-                        "reference": len(self.dataset.test),
+                        "reference": len(self.dataset.held_out),
                         "n": min(p.samples, p.data_samples),
                         "metrics": list(p.metrics),
                         "versions": self.versions(p.metrics),
@@ -840,6 +907,10 @@ class _Planner:
         return cells
 
 
+def _modes(dataset: Dataset) -> bool:
+    return dataset.truth is not None and dataset.truth.modes is not None
+
+
 def _serves(variant: Variant, nfe: int) -> str:
     """The NFEs that one training serves, as "1,4"; empty where nothing is trained."""
     if not variant.facts.trains:
@@ -866,6 +937,27 @@ def _words(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in settings.items())
 
 
+def _check_backbones(
+    config: ExperimentConfig, variants: Iterable[Variant], planner: _Planner
+) -> None:
+    """Refuse variants that need more of the teacher's network than it has."""
+    needing = [v for v in variants if v.facts.backbone]
+    if not needing:
+        return
+    network, _ = network_of(planner.dataset, planner.teacher)
+    found = {v.name: lacking(network, v.facts.backbone) for v in needing}
+    short = [name for name, parts in found.items() if parts]
+    if short:
+        others = [v.name for v in variants if v.name not in short]
+        fix = f"; only=[{','.join(others)}] leaves such variants out" if others else ""
+        parts = " and ".join(found[short[0]])
+        raise UserError(
+            f"variants.{short[0]}: needs {parts} of the teacher's network, which "
+            f"{type(network).__name__} of teacher={config.teacher['name']} has not (see "
+            f"docs/add-a-teacher.md){fix}"
+        )
+
+
 def make_plan(config: ExperimentConfig, look: bool = True) -> Plan:
     """Validate an experiment and lay out its stages; computes nothing.
 
@@ -882,12 +974,16 @@ def make_plan(config: ExperimentConfig, look: bool = True) -> Plan:
     planner = _Planner(config, look)
     variants = _variants(config)
     check_resources(config.launcher, config.variants)
+    if look:
+        _check_backbones(config, variants, planner)
     plan = Plan(
         config,
         variants,
         protocol_hash=planner.protocol_hash,
         rules=planner.rules,
+        check=planner.check_stage(),
         dataset=planner.dataset,
+        teacher=planner.teacher,
         taken=planner.taken,
     )
     references = planner.references()

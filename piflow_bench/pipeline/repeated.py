@@ -94,8 +94,11 @@ class Watch:
         self.looked: str | None = None
         # What an address on the hub stands for is not seen here, nor where another project's
         # dataset has its data.
-        dataset = find("dataset").get(config.dataset.name)
-        ours = dataset is not None and dataset.module.partition(".")[0] in OURS
+        named = [
+            find(kind).get(given.get("name", ""))
+            for kind, given in (("dataset", config.dataset), ("teacher", config.teacher))
+        ]
+        ours = all(p is not None and p.module.partition(".")[0] in OURS for p in named)
         if ours and not any(map(is_address, settings)):
             with suppress(TooMany, OSError):
                 self.looked = look(self.roots)

@@ -207,7 +207,7 @@ def _reference_text(stage: Stage, plan: Plan) -> str:
         return f"{config.protocol.reference_samples} exact samples"
     if plan.dataset and plan.dataset.reference is not None:
         return "the protocol's reference file of real images"
-    return f"{len(plan.dataset.test) if plan.dataset else '?'} held-out real samples"
+    return f"{len(plan.dataset.held_out) if plan.dataset else '?'} held-out real samples"
 
 
 def curves_table(plan: Plan, store: Store) -> pd.DataFrame:
@@ -234,7 +234,8 @@ def grids(plan: Plan, store: Store) -> dict[str, np.ndarray]:
     rows: list[dict[str, Any]] = []
     dataset = plan.dataset
     assert dataset is not None
-    points = dataset.kind == "points"
+    look = dataset.space.pictures
+    points = look is None
     count = POINTS_SHOWN if points else GRID_COLUMNS
 
     def add(key: str, shards: Sequence[Stage], about: Mapping[str, Any]) -> None:
@@ -243,7 +244,7 @@ def grids(plan: Plan, store: Store) -> dict[str, np.ndarray]:
             if len(x) < count:
                 more = np.load(store.path(stage) / "samples.npy", allow_pickle=False)
                 x = np.concatenate([x, more[: count - len(x)]])
-        arrays[key] = x if points else dataset.images(torch.from_numpy(x))
+        arrays[key] = x if look is None else look(torch.from_numpy(x))
         rows.append({"key": key, **about})
 
     if plan.grid and all(store.has(s) for s in plan.grid):
@@ -345,10 +346,16 @@ def write_run(
     write_atomically(folder / "run.json", lambda p: p.write_text(json.dumps(about, indent=1)))
 
 
+ENOUGH = 500
+"""Times each image is seen in a training that is not called brief."""
+
+
 def design_warnings(plan: Plan) -> list[str]:
     """What of an experiment's design favours somebody, in words."""
     config, found = plan.config, []
-    scale = plan.dataset.notes.get("guidance", 1) if plan.dataset else 1
+    scale = plan.teacher.guidance.scale if plan.teacher else 1
+    found += plan.dataset.cautions if plan.dataset else ()
+    found += _brief(plan)
     trained = [v for v in plan.variants if v.facts.trains]
     swept = all(len(np.atleast_1d(v.config.sampling.get("guidance", []))) > 1 for v in trained)
     if config.protocol.primary_question == "data" and scale != 1 and not swept:
@@ -364,6 +371,22 @@ def design_warnings(plan: Plan) -> list[str]:
             f"budget for each of {len(config.nfes)}; no row has the budget split: split_budget=true"
         )
     return found
+
+
+def _brief(plan: Plan) -> list[str]:
+    """How long a teacher that the run trains itself is trained, where that is not long."""
+    training = plan.teacher.training(plan.dataset) if plan.teacher and plan.dataset else None
+    if training is None or plan.dataset is None or training.budget.unit != "images":
+        return []
+    epochs = training.budget.amount / max(len(plan.dataset.training_rows), 1)
+    budget = plan.config.budget
+    if epochs > ENOUGH:
+        return []
+    return [
+        f"the teacher is trained briefly, on {training.budget.amount:,.0f} images, each seen "
+        f"{epochs:.0f} times, and students for {budget.amount:,g} {budget.unit.upper()}: a first "
+        "look, not a ranking of methods; teacher.images= and budget.amount= train longer"
+    ]
 
 
 def run_facts(
@@ -383,7 +406,7 @@ def run_facts(
         "command": command,
         "config": yaml.safe_dump(to_plain(config), sort_keys=False),
         "settings": settings_digest(config),
-        "dataset": config.dataset.name,
+        "dataset": config.dataset["name"],
         "protocol": plan.protocol_hash,
         "primary": {
             "question": p.primary_question,

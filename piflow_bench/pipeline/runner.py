@@ -25,7 +25,7 @@ from piflow_bench.pipeline.outdated import discard_outdated, warnings_of
 from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
 from piflow_bench.pipeline.repeated import Watch, tally
 from piflow_bench.pipeline.run_folder import settled
-from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.stage import Stage, closure
 from piflow_bench.pipeline.store.store import Store, environment_error
 from piflow_bench.pipeline.store.uses import record_use, settings_digest, stages_of
 
@@ -77,7 +77,9 @@ def run_experiment(
             record_use(store, folder, stages, settings_digest(config))
             if missing:
                 say(console, beginning(config.name, stages, store, workers_of(config)))
+            made = _pass_check(plan, store, display, folder)
             outcome = _launch(config, stages, store, display, detach, folder)
+            outcome.seconds += made.seconds
         if detach and len(outcome.done) + len(outcome.failures) < len(stages):
             console.print("submitted; the same command without --detach collects", highlight=False)
             return 0
@@ -88,8 +90,8 @@ def run_experiment(
     from piflow_reports.terminal import print_results
 
     print_results(console, folder)
-    computed = len(outcome.done) - len(outcome.cached)
-    words = tally(computed, len(outcome.cached), len(outcome.failures), outcome.seconds)
+    found = len(outcome.cached) - len(made.done)
+    words = tally(len(outcome.done) - found, found, len(outcome.failures), outcome.seconds)
     console.print(words, highlight=False)
     print_causes(console, outcome.failures.values())
     print(page)
@@ -129,6 +131,32 @@ def _machine() -> Iterator[None]:
         if reason:
             raise UserError(reason) from error
         raise
+
+
+def _pass_check(plan: Plan, store: Store, display: Display, folder: Path) -> Outcome:
+    """Make the teacher's check, and its weights where a stage makes them, before all others.
+
+    Returns what was made.
+
+    Raises:
+        UserError: if the teacher is none of these data's, and what it seems to be.
+    """
+    config, check = plan.config, plan.check
+    if check is None or store.has(check):
+        return Outcome()
+    before = [stage for stage in closure([check]) if not store.has(stage)]
+    if len(before) == 1 and config.launcher.name != "slurm":  # No worker is worth its start.
+        outcome = run([check], store, runtime_of(config), "debug", 1, config.training.threads)
+    else:
+        outcome = _launch(config, before, store, display, False, folder)
+    for failure in outcome.failures.values():
+        if failure.stage.key == check.key and failure.root is None:
+            reason = failure.reason.removeprefix("Unfit: ")
+            raise UserError(
+                f"teacher={config.teacher['name']}: {reason} (check_teacher=false goes on all the "
+                "same)"
+            )
+    return outcome
 
 
 def _launch(
@@ -251,7 +279,7 @@ def cancel_jobs(config: ExperimentConfig) -> None:
 def prepare_digits(out: str | None) -> None:
     """Remake the digits weights."""
     from piflow_bench.data.digits import ASSETS
-    from piflow_bench.data.digits_weights import make_assets
+    from piflow_bench.teachers.digits_weights import make_assets
 
     folder = Path(out) if out else ASSETS
     last = 0.0

@@ -1,23 +1,45 @@
-"""What stages are called with beside their configuration, and the dataset they speak of."""
+"""What stages are called with beside their configuration: this machine, and where files lie.
+
+A stage's configuration says by content what decides its output; where data and weights are found
+is a matter of the call, and here.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from piflow_bench import registry
-from piflow_bench.conformance.dataset import dataset_problems, teacher_problems
-from piflow_bench.contracts.data import Dataset
+from piflow_bench.contracts.data import Dataset, DatasetPlugin
+from piflow_bench.contracts.extractor import Extractor, ExtractorPlugin
+from piflow_bench.contracts.plugin import Place
+from piflow_bench.contracts.space import SpacePlugin
+from piflow_bench.contracts.teacher import Teacher, TeacherPlugin
 from piflow_bench.errors import UserError
 from piflow_bench.file_plugins import places
+from piflow_bench.preparation.given import resolved
+from piflow_bench.settings import build_dataclass
 from piflow_bench.training.scale import Scale
 
 Report = Callable[[float, str], None]
 Inputs = Mapping[str, list[Path]]
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Given:
+    """The plugins that an experiment names, with their settings: ``name`` and all others."""
+
+    dataset: Settings = field(default_factory=dict)
+    teacher: Settings = field(default_factory=dict)
+    space: Settings = field(default_factory=dict)
+    """Empty: the dataset's own."""
+    extractors: Mapping[str, Settings] = field(default_factory=dict)
+    """Settings by extractor's name; those of others are their defaults."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +48,14 @@ class Runtime:
 
     plugins: Any = None
     """As ``plugins=`` gives them."""
-    checkpoint: str | None = None
+    given: Given = Given()
     sample_batch: int = 250
     save_seconds: float = 20.0
     scale: Scale = Scale()
     inputs: str = "runs/inputs"
-    """Folder of what profiles generate."""
+    """Folder of stand-ins for files that nobody gives."""
     student: str | None = None
     """A published student's weights."""
-    dataset: Mapping[str, Any] = field(default_factory=dict)
-    """The dataset's settings with their paths, which are in no stage's configuration."""
-
     events: Mapping[str, str] = field(default_factory=dict)
     """Folders of TensorBoard's event files, by the names of the trainings' stages."""
 
@@ -45,46 +64,117 @@ class Runtime:
         """Files and folders of plugins."""
         return places(self.plugins)
 
+    @property
+    def place(self) -> Place:
+        """Where networks run."""
+        return Place(self.scale.device, self.inputs)
 
-def load_dataset(
-    config: Mapping[str, Any], runtime: Runtime, backbone: Path | None = None
-) -> Dataset:
-    """The dataset of a stage; ``backbone`` holds the fitted start of closed-form teachers."""
-    settings = dict(runtime.dataset or config["settings"])
-    if runtime.checkpoint:
-        settings["checkpoint"] = runtime.checkpoint
-    if settings.get("generated"):
-        settings["generated"] = runtime.inputs
-    if backbone is not None:
-        settings["backbone"] = str(backbone / "network.safetensors")
-    text = json.dumps(settings, sort_keys=True)
-    return _cached_dataset(config["name"], text, runtime.scale.device)
+    # ------------------------------------------------------------------ plugins, nothing loaded
+
+    def dataset_plugin(self) -> DatasetPlugin:
+        """The experiment's dataset.
+
+        Raises:
+            UserError: for an unknown name, or settings that it has not.
+        """
+        found: DatasetPlugin = self._plugin("dataset", self.given.dataset)
+        return found
+
+    def teacher_plugin(self) -> TeacherPlugin:
+        """The experiment's teacher; errors as of the dataset."""
+        found: TeacherPlugin = self._plugin("teacher", self.given.teacher)
+        return found
+
+    def space_plugin(self) -> SpacePlugin:
+        """The space of the samples; errors as of the dataset."""
+        found: SpacePlugin = self._plugin("space", {**self.given.space, "name": self.space_name})
+        return found
+
+    @property
+    def space_name(self) -> str:
+        """The space's name: the dataset's own where none is given."""
+        own = registry.get("dataset", self.given.dataset["name"], self.folders).space
+        return str(self.given.space.get("name", own))
+
+    def extractor_plugin(self, name: str) -> ExtractorPlugin:
+        """An extractor with its settings of this experiment."""
+        settings = {**self.given.extractors.get(name, {}), "name": name}
+        found: ExtractorPlugin = self._plugin("extractor", settings, f"extractors.{name}")
+        return found
+
+    def _plugin(self, kind: str, given: Settings, where: str = "") -> Any:
+        if "name" not in given:
+            raise UserError(f"{kind}: not given; {kind}=NAME, see `piflow_bench list`")
+        cls = registry.get(kind, given["name"], self.folders)
+        settings = resolved(kind, given, self.inputs)
+        return cls(build_dataclass(cls.Config, settings, where or kind))
+
+    # ------------------------------------------------------------------ loaded once in a process
+
+    def dataset(self) -> Dataset:
+        """The data."""
+        return _dataset(self._text("dataset", "space"))
+
+    def teacher(self, made: Path | None = None) -> Teacher:
+        """The teacher; ``made`` is what its stage wrote, where it has one."""
+        return _teacher(self._text("dataset", "space", "teacher"), made)
+
+    def extractor(self, name: str) -> Extractor:
+        """An extractor, on its device."""
+        return _extractor(self._text("extractors"), name)
+
+    def _text(self, *which: str) -> str:
+        """What decides what is loaded, to be remembered by."""
+        given = {name: getattr(self.given, name) for name in which}
+        call = {"plugins": self.folders, "inputs": self.inputs, "device": self.scale.device}
+        return json.dumps([given, call], sort_keys=True)
+
+
+def _read(text: str) -> Runtime:
+    given, call = json.loads(text)
+    return Runtime(
+        call["plugins"] or None,
+        Given(**given),
+        scale=Scale(call["device"]),
+        inputs=call["inputs"],
+    )
 
 
 @lru_cache(maxsize=8)
-def _cached_dataset(name: str, settings: str, device: str) -> Dataset:
-    return registry.get("dataset", name)(json.loads(settings), device)
+def _dataset(text: str) -> Dataset:
+    runtime = _read(text)
+    return runtime.dataset_plugin().load(runtime.space_plugin(), runtime.place)
 
 
-def checked_dataset(config: Mapping[str, Any], runtime: Runtime, held_out: bool) -> Dataset:
-    """The dataset of a plan, looked at once in a process.
-
-    A closed form's teacher is not called: its network is fitted by a stage.
-
-    Raises:
-        UserError: with all that is wrong with data, conditions or teacher.
-    """
-    dataset = load_dataset(config, runtime)
-    key = (id(dataset), held_out, config["fit_backbone"])
-    if key not in _sound:
-        problems = dataset_problems(dataset, held_out)
-        if not problems and not config["fit_backbone"]:
-            problems = teacher_problems(dataset, dataset.teacher())
-        if problems:
-            raise UserError(f"dataset {config['name']}: {'; '.join(problems)}")
-        _sound[key] = dataset  # Kept, so that the number is its own.
-    return dataset
+@lru_cache(maxsize=8)
+def _teacher(text: str, made: Path | None) -> Teacher:
+    runtime = _read(text)
+    return runtime.teacher_plugin().load(runtime.dataset(), made)
 
 
-_sound: dict[tuple[int, bool, bool], Dataset] = {}
-"""Datasets that were looked at."""
+@lru_cache(maxsize=8)
+def _extractor(text: str, name: str) -> Extractor:
+    runtime = _read(text)
+    return runtime.extractor_plugin(name).load(name, runtime.place)
+
+
+def described(extractor: Extractor, pictures: Any, batch: int) -> dict[str, Any]:
+    """Outputs of an extractor for pictures ``(n, h, w, c)`` uint8, or for points."""
+    import numpy as np
+
+    if pictures.ndim == 4 and pictures.shape[3] == 1:
+        pictures = np.repeat(pictures, 3, axis=3)
+    size = extractor.batch or batch
+    parts = [extractor(pictures[i : i + size]) for i in range(0, len(pictures), size)]
+    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+
+def plain(runtime: Runtime) -> dict[str, Any]:
+    """A runtime as plain values, for another process."""
+    return asdict(runtime)
+
+
+def from_plain(settings: Mapping[str, Any]) -> Runtime:
+    """The runtime of :func:`plain`."""
+    given, scale = Given(**settings["given"]), Scale(**settings["scale"])
+    return Runtime(**{**settings, "given": given, "scale": scale})

@@ -42,6 +42,11 @@ class Stage:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
+    def trains(self) -> bool:
+        """Whether it is a training, of a student or of the teacher."""
+        return KINDS[self.kind].training
+
+    @property
     def name(self) -> str:
         """The artifact's folder name."""
         return f"{self.kind}-{self.key[:20]}"

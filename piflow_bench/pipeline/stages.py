@@ -20,17 +20,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from piflow_bench import registry
+from piflow_bench.conformance.dataset import teacher_problems
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.contracts.method import Method, Spec
 from piflow_bench.contracts.student import Student
 from piflow_bench.contracts.teacher import Teacher
+from piflow_bench.evaluation.extractors.extractor import usual_batch
 from piflow_bench.files.hub import local_path
 from piflow_bench.files.rows import Parts
 from piflow_bench.pipeline import arrays
 from piflow_bench.pipeline.closer import breakdown, selection
 from piflow_bench.pipeline.labels import design_of, labels_of
 from piflow_bench.pipeline.launchers.torchrun import in_processes
-from piflow_bench.pipeline.runtime import Inputs, Report, Runtime, load_dataset
+from piflow_bench.pipeline.runtime import Inputs, Report, Runtime, described
 from piflow_bench.pipeline.store.attempts import begin_anew
 from piflow_bench.settings import build_dataclass
 from piflow_bench.training.distributed import world
@@ -50,15 +52,17 @@ def load_method(config: Mapping[str, Any], runtime: Runtime) -> Method:
     return cls(build_dataclass(cls.Config, config["settings"], f"variants.{config['method']}"))
 
 
-def _backbone(inputs: Inputs) -> Path | None:
-    return inputs["teacher"][0] if "teacher" in inputs else None
+def _teacher(inputs: Inputs, runtime: Runtime) -> Teacher:
+    return runtime.teacher(inputs["teacher"][0] if "teacher" in inputs else None)
 
 
-def _spec(config: Mapping[str, Any], dataset: Dataset, batch: int, seed: int, device: str) -> Spec:
+def _spec(config: Mapping[str, Any], runtime: Runtime, batch: int, seed: int, device: str) -> Spec:
+    dataset, teacher = runtime.dataset(), runtime.teacher_plugin()
+
     def fresh() -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return dataset.fresh_network()
+            return teacher.fresh_network(dataset)
 
     train_nfe = config.get("train_nfe")
     return Spec(dataset.shape, train_nfe, batch, fresh, dataset.train_condition, device, seed)
@@ -66,6 +70,12 @@ def _spec(config: Mapping[str, Any], dataset: Dataset, batch: int, seed: int, de
 
 def _training(config: Mapping[str, Any]) -> TrainingSettings:
     return build_dataclass(TrainingSettings, config["training"], "training")
+
+
+JUDGE = "judge"
+"""The name of the judge's logits among features."""
+REFERENCE_CHUNK = 256
+"""Images of a reference that are held at once."""
 
 
 class NotFinite(RuntimeError):
@@ -92,10 +102,65 @@ def _save_samples(folder: Path, x: Tensor, first: int = 0) -> None:
 def fit_teacher(
     config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
 ) -> None:
-    """Fit the common start of students of a closed-form teacher."""
-    dataset = load_dataset(config["dataset"], runtime)
-    report(0.0, "fitting the backbone to the closed form")
-    save_file(dataset.teacher().network.state_dict(), folder / "network.safetensors")
+    """Make the teacher's weights, or the common start of a closed form's students."""
+    runtime.teacher_plugin().make(runtime.dataset(), folder, report)
+
+
+def train_teacher(
+    config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
+) -> None:
+    """Train the teacher from the dataset; leaves its averaged weights."""
+    if runtime.scale.processes > world()[1]:
+        in_processes("train_teacher", config, inputs, folder, runtime)
+        return
+    dataset, plugin = runtime.dataset(), runtime.teacher_plugin()
+    training = plugin.training(dataset)
+    assert training is not None
+    spec = _spec(config, runtime, training.settings.batch, training.seed, runtime.scale.device)
+    start = spec.fresh_network()
+    threads = torch.get_num_threads()
+    try:
+        train(
+            training.method,
+            Teacher(start, start),
+            TrainingData(dataset.training_rows, dataset.train_condition),
+            spec,
+            training.settings,
+            training.budget,
+            training.seed,
+            folder,
+            report,
+            save_seconds=runtime.save_seconds,
+            scale=runtime.scale,
+            anew=partial(begin_anew, folder),
+        )
+    finally:
+        torch.set_num_threads(threads)  # The stages that follow have their own.
+
+
+class Unfit(RuntimeError):
+    """A teacher that is none of the experiment's data as its settings have it."""
+
+
+def teacher_check(
+    config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
+) -> None:
+    """Measure the teacher on real samples, in its own and in other readings.
+
+    Raises:
+        Unfit: naming the reading that is clearly better than the one that is set.
+    """
+    from piflow_bench.conformance.teacher import look_at
+
+    report(0.0, "the teacher on real samples")
+    teacher = _teacher(inputs, runtime).to(runtime.scale.device)
+    problems = teacher_problems(runtime.dataset(), teacher)
+    if problems:
+        raise Unfit("; ".join(problems))
+    found = look_at(runtime.dataset(), teacher, runtime.scale.device)
+    if found.problem:
+        raise Unfit(found.problem)
+    (folder / "check.json").write_text(json.dumps(found.plain()))
 
 
 def converged(
@@ -104,11 +169,10 @@ def converged(
     """Samples of the guided teacher, solved to convergence."""
     from piflow_bench import sampling
 
-    dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))
     where = sampling.Arithmetic(runtime.scale.device, config.get("precision", "fp32"))
     x, nfe = sampling.converged(
-        dataset.teacher().to(where.device),
-        dataset,
+        _teacher(inputs, runtime).to(where.device),
+        runtime.dataset(),
         range(config["start"], config["stop"]),
         config["seed"],
         config["solver"],
@@ -128,14 +192,15 @@ def draw(
     config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
 ) -> None:
     """Real samples: a split of the dataset, or fresh exact draws."""
-    dataset = load_dataset(config["dataset"], runtime)
+    dataset = runtime.dataset()
     if config["split"] == "exact":
-        assert dataset.draw is not None
-        x = dataset.draw(config["seed"], config["n"])
+        assert dataset.truth is not None
+        x = dataset.truth.draw(config["seed"], config["n"])
     elif config["split"] == "train" and config["n"]:
         x = dataset.memorised(config["n"])
     else:
-        x = getattr(dataset, config["split"])
+        rows = dataset.held_out if config["split"] == "test" else dataset.training_rows
+        x = rows.take(torch.arange(len(rows)), None)
     _save_samples(folder, x)
 
 
@@ -144,17 +209,17 @@ def distill(
 ) -> None:
     """Train one variant with one seed; leaves the weights at every budget checkpoint."""
     if runtime.scale.processes > world()[1]:
-        in_processes(config, inputs, folder, runtime)
+        in_processes("distill", config, inputs, folder, runtime)
         return
-    dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))
+    dataset = runtime.dataset()
     settings = _training(config)
     seed = config["train_seed"]
     with followed(folder / LOG_FILE, runtime.events.get(folder.name), report) as told:
         train(
             load_method(config, runtime),
-            dataset.teacher(),
+            _teacher(inputs, runtime),
             TrainingData(dataset.training_rows, dataset.train_condition),
-            _spec(config, dataset, settings.batch, seed, runtime.scale.device),
+            _spec(config, runtime, settings.batch, seed, runtime.scale.device),
             settings,
             build_dataclass(Budget, config["budget"], "budget"),
             seed,
@@ -174,15 +239,16 @@ def published(
     from piflow_bench.networks.pretrained import dit_state
 
     source = runtime.student or ""
-    dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))
     built = load_method(config, runtime).build(
-        dataset.teacher(), _spec(config, dataset, 1, 0, "cpu")
+        _teacher(inputs, runtime), _spec(config, runtime, 1, 0, "cpu")
     )
     network: Any = built.modules["student"]
     found = read_weights(local_path(source))
     state = found.state
     if set(state) != set(network.state_dict()):  # Not as `Run.export` writes them.
         state = dit_state(state, f"student.checkpoint={source}")
+        if hasattr(network, "from_published"):
+            state = network.from_published(state)
     load_into(network, {k: v.float() for k, v in state.items()}, f"student.checkpoint={source}")
     save_file(network.state_dict(), folder / "checkpoint_0.safetensors")
     row = {
@@ -214,11 +280,10 @@ def ready_student(config: Mapping[str, Any], inputs: Inputs, runtime: Runtime) -
     """The student of a ``sample`` stage."""
     from piflow_bench.sampling import Arithmetic
 
-    dataset = load_dataset(config["dataset"], runtime, _backbone(inputs))
     where = Arithmetic(runtime.scale.device, config.get("precision", "fp32"))
-    teacher: Teacher = dataset.teacher().to(where.device)
+    teacher: Teacher = _teacher(inputs, runtime).to(where.device)
     seed = config.get("train_seed") or 0
-    spec = _spec(config, dataset, 1, seed, where.device)
+    spec = _spec(config, runtime, 1, seed, where.device)
     built = load_method(config, runtime).build(teacher, spec)
     network: Any = built.modules["student"]
     if "distill" in inputs:
@@ -227,7 +292,7 @@ def ready_student(config: Mapping[str, Any], inputs: Inputs, runtime: Runtime) -
         network = network.to(where.device)
     elif teacher.closed_form:
         network = teacher.field
-    return ReadyStudent(built.student, network, dataset, where)
+    return ReadyStudent(built.student, network, runtime.dataset(), where)
 
 
 def sample(
@@ -267,21 +332,31 @@ def features(
     config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
 ) -> None:
     """Features of samples under every extractor, and the judge's logits."""
-    dataset = load_dataset(config["dataset"], runtime)
+    space = runtime.dataset().space
     x = torch.from_numpy(arrays.samples(inputs["samples"]))
-    functions = {name: dataset.extractors[name] for name in config["extractors"]}
-    if config["judge"]:
-        assert dataset.judge is not None
-        functions["judge"] = dataset.judge
+    judges = config["judge"] or {}
     written: dict[str, np.ndarray] = {}
-    for name, function in functions.items():
-        parts = Parts(folder / "parts" / name, runtime.save_seconds)
-        for i in range(parts.rows, len(x), dataset.chunk):
-            batch = x[i : i + dataset.chunk]
-            found = function(batch)
-            parts.add(len(batch), **(found if isinstance(found, dict) else {"features": found}))
-            report(parts.rows / len(x), f"{name}: {parts.rows} samples")
-        written |= {arrays.array_name(name, output): v for output, v in parts.arrays().items()}
+    # What is decoded is decoded once, for all of them.
+    parts = {n: Parts(folder / "parts" / n, runtime.save_seconds) for n in config["extractors"]}
+    parts |= {JUDGE: Parts(folder / "parts" / JUDGE, runtime.save_seconds)} if judges else {}
+    names = {n: n for n in config["extractors"]}
+    for judge in judges:  # One, or none.
+        names[JUDGE] = judge
+    begun = min(part.rows for part in parts.values())
+    for i in range(begun, len(x), space.chunk):
+        batch = x[i : i + space.chunk]
+        seen = batch.numpy() if space.pictures is None else space.pictures(batch)
+        for name, part in parts.items():
+            if part.rows > i:  # It had come further.
+                continue
+            extractor = runtime.extractor(names[name])
+            found = described(extractor, seen, usual_batch(extractor.device))
+            if name == JUDGE:
+                found = {"features": found["logits"]}
+            part.add(len(batch), **found)
+            report(part.rows / len(x), f"{names[name]}: {part.rows} samples")
+    for name, part in parts.items():
+        written |= {arrays.array_name(name, output): v for output, v in part.arrays().items()}
     np.savez(folder / "features.npz", **written)
     shutil.rmtree(folder / "parts")
 
@@ -290,13 +365,30 @@ def real_reference(
     config: Mapping[str, Any], inputs: Inputs, folder: Path, runtime: Runtime, report: Report
 ) -> None:
     """Features and moments of real images that are given as a file."""
-    dataset = load_dataset(config["dataset"], runtime)
-    assert dataset.reference is not None
+    from piflow_bench.evaluation.sources import open_reference
+
+    path = runtime.dataset().reference
+    assert path is not None
     written: dict[str, np.ndarray] = {}
     for name in config["extractors"]:
         report(0.0, f"{name}: the reference's images")
-        for output, values in dataset.reference(name).items():
-            written[arrays.array_name(name, output)] = values
+        extractor = runtime.extractor(name)
+        opened = open_reference(path, workers=2)
+        found: dict[str, np.ndarray] = {}
+        if opened.images is not None:
+            parts = [
+                described(extractor, images, usual_batch(extractor.device))
+                for images in opened.images.batches(REFERENCE_CHUNK)
+            ]
+            found = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+        statistics = opened.statistics
+        if statistics is not None:
+            for what, moments in (("", statistics.pooled), ("spatial/", statistics.spatial)):
+                if moments is not None:
+                    found[f"{what}count"] = np.array([moments.n])
+                    found[f"{what}mean"] = moments.mean
+                    found[f"{what}scatter"] = moments.scatter
+        written |= {arrays.array_name(name, output): values for output, values in found.items()}
     np.savez(folder / "features.npz", **written)
 
 
@@ -316,7 +408,7 @@ def metrics(
     reference_spatial: Any = arrays.output(inputs["reference"], f"{name}/spatial")
     if reference_spatial is None:
         reference_spatial = arrays.moments_of(inputs["reference"], f"{name}/spatial")
-    dataset = load_dataset(config["dataset"], runtime)
+    dataset = runtime.dataset()
     m = 0 if reference is None else len(reference)
     labels = labels_of(dataset, config["labels"], len(generated))
     others = labels_of(dataset, config["reference_labels"], m)
@@ -385,7 +477,7 @@ def _modes(dataset: Dataset, points: np.ndarray, blocks: np.ndarray) -> list[dic
     from piflow_bench.evaluation.metrics.modes import mode_replicates
     from piflow_bench.evaluation.uncertainty import jackknife_interval
 
-    modes = dataset.modes
+    modes = dataset.truth.modes
     assert modes is not None
     n = len(points)
     whole, left = mode_replicates(points, modes.means, modes.std, modes.weights, blocks)
@@ -409,7 +501,7 @@ def partition(
     from piflow_bench.evaluation.metrics.metric import all_metrics
 
     pool = arrays.features(inputs["real"], config["extractor"])
-    dataset = load_dataset(config["dataset"], runtime)
+    dataset = runtime.dataset()
     parts = [labels_of(dataset, source) for source in config["labels"]]
     labels = np.concatenate([each for each in parts if each is not None] or [np.zeros(0)])
     known = len(labels) == len(pool)
@@ -446,7 +538,7 @@ def agreement(
     x = arrays.samples(inputs["samples"])
     target = arrays.samples(inputs["converged"])[: len(x)]
     scores = np.square(x.astype(np.float64) - target).reshape(len(x), -1).mean(1)
-    dataset = load_dataset(config["dataset"], runtime)
+    dataset = runtime.dataset()
     labels = labels_of(dataset, config["labels"], len(x))
     blocks = design_of(config["labels"], labels, len(x)).blocks()
     rows = [_per_sample_row(config["metric"], scores, blocks)]
@@ -455,6 +547,8 @@ def agreement(
 
 STAGES: dict[str, Callable[..., None]] = {
     "teacher": fit_teacher,
+    "train_teacher": train_teacher,
+    "teacher_check": teacher_check,
     "converged": converged,
     "draw": draw,
     "distill": distill,

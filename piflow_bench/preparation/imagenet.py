@@ -521,7 +521,7 @@ def _open_reference(chosen: Preparation, folder: Path, device: str) -> Any:
 
 def _write_reference(job: _Job, extractor: Any, report: Callable[[int, int, str], None]) -> None:
     """Statistics of the cropped images, shard by shard: features of all would not fit in memory."""
-    from piflow_bench.evaluation.extractors.extractor import FEATURES, SPATIAL
+    from piflow_bench.contracts.extractor import FEATURES, SPATIAL
     from piflow_bench.evaluation.moments import Moments
     from piflow_bench.evaluation.references.statistics import Statistics, save_statistics
 

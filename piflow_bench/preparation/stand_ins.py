@@ -17,13 +17,13 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-CLASSES, PER_CLASS, SIDE = 10, 3, 64
+CLASSES, PER_CLASS, SIDE, HEADS = 10, 3, 64, 4
 VERSION = 2
 """Raise it when anything here changes: older folders are made anew."""
 
 
-def generate(folder: Path) -> dict[str, Any]:
-    """Make the files in ``folder`` unless they are there; returns the dataset's settings."""
+def generate(folder: Path) -> dict[str, str]:
+    """Make the files in ``folder`` unless they are there; returns their paths by name."""
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     whole = folder / "imagenet"
@@ -40,11 +40,9 @@ def generate(folder: Path) -> dict[str, Any]:
     return {
         "latents": str(whole / "latents"),
         "reference": str(whole / "reference.npz"),
-        "checkpoint": str(whole / "teacher.pth"),
+        "teacher": str(whole / "teacher.pth"),
         "autoencoder": str(whole / "autoencoder"),
-        "weights": str(whole / "inception.pth"),
-        "heads": 4,
-        "generated": None,
+        "inception": str(whole / "inception.pth"),
     }
 
 
@@ -109,7 +107,7 @@ def teacher(path: Path) -> None:
     """A small DiT's weights under the official names."""
     from piflow_bench.networks.dit import DiT
 
-    network = DiT(channels=4, height=SIDE // 8, dim=48, depth=2, heads=4, classes=CLASSES)
+    network = DiT(channels=4, height=SIDE // 8, dim=48, depth=2, heads=HEADS, classes=CLASSES)
     for name, p in network.named_parameters():
         if "norm1.linear" in name or "proj_out" in name:  # These start at zero.
             nn.init.normal_(p, std=0.05)

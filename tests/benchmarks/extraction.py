@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from piflow_bench.evaluation.extractors.extractor import Extractor
+from piflow_bench.contracts.extractor import Extractor
+from piflow_bench.evaluation.extractors.extractor import get_extractor
 from piflow_bench.provenance import hardware, versions
 
 SIDE = 256
@@ -34,11 +35,10 @@ SIDE = 256
 
 def inception(folder: Path, device: str) -> Extractor:
     """As torch-fidelity has it."""
-    from piflow_bench.evaluation.extractors.inception import load
     from piflow_bench.preparation.stand_ins import inception as write
 
     write(folder / "inception.pth")
-    return load(str(folder / "inception.pth"), device)
+    return get_extractor("inception", str(folder / "inception.pth"), device)
 
 
 def dinov2(folder: Path, device: str) -> Extractor:
@@ -49,7 +49,7 @@ def dinov2(folder: Path, device: str) -> Extractor:
 
     network = timm.create_model(published.ARCHITECTURE, num_classes=0, img_size=published.SIDE)
     torch.save(network.state_dict(), folder / "dinov2.pth")
-    return published.load(str(folder / "dinov2.pth"), device)
+    return get_extractor("dinov2", str(folder / "dinov2.pth"), device)
 
 
 def clip(folder: Path, device: str) -> Extractor:
@@ -59,14 +59,12 @@ def clip(folder: Path, device: str) -> Extractor:
     from piflow_bench.evaluation.extractors import clip as published
 
     torch.save(open_clip.create_model(published.MODEL).state_dict(), folder / "clip.pt")
-    return published.load(str(folder / "clip.pt"), device)
+    return get_extractor("clip", str(folder / "clip.pt"), device)
 
 
 def efficientnet(folder: Path, device: str) -> Extractor:
     """Lite0 at 224, with the weights of its package."""
-    from piflow_bench.evaluation.extractors.efficientnet import load
-
-    return load(None, device)
+    return get_extractor("efficientnet-lite0", None, device)
 
 
 NETWORKS: dict[str, Callable[[Path, str], Extractor]] = {

@@ -6,6 +6,7 @@ medians over rounds.
 
 import statistics
 import time
+from functools import partial
 
 import torch
 from piflow_methods.meanflow import Config as MeanFlowConfig
@@ -15,9 +16,9 @@ from piflow_methods.piflow.policies import GMPolicy
 from piflow_bench import flow
 from piflow_bench.api import Spec
 from piflow_bench.contracts.data import TensorRows
-from piflow_bench.data import digits
 from piflow_bench.training.settings import Budget, TrainingSettings
 from piflow_bench.training.trainer import Trainer, TrainingData
+from tests.world import world
 
 BATCH, STEPS, ROUNDS = 64, 40, 7
 
@@ -30,16 +31,16 @@ def timed(function):
 
 def loop_overhead() -> None:
     """The same loss (regression of the guided teacher's velocity) in the loop and without it."""
-    dataset = digits.load({})
-    teacher = dataset.teacher()
+    dataset, teacher = world().dataset(), world().teacher()
     # With every row at r = t MeanFlow is plain regression of the teacher's velocity.
     method = MeanFlow(MeanFlowConfig(instant_share=1.0, power=0.0))
     data = TrainingData(TensorRows(dataset.train), dataset.train_condition)
-    spec = Spec(dataset.shape, None, BATCH, dataset.fresh_network, dataset.train_condition)
+    fresh = partial(world().teacher_plugin().fresh_network, dataset)
+    spec = Spec(dataset.shape, None, BATCH, fresh, dataset.train_condition)
     settings = TrainingSettings(batch=BATCH, warmup=0)
     trainer = Trainer(method, teacher, data, spec, settings, Budget("images", 1e9), 0)
 
-    network = dataset.fresh_network()
+    network = fresh()
     network.load_state_dict(teacher.network.state_dict())
     network.add_duration()
     average = [p.detach().clone() for p in network.parameters()]
@@ -47,8 +48,8 @@ def loop_overhead() -> None:
     zero = torch.zeros(BATCH)
 
     def bare_step() -> None:
-        rows = torch.randint(len(data.x0), (BATCH,))
-        x0, condition = data.x0[rows], data.condition[rows]
+        rows = torch.randint(len(data.rows), (BATCH,))
+        x0, condition = data.rows.take(rows, None), data.condition[rows]
         noise, t = torch.randn_like(x0), torch.rand(BATCH)
         x = flow.interpolate(x0, noise, t)
         target = teacher(x, t, condition)
@@ -76,8 +77,7 @@ def loop_overhead() -> None:
 
 def rollout_time(components: int, substeps: int) -> None:
     """One policy rollout over the unit interval against one teacher forward, both of one batch."""
-    dataset = digits.load({})
-    network = dataset.teacher().network
+    dataset, network = world().dataset(), world().teacher().network
     x = torch.randn(BATCH, *dataset.shape)
     condition = dataset.conditions(0, range(BATCH))
     one = torch.ones(BATCH)

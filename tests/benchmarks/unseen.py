@@ -78,8 +78,7 @@ def of_variant(name: str, steps: int = 6) -> tuple[float, int, int]:
     from piflow_bench.config.compose import compose
     from piflow_bench.contracts.data import TensorRows
     from piflow_bench.contracts.method import Spec
-    from piflow_bench.data import digits
-    from piflow_bench.pipeline.plan import make_plan
+    from piflow_bench.pipeline.plan import make_plan, runtime_of
     from piflow_bench.training.settings import Budget, EMASettings, TrainingSettings
     from piflow_bench.training.trainer import Trainer, TrainingData
 
@@ -88,18 +87,19 @@ def of_variant(name: str, steps: int = 6) -> tuple[float, int, int]:
     (config,) = compose(["experiment=digits_full", f"only=[{name}]", *pairs])
     (variant,) = make_plan(config).variants
     nfe = None if variant.facts.elastic else min(variant.nfes)
-    dataset = digits.load({"guidance": 1.5})
+    runtime = runtime_of(config)
+    dataset = runtime.dataset()
     settings = dict(variant.training)
     settings["ema"] = EMASettings(**settings["ema"])
     trainer = Trainer(
         variant.method,
-        dataset.teacher(),
+        runtime.teacher(),
         TrainingData(TensorRows(dataset.train), dataset.train_condition),
         Spec(
             dataset.shape,
             nfe,
             settings["batch"],
-            dataset.fresh_network,
+            lambda: runtime.teacher_plugin().fresh_network(dataset),
             dataset.train_condition,
         ),
         replace(TrainingSettings(**settings), warmup=0),

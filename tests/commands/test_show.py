@@ -1,4 +1,4 @@
-"""`show`: a method's settings with what they mean, an experiment with its comments."""
+"""`show`: a plugin's settings with what they mean, an experiment with its comments."""
 
 import dataclasses
 
@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from piflow_bench.cli import main
+from piflow_bench.commands.show import SETTINGS
 from piflow_bench.config.compose import compose
 from piflow_bench.config.schema import to_plain
 from piflow_bench.registry import find
@@ -44,7 +45,8 @@ def test_every_field_of_a_method_has_its_type_default_and_bounds(name, capsys):
     code, out, _ = shown(capsys, name)
     assert code == 0 and out.startswith(f"{name}: ")
     cls = find("method")[name].load()
-    lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
+    _, _, settings = out.partition("settings:")  # Of an extractor facts come before them.
+    lines = {line.split()[0]: line for line in settings.splitlines() if line.startswith("  ")}
     for field in dataclasses.fields(cls.Config):
         default = field.default
         assert default is dataclasses.MISSING or str(default) in lines[field.name]
@@ -63,15 +65,40 @@ def test_meaning_stands_beside_bounds_and_choices(capsys):
 def test_a_plugin_of_ones_own(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(PLUGIN)
     code, out, _ = shown(capsys, "mine", f"plugins={tmp_path}")
-    assert code == 0 and "mine: Words of the file" in out
+    assert code == 0 and "mine: One of mine" in out
     assert "of the student (above 0)" in out and "a | b" in out and "0000.00000" in out
+
+
+OTHERS = [(kind, name) for kind in SETTINGS if kind != "method" for name in find(kind)]
+
+
+@pytest.mark.parametrize(("kind", "name"), OTHERS, ids=[" ".join(o) for o in OTHERS])
+def test_plugins_of_other_kinds_are_shown_alike(kind, name, capsys):
+    code, out, _ = shown(capsys, kind, name)
+    assert code == 0 and out.startswith(f"{name}: ")
+    cls = find(kind)[name].load()
+    _, _, settings = out.partition("settings:")  # Of an extractor facts come before them.
+    lines = {line.split()[0]: line for line in settings.splitlines() if line.startswith("  ")}
+    assert list(lines) == [field.name for field in dataclasses.fields(cls.Config)]
+    assert all(str(f.default) in lines[f.name] for f in dataclasses.fields(cls.Config))
+
+
+def test_how_settings_of_other_kinds_are_given_stands_above_them(capsys):
+    _, out, _ = shown(capsys, "dit")  # No method is called so.
+    assert "teacher.KEY=VALUE" in out and "network's time at noise (above 0)" in out
+    assert "checkpoint     Location | None  hf://" in out
+    _, out, _ = shown(capsys, "extractor", "clip")
+    assert "extractors.clip.KEY=VALUE" in out
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["dmd"], "show dmd: no such method; did you mean 'dmd2'?"),
-        (["kd", "dmd2"], "name one method"),
+        (["dmd"], "show dmd: no plugin is called so; did you mean 'dmd2'?"),
+        (["kd", "dmd2"], "show kd dmd2: no such kind"),
+        (["method", "kd", "dmd2"], "name one plugin"),
+        (["teacher", "dgits"], "show teacher dgits: no such teacher; did you mean 'digits'?"),
+        (["digits"], "dataset, teacher, extractor are called so; say which, as in show dataset"),
         (["kd", "nfes=[1]"], "takes plugins=PATH alone"),
     ],
 )

@@ -62,7 +62,13 @@ def refused(tmp_path, capsys, monkeypatch):
         ("variants.kdd.settings.lr=1", ["variants.kdd", "'kd'"]),
         ("variants.kd.method=kdd", ["'kdd'", "'kd'"]),
         ("dataset.name=digit", ["'digit'", "'digits'"]),
-        ("dataset.settings.guidence=1", ["dataset.settings.guidence", "'guidance'"]),
+        ("dataset=digit", ["dataset=digit", "'digits'"]),
+        ("teacher=digit", ["teacher=digit", "'digits'"]),
+        ("space=pixel", ["space=pixel", "'pixels'"]),
+        ("teacher.guidence=1", ["teacher.guidence", "'guidance'"]),
+        ("dataset.sise=1", ["dataset.sise", "no such setting"]),
+        ("space.level=5", ["space.level", "'levels'"]),
+        ("extractors.digits.weight=x", ["extractors.digits.weight", "'weights'"]),
         ("+foo=1", ["foo", "no such setting"]),
         ("+training.bach=1", ["training.bach", "'batch'"]),
         ("hydra.searchpath=[x]", ["hydra.searchpath", "no such setting"]),
@@ -70,7 +76,7 @@ def refused(tmp_path, capsys, monkeypatch):
         ("protocol.metrics=[fdd]", ["protocol.metrics=fdd", "'fd'"]),
         ("protocol.curve_metrics=[recal]", ["protocol.curve_metrics=recal", "'recall'"]),
         ("protocol.settings.kk=3", ["protocol.settings.kk", "'k'"]),
-        ("protocol.extractors=[pixel]", ["protocol.extractors=pixel", "pixels"]),
+        ("protocol.extractors=[pixel]", ["'pixel'", "digits-pixels"]),
         ("protocol.questions=[imitate]", ["imitate", "'imitation'"]),
         ("protocol.primary_quality=recal", ["protocol.primary_quality=recal", "'recall'"]),
         ("converged.solver=eulr", ["converged.solver=eulr", "'euler'"]),
@@ -84,17 +90,18 @@ def refused(tmp_path, capsys, monkeypatch):
         ("aa=maybe", ["aa=maybe", "bool"]),
         ("variants.kd.settings.lr=fast", ["variants.kd.settings.lr=fast", "float"]),
         ("variants.kd.settings.pairs=2.5", ["variants.kd.settings.pairs=2.5", "int"]),
-        ("dataset.settings.guidance=abc", ["guidance", "abc"]),
+        ("teacher.guidance=abc", ["guidance", "abc"]),
         # impossible values
         ("nfes=[-1]", ["nfes=-1", "at least 1"]),
         ("nfes=[0]", ["nfes=0", "at least 1"]),
         ("nfes=[]", ["nfes=[]", "not empty"]),
         ("nfes=[1,1]", ["nfes=[1, 1]", "distinct"]),
         ("variants.kd.nfes=[-4]", ["variants.kd.nfes=-4", "at least 1"]),
-        ("protocol.extractors=[]", ["protocol.extractors=[]", "at least one", "pixels"]),
+        ("protocol.extractors=[]", ["protocol.extractors=[]", "at least one"]),
         ("protocol.questions=[]", ["protocol.questions=[]", "at least one", "data"]),
         ("protocol.curve_metrics=[]", ["protocol.curve_metrics=[]", "at least one metric"]),
-        ("protocol.extractors=[pixels,pixels]", ["protocol.extractors=", "distinct"]),
+        ("protocol.extractors=[digits,digits]", ["protocol.extractors=", "distinct"]),
+        ("protocol.extractors=[points]", ["protocol.extractors=points", "describes points"]),
         ("protocol.questions=[data,data]", ["protocol.questions=", "distinct"]),
         ("protocol.metrics=[fd,recall,fd]", ["protocol.metrics=", "distinct"]),
         ("variants.teacher-euler.sampling.guidance=[1,1.0]", ["guidance=[1, 1.0]", "distinct"]),
@@ -126,7 +133,18 @@ def refused(tmp_path, capsys, monkeypatch):
         ("samples=x", ["samples=", "not a setting"]),
         # files
         ("plugins=missing folder", ["plugins=missing folder", "no such file or folder"]),
-        ("checkpoint=missing.safetensors", ["missing.safetensors", "no such file"]),
+        ("teacher.checkpoint=missing.safetensors", ["missing.safetensors", "no such file"]),
+        ("extractors.digits.weights=none/x.pth", ["none/x.pth", "no such file"]),
+        # data and teachers that do not go together
+        ("teacher=closed-form", ["teacher=closed-form", "digits has no closed form"]),
+        # names of earlier versions
+        ("checkpoint=x", ["checkpoint: is called teacher.checkpoint now"]),
+        ("dataset.settings.guidance=2", ["dataset.settings.guidance: ", "teacher.guidance now"]),
+        ("dataset.settings.latents=x", ["dataset.settings.latents: ", "dataset.latents now"]),
+        ("dataset.settings.autoencoder=x", ["space.autoencoder now"]),
+        ("dataset.settings.autoencoder_dtype=x", ["space.dtype now"]),
+        ("+dataset.settings.weights=x", ["extractors.inception.weights now"]),
+        ("dataset.settings.generated=x", ["profile=smoke, which has it"]),
     ],
 )
 def test_one_line_names_key_value_and_fix(refused, setting, words):
@@ -165,13 +183,13 @@ def test_a_mistake_in_one_swept_experiment_stops_all(refused):
 class TestCheckpoint:
     def test_truncated(self, refused, tmp_path):
         (tmp_path / "cut.safetensors").write_bytes(TEACHER.read_bytes()[:20000])
-        message = refused("checkpoint=cut.safetensors")
+        message = refused("teacher.checkpoint=cut.safetensors")
         assert "cut.safetensors" in message
-        assert "safetensors file" in message
+        assert "not readable safetensors" in message
 
     def test_of_another_network(self, refused):
         path = ASSETS / "digits_judge.safetensors"
-        message = refused(f"checkpoint={path}")
+        message = refused(f"teacher.checkpoint={path}")
         assert str(path) in message
         assert "another network" in message
 
@@ -179,7 +197,7 @@ class TestCheckpoint:
         from piflow_bench.data.digits import teacher_network
 
         save_file(teacher_network(32, 2).state_dict(), tmp_path / "small.safetensors")
-        assert "another network" in refused("checkpoint=small.safetensors")
+        assert "another network" in refused("teacher.checkpoint=small.safetensors")
 
     @pytest.mark.parametrize("name", ["teacher.pt", "teacher.safetensors"])
     def test_pickled_is_never_unpickled(self, refused, tmp_path, name):
@@ -188,14 +206,14 @@ class TestCheckpoint:
                 return (open, (str(tmp_path / "sprung"), "w"))
 
         torch.save({"weights": Trap()}, tmp_path / name)
-        message = refused(f"checkpoint={name}")
+        message = refused(f"teacher.checkpoint={name}")
         assert name in message
-        assert "save_file" in message
+        assert ("save_file" if name.endswith(".pt") else "not readable safetensors") in message
         assert not (tmp_path / "sprung").exists()
 
     def test_a_folder(self, refused, tmp_path):
         (tmp_path / "folder").mkdir()
-        assert "no such file" in refused("checkpoint=folder")
+        assert "no diffusion_pytorch_model.safetensors in" in refused("teacher.checkpoint=folder")
 
 
 class TestUnwritable:
@@ -306,10 +324,41 @@ class TestPaths:
     NAMES = ("a b", "[x]", "a,b", "k=v", "{a}", "it's", "$HOME", "ä")
 
     @pytest.mark.parametrize("name", NAMES)
-    @pytest.mark.parametrize("key", ["runs", "store", "plugins", "checkpoint"])
+    @pytest.mark.parametrize("key", ["runs", "store"])
     def test_are_literal(self, key, name):
         (config,) = compose([f"{key}=/tmp/{name}/x"])
         assert getattr(config, key) == f"/tmp/{name}/x"
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_of_plugins_are_literal_where_they_are_there(self, name, tmp_path):
+        (tmp_path / name).mkdir()
+        (config,) = compose([f"plugins={tmp_path / name}"])
+        assert config.plugins == str(tmp_path / name)
+
+    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize(
+        "key",
+        ["teacher.checkpoint", "dataset.latents", "space.autoencoder", "extractors.digits.weights"],
+    )
+    def test_of_what_plugins_read_are_literal(self, key, name, tmp_path):
+        (tmp_path / name).mkdir()
+        (config,) = compose([f"{key}={tmp_path / name}"])
+        group, *inner, last = key.split(".")
+        settings = getattr(config, group)
+        for each in inner:
+            settings = settings[each]
+        assert settings[last] == str(tmp_path / name)
+
+    def test_of_plugins_may_be_swept_and_numbers_are_numbers(self):
+        found = compose(["teacher.checkpoint=/tmp/a,/tmp/b"])
+        assert [c.teacher["checkpoint"] for c in found] == ["/tmp/a", "/tmp/b"]
+        (config,) = compose(["teacher.guidance=2"])
+        assert config.teacher["guidance"] == 2
+
+    def test_on_the_hub_are_literal(self):
+        address = "hf://owner/name@main/a=b.pth"
+        (config,) = compose([f"teacher.checkpoint={address}"])
+        assert config.teacher["checkpoint"] == address
 
     def test_the_rest_is_an_override(self):
         assert split_paths(["runs=a,b", "nfes=[1]"]) == (["nfes=[1]"], {"runs": "a,b"})
@@ -459,3 +508,14 @@ def test_show_prints_a_configuration_that_is_plain(capsys):
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["budget"]["amount"] == 60
     json.dumps(shown)
+
+
+def test_hydra_is_told_of_other_packages_once():
+    """It keeps every class that it is given and asks each of them at every composition."""
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    compose([])
+    before = len(Plugins.instance().discover(SearchPathPlugin))
+    compose([])
+    assert len(Plugins.instance().discover(SearchPathPlugin)) == before

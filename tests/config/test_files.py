@@ -53,7 +53,7 @@ class TestFiles:
 
     def test_groups_are_chosen_without_hydras_word_for_it(self):
         config = only("experiment=points.yaml", "profile=smoke")
-        assert (config.dataset.name, config.protocol.name) == ("mixture2d", "points")
+        assert (config.dataset["name"], config.protocol.name) == ("mixture2d", "points")
         assert list(config.variants) == ["a"] and config.budget.amount == 60
 
     def test_a_file_adds_methods(self):
@@ -140,13 +140,14 @@ class TestFiles:
         assert main([verb, argument]) == 2
         assert f"experiment={argument}" in capsys.readouterr().err
 
+    @pytest.mark.slow
     def test_it_is_shown_planned_and_run(self, here, capsys):
         small = ["profile=smoke", "only=[mine,teacher-euler]", "nfes=[1]", "launcher=debug"]
         assert main(["show", "experiment=./my.yaml"]) == 0
         assert "name: my\n" in capsys.readouterr().out
         assert main(["run", "--plan", "experiment=./my.yaml", *small]) == 0
         assert "my" in capsys.readouterr().out and not (here / "runs").exists()
-        made = piflow_bench.run(Path("my.yaml"), *small, "protocol.extractors=[classifier]")
+        made = piflow_bench.run(Path("my.yaml"), *small, "protocol.extractors=[digits]")
         assert set(made.results["experiment"]) == {"my.yaml"}
         assert "mine" in set(made.table["variant"])
         (here / "my.yaml").unlink()  # Its results stand without it.

@@ -3,18 +3,20 @@
 import re
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
-from piflow_bench import registry
 from piflow_bench.cli import main
 from piflow_bench.conformance import stand_ins as standins
 from piflow_bench.conformance.dataset import dataset_problems, teacher_problems
 from piflow_bench.contracts.condition import Classes
+from piflow_bench.contracts.space import Space
 from piflow_bench.contracts.teacher import Guidance, Teacher
-from piflow_bench.data import closed_form, digits, mixture2d
-from piflow_bench.pipeline import runtime
+from piflow_bench.data import digits
+from piflow_bench.teachers import closed_form
+from piflow_bench.teachers.digits import DigitsTeacher
+from tests.pipeline.harness import forget
+from tests.world import world
 
 GOOD = standins.images().dataset
 FOUR = Classes(torch.arange(64) % 4 + 1, 4)
@@ -30,7 +32,9 @@ WRONG = {
     "from 0 to 1": ({"train": (GOOD.train + 1) / 2}, r"train has images in \[0, 1\], none.*dark"),
     "integers": ({"train": GOOD.train.long()}, "train is of torch.int64"),
     "not finite": ({"train": GOOD.train / 0}, "train has 64 of 64 samples that are not finite"),
-    "another shape": ({"shape": (1, 8, 8)}, r"train has samples of \(1, 4, 4\), shape .*8, 8"),
+    "another shape": (
+        {"space": Space((1, 8, 8))}, r"train has samples of \(1, 4, 4\), shape .*8, 8",
+    ),
     "labels from 1": (
         {"train_condition": FOUR, "conditions": lambda s, i: Classes(torch.tensor([*i]) % 4, 4)},
         "train has labels 1 to 4; of 4 classes they are 0 to 3",
@@ -66,7 +70,12 @@ def test_what_is_wrong_is_named(case):
 
 
 def test_what_is_right_has_no_problems():
-    for dataset in (GOOD, standins.points().dataset, digits.load({}), mixture2d.load({})):
+    for dataset in (
+        GOOD,
+        standins.points().dataset,
+        world().dataset(),
+        world("mixture2d").dataset(),
+    ):
         assert dataset_problems(dataset) == []
     for stand_in in (standins.images(), standins.points()):
         assert teacher_problems(stand_in.dataset, stand_in.teacher(0)) == []
@@ -76,7 +85,7 @@ def test_what_is_right_has_no_problems():
 
 
 def test_latents_may_lie_anywhere():
-    scaled = replace(GOOD, train=GOOD.train * 40, decode=lambda x: np.zeros((len(x), 8, 8, 3)))
+    scaled = replace(GOOD, train=GOOD.train * 40, space=replace(GOOD.space, bounded=False))
     assert dataset_problems(scaled) == []
 
 
@@ -98,41 +107,47 @@ def test_a_teacher_is_called_once(field, words):
 @pytest.mark.parametrize("case", ["pixels", "labels from 1", "no test set", "a teacher of NaN"])
 def test_a_run_is_refused_before_any_work(case, tmp_path, monkeypatch, capsys):
     """Through the registry, as a plugin's dataset comes."""
-    dataset = replace(digits.load({"untrained": True}), **_on_digits(case))
-    monkeypatch.setattr(registry, "get", _instead(registry.get, dataset))
+    load = digits.Digits.load
+    monkeypatch.setattr(
+        digits.Digits, "load", lambda *given: replace(load(*given), **_on_digits(case))
+    )
+    if case == "a teacher of NaN":
+        monkeypatch.setattr(DigitsTeacher, "load", _broken)
     monkeypatch.chdir(tmp_path)
-    runtime._cached_dataset.cache_clear()
+    forget()
     try:
         assert main(["run", "profile=smoke", "only=[kd]"]) == 2
     finally:
-        runtime._cached_dataset.cache_clear()
+        forget()
     error = capsys.readouterr().err
-    assert error.startswith("error: dataset digits: ") and error.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    assert error.count("\n") == 1
+    if case == "a teacher of NaN":  # Found by its check, which the store would hold.
+        assert error.startswith("error: teacher=digits: ")
+        assert not list(tmp_path.glob("runs/store/*-*")), "nothing was made"
+    else:
+        assert error.startswith("error: dataset digits: ")
+        assert list(tmp_path.iterdir()) == []
 
 
 def _on_digits(case):
     x, y, x_test, y_test = digits.images()
 
-    def broken():
-        network = digits.teacher_network()
-        return Teacher(lambda x, t, c: x * float("nan"), network, Guidance(1.5))
-
     return {
         "pixels": {"train": (x + 1) * 127.5},
         "labels from 1": {"train_condition": Classes(y + 1, 10)},
         "no test set": {"test": x_test[:0], "test_condition": Classes(y_test[:0], 10)},
-        "a teacher of NaN": {"teacher": broken},
+        "a teacher of NaN": {},
     }[case]
 
 
-def _instead(get, dataset):
-    return lambda kind, *rest: (lambda *_: dataset) if kind == "dataset" else get(kind, *rest)
+def _broken(plugin, dataset, made=None):
+    network = plugin.fresh_network(dataset)
+    return Teacher(lambda x, t, c: x * float("nan"), network, Guidance(1.5))
 
 
 def test_a_closed_forms_backbone_is_not_fitted_to_look(monkeypatch, tmp_path):
     """Fitting is a stage's work."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(closed_form, "fit_backbone", lambda *a, **k: pytest.fail("fitted"))
-    runtime._cached_dataset.cache_clear()
+    forget()
     assert main(["status", "experiment=analytic_mixture2d", "profile=smoke"]) == 0

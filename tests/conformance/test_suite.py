@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-import piflow_bench.conformance.suite as check
+import piflow_bench.conformance.results as check
 from piflow_bench.cli import main
+from piflow_bench.conformance.suite import check_method
 from piflow_bench.errors import CHECK_FAILED, UserError
 from piflow_bench.errors import OK as EXIT_OK
 from piflow_bench.settings import nested
@@ -56,7 +57,7 @@ def failures(results):
 
 @pytest.mark.parametrize(("name", "overrides"), BUILT_IN, ids=lambda v: v if v else "")
 def test_built_in_methods_pass(name, overrides):
-    results = check.check_method(name, overrides, None)
+    results = check_method(name, overrides, None)
     assert failures(results) == {}
     # Only methods that fill a buffer as they go may skip a test.
     skipped = {r.test.split(": ")[1] for r in results if r.status == check.SKIPPED}
@@ -97,7 +98,7 @@ BFLOAT16 = [
 
 @pytest.mark.parametrize(("name", "test", "reason", "line"), BFLOAT16, ids=[b[0] for b in BFLOAT16])
 def test_what_fails_in_bfloat16_alone_is_found_there_alone(name, test, reason, line):
-    failed = failures(check.check_method(name, [], PLUGINS))
+    failed = failures(check_method(name, [], PLUGINS))
     assert set(failed) == {IMAGE + test, POINTS + test}
     assert all(reason in found and line in found for found in failed.values())
 
@@ -116,7 +117,7 @@ def test_the_correct_base_of_the_bad_plugins_passes(tmp_path):
 
 
 def test_what_cannot_run_is_skipped_with_its_reason(tmp_path):
-    results = check.check_method("raises_in_training", [], PLUGINS)
+    results = check_method("raises_in_training", [], PLUGINS)
     skipped = {r.test: r.reason for r in results if r.status == check.SKIPPED}
     assert skipped[IMAGE + "gradients"] == "needs 'training step'"
     assert "(raises_in_training.py:6)" in failures(results)[IMAGE + "training step"]
@@ -134,14 +135,14 @@ def test_wrong_declarations_fail_to_load(tmp_path):
     }
     for name, (text, reason) in cases.items():
         (tmp_path / f"{name}.py").write_text(text)
-        results = check.check_method(name, [], str(tmp_path))
+        results = check_method(name, [], str(tmp_path))
         assert reason in failures(results)["loads"]
 
 
 def test_names_that_do_not_fit_together_fail_the_build(tmp_path):
     text = Path(PLUGINS, "_base.py").read_text()
     (tmp_path / "misspelt.py").write_text(text.replace('(("student",)', '(("studnet",)'))
-    results = check.check_method("misspelt", [], str(tmp_path))
+    results = check_method("misspelt", [], str(tmp_path))
     assert "names module 'studnet'; did you mean 'student'?" in failures(results)[IMAGE + "build"]
 
 
@@ -164,7 +165,7 @@ def test_false_needs_are_named(tmp_path, old, new, reason):
     text = Path(PLUGINS, "_base.py").read_text()
     assert old in text
     (tmp_path / "liar.py").write_text(text.replace(old, new))
-    failed = failures(check.check_method("liar", [], str(tmp_path)))
+    failed = failures(check_method("liar", [], str(tmp_path)))
     assert reason in failed.get(IMAGE + "declared needs", failed.get(IMAGE + "training step"))
 
 
@@ -181,7 +182,7 @@ def test_false_needs_are_named(tmp_path, old, new, reason):
 )
 def test_the_users_mistakes_are_user_errors(arguments, message):
     with pytest.raises(UserError) as caught:
-        check.check_method(*arguments)
+        check_method(*arguments)
     assert message in str(caught.value)
 
 

@@ -1,18 +1,18 @@
 """Exact velocity fields against numerical integration, and the datasets made of them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from piflow_bench import flow
 from piflow_bench.contracts.condition import Unconditional
 from piflow_bench.contracts.teacher import solve
-from piflow_bench.costs.flops import count_all_flops
 from piflow_bench.data import checkerboard2d, closed_form, mixture2d
 from piflow_bench.errors import UserError
+from tests.world import world
 
 DATASETS = pytest.mark.parametrize("module", [mixture2d, checkerboard2d], ids=lambda m: m.NAME)
 F64 = torch.float64
@@ -306,7 +306,7 @@ def test_velocity_is_the_mean_of_noise_minus_data(module):
 @pytest.fixture(scope="module")
 def teacher_samples():
     def make(module, n, steps):
-        teacher = module.load({"backbone_steps": 0}).teacher()
+        teacher = world(module.NAME).teacher()
         return solve(teacher, normal(n, 2, dtype=torch.float32), Unconditional(n), steps)
 
     return make
@@ -333,116 +333,51 @@ def test_the_teacher_makes_the_checkerboard(teacher_samples):
     assert x.std(0).tolist() == pytest.approx([1, 1], abs=0.05)
 
 
-# ---------------------------------------------------------------------------- the common start
-
-
-def error_of(module, network):
-    n = 4000
-    x0, t = module.draw(77, n), torch.rand(n, generator=torch.Generator().manual_seed(1))
-    x = flow.interpolate(x0, normal(n, 2, dtype=torch.float32), t)
-    with torch.no_grad():
-        difference = network(x, t, Unconditional(n)) - module.velocity(x, t)
-    return float(difference.square().mean())
-
-
-def fitted(module, steps, seed=0):
-    return closed_form.fit_backbone(
-        module.velocity, module.draw, steps, seed, batch=128, dim=32, depth=2
-    )
-
-
-@DATASETS
-def test_fitting_lowers_the_error(module):
-    start, end = error_of(module, fitted(module, 0)), error_of(module, fitted(module, 250))
-    assert end < 0.3 * start, (start, end)
-
-
-def test_fitting_is_deterministic_by_its_seed():
-    def weights(seed):
-        network = fitted(mixture2d, 10, seed)
-        return torch.cat([p.detach().flatten() for p in network.parameters()])
-
-    first = weights(0)
-    torch.manual_seed(99)
-    torch.randn(5)
-    assert torch.equal(weights(0), first)
-    assert not torch.equal(weights(1), first)
-    start, other = fitted(mixture2d, 0, 0), fitted(mixture2d, 0, 1)
-    assert not torch.equal(start.proj_in.weight, other.proj_in.weight)
-
-
-def test_fitting_leaves_the_global_generator_alone():
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    fitted(mixture2d, 2)
-    assert torch.equal(torch.rand(3), expected)
-
-
 # ---------------------------------------------------------------------------- datasets
 
 
 @DATASETS
 def test_dataset(module):
-    data = module.load({"backbone_steps": 2, "dim": 16, "depth": 1})
-    assert (data.name, data.kind, data.shape) == (module.NAME, "points", (2,))
+    data = world(module.NAME).dataset()
+    assert (data.name, data.shape, data.space.pictures) == (module.NAME, (2,), None)
+    assert not data.space.bounded and data.label_law is None and data.reference is None
     for x, condition in ((data.train, data.train_condition), (data.test, data.test_condition)):
         assert x.shape == (20000, 2) and x.dtype == torch.float32
         assert len(condition) == 20000
     assert not torch.equal(data.train, data.test)
     assert len(data.conditions(0, range(5))) == 5
-    points = data.extractors["points"](data.train[:7])
-    assert points.dtype == np.float64 and points.shape == (7, 2)
-    assert (data.modes is None) == (module is checkerboard2d)
-    again = module.load({})
+    assert (data.truth.modes is None) == (module is checkerboard2d)
+    assert data.truth.velocity is module.velocity
+    again = loaded(module)
+    assert again is not data
     assert torch.equal(again.train, data.train) and again.digest == data.digest
-    assert torch.equal(data.draw(3, 10), data.draw(3, 10))
-    assert not torch.equal(data.draw(3, 10), data.draw(4, 10))
+    draw = data.truth.draw
+    assert torch.equal(draw(3, 10), draw(3, 10))
+    assert not torch.equal(draw(3, 10), draw(4, 10))
+
+
+def loaded(module):
+    """The dataset, made anew."""
+    runtime = world(module.NAME)
+    return runtime.dataset_plugin().load(runtime.space_plugin(), runtime.place)
+
+
+@DATASETS
+def test_what_looks_at_points_sees_their_coordinates(module):
+    x = world(module.NAME).dataset().train[:7]
+    seen = world(module.NAME).extractor("points")(x.numpy())["features"]
+    assert seen.dtype == np.float32 and np.array_equal(seen, x.numpy())
 
 
 def test_the_two_datasets_have_two_digests():
-    assert mixture2d.load({}).digest != checkerboard2d.load({}).digest
+    assert loaded(mixture2d).digest != loaded(checkerboard2d).digest
 
 
 @DATASETS
-def test_teacher_is_the_closed_form_without_matrix_products(module):
-    data = module.load({"backbone_steps": 2, "dim": 16, "depth": 1})
-    teacher = data.teacher()
-    assert teacher is data.teacher()
-    assert teacher.closed_form and teacher.digest and not teacher.guidance.on
-    x, t = normal(8, 2), torch.linspace(0.1, 1, 8, dtype=F64)
-    with count_all_flops() as counter:
-        u = teacher(x, t, Unconditional(8))
-    assert counter.get_total_flops() == 0
-    assert torch.equal(u, module.velocity(x, t))
-    shapes = {k: v.shape for k, v in data.fresh_network().state_dict().items()}
-    assert shapes == {k: v.shape for k, v in teacher.network.state_dict().items()}
-
-
-def test_a_backbone_fitted_before_is_loaded(tmp_path):
-    sizes = {"dim": 16, "depth": 1}
-    network = mixture2d.load({"backbone_steps": 3, **sizes}).teacher().network
-    path = tmp_path / "network.safetensors"
-    save_file(network.state_dict(), path)
-    loaded = mixture2d.load({"backbone": str(path), **sizes}).teacher().network
-    for name, value in network.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value)
-    with pytest.raises(UserError, match="another network"):
-        mixture2d.load({"backbone": str(path), "dim": 32}).teacher()
-
-
-@DATASETS
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"backbone_step": 3}, "dataset.settings.backbone_step: .*'backbone_steps'"),
-        ({"dims": 3}, "dataset.settings.dims: .*'dim'"),
-        ({"dim": 0}, "dataset.settings.dim=0: must be at least 1"),
-        ({"backbone_steps": "many"}, "dataset.settings.backbone_steps=many"),
-        ({"backbone_steps": -1}, "at least 0"),
-        ({"depth": True}, "dataset.settings.depth=True"),
-    ],
-)
-def test_wrong_settings_are_explained(module, settings, words):
-    with pytest.raises(UserError, match=words):
-        module.load(settings)
+def test_a_dataset_of_points_has_no_settings(module):
+    runtime = world(module.NAME)
+    runtime = replace(
+        runtime, given=replace(runtime.given, dataset={"name": module.NAME, "dim": 3})
+    )
+    with pytest.raises(UserError, match=r"dataset\.dim: no such setting"):
+        runtime.dataset()

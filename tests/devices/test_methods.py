@@ -9,7 +9,7 @@ from piflow_methods.piflow.policies import GMPolicy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from piflow_bench import flow, registry, sampling
-from piflow_bench.commands.new import new_method
+from piflow_bench.commands.new import new_plugin
 from piflow_bench.conformance import stand_ins as standins
 from piflow_bench.conformance.method import NFES
 from piflow_bench.contracts.data import TensorRows
@@ -59,7 +59,7 @@ def plain(monkeypatch):
 @pytest.fixture(scope="module")
 def plugins(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plugins")
-    new_method("fresh", str(folder))
+    new_plugin("method", "fresh", str(folder))
     return [str(folder)]
 
 
@@ -85,7 +85,7 @@ def spec(stand_in, chosen, nfe, device="cpu"):
     dataset = stand_in.dataset
     elastic = chosen.facts_for().elastic
     return Spec(
-        dataset.shape, None if elastic else nfe, BATCH, dataset.fresh_network,
+        dataset.shape, None if elastic else nfe, BATCH, stand_in.fresh_network,
         dataset.train_condition, device,
     )  # fmt: skip
 

@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 import torch
 
+from piflow_bench.contracts.plugin import Place
 from piflow_bench.data import digits
-from piflow_bench.evaluation.extractors import clip, dinov2
-from piflow_bench.evaluation.extractors.extractor import get_extractor, usual_batch
+from piflow_bench.evaluation.extractors import clip
+from piflow_bench.evaluation.extractors.extractor import (
+    extractor_plugin,
+    get_extractor,
+    usual_batch,
+)
 from piflow_bench.networks.autoencoder import Autoencoder
 from piflow_bench.preparation import stand_ins as generated
 from tests.devices.gpu import gpu, on_gpu
 from tests.preparation.conftest import small_autoencoder
+from tests.world import world
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 20, 24, 3), dtype=np.uint8)
 CLIP = {
@@ -37,7 +43,8 @@ def small_dinov2(folder, device):
     path, name = folder / "dinov2.pth", "vit_small_patch14_dinov2"
     if not path.exists():
         torch.save(timm.create_model(name, num_classes=0, img_size=224).state_dict(), path)
-    return dinov2.load(str(path), device, name)
+    plugin = extractor_plugin("dinov2", {"weights": str(path), "architecture": name})
+    return plugin.load("dinov2", Place(device))
 
 
 def small_clip(folder, device):
@@ -86,10 +93,9 @@ def test_feature_networks(make, tmp_path):
 
 
 def test_the_digits_classifiers(monkeypatch):
-    x = digits.images()[2][:5]
-    here, seen, forward = digits.load({}), [], torch.nn.Linear.forward
-    expected = {name: extract(x) for name, extract in here.extractors.items()}
-    expected["judge"] = here.judge(x)
+    x = np.repeat(world().dataset().space.pictures(digits.images()[2][:5]), 3, axis=3)
+    names, seen, forward = ("digits", "digits-judge"), [], torch.nn.Linear.forward
+    expected = {name: get_extractor(name)(x) for name in names}
 
     def watched(self, x):
         seen.append(on_gpu(x) and on_gpu(self.weight))
@@ -97,9 +103,10 @@ def test_the_digits_classifiers(monkeypatch):
 
     monkeypatch.setattr(torch.nn.Linear, "forward", watched)
     with gpu():
-        there = digits.load({}, "cuda")
-        for name, extract in {**there.extractors, "judge": there.judge}.items():
-            assert np.array_equal(extract(x), expected[name]), name
+        for name in names:
+            there = get_extractor(name, None, "cuda")
+            for output, values in there(x).items():
+                assert np.array_equal(values, expected[name][output]), (name, output)
     assert seen and all(seen)
 
 

@@ -7,9 +7,10 @@ import torch
 
 from piflow_bench.cli import main
 from piflow_bench.config.compose import compose
+from piflow_bench.contracts.plugin import NoSettings, Place
 from piflow_bench.errors import USER_ERROR, UserError
 from piflow_bench.pipeline.plan import _check_machine, runtime_of
-from piflow_bench.pipeline.runtime import Runtime
+from piflow_bench.pipeline.runtime import Given, Runtime
 from piflow_bench.training.scale import Scale
 
 
@@ -38,19 +39,29 @@ def test_the_smoke_profile_takes_a_gpu_where_the_user_names_it(monkeypatch):
             _check_machine(config, runtime.scale)
 
 
-def test_a_dataset_looks_at_images_where_the_run_computes(monkeypatch):
-    """The device is handed to the dataset, and two devices are two loaded datasets."""
+def test_pictures_are_looked_at_where_the_run_computes(monkeypatch):
+    """The device is handed to data, space and extractors; on two devices they are loaded twice."""
     from piflow_bench.pipeline import runtime
 
     asked = []
-    monkeypatch.setattr(
-        runtime.registry, "get", lambda kind, name: lambda *given: asked.append(given) or object()
-    )
-    runtime._cached_dataset.cache_clear()
-    base = Runtime(scale=Scale("cpu"))
-    config = {"name": "digits", "settings": {}}
-    first = runtime.load_dataset(config, base)
-    assert runtime.load_dataset(config, base) is first
-    assert runtime.load_dataset(config, replace(base, scale=Scale("cuda"))) is not first
-    assert asked == [({}, "cpu"), ({}, "cuda")]
-    runtime._cached_dataset.cache_clear()
+
+    class Anything:
+        Config, space = NoSettings, "of its own"
+
+        def __init__(self, config):
+            pass
+
+        def load(self, given, *where):
+            asked.append((given if isinstance(given, str) else "", *where))
+            return object()
+
+    monkeypatch.setattr(runtime.registry, "get", lambda kind, name, folders: Anything)
+    here = Runtime(given=Given(dataset={"name": "tried on two devices"}))
+    there = replace(here, scale=Scale("cuda"))
+    for look in (Runtime.dataset, lambda r: r.extractor("eye")):
+        first = look(here)
+        assert look(here) is first and look(there) is not first
+    cpu, cuda = Place("cpu"), Place("cuda")
+    assert asked == [("", cpu), ("", cuda), ("eye", cpu), ("eye", cuda)]
+    for loaded in (runtime._dataset, runtime._extractor):
+        loaded.cache_clear()

@@ -324,7 +324,7 @@ SETTINGS = {
     ),
     "statistics of another extractor": (
         statistics_of_inception,
-        ["reference=", "x.npz", "inception (its rule", "digits (uint8"],
+        ["reference=", "x.npz", "inception (its rule", "digits (17 grey levels"],
     ),
     "statistics without covariance": (
         lambda t: {"reference": npz(t, mu=np.zeros(64)), "metrics": "[fd]"},
@@ -641,5 +641,5 @@ def test_a_set_against_itself(tmp_path, extractor):
     path = folder(tmp_path, digits()[:30])
     arguments = command(tmp_path, samples=path, reference=path, extractor=extractor)
     values = score([*arguments, "intervals=false"])
-    assert abs(values["fd"]) < 1e-6
+    assert abs(values["fd"]) < 1e-5  # Rounding, of traces of hundreds.
     assert values["precision"] == values["recall"] == 1

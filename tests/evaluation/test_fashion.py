@@ -28,10 +28,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 DATA = Path("/usr/share/datasets/fashion-mnist")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not DATA.is_dir(), reason="apt install dataset-fashion-mnist"),
-]
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="apt install dataset-fashion-mnist")
 FEW = 400
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "33554432"}
 """For speed alone: glibc would give memory back after every batch."""

@@ -11,6 +11,7 @@ from piflow_bench.api import Batch, Classes, Guidance, Spec, Teacher, TrainingRa
 from piflow_bench.contracts.data import TensorRows
 from piflow_bench.contracts.method import Context
 from piflow_bench.networks.dit import DiT
+from piflow_bench.pipeline.plan import runtime_of
 from piflow_bench.training.settings import Budget, TrainingSettings
 from piflow_bench.training.trainer import Trainer, TrainingData
 from tests.methods.shipped import variants_of
@@ -87,8 +88,7 @@ def test_no_shipped_experiment_trains_on_few_pairs():
     assert {"digits: kd", "imagenet_1nfe_repa: kd", "analytic_mixture2d: kd"} <= set(found)
     for name, (config, entry) in found.items():
         c = KD.Config(**entry.settings)
-        settings = config.dataset.settings
-        guidance = Guidance(settings.get("guidance", 1.0))
+        guidance = runtime_of(config).teacher_plugin().guidance
         cost = spent("heun", c.pair_steps, {}, guidance, 1.0)
         pairs = c.pair_share / (1 - c.pair_share) * 3 / cost
         assert 1 / pairs < 100, f"{name} sees each pair {1 / pairs:.0f} times"

@@ -164,7 +164,11 @@ def test_gradient_comes_from_the_policy_not_from_the_rollout():
     )
     (update,) = method.training_step(batch, context)
     update.loss.backward()
-    assert all(p.grad is not None for n, p in network.named_parameters() if "logstds.1" not in n)
+    trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
+    assert all(p.grad is not None for n, p in trained.items() if "logstds.1" not in n)
+    assert {n for n, p in network.named_parameters() if not p.requires_grad} == {
+        "backbone.proj_out_2.weight", "backbone.proj_out_2.bias"
+    }  # fmt: skip
     assert not any(p.requires_grad for p in teacher.network.parameters())
 
 

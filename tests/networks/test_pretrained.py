@@ -13,7 +13,7 @@ from piflow_bench.contracts.condition import Classes
 from piflow_bench.errors import UserError
 from piflow_bench.files.weights import is_averaged, load_into, read_weights
 from piflow_bench.networks.embeddings import sincos_2d
-from piflow_bench.networks.pretrained import dit_state, load_dit
+from piflow_bench.networks.pretrained import Architecture, architecture, dit_state, load_dit
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -241,7 +241,7 @@ def test_original_layout(diffusers_model, official, tmp_path):
 @pytest.mark.parametrize("head", ["gm", "dx"])
 def test_published_students_load_into_what_the_method_builds(head, tmp_path):
     """In diffusers' folder layout; outputs as the official implementation's."""
-    from piflow_methods.piflow.heads import attach_dx_head, attach_gm_head
+    from piflow_methods.piflow.heads import DXNetwork, GMNetwork
 
     tensors = load_file(DATA / "dit.safetensors")
     facts = json.loads((DATA / "dit.json").read_text())
@@ -258,15 +258,15 @@ def test_published_students_load_into_what_the_method_builds(head, tmp_path):
     )
     network, *_ = load_dit(str(tmp_path / "teacher.pth"), units=1000, height=8, heads=2)
     if head == "gm":
-        attach_gm_head(network, facts["num_gaussians"], inner=facts["logstd_inner_dim"])
+        student = GMNetwork(network, facts["num_gaussians"], inner=facts["logstd_inner_dim"])
     else:
-        attach_dx_head(network, facts["n_grid"])
+        student = DXNetwork(network, facts["n_grid"])
     loaded, config, _ = read_weights(folder)
     assert config["num_layers"] == 2
-    load_into(network, dit_state(loaded), "student")
+    load_into(student, student.from_published(dit_state(loaded)), "student")
     with torch.no_grad():
         c = Classes(tensors["class_labels"], 10)
-        out = network(tensors["x"], tensors["timestep"] / 1000, c)
+        out = student(tensors["x"], tensors["timestep"] / 1000, c)
     expected = {"gm": ("means", "logweights", "logstds"), "dx": ("output",)}[head]
     for name in expected:
         close(out[name], tensors[f"{head}_out.{'u' if head == 'dx' else name}"])
@@ -299,7 +299,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path):
         (lambda s: s.update(extra=torch.zeros(2)), "has extra"),
         (lambda s: s.update({"proj_out_1.bias": torch.zeros(2)}), "proj_out_1.bias is"),
         (lambda s: s.pop("pos_embed.proj.weight"), "no patch embedding"),
-        (lambda s: s.pop("emb.class_embedder.embedding_table.weight"), "no class-conditional DiT"),
+        (lambda s: s.pop("emb.timestep_embedder.linear_1.weight"), "no class-conditional DiT"),
     ],
 )
 def test_other_weights_are_named(official, tmp_path, change, words):
@@ -324,3 +324,55 @@ def test_truncated_files_and_missing_ones_are_named(official, tmp_path):
     with pytest.raises(UserError, match="give its heads"):
         torch.save(official[0], tmp_path / "u.pth")
         load_dit(str(tmp_path / "u.pth"), height=8)
+
+
+# ------------------------------------------------------------------ names and shapes alone
+
+
+def broken(path, *arguments, **options):
+    raise AssertionError("values are read")
+
+
+@pytest.mark.parametrize("kind", ["a.pth", "a.safetensors", "folder", "sharded"])
+def test_names_and_shapes_are_read_without_values(
+    official, diffusers_model, tmp_path, monkeypatch, kind
+):
+    path = tmp_path / kind
+    if kind == "a.pth":
+        torch.save({"model": {}, "model_ema": official[0], "raw": {"a": torch.ones(1)}}, path)
+    elif kind == "a.safetensors":
+        save_file(official[0], path)
+    else:
+        size = {"max_shard_size": "60KB"} if kind == "sharded" else {}
+        diffusers_model.save_pretrained(path, **size)
+    whole = read_weights(path)
+    monkeypatch.setattr("piflow_bench.files.weights.load_file", broken)
+    found = read_weights(path, values=False)
+    assert all(v.is_meta for v in found.state.values())
+    assert {k: v.shape for k, v in found.state.items()} == {
+        k: v.shape for k, v in whole.state.items()
+    }
+    assert (found.facts, found.taken) == (whole.facts, whole.taken)
+    assert architecture(dit_state(found.state), found.facts, 8, 2) == architecture(
+        dit_state(whole.state), whole.facts, 8, 2
+    )
+
+
+def test_original_layout_by_shapes(diffusers_model, tmp_path):
+    torch.save({"ema": as_original(diffusers_model)}, tmp_path / "DiT.pt")
+    found = dit_state(read_weights(tmp_path / "DiT.pt", values=False).state)
+    assert architecture(found, {}, 8, 2) == Architecture(4, 8, 24, 2, 2, 2, 10)
+
+
+def test_shapes_of_files_that_are_none_are_refused_alike(official, tmp_path):
+    for name in ("t.pth", "t.safetensors"):
+        path = tmp_path / name
+        with pytest.raises(UserError, match="no such file"):
+            read_weights(path, values=False)
+        save_file(official[0], path) if name.endswith("s") else torch.save(official[0], path)
+        path.write_bytes(path.read_bytes()[:2000])
+        with pytest.raises(UserError, match=name):
+            read_weights(path, values=False)
+    torch.save({"state_dict": Payload()}, tmp_path / "bad.pth")
+    with pytest.raises(UserError, match="plain tensors"):
+        read_weights(tmp_path / "bad.pth", values=False)

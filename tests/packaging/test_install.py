@@ -23,8 +23,6 @@ SETUPTOOLS = importlib.util.find_spec("setuptools") and version("setuptools").pa
 OFFLINE = ("--no-build-isolation", "--no-index") if int(SETUPTOOLS or 0) >= 77 else ()
 """How to build: with the setuptools that is here, unless it is too old."""
 
-pytestmark = pytest.mark.slow
-
 
 def call(*arguments, cwd):
     done = subprocess.run(

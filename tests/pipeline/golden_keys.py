@@ -7,20 +7,32 @@ stood in for by fixed digests.
 
 import hashlib
 import json
-from dataclasses import replace
+from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
+import numpy as np
 import torch
+from torch import nn
 
 from piflow_bench.commands.list import experiments
 from piflow_bench.config.compose import compose
-from piflow_bench.data.digits import load
+from piflow_bench.contracts.condition import Classes
+from piflow_bench.contracts.data import Dataset, TensorRows
+from piflow_bench.contracts.plugin import Plugin
+from piflow_bench.contracts.space import Space
+from piflow_bench.contracts.teacher import Teacher
+from piflow_bench.data import images, latent_images
+from piflow_bench.evaluation.extractors.inception import Inception
+from piflow_bench.networks.dit import DiT
 from piflow_bench.pipeline import plan
+from piflow_bench.spaces.latents import Latents
+from piflow_bench.teachers.dit import DiTTeacher
+from tests.pipeline.harness import forget
 
 GOLDEN = Path(__file__).with_suffix(".json")
-INCEPTION = "inception"
+CLASSES = 10
+SHAPE = (4, 32, 32)
 
 
 class Rows:
@@ -29,41 +41,89 @@ class Rows:
     def __len__(self):
         return 5000
 
+    def take(self, rows, random):
+        return torch.zeros(len(rows), *SHAPE)
 
-def stand_in(config, runtime, held_out):
-    """The dataset of a plan; one that is read from files that are not here by fixed digests."""
-    if config["name"] != "imagenet":
-        return LOAD(config, runtime, held_out)
-    known = {k: v for k, v in config["settings"].items() if k not in PATHS}
-    return replace(
-        load({}),
+
+class Still(nn.Module):
+    """A field that goes along its state."""
+
+    def forward(self, x, t, condition):
+        return x
+
+
+def latents(plugin, space, place):
+    """ImageNet's latents, of which no file is here."""
+    labels = torch.arange(len(Rows())) % CLASSES
+    return Dataset(
         name="imagenet",
-        shape=(4, 32, 32),
-        teacher=lambda: SimpleNamespace(digest="a teacher", taken=""),
-        test=torch.empty(0, 4, 32, 32),
+        space=Space(SHAPE, lambda x: np.zeros((len(x), 256, 256, 3), np.uint8), bounded=False),
+        train=torch.empty(0, *SHAPE),
+        train_condition=Classes(labels, CLASSES),
+        test=torch.empty(0, *SHAPE),
+        test_condition=Classes(labels[:0], CLASSES),
+        conditions=latent_images.conditions(CLASSES),
         digest="latents",
-        identity={**known, "autoencoder": "an autoencoder", "reference": "a reference"},
         rows=Rows(),
-        extractors={INCEPTION: None},
-        extractor_digests={INCEPTION: "weights"},
-        outputs=("features", "logits", "spatial"),
-        decode=lambda x: x,
-        reference=lambda name: {},
-        judge=None,
-        notes={"guidance": known.get("guidance", 1.0)},
+        reference=Path("reference.npz"),
+        label_law="uniform",
     )
 
 
-LOAD = plan.checked_dataset
-PATHS = ("latents", "reference", "autoencoder", "weights", "checkpoint", "generated")
+def pictures(plugin, space, place):
+    """Pictures of one's own, of which none is here."""
+    made = space.load((32, 32, 3), place)
+    x, labels = torch.zeros(40, *made.shape) - 0.5, torch.arange(40) % CLASSES
+    return Dataset(
+        name="images",
+        space=made,
+        train=x,
+        train_condition=Classes(labels, CLASSES),
+        test=x,
+        test_condition=Classes(labels, CLASSES),
+        conditions=latent_images.conditions(CLASSES),
+        digest="pictures",
+        rows=TensorRows(x),
+        label_law=plugin.config.label_law,
+    )
+
+
+def known(**files):
+    """An identity of which files are stood in for by words; other settings are as they are."""
+
+    def identity(plugin):
+        with mock.patch("piflow_bench.files.hub.local_path", lambda source, what: source), \
+             mock.patch("piflow_bench.files.hub.digest", lambda path: "a file"):  # fmt: skip
+            return {**Plugin.identity(plugin), **files}
+
+    return identity
+
+
+STAND_INS = {
+    latent_images.LatentImages: {
+        "load": latents,
+        "identity": lambda plugin: {"reference": "a reference"},
+    },
+    images.Images: {"load": pictures},
+    Latents: {"identity": known(autoencoder="an autoencoder")},
+    DiTTeacher: {
+        "identity": known(checkpoint="a teacher"),
+        "look": lambda plugin, dataset: "",
+        "load": lambda plugin, dataset, made=None: Teacher(Still(), Still(), plugin.guidance),
+        "fresh_network": lambda plugin, dataset: DiT(4, 32, 32, 8, 1, 1, 2, CLASSES),
+    },
+    Inception: {"identity": lambda plugin: {"rule": plugin.rule, "weights": "weights"}},
+}
 
 
 def plans(*settings):
     """The plan of every experiment that the settings describe, by name."""
-    with (
-        mock.patch.object(plan, "checked_dataset", stand_in),
-        mock.patch.object(plan, "_check_machine", lambda *a: None),
-    ):
+    with ExitStack() as stack:
+        for cls, methods in STAND_INS.items():
+            stack.enter_context(mock.patch.multiple(cls, **methods))
+        stack.enter_context(mock.patch.object(plan, "_check_machine", lambda *a: None))
+        forget()
+        stack.callback(forget)
         return {c.name: plan.make_plan(c) for c in compose(settings)}
 
 

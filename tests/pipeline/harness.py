@@ -1,17 +1,28 @@
 """Running the command line on a small experiment, in this process or in another."""
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
+from piflow_bench.cli import main
+from piflow_bench.pipeline import runtime
 from piflow_bench.pipeline.results import COST_AND_PROVENANCE
 
 SMALL = ("profile=smoke", "only=[piflow-gm8,teacher-euler]", "nfes=[1]")
 STUDENTS = ("profile=smoke", "only=[piflow-gm8,dmd2,kd]", "nfes=[1]")
+
+
+def forget() -> None:
+    """Whatever was loaded is loaded anew, as in another process."""
+    for loaded in (runtime._dataset, runtime._teacher, runtime._extractor):
+        loaded.cache_clear()
 
 
 def places(folder: Path) -> tuple[str, str]:
@@ -33,6 +44,17 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
         timeout=300,
         env={**os.environ, **environment},
     )
+
+
+def call(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A verb with its settings in this process, which has all libraries at hand."""
+    out, error = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(error):
+        patch.chdir(cwd)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        code = main(arguments)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), error.getvalue())
 
 
 def results(folder: Path) -> pd.DataFrame:

@@ -4,17 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from piflow_bench import registry
 from piflow_bench.cli import main
 from piflow_bench.config.compose import compose
+from piflow_bench.data.digits import Digits
 from piflow_bench.errors import UserError
 from piflow_bench.networks.dit import DiT
-from piflow_bench.pipeline import runtime
+from piflow_bench.pipeline import plan
 from piflow_bench.pipeline.launchers.slurm import queue
 from piflow_bench.pipeline.launchers.slurm.records import FOLDER, write_record
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.runner import store_of
 from piflow_bench.pipeline.store.uses import record_use, settings_digest
+from tests.pipeline.harness import forget
 
 SETTINGS = ("profile=smoke", "only=[kd,teacher-euler]", "nfes=[1]")
 
@@ -45,19 +46,16 @@ def submitted(tmp_path, monkeypatch):
 
 def broken(monkeypatch, how):
     """From here on the dataset is missing, or a plugin that cannot even be called."""
-    get = registry.get
 
-    def load(settings, device):
+    def load(self, space, place):
         raise how
 
-    monkeypatch.setattr(
-        registry, "get", lambda kind, *rest: load if kind == "dataset" else get(kind, *rest)
-    )
-    runtime._cached_dataset.cache_clear()
+    monkeypatch.setattr(Digits, "load", load)
+    forget()
 
 
 BROKEN = {
-    "missing": UserError("dataset.settings.latents=LATENTS: no such folder"),
+    "missing": UserError("dataset.latents=LATENTS: no such folder"),
     "unreadable": OSError(5, "Input/output error"),
     "a plugin in the making": NameError("name 'torhc' is not defined"),
 }
@@ -97,8 +95,8 @@ def test_no_network_is_called(verb, recorded, submitted, cancelled, monkeypatch,
     if not recorded:
         for record in (submitted.root / "uses").glob("*.json"):
             record.unlink()
-    runtime._cached_dataset.cache_clear()
-    monkeypatch.setattr(runtime, "_sound", {})
+    forget()
+    monkeypatch.setattr(plan, "_sound", {})
     monkeypatch.setattr(DiT, "forward", lambda *a, **k: pytest.fail("a network was called"))
     assert main([verb, *SETTINGS]) == 0
     assert ("3 jobs cancelled" if verb == "cancel" else "queued") in capsys.readouterr().out

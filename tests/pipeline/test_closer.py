@@ -16,8 +16,9 @@ from piflow_bench.config.compose import compose
 from piflow_bench.evaluation.selection import nearest
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.runner import store_of
+from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.stages import STAGES
-from tests.pipeline.harness import places, results, run
+from tests.pipeline.harness import call, places, results
 
 SETTINGS = (
     *("experiment=digits", "profile=smoke", "only=[piflow-gm8,teacher-euler]", "nfes=[1,4]"),
@@ -29,7 +30,7 @@ SETTINGS = (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("closer")
-    result = run(*SETTINGS, *places(folder), cwd=folder)
+    result = call("run", *SETTINGS, "launcher=debug", *places(folder), cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "temperature=0.3" in result.stdout
     return folder
@@ -74,7 +75,7 @@ def test_values_by_size_and_class(folder):
         assert own.n.is_monotonic_increasing and own.n.iloc[-1] == 300
         same = whole[(whole.variant == variant) & (whole.nfe == nfe) & (whole.metric == "fd")]
         same = same[(same.sampler == sampler) & (same.question == "imitation")]
-        same = same[(same.extractor == "classifier") & (same.budget_fraction == 1)]
+        same = same[(same.extractor == "digits") & (same.budget_fraction == 1)]
         # All samples: the metric itself, whatever their order.
         assert own.value.iloc[-1] == pytest.approx(same.value.iloc[0], rel=1e-9)
     classes = table[table.kind == "class"]
@@ -102,7 +103,7 @@ def test_selected_samples_are_those_of_the_rule(plan, folder):
 
     def features(name):
         return np.concatenate(
-            [np.load(store.path(s) / "features.npz")["classifier"] for s in stage.inputs[name]]
+            [np.load(store.path(s) / "features.npz")["digits"] for s in stage.inputs[name]]
         )
 
     x, train = load("samples", "samples.npy"), load("train", "samples.npy")
@@ -120,7 +121,7 @@ def test_selected_samples_are_those_of_the_rule(plan, folder):
     near, which = nearest(features("features"), features("train_features"))
     first = rows["training"]["index"][0]
     assert first == near.argmin()
-    beside = plan.dataset.images(torch.from_numpy(train[which[first]][None]))
+    beside = plan.dataset.space.pictures(torch.from_numpy(train[which[first]][None]))
     assert (arrays[f"{found['key']}/training-beside"][0] == beside[0]).all()
     labels = plan.dataset.conditions(0, range(300)).pack().numpy()
     assert rows["best"]["label"] == labels[rows["best"]["index"]].tolist()
@@ -131,8 +132,7 @@ def test_without_training_images_nothing_is_looked_up_among_them(
     plan, folder, tmp_path, monkeypatch
 ):
     bare = replace(plan.dataset, train=plan.dataset.train[:0], test=plan.dataset.test[:0])
-    monkeypatch.setattr("piflow_bench.pipeline.plan.checked_dataset", lambda *_: bare)
-    monkeypatch.setattr("piflow_bench.pipeline.closer.load_dataset", lambda *_: bare)
+    monkeypatch.setattr(Runtime, "dataset", lambda self: bare)
     (config,) = compose([*SETTINGS, *places(folder), "protocol.questions=[imitation]"])
     kinds = [s for c in make_plan(config).cells for s in c.closer if s.kind == "selection"]
     assert kinds and all(not {"train", "test_features"} & set(s.inputs) for s in kinds)
@@ -140,7 +140,7 @@ def test_without_training_images_nothing_is_looked_up_among_them(
     stage = next(s for c in plan.cells for s in c.closer if s.kind == "selection")
     names = {"samples", "features", "converged", "reference"}
     given = {n: [store.path(s) for s in of] for n, of in stage.inputs.items() if n in names}
-    STAGES["selection"](stage.config, given, tmp_path, None, lambda share, text: None)
+    STAGES["selection"](stage.config, given, tmp_path, Runtime(), lambda share, text: None)
     found = json.loads((tmp_path / "selection.json").read_text())
     assert {row["rule"] for row in found["rows"]} <= {"best", "worst", "teacher"}
     assert "near_training" not in found

@@ -15,7 +15,7 @@ from piflow_bench.pipeline import plugin_sources
 from piflow_bench.pipeline.launchers import local as launch
 from piflow_bench.pipeline.launchers.local import _Schedule, execute
 from piflow_bench.pipeline.outdated import discard_outdated, outdated, warnings_of
-from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.pipeline.plan import make_plan, runtime_of
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.stages import STAGES, NotFinite, _save_samples
@@ -128,6 +128,7 @@ def test_what_another_run_made_anew_meanwhile_stays(store, monkeypatch):
     assert store.has(stage) and store.harm(stage.name) is None
 
 
+@pytest.mark.slow
 def test_a_damaged_store_is_mended_by_the_same_command(tmp_path, capsys):
     arguments = ["run", "profile=smoke", "only=[teacher-euler]", "nfes=[1]", "launcher=debug"]
     arguments += places(tmp_path)
@@ -172,7 +173,7 @@ def test_a_teacher_of_nan_is_no_reference(tmp_path, monkeypatch):
         sampling, "converged", lambda *a, **k: (torch.full((4, 1, 8, 8), float("nan")), 32.0)
     )
     with pytest.raises(NotFinite, match="4 of 4"):
-        stages.converged(stage.config, {}, tmp_path, Runtime(), lambda *a: None)
+        stages.converged(stage.config, {}, tmp_path, runtime_of(config), lambda *a: None)
     assert not (tmp_path / "samples.npy").exists()
 
 
@@ -315,6 +316,7 @@ def test_samples_are_written_as_they_are(tmp_path):
 # ------------------------------------------------------------------ provenance
 
 
+@pytest.mark.slow
 def test_rows_tell_where_what_they_come_from_was_made(tmp_path, monkeypatch):
     """Trained on one machine by one commit, scored on another: each row names both."""
     from piflow_bench.pipeline.results import results_table

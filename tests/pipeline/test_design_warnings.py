@@ -15,7 +15,7 @@ def test_data_under_guidance_is_one_methods_choice():
     asked = "protocol.primary_question=data"
     assert any(words in text for text in warnings(asked))
     assert not any(words in text for text in warnings())
-    assert not any("primary question" in t for t in warnings(asked, "dataset.settings.guidance=1"))
+    assert not any("primary question" in t for t in warnings(asked, "teacher.guidance=1"))
 
 
 def test_an_elastic_student_beside_specialists_is_told_of():

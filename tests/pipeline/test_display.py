@@ -118,3 +118,16 @@ def test_between_updates_of_the_student_the_last_loss_is_said(tmp_path, monkeypa
 def test_a_loss_that_is_not_known_is_not_said(loss, end):
     words = _progress_text(SimpleNamespace(step=4, seconds=2.0), loss)
     assert words.endswith(end) and "nan" not in words
+
+
+def test_what_was_made_before_all_others_counts_once():
+    """A teacher that is trained and checked first is found in the store by what follows."""
+    teacher, student = stage("teacher", weight=300.0), stage("student", weight=100.0)
+    console = printed()
+    shown = display.Display([teacher, student], Store(), console, lambda *told: None)
+    shown.notice("start", teacher, "")
+    shown.notice("done", teacher, "")
+    shown.notice("cached", teacher, "")
+    shown.notice("start", student, "")
+    assert shown.finished == 300.0 and shown.cached == 0.0
+    assert shown._line(shown.finished, [], 30.0) == "75% after 30 s; about 10 s left"

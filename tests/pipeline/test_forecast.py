@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from piflow_bench.config.compose import compose
-from piflow_bench.data import closed_form
 from piflow_bench.pipeline import forecast as F
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.store.store import Store
+from piflow_bench.teachers import closed_form
 
 
 def plan_of(*settings):
@@ -47,7 +47,7 @@ def test_a_method_that_fails_is_taken_for_as_quick_as_the_others(monkeypatch):
     plan = plan_of("only=[kd,meanflow]")
     monkeypatch.setattr(F, "BOX", 60.0)
 
-    def failing(plan, dataset, stage):
+    def failing(plan, stage):
         if stage.config["method"] == "kd":
             raise RuntimeError("broken")
         return 0.5
@@ -81,12 +81,12 @@ def test_a_start_that_is_yet_to_be_fitted_is_not_fitted_for_it(monkeypatch):
 def test_solvers_cost_their_evaluations():
     plan = plan_of("only=[teacher-euler]", "nfes=[1,4]")
     stages = [s for s in plan.stages if s.kind == "sample" and "teacher-euler " in s.label + " "]
-    rows = {s.config["nfe"]: F._rows_forward(s, plan.dataset) for s in stages}
+    rows = {s.config["nfe"]: F._rows_forward(s, plan) for s in stages}
     assert rows[4] == 4 * rows[1] > 0
     (converged, *_) = (s for s in plan.stages if s.kind == "converged")
     count = converged.config["stop"] - converged.config["start"]
     # Guided: two evaluations a step.
-    assert F._rows_forward(converged, plan.dataset) == 2 * converged.config["steps"] * count
+    assert F._rows_forward(converged, plan) == 2 * converged.config["steps"] * count
 
 
 def test_a_plan_of_exact_derivatives_imports_neither_torchs_compiler_nor_its_counter():

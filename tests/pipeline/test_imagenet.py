@@ -1,7 +1,6 @@
 """ImageNet's experiments end to end under the smoke profile: prepare, teacher, methods, page."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -13,27 +12,26 @@ import torch
 from safetensors.torch import save_file
 
 from piflow_bench.config.compose import compose
-from piflow_bench.data.imagenet import load
 from piflow_bench.networks.pretrained import load_dit
+from piflow_bench.pipeline import stages
 from piflow_bench.pipeline.plan import make_plan
-from piflow_bench.preparation.stand_ins import generate
+from piflow_bench.pipeline.runtime import Given, Runtime
+from piflow_bench.preparation.stand_ins import HEADS, generate
+from tests.pipeline.harness import call
 
 STUDENTS = {
     *("piflow-gm32", "piflow-gm8", "piflow-dx20", "meanflow"),
     *("dmd2", "dmd2-logit-normal", "kd"),
 }
 
-# The run's two workers and another file's tests share two cores: threads that wait for each other
-# cost a quarter of the time.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+SMOKE = ("profile=smoke", "budget.checkpoints=[1.0]")
+"""Half of a run's time would be the checkpoint before the last one, which is as on digits."""
 
 
 def run(folder, *settings):
-    command = [sys.executable, "-m", "piflow_bench", "run", "profile=smoke", *settings]
+    command = [sys.executable, "-m", "piflow_bench", "run", *SMOKE, *settings]
     started = time.time()
-    result = subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, timeout=1100, env=ENVIRONMENT
-    )
+    result = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=1100)
     assert result.returncode == 0, result.stdout + result.stderr
     print(f"{' '.join(settings)}: {time.time() - started:.0f} s")
     return result
@@ -105,11 +103,11 @@ def test_two_evaluations(folder):
 
 
 def test_published_weights_are_scored_without_training(folder, tmp_path):
-    from piflow_methods.piflow.heads import attach_gm_head
+    from piflow_methods.piflow.heads import GMNetwork
 
     inputs = generate(folder / "runs" / "inputs")
-    network, *_ = load_dit(inputs["checkpoint"], height=8, heads=4)
-    attach_gm_head(network, 32)
+    network, *_ = load_dit(inputs["teacher"], height=8, heads=4)
+    network = GMNetwork(network, 32)
     weights = tmp_path / "gm [k=32], 1 step"  # A path that hydra's grammar would choke on.
     weights.mkdir()
     state = {k: v.contiguous() for k, v in network.state_dict().items()}
@@ -129,11 +127,7 @@ def test_published_weights_are_scored_without_training(folder, tmp_path):
 
 
 def refused(folder, *settings):
-    result = subprocess.run(
-        [sys.executable, "-m", "piflow_bench", "run", "experiment=imagenet_1nfe_repa",
-         "profile=smoke", *settings],
-        capture_output=True, text=True, cwd=folder, timeout=120,
-    )  # fmt: skip
+    result = call("run", "experiment=imagenet_1nfe_repa", *SMOKE, *settings, cwd=folder)
     assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
     return result.stderr
 
@@ -144,20 +138,36 @@ def test_published_weights_need_their_variant(folder, tmp_path):
     assert "only=[NAME" in refused(folder, f"student.checkpoint={weights}")
 
 
+def given(folder):
+    """A runtime of the files that the run generated."""
+    files = generate(folder / "runs" / "inputs")
+    return Runtime(
+        given=Given(
+            dataset={"name": "imagenet", **{k: files[k] for k in ("latents", "reference")}},
+            teacher={"name": "dit", "checkpoint": files["teacher"], "heads": HEADS},
+            space={"name": "latents", "autoencoder": files["autoencoder"]},
+            extractors={"inception": {"weights": files["inception"]}},
+        )
+    )
+
+
 @torch.no_grad()
-def test_samples_are_decoded_before_they_are_looked_at(folder):
-    dataset = load({"generated": str(folder / "runs" / "inputs")})
-    x = dataset.memorised(6)
-    images = dataset.decode(x)
+def test_samples_are_decoded_before_they_are_looked_at(folder, tmp_path):
+    runtime = given(folder)
+    dataset = runtime.dataset()
+    images = dataset.space.pictures(dataset.memorised(6))
     assert images.shape == (6, 64, 64, 3) and images.dtype == np.uint8
-    outputs = dataset.extractors["inception"](x)
+    outputs = runtime.extractor("inception")(images)
     assert outputs["features"].shape == (6, 2048) and outputs["spatial"].shape == (6, 2023)
-    real = dataset.reference("inception")
-    assert real["features"].shape[1] == 2048 and real["spatial/mean"].shape == (2023,)
+    config = {"extractors": {"inception": runtime.extractor_plugin("inception").identity()}}
+    stages.real_reference(config, {}, tmp_path, runtime, lambda *told: None)
+    with np.load(tmp_path / "features.npz") as real:
+        assert real["inception"].shape[1] == 2048
+        assert real["inception/spatial/mean"].shape == (2023,)
 
 
 def test_labels_are_random_integers_by_sample_index(folder):
-    dataset = load({"generated": str(folder / "runs" / "inputs")})
+    dataset = given(folder).dataset()
     whole = dataset.conditions(3, range(400)).labels
     assert torch.equal(whole[[5, 399]], dataset.conditions(3, [5, 399]).labels)
     assert not torch.equal(whole, dataset.conditions(4, range(400)).labels)
@@ -168,7 +178,7 @@ def test_labels_are_random_integers_by_sample_index(folder):
 def test_training_rows_are_drawn_anew_at_every_reading(folder):
     from piflow_bench.api import TrainingRandom
 
-    dataset = load({"generated": str(folder / "runs" / "inputs")})
+    dataset = given(folder).dataset()
     rows = torch.tensor([0, 7, 7, 19])
     draws = [dataset.rows.take(rows, TrainingRandom(0, step, 0, 4)) for step in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
@@ -180,7 +190,7 @@ def test_training_rows_are_drawn_anew_at_every_reading(folder):
 def test_settings_are_checked():
     from piflow_bench.errors import UserError
 
-    with pytest.raises(UserError, match="did you mean"):
-        load({"latent": "x"})
-    with pytest.raises(UserError, match="prepare imagenet"):
-        load({})
+    with pytest.raises(UserError, match="dataset.latent: .*did you mean"):
+        Runtime(given=Given(dataset={"name": "imagenet", "latent": "x"})).dataset()
+    with pytest.raises(UserError, match="dataset.latents: not given; .*prepare imagenet"):
+        Runtime(given=Given(dataset={"name": "imagenet"})).dataset()

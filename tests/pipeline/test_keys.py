@@ -1,18 +1,19 @@
 """Keys: golden ones of every shipped experiment, and what changes which kinds of stage."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from piflow_bench.config.compose import compose
+from piflow_bench.data import digits_extractor
 from piflow_bench.evaluation.metrics import metric as metrics
-from piflow_bench.pipeline import plan as planning
 from piflow_bench.pipeline import results
 from piflow_bench.pipeline.kinds import KINDS
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.stages import STAGES
 from piflow_bench.sources import package_digest
+from piflow_bench.teachers.dit import DiTTeacher
 from tests.pipeline.golden_keys import GOLDEN, keys, plans
 
 SMOKE = ("profile=smoke", "only=[kd,teacher-euler]", "nfes=[1]")
@@ -67,7 +68,7 @@ def changed(base, other):
         ("protocol.settings.k=4", SCORES),
         ("protocol.agreement=null", {"agreement"}),
         ("protocol.primary_quality=kid_exact", {"breakdown"}),
-        ("protocol.extractors=[classifier]", LOOKS),
+        ("protocol.extractors=[digits]", LOOKS),
         ("protocol.reference_seed=5", {"converged", *LOOKS} - {"partition"}),
         ("converged.steps=3", {"converged", "agreement", *LOOKS} - {"partition"}),
         ("converged.shift=3", {"converged", "agreement", *LOOKS} - {"partition"}),
@@ -104,20 +105,12 @@ def test_a_kinds_version_changes_it_and_what_is_made_from_it(base, monkeypatch):
     assert changed(base, stages()) == LOOKS
 
 
-@pytest.mark.parametrize(
-    "part, value",
-    [("extractor_digests", {"classifier": "another", "pixels": "x"}), ("judge_digest", "another")],
-)
-def test_the_weights_of_extractors_and_judge_are_in_keys_and_protocol(
-    base, part, value, monkeypatch
-):
+@pytest.mark.parametrize("plugin", [digits_extractor.Digits, digits_extractor.DigitsJudge])
+def test_the_weights_of_extractors_and_judge_are_in_keys_and_protocol(base, plugin, monkeypatch):
     """Other weights give other features; students, samples and real data stay."""
-    load = planning.checked_dataset
     (config,) = compose(SMOKE)
     before = make_plan(config).protocol_hash
-    monkeypatch.setattr(
-        planning, "checked_dataset", lambda *a, **k: replace(load(*a, **k), **{part: value})
-    )
+    monkeypatch.setattr(plugin, "identity", lambda self: {"rule": self.rule, "weights": "another"})
     assert changed(base, stages()) == LOOKS
     assert make_plan(config).protocol_hash != before
 
@@ -125,7 +118,11 @@ def test_the_weights_of_extractors_and_judge_are_in_keys_and_protocol(
 def test_the_stand_in_of_imagenet_has_the_fields_of_the_real_one():
     (made,) = plans("experiment=imagenet_1nfe_repa", "scale.device=cpu").values()
     features = next(s for s in made.stages if s.kind == "features")
-    assert features.config["extractors"] == {"inception": "weights"}
+    assert features.config["extractors"]["inception"]["weights"] == "weights"
+    assert features.config["space"]["settings"]["autoencoder"] == "an autoencoder"
+    teacher = next(s for s in made.stages if s.kind == "converged").config["teacher"]
+    assert teacher["settings"].keys() == {f.name for f in fields(DiTTeacher.Config)}
+    assert teacher["settings"]["checkpoint"] == "a teacher"
 
 
 def test_a_readme_beside_an_autoencoder_changes_nothing(tmp_path):

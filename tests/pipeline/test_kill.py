@@ -8,8 +8,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import pytest
-
 from piflow_bench.cli import main
 from piflow_bench.pipeline.store.store import Store
 from tests.pipeline.harness import STUDENTS, alive, bits, children, command, places, results
@@ -96,7 +94,6 @@ class Runs:
             self.finish(expected)
 
 
-@pytest.mark.slow
 def test_kill_minus_9_at_random_moments(tmp_path):
     assert main(["run", *SETTINGS, "launcher=debug", *places(tmp_path / "whole")]) == 0
     expected = bits(results(tmp_path / "whole"))
@@ -110,7 +107,6 @@ def test_kill_minus_9_at_random_moments(tmp_path):
         runs.forked(expected, kill=False)
 
 
-@pytest.mark.slow
 def test_an_interrupt_keeps_the_state(tmp_path):
     arguments = command(*SETTINGS, "launcher.workers=2", *places(tmp_path))
     process = subprocess.Popen(

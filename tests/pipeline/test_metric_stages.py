@@ -10,11 +10,11 @@ import torch
 
 from piflow_bench.config.compose import compose
 from piflow_bench.contracts.condition import Classes
-from piflow_bench.data import digits
 from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.features import evaluate_features
 from piflow_bench.pipeline import stages
 from piflow_bench.pipeline.plan import make_plan
+from tests.world import world
 
 CLASSES, N, M = 6, 240, 600
 METRICS = ["fd", "kid_exact", "energy_distance", "vendi", "pairwise_distance"]
@@ -35,15 +35,13 @@ DATASET = SimpleNamespace(
     conditions=in_turn,
     test_condition=Classes(torch.from_numpy(TEST), CLASSES),
     memorised_condition=lambda n: Classes(torch.from_numpy(TRAIN), CLASSES),
-    modes=None,
+    truth=None,
 )
 SAMPLED = {"from": "conditions", "seed": 0, "law": "balanced"}
 REFERENCE = {"from": "conditions", "seed": 1, "law": "balanced"}
 
 
-@pytest.fixture(autouse=True)
-def dataset(monkeypatch):
-    monkeypatch.setattr(stages, "load_dataset", lambda config, runtime: DATASET)
+RUNTIME = SimpleNamespace(dataset=lambda: DATASET)
 
 
 def stored(folder, features):
@@ -60,7 +58,7 @@ def scored(tmp_path, x, y, labels, reference_labels, metrics=METRICS, accuracy=F
         "reference_labels": reference_labels,
     }  # fmt: skip
     inputs = {"generated": [stored(tmp_path / "x", x)], "reference": [stored(tmp_path / "y", y)]}
-    stages.metrics(config, inputs, tmp_path, None, lambda *told: None)
+    stages.metrics(config, inputs, tmp_path, RUNTIME, lambda *told: None)
     return {row["metric"]: row for row in json.loads((tmp_path / "metrics.json").read_text())}
 
 
@@ -103,11 +101,11 @@ def test_real_against_real_knows_its_labels(tmp_path):
         "labels": [{"from": "train", "n": 0}, {"from": "test"}],
     }  # fmt: skip
     inputs = {"real": [stored(tmp_path / "x", pool)]}
-    stages.partition(config, inputs, tmp_path, None, lambda *told: None)
+    stages.partition(config, inputs, tmp_path, RUNTIME, lambda *told: None)
     rows = {row["metric"]: row for row in json.loads((tmp_path / "metrics.json").read_text())}
     assert rows["pairwise_within"]["value"] < 0.8 and set(rows) == {"fd", "pairwise_within"}
     config["labels"] = [None, {"from": "test"}]
-    stages.partition(config, inputs, tmp_path, None, lambda *told: None)
+    stages.partition(config, inputs, tmp_path, RUNTIME, lambda *told: None)
     assert len(json.loads((tmp_path / "metrics.json").read_text())) == 1
 
 
@@ -119,7 +117,7 @@ def test_agreement_is_paired_by_the_blocks_of_the_metrics(tmp_path):
         np.save(tmp_path / name / "samples.npy", x + shift * labels[:, None])
     config = {"dataset": {}, "metric": "teacher_mse", "labels": SAMPLED}
     inputs = {"samples": [tmp_path / "a"], "converged": [tmp_path / "b"]}
-    stages.agreement(config, inputs, tmp_path, None, lambda *told: None)
+    stages.agreement(config, inputs, tmp_path, RUNTIME, lambda *told: None)
     (row,) = json.loads((tmp_path / "metrics.json").read_text())
     # Every block holds every class alike, so that no block is left out of the mean in vain.
     assert np.allclose(row["replicates"], row["value"], rtol=1e-6)
@@ -142,7 +140,7 @@ def test_a_plan_tells_every_stage_where_labels_come_from_and_the_protocol_their_
 
 
 def test_the_law_of_labels_is_what_a_dataset_says():
-    data = digits.load({})
+    data = world().dataset()
     labels = data.conditions(0, range(255)).pack().numpy()
     assert Design.of(255, labels, data.label_law).groups is not None
     with pytest.raises(ValueError, match="label_law='even' must be one of balanced, uniform"):

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from piflow_bench.config.compose import compose
 from piflow_bench.data.digits import ASSETS
 from piflow_bench.networks.mlp import MLP
-from piflow_bench.pipeline import runtime
 from piflow_bench.pipeline.plan import make_plan
+from tests.pipeline.harness import forget
 
 
 def digits_teacher(folder):
@@ -26,19 +26,18 @@ def points_backbone(folder):
     return path
 
 
-DIGITS = ("profile=smoke", "only=[kd]", "nfes=[1]", "dataset.settings.untrained=false")
-WHOLE = ("dataset.settings.dim=64", "dataset.settings.depth=3")
+DIGITS = ("profile=smoke", "only=[kd]", "nfes=[1]", "teacher.untrained=false")
+WHOLE = ("teacher.dim=64", "teacher.depth=3")
 POINTS = ("experiment=analytic_mixture2d", "profile=smoke", "only=[kd]", *WHOLE)
 GIVEN = {
     # key: (the experiment, its file, the stages that no file of this kind decides)
-    "dataset.settings.checkpoint": ((*DIGITS, *WHOLE), digits_teacher),
-    "checkpoint": ((*DIGITS, *WHOLE), digits_teacher),
-    "dataset.settings.backbone": (POINTS, points_backbone),
+    "teacher.checkpoint": ((*DIGITS, *WHOLE), digits_teacher),
+    "teacher.backbone": (POINTS, points_backbone),
 }
 
 
 def plan(settings, *more):
-    runtime._cached_dataset.cache_clear()  # As a call of its own.
+    forget()  # As a call of its own.
     (config,) = compose([*settings, *more])
     return make_plan(config)
 
@@ -68,4 +67,4 @@ def test_a_moved_file_changes_nothing_and_a_changed_one_what_is_made_from_it(key
 def test_the_shipped_teacher_given_as_a_file_is_the_shipped_teacher(tmp_path):
     path = digits_teacher(tmp_path)
     settings = (*DIGITS, *WHOLE)
-    assert names(plan(settings)) == names(plan(settings, f"dataset.settings.checkpoint={path}"))
+    assert names(plan(settings)) == names(plan(settings, f"teacher.checkpoint={path}"))

@@ -8,29 +8,33 @@ import pytest
 from piflow_bench.config.compose import compose
 from piflow_bench.evaluation.extractors.extractor import get_extractor
 from piflow_bench.evaluation.metrics.metric import all_metrics
-from piflow_bench.pipeline import runtime
 from piflow_bench.pipeline.launchers.local import execute
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.store.store import Store
+from tests.pipeline.harness import forget
 
 SETTINGS = ("profile=smoke", "only=[kd,teacher-euler]", "nfes=[1]")
-THEIRS = ("dataset.name=theirs", "protocol.metrics=[fd,recall,spread]")
+THEIRS = ("dataset=theirs", "teacher=theirs", "protocol.metrics=[fd,recall,spread]",
+          "protocol.extractors=[digits,theirs]")  # fmt: skip
 FILES = {
     "__init__": "",
     "data": """
-from functools import partial
 from piflow_bench.data import digits
-from .helper import SETTINGS
+from .helper import SPACE
 
 
-def build(settings, device, more):
-    return digits.load({**settings, **more}, device)
-
-
-load = partial(build, more=SETTINGS)
+class Theirs(digits.Digits):
+    space = SPACE
 """,
-    "helper": "SETTINGS = {'untrained': True}\n",
+    "helper": "SPACE = 'grey-levels'\n",
+    "field": """
+from piflow_bench.teachers import digits
+
+
+class Theirs(digits.DigitsTeacher):
+    pass
+""",
     "measure": """
 import numpy as np
 from piflow_bench.evaluation.metrics.metric import Metric
@@ -47,33 +51,38 @@ SPREAD = Metric("spread", "Spread", True, "diversity", ("generated",), spread)
     "weights": "FACTOR = 2\n",
     "look": """
 import torch
-from piflow_bench.evaluation.extractors.extractor import Extractor
+from piflow_bench.contracts.extractor import ExtractorPlugin
 from .rules import RULE
 
 
-def load(weights, device):
-    return Extractor("theirs", "none", RULE, ("features",), torch.from_numpy, lambda x: {})
+class Theirs(ExtractorPlugin):
+    rule = RULE
+
+    def load(self, name, place):
+        return self.loaded(name, place, torch.from_numpy, lambda x: {})
 """,
     "rules": "RULE = 'as it is'\n",
     "unused": "",
 }
 ENTRIES = """
 [piflow_bench.datasets]
-theirs = theirs.data:load
+theirs = theirs.data:Theirs
+[piflow_bench.teachers]
+theirs = theirs.field:Theirs
 [piflow_bench.metrics]
 theirs = theirs.measure:SPREAD
 [piflow_bench.extractors]
-theirs = theirs.look:load
+theirs = theirs.look:Theirs
 """
 
 
-def forget():
+def forget_theirs():
     """As in a new process."""
     for name in [n for n in sys.modules if n.partition(".")[0] == "theirs"]:
         del sys.modules[name]
     importlib.invalidate_caches()
     all_metrics.cache_clear()
-    runtime._cached_dataset.cache_clear()
+    forget()
 
 
 @pytest.fixture
@@ -87,16 +96,16 @@ def theirs(tmp_path, monkeypatch):
     for name, text in FILES.items():
         (folder / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    forget()
+    forget_theirs()
     yield folder
     monkeypatch.undo()
-    forget()
+    forget_theirs()
 
 
 def edit(folder, name):
     with (folder / f"{name}.py").open("a") as file:
         file.write("# edited\n")
-    forget()
+    forget_theirs()
 
 
 def plan(*settings):
@@ -112,13 +121,14 @@ def kinds_changed(before, after):
 
 
 METRICS = {"metrics", "partition"}
+LOOKS = {"features", "breakdown", "selection", *METRICS}
 EVERY = {
     "distill", "sample", "converged", "draw", "features", "agreement", "breakdown", "selection",
     *METRICS,
 }  # fmt: skip
 CHANGED = {
-    "data": EVERY, "helper": EVERY, "measure": METRICS, "weights": METRICS, "look": set(),
-    "unused": set(),
+    "data": EVERY, "helper": EVERY, "field": EVERY - {"draw", "partition"}, "measure": METRICS,
+    "weights": METRICS, "look": LOOKS, "rules": LOOKS, "unused": set(),
 }  # fmt: skip
 
 
@@ -128,8 +138,9 @@ def test_an_edit_changes_the_keys_of_what_the_module_decides(edited, theirs):
     edit(theirs, edited)
     after = plan(*THEIRS)
     assert kinds_changed(before, after) == CHANGED[edited]
-    # Rows of one protocol are compared: those of another dataset's code are not.
-    assert (before.protocol_hash != after.protocol_hash) == (CHANGED[edited] == EVERY)
+    # Rows of one protocol are compared: those of another dataset's or extractor's code are not.
+    another = CHANGED[edited] - METRICS != set()
+    assert (before.protocol_hash != after.protocol_hash) == another
 
 
 def test_an_edited_extractor_looks_anew(theirs):
@@ -148,22 +159,30 @@ def test_an_edited_extractor_looks_anew(theirs):
 
 def test_our_own_have_no_source_in_their_keys(theirs):
     for stage in plan().stages:
-        assert "source" not in stage.config.get("dataset", {})
+        for kind in ("dataset", "space", "teacher"):
+            assert "source" not in stage.config.get(kind, {})
+        for key in stage.config.get("extractors", {}).values():
+            assert "source" not in key
         assert all(isinstance(v, int) for v in stage.config.get("versions", {}).values())
 
 
 @pytest.mark.parametrize(
     ("edited", "kind", "words"),
-    [("helper", "draw", "dataset 'theirs'"), ("weights", "metrics", "metric 'spread'")],
+    [
+        ("helper", "draw", "dataset 'theirs'"),
+        ("field", "converged", "teacher 'theirs'"),
+        ("rules", "features", "extractor 'theirs'"),
+        ("weights", "metrics", "metric 'spread'"),
+    ],
 )
 def test_code_that_was_edited_after_the_plan_makes_nothing(edited, kind, words, theirs, tmp_path):
     store = Store(tmp_path / "store")
     store.prepare()
     stage = next(
         s for s in plan(*THEIRS).stages
-        if s.kind == kind and (kind == "draw" or "spread" in s.config["versions"])
+        if s.kind == kind and (kind != "metrics" or "spread" in s.config["versions"])
     )  # fmt: skip
     edit(theirs, edited)
-    status, reason, _ = execute(store, stage, Runtime(dataset={}))
+    status, reason, _ = execute(store, stage, Runtime())
     assert status == "failed" and not store.has(stage)
     assert f"the source of {words} was edited after the run had begun" in reason

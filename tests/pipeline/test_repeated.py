@@ -171,7 +171,7 @@ def test_what_is_looked_at_is_bounded(tmp_path, monkeypatch):
 def test_what_is_on_the_hub_is_always_planned(tmp_path):
     from piflow_bench.config.compose import compose
 
-    (config,) = compose(["profile=smoke", "checkpoint=hf://owner/name/teacher.safetensors"])
+    (config,) = compose(["profile=smoke", "teacher.checkpoint=hf://owner/name/teacher.safetensors"])
     assert repeated.Watch([], config).looked is None
     (config,) = compose(["profile=smoke"])
     assert repeated.Watch([], config).looked is not None

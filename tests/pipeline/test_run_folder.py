@@ -3,6 +3,7 @@
 import json
 import shutil
 from functools import cache
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -24,7 +25,7 @@ GROWN = [
     ["train_seeds=[0,1]"],
     ["protocol.metrics=[fd,precision,recall,kid]"],
     ["protocol.questions=[imitation,data]"],
-    ["protocol.extractors=[classifier,pixels]"],
+    ["protocol.extractors=[digits,digits-pixels]"],
     ["aa=true"],
     ["family.leader=null"],
     ["protocol.primary_quality=recall"],
@@ -33,12 +34,12 @@ GROWN = [
     ["runs=x", "store=x"],
     ["name=other"],
     ["variants.kd.tuning=none"],
-    ["plugins=elsewhere"],
+    [f"plugins={Path(piflow_bench.__file__).parents[1]}/tests/plugins/spaces"],
     ["only=[kd,dmd2,teacher-euler]"],
 ]  # fmt: skip
 BASE = [
     "only=[kd,teacher-euler]", "protocol.metrics=[fd,recall]", "protocol.questions=[imitation]",
-    "protocol.extractors=[classifier]",
+    "protocol.extractors=[digits]",
 ]  # fmt: skip
 OTHER = {
     "only=[kd]": ("here only kd", "only-kd"),
@@ -64,8 +65,8 @@ OTHER = {
     "protocol.metrics=[fd,precision]": ("protocol.metrics", ""),
     "protocol.samples=100": ("protocol.samples: there 2000, here 100", "protocol.samples-100"),
     "protocol.settings.k=4": ("protocol.settings.k: there", ""),
-    "dataset.settings.guidance=2.0": ("dataset.settings.guidance: there", ""),
-    "checkpoint=other.safetensors": ("there default, here other.safetensors", ""),
+    "teacher.guidance=2.0": ("teacher.guidance: there", ""),
+    "teacher.checkpoint=other.safetensors": ("there default, here other.safetensors", ""),
     "split_budget=false": ("split_budget: there true, here false", "split_budget-false"),
 }
 
@@ -103,7 +104,7 @@ def test_a_file_that_was_moved_is_the_same_file(tmp_path):
     one, two, other = (tmp_path / name for name in ("a.safetensors", "b.safetensors", "c"))
     for path, text in ((one, "x"), (two, "x"), (other, "y")):
         path.write_text(text)
-    for key in ("checkpoint", "dataset.settings.checkpoint", "student.checkpoint"):
+    for key in ("teacher.checkpoint", "extractors.digits.weights", "student.checkpoint"):
         before = plain(f"{key}={one}")
         assert differences(before, plain(f"{key}={two}")) == []
         assert len(differences(before, plain(f"{key}={other}"))) == 1
@@ -118,7 +119,7 @@ def test_settings_that_an_older_version_had_not_say_nothing():
 
 TINY = [
     "profile=smoke", "only=[kd,teacher-euler]", "nfes=[1]", "launcher=debug",
-    "protocol.extractors=[classifier]", "protocol.questions=[imitation]",
+    "protocol.extractors=[digits]", "protocol.questions=[imitation]",
     "protocol.metrics=[fd,recall]", "budget.amount=20", "title='x'",
 ]  # fmt: skip
 
@@ -143,6 +144,7 @@ def lrs(folder):
     return text, set(table["variant"]) - {"teacher-converged"}
 
 
+@pytest.mark.slow
 def test_one_who_tries_rates_has_them_all(call, tmp_path):
     slow, fast = "variants.kd.settings.lr=1e-3", "variants.kd.settings.lr=3e-3"
     out, page = call(slow)
@@ -215,6 +217,7 @@ def named(tmp_path):
     return settle
 
 
+@pytest.mark.slow
 def test_where_results_go(named, tmp_path):
     assert named("sample_seed=3")[0].name == "digits"
     fill(tmp_path / "digits")

@@ -10,7 +10,7 @@ from piflow_bench.config.compose import compose
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.launchers.slurm.settings import Cluster
 from piflow_bench.pipeline.plan import make_plan
-from tests.pipeline.harness import places, run
+from tests.pipeline.harness import call, places
 
 
 def planned(*settings):
@@ -94,8 +94,8 @@ def test_rows_are_described_beside_the_elastic_student_and_can_be_made_again(tmp
     from piflow_reports.data import read as inputs
     from piflow_reports.format import names as words
 
-    only = ["profile=smoke", "only=[kd,piflow-gm8,meanflow]", "protocol.extractors=[classifier]"]
-    ended = run(*only, *places(tmp_path), cwd=tmp_path)
+    only = ["profile=smoke", "only=[kd,piflow-gm8,meanflow]", "protocol.extractors=[digits]"]
+    ended = call("run", *only, "launcher=debug", *places(tmp_path), cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     folder = tmp_path / "runs" / "digits-smoke"
     table = pd.read_parquet(folder / "results.parquet")
@@ -125,7 +125,7 @@ def test_rows_are_described_beside_the_elastic_student_and_can_be_made_again(tmp
     (cell,) = [
         c for c in context["origins"][0]["cells"] if c["series"] == "kd-split" and c["nfe"] == "1"
     ]
-    again = run(*shlex.split(cell["command"])[4:], cwd=tmp_path)
+    again = call("run", *shlex.split(cell["command"])[4:], "launcher=debug", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     made = pd.read_parquet(tmp_path / "runs" / "digits-smoke-row" / "results.parquet")
     assert cell["artifact"] in set(made["artifact"])

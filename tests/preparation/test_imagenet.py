@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from piflow_bench.cli import main
 from piflow_bench.errors import UserError
 from piflow_bench.networks.autoencoder import Autoencoder, to_uint8
 from piflow_bench.preparation import stand_ins as generated
@@ -242,12 +243,11 @@ def test_a_missing_synset_is_named(tmp_path):
         (["device=tpu"], "must be cpu, cuda or"),
     ],
 )
-def test_bad_settings_are_one_line(inputs, tmp_path, settings, words):
-    result = subprocess.run(
-        command(inputs, tmp_path / "out", *settings), capture_output=True, text=True, timeout=60
-    )
-    assert result.returncode == 2 and words in result.stderr, result.stderr
-    assert result.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+def test_bad_settings_are_one_line(inputs, tmp_path, capsys, settings, words):
+    assert main(command(inputs, tmp_path / "out", *settings)[3:]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1, error
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_sources_folders_and_autoencoders_are_named(inputs, tmp_path):

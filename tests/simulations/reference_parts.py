@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from piflow_bench import sampling
-from piflow_bench.data import digits
 from piflow_bench.evaluation.features import evaluate_with_replicates
+from piflow_bench.pipeline.runtime import described
+from tests.world import world
 
 METRICS = ("kid_exact", "energy_distance")
 REFERENCE_SEED = 1_000_003
@@ -25,11 +26,12 @@ RESULTS = Path(__file__).parent / "results" / "reference_parts.csv"
 
 def converged_features(count: int, steps: int = 16) -> tuple[np.ndarray, np.ndarray]:
     """Features ``(count, 64)`` of the classifier, and labels ``(count,)``."""
-    dataset = digits.load({})
-    teacher = dataset.teacher()
+    runtime = world()
+    dataset, teacher = runtime.dataset(), runtime.teacher()
     x, _ = sampling.converged(teacher, dataset, range(count), REFERENCE_SEED, "unipc", steps, 500)
     labels = dataset.conditions(REFERENCE_SEED, range(count)).pack().numpy()
-    return dataset.extractors["classifier"](x), labels
+    classifier = runtime.extractor("digits")
+    return described(classifier, dataset.space.pictures(x), len(x))["features"], labels
 
 
 def part_against_the_others(features: np.ndarray, labels: np.ndarray, parts: int) -> pd.DataFrame:

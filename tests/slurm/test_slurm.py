@@ -18,6 +18,7 @@ from piflow_bench.pipeline.results import COST_AND_PROVENANCE
 from piflow_bench.pipeline.runner import store_of
 from piflow_bench.pipeline.store.attempts import starts_of
 from piflow_bench.pipeline.store.store import Store
+from tests.pipeline import harness
 
 SMALL = [
     "experiment=digits",
@@ -26,13 +27,13 @@ SMALL = [
     "nfes=[1]",
     "protocol.questions=[imitation]",
     "protocol.agreement=null",
-    "protocol.extractors=[pixels]",
-    "budget={unit: images, amount: 6400, checkpoints: [1.0]}",
+    "protocol.extractors=[digits-pixels]",
+    "budget={unit: images, amount: 1600, checkpoints: [1.0]}",
     "variants.kd.settings.pairs=64",
     "sample_batch=10",
     "save_seconds=0.3",
 ]
-"""A training of 400 steps, some seconds, and six batches of samples."""
+"""A training of 100 steps, some seconds, and six batches of samples."""
 SLURM = [
     "launcher=slurm",
     "launcher.poll_seconds=0.3",
@@ -59,24 +60,42 @@ Parts.add = slowly
 """Python's own hook in a job: every batch of samples or features takes its time and is noted."""
 
 
+SLOW_TRAINING = """
+import os, time
+from piflow_bench.training.trainer import Trainer
+
+step = Trainer.run_step
+
+
+def slowly(self):
+    if os.path.exists(__file__):
+        time.sleep(0.5)
+    return step(self)
+
+
+Trainer.run_step = slowly
+"""
+"""The same: a training is slow as long as the hook's file exists."""
+
+
 def command(verb, *settings):
     return [sys.executable, "-m", "piflow_bench", verb, *settings]
 
 
-def call(cluster, folder, *settings, verb="run", expect=0):
-    done = subprocess.run(
-        command(verb, *SMALL, *settings), cwd=folder, env=cluster.environment,
-        capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
+def call(cluster, folder, *arguments, verb="run", small=SMALL, expect=0):
+    """The command line in this process; returns what it prints."""
+    done = harness.call(verb, *small, *arguments, cwd=folder, **cluster.environment)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def start(cluster, folder, *settings):
-    return subprocess.Popen(
-        command("run", *SMALL, *SLURM, *settings), cwd=folder, env=cluster.environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    """A process that can be killed; its errors are in a file."""
+    with open(folder / "errors.txt", "w") as errors:
+        return subprocess.Popen(
+            command("run", *SMALL, *SLURM, *settings), cwd=folder, env=cluster.environment,
+            stdout=subprocess.DEVNULL, stderr=errors,
+        )  # fmt: skip
 
 
 def until(condition, seconds=120.0):
@@ -89,6 +108,18 @@ def until(condition, seconds=120.0):
 
 def training_state(folder):
     return next(folder.glob("runs/store/work/distill-*/state/facts.json"), None)
+
+
+def start_training(cluster, folder, *settings, setup=()):
+    """A run whose training goes on, its job, and the file that makes it slow while it exists."""
+    hook = folder / "hook" / "sitecustomize.py"
+    hook.parent.mkdir()
+    hook.write_text(SLOW_TRAINING)
+    setup = [f"export PYTHONPATH={hook.parent}", *setup]
+    run = start(cluster, folder, f"launcher.setup={setup}", *settings)
+    until(lambda: training_state(folder) or run.poll() is not None)
+    assert run.poll() is None, (folder / "errors.txt").read_text()
+    return run, job_of(folder), hook
 
 
 def parts_of(folder, kind):
@@ -121,8 +152,17 @@ def results(folder):
     return table.drop(columns=[c for c in COST_AND_PROVENANCE if c in table])
 
 
+def arrays(folder):
+    """The bytes of all checkpoints, samples, features and selections of a store."""
+    artifacts = folder / "runs" / "store" / "artifacts"
+    files = [p for end in ("npy", "npz", "safetensors") for p in artifacts.glob(f"*/*.{end}")]
+    return {p.relative_to(artifacts): p.read_bytes() for p in files}
+
+
 def same(a, b):
     pd.testing.assert_frame_equal(results(a), results(b), check_exact=True)
+    mine, other = arrays(a), arrays(b)
+    assert mine.keys() == other.keys() and [k for k in mine if mine[k] != other[k]] == []
 
 
 def verified(folder):
@@ -145,16 +185,21 @@ def local(cluster, tmp_path_factory):
 
 @pytest.fixture
 def begun(local, tmp_path, monkeypatch):
-    """``begun("sample")``: a folder where all is done but that kind of kd's stages and the rest."""
+    """``begun("sample")``: a folder where all is done but that kind of kd's stages and the next.
 
-    def make(kind="distill"):
+    With ``rest``, nothing that comes of them is done either: for results that shall differ.
+    """
+
+    def make(kind="distill", rest=False):
         shutil.copytree(local / "runs" / "store", tmp_path / "runs" / "store")
         monkeypatch.chdir(tmp_path)
         (config,) = compose(SMALL)
-        lost = set()
+        first, lost = set(), set()
         for stage in make_plan(config).stages:  # Inputs first.
             of_kd = stage.about.get("variant") == "kd" and stage.kind == kind
-            if of_kd or lost & {p.key for p in stage.parents()}:
+            if of_kd:
+                first.add(stage.key)
+            if of_kd or (lost if rest else first) & {p.key for p in stage.parents()}:
                 lost.add(stage.key)
                 shutil.rmtree(store_of(config).path(stage))
         assert lost
@@ -183,11 +228,10 @@ def test_results_by_jobs_equal_local_ones_to_the_last_bit(cluster, local, tmp_pa
 
 def test_a_job_killed_without_a_word_is_noticed_and_tried_again(cluster, local, begun):
     folder = begun()
-    run = start(cluster, folder)
-    until(lambda: training_state(folder))
-    job = job_of(folder)
+    run, job, hook = start_training(cluster, folder)
     os.kill(starts_of(training_state(folder).parent.parent)[-1].pid, signal.SIGKILL)
-    assert run.wait(timeout=150) == 0
+    hook.unlink()
+    assert run.wait(timeout=300) == 0
     assert job_of(folder) != job, "another job"
     same(folder, local)
     verified(folder)
@@ -198,23 +242,26 @@ def test_a_job_killed_without_a_word_is_noticed_and_tried_again(cluster, local, 
 
 @pytest.mark.parametrize("kind", ["distill", "sample", "features"])
 def test_preempted_work_is_kept_and_goes_on_under_its_id(cluster, local, begun, kind):
-    folder, settings = begun(kind), []
-    if kind != "distill":
-        (folder / "hook").mkdir()
+    folder = begun(kind)
+    if kind == "distill":
+        run, job, hook = start_training(cluster, folder)
+    else:
+        hook = folder / "hook" / "sitecustomize.py"
+        hook.parent.mkdir()
         log = folder / "batches.txt"
-        (folder / "hook" / "sitecustomize.py").write_text(SLOW.format(log=str(log)))
-        settings = [f"launcher.setup=['export PYTHONPATH={folder / 'hook'}']", "sample_batch=10"]
-    run = start(cluster, folder, *settings)
-    until(lambda: training_state(folder) if kind == "distill" else log.exists())
-    job = job_of(folder, kind)
+        hook.write_text(SLOW.format(log=str(log)))
+        run = start(cluster, folder, f"launcher.setup=['export PYTHONPATH={hook.parent}']")
+        until(log.exists)
+        job = job_of(folder, kind)
     cluster.call("scancel", "--signal=USR2", job)
     until(lambda: state_of(cluster, job) == "PENDING")
     if kind == "distill":
         assert json.loads(training_state(folder).read_text())["step"] > 0
+        hook.unlink()
     else:
         assert parts_of(folder, kind)
     go_on_now(cluster, job)
-    assert run.wait(timeout=150) == 0
+    assert run.wait(timeout=300) == 0
     assert job_of(folder, kind) == job, "the same job went on"
     same(folder, local)
     verified(folder)
@@ -224,38 +271,9 @@ def test_preempted_work_is_kept_and_goes_on_under_its_id(cluster, local, begun, 
         assert len([n for n in log.read_text().split("\n") if "sample-" in n]) == 6, "none twice"
 
 
-SLOW_TRAINING = """
-import os, time
-from piflow_bench.training.trainer import Trainer
-
-step = Trainer.run_step
-
-
-def slowly(self):
-    if os.path.exists(__file__):
-        time.sleep(0.1)
-    return step(self)
-
-
-Trainer.run_step = slowly
-"""
-"""Python's hook again: a training is slow as long as the hook's file exists."""
-
-
-def slow_training(folder):
-    """The hook's file, and the setting that lets jobs find it."""
-    hook = folder / "hook"
-    hook.mkdir()
-    (hook / "sitecustomize.py").write_text(SLOW_TRAINING)
-    return hook / "sitecustomize.py", f"launcher.setup=['export PYTHONPATH={hook}']"
-
-
 def test_a_time_limit_puts_the_job_back(cluster, local, begun):
     folder = begun()
-    hook, setup = slow_training(folder)
-    run = start(cluster, folder, setup, "launcher.grace_seconds=60")
-    until(lambda: training_state(folder))
-    job = job_of(folder)
+    run, job, hook = start_training(cluster, folder, "launcher.grace_seconds=60")
     elapsed = cluster.call("squeue", "-h", "-j", job, "-o", "%M").strip()
     # Less than the grace is left by this limit, so Slurm tells the job of its end at once.
     minutes = int(elapsed.split(":")[0]) + 1
@@ -264,7 +282,7 @@ def test_a_time_limit_puts_the_job_back(cluster, local, begun):
     assert "Requeue=1 Restarts=1" in cluster.call("scontrol", "show", "job", job)
     hook.unlink()
     cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=20", "StartTime=now+3")
-    assert run.wait(timeout=150) == 0
+    assert run.wait(timeout=300) == 0
     assert job_of(folder) == job
     same(folder, local)
     verified(folder)
@@ -272,12 +290,9 @@ def test_a_time_limit_puts_the_job_back(cluster, local, begun):
 
 def test_the_submitter_may_die_and_come_again(cluster, local, begun):
     folder = begun()
-    hook, setup = slow_training(folder)
-    run = start(cluster, folder, setup)
-    until(lambda: training_state(folder))
+    run, job, hook = start_training(cluster, folder)
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
-    job = job_of(folder)
     status = call(cluster, folder, *SLURM, verb="status")
     (line,) = [text for text in status.splitlines() if text.startswith("running")]
     assert f"job {job}; on " in line and "kd for 1 NFE, seed 0: training; step" in line
@@ -288,14 +303,15 @@ def test_the_submitter_may_die_and_come_again(cluster, local, begun):
     same(folder, local)
 
 
-def test_two_runs_at_once_do_each_stage_once(cluster, local, tmp_path):
-    runs = [start(cluster, tmp_path) for _ in range(2)]
-    assert [run.wait(timeout=150) for run in runs] == [0, 0]
-    for record in tmp_path.glob("runs/store/slurm/*.json"):
+def test_two_runs_at_once_do_each_stage_once(cluster, local, begun):
+    folder = begun(rest=True)
+    runs = [start(cluster, folder) for _ in range(2)]
+    assert [run.wait(timeout=300) for run in runs] == [0, 0]
+    for record in folder.glob("runs/store/slurm/*.json"):
         assert json.loads(record.read_text()).get("attempts", 1) == 1
-    assert all(len(m["starts"]) == 1 for m in meta_of(tmp_path, "*"))
-    same(tmp_path, local)
-    verified(tmp_path)
+    assert all(len(m["starts"]) == 1 for m in meta_of(folder, "*"))
+    same(folder, local)
+    verified(folder)
 
 
 def test_a_cell_that_fails_is_not_retried_and_tells_why(cluster, begun):
@@ -312,16 +328,16 @@ def test_a_cell_that_fails_is_not_retried_and_tells_why(cluster, begun):
 
 
 def test_scancel_by_hand_is_told_and_undone_by_the_same_command(cluster, local, begun):
-    folder = begun()
-    run = start(cluster, folder)
-    until(lambda: training_state(folder))
+    folder = begun(rest=True)
+    run, job, hook = start_training(cluster, folder)
     before = json.loads(training_state(folder).read_text())["step"]
-    job = job_of(folder)
     cluster.call("scancel", job)
     assert run.wait(timeout=100) == 3
     assert json.loads(training_state(folder).read_text())["step"] >= before, "it wrote its state"
     table = pd.read_parquet(folder / "runs" / "digits-smoke" / "results.parquet")
     assert table[table.status == "failed"].reason.str.contains(f"job {job} was cancelled").all()
+    assert (table[table.variant == "kd"].status == "failed").all()
+    hook.unlink()
     assert "stopped" in call(cluster, folder, *SLURM, verb="status")
     call(cluster, folder, *SLURM)
     same(folder, local)
@@ -329,7 +345,7 @@ def test_scancel_by_hand_is_told_and_undone_by_the_same_command(cluster, local, 
 
 
 def test_cancel_stops_what_the_run_owns_and_nothing_else(cluster, begun):
-    folder = begun()
+    folder = begun(rest=True)
     other = cluster.call("sbatch", "--parsable", "--wrap=sleep 100").strip()
     call(cluster, folder, "--detach", *SLURM)
     out = call(cluster, folder, *SLURM, verb="cancel")
@@ -348,12 +364,7 @@ def test_a_thousand_cells_go_out_in_a_few_calls(cluster, tmp_path):
     settings += ["launcher=slurm", "launcher.extra.hold=true"]
 
     def told(verb, *flags):
-        done = subprocess.run(
-            command(verb, *flags, *settings), cwd=tmp_path, env=cluster.environment,
-            capture_output=True, text=True, timeout=200,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return call(cluster, tmp_path, *flags, verb=verb, small=settings)
 
     assert "submitted" in told("run", "--detach")
     calls = list(tmp_path.glob("runs/store/slurm/jobs/*_submission.sh"))
@@ -370,12 +381,12 @@ def test_a_thousand_cells_go_out_in_a_few_calls(cluster, tmp_path):
 
 def test_a_restarted_controller_loses_nothing(cluster, local, begun):
     folder = begun()
-    run = start(cluster, folder)
-    until(lambda: training_state(folder))
+    run, _, hook = start_training(cluster, folder)
     cluster.stop_controller()
     time.sleep(2)
     cluster.start_controller()
-    assert run.wait(timeout=150) == 0
+    hook.unlink()
+    assert run.wait(timeout=300) == 0
     same(folder, local)
     assert len(meta_of(folder, "distill")[0]["starts"]) == 1
 
@@ -383,10 +394,9 @@ def test_a_restarted_controller_loses_nothing(cluster, local, begun):
 @pytest.mark.parametrize("state", ["down", "drain"])
 def test_nodes_that_go_and_come_again(cluster, local, begun, state):
     folder = begun()
-    run = start(cluster, folder)
-    until(lambda: training_state(folder))
-    job = job_of(folder)
+    run, job, hook = start_training(cluster, folder)
     cluster.set_nodes(state)
+    hook.unlink()
     if state == "down":
         until(lambda: state_of(cluster, job) == "PENDING")
         # The job's last process ends its step; a node that runs a job still is not given it anew.
@@ -397,7 +407,7 @@ def test_nodes_that_go_and_come_again(cluster, local, begun, state):
     cluster.set_nodes("resume")
     if state == "down":
         go_on_now(cluster, job)
-    assert run.wait(timeout=150) == 0
+    assert run.wait(timeout=300) == 0
     same(folder, local)
     verified(folder)
     starts = meta_of(folder, "distill")[0]["starts"]
@@ -429,14 +439,12 @@ def read_only(folder):
 def test_a_store_that_becomes_read_only(cluster, local, begun):
     folder = begun()
     store = folder / "runs" / "store"
-    run = subprocess.Popen(
-        command("run", *SMALL, *SLURM), cwd=folder, env=cluster.environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    until(lambda: training_state(folder))
+    run, _, hook = start_training(cluster, folder)
     with read_only(store):
-        _, error = run.communicate(timeout=100)
-    assert run.returncode == 2 and "Read-only file system" in error, error
+        hook.unlink()
+        assert run.wait(timeout=100) == 2
+    error = (folder / "errors.txt").read_text()
+    assert "Read-only file system" in error, error
     assert error.strip().splitlines()[-1].startswith("error:")
     verified(folder)
     call(cluster, folder, *SLURM)
@@ -445,16 +453,18 @@ def test_a_store_that_becomes_read_only(cluster, local, begun):
 
 
 def test_a_training_over_nodes_is_preempted_and_goes_on(cluster, local, begun):
-    folder = begun()
-    settings = ["launcher.nodes=2", "launcher.setup=['export MASTER_ADDR=127.0.0.1']"]
-    run = start(cluster, folder, *settings, "logger=tensorboard")
-    until(lambda: training_state(folder))
-    job = job_of(folder)
+    folder = begun(rest=True)
+    settings = ["launcher.nodes=2", "logger=tensorboard"]
+    run, job, hook = start_training(
+        cluster, folder, *settings, setup=["export MASTER_ADDR=127.0.0.1"]
+    )
     shown = cluster.call("scontrol", "show", "job", job)
     assert "NumNodes=2" in shown and "NumTasks=2" in shown
     cluster.call("scancel", "--signal=USR2", job)
+    until(lambda: state_of(cluster, job) == "PENDING")
+    hook.unlink()
     go_on_now(cluster, job)
-    assert run.wait(timeout=150) == 0
+    assert run.wait(timeout=300) == 0
     mine, alone = (results(f)[lambda t: t.variant == "kd"] for f in (folder, local))
     assert (mine.train_steps.to_numpy() == alone.train_steps.to_numpy()).all()
     assert mine.value.to_numpy() == pytest.approx(alone.value.to_numpy(), rel=0.05)
@@ -521,9 +531,5 @@ def test_python_on_a_node_may_be_another_command(cluster, local, begun):
     ],
 )
 def test_what_the_cluster_cannot_give_is_one_line(cluster, begun, setting, words):
-    done = subprocess.run(
-        command("run", *SMALL, *SLURM, setting), cwd=begun(), env=cluster.environment,
-        capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
-    assert done.returncode == 2 and words in done.stderr, done.stdout + done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("error:")
+    error = call(cluster, begun(), *SLURM, setting, expect=2)
+    assert words in error and error.strip().splitlines()[-1].startswith("error:"), error

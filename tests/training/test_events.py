@@ -21,7 +21,7 @@ event_accumulator = pytest.importorskip(
     reason="needs TensorBoard: pip install tensorboard",
 )
 TINY = [
-    "profile=smoke", "nfes=[1]", "protocol.extractors=[classifier]", "save_seconds=0",
+    "profile=smoke", "nfes=[1]", "protocol.extractors=[digits]", "save_seconds=0",
     "protocol.questions=[imitation]", "protocol.metrics=[fd,recall]", "logger=tensorboard",
 ]  # fmt: skip
 

@@ -93,7 +93,7 @@ def train_and_sample(kind, name, settings, training, precision, nfes):
         teacher = stand_in.teacher(0)
         condition = dataset.train_condition
         spec = Spec(
-            dataset.shape, None if facts.elastic else nfe, BATCH, dataset.fresh_network, condition
+            dataset.shape, None if facts.elastic else nfe, BATCH, stand_in.fresh_network, condition
         )
         if not facts.trains:
             built, network = method.build(teacher, spec), teacher.field

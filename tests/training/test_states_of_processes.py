@@ -142,6 +142,7 @@ def found(tmp_path_factory):
     return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SEEN)
 def test_processes_agree_on_what_they_see(case, found):
     _, processes = found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from piflow_bench.contracts.extractor import FEATURES, Extractor, ExtractorPlugin, Weights
+from piflow_bench.contracts.plugin import Place
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.extractors.extractor import (
-    FEATURES,
-    Extractor,
     digest,
     find_weights,
     pillow_resized,
     standardised,
 )
+from piflow_bench.settings import setting
 
 MODEL = "ViT-L-14-336-quickgelu"
 """OpenAI's weights need the quickgelu architecture; CMMD is defined on this one."""
@@ -146,15 +147,41 @@ def image_extractor(clip: Clip) -> Extractor:
     def outputs(x: Tensor) -> dict[str, Tensor]:
         return {FEATURES: torch.nn.functional.normalize(clip.network.encode_image(x), dim=-1)}
 
-    # A folder's place decides nothing; its weights' digest is in the identity.
-    model = "from a folder" if clip.source.startswith("local-dir:") else clip.source
-    rule = f"{model}, Pillow bicubic to {clip.side}"
+    rule = _rule(clip.source, clip.side)
     return Extractor("clip", clip.weights, rule, (FEATURES,), prepare, outputs, clip.device)
 
 
-def load(weights: str | None = None, device: str = "cpu", model: str = MODEL) -> Extractor:
-    """CLIP's normalised image embeddings, through open_clip.
+def _rule(source: str, side: int) -> str:
+    # A folder's place decides nothing; its weights' digest is in the identity.
+    model = "from a folder" if source.startswith("local-dir:") else source
+    return f"{model}, Pillow bicubic to {side}"
 
-    Arguments as for ``open_model``.
-    """
-    return image_extractor(open_model(weights, device, model))
+
+@dataclass(frozen=True)
+class Config(Weights):
+    """Settings: open_clip's name of the model beside a file of its weights."""
+
+    model: str = setting(MODEL)
+
+
+class ClipImages(ExtractorPlugin):
+    """CLIP's normalised image embeddings, through open_clip."""
+
+    Config = Config
+
+    def identity(self) -> Mapping[str, Any]:
+        """Rule and digest; a model from a folder or the hub, which names itself, is loaded."""
+        weights = self.config.weights
+        if weights is not None and (weights.startswith(HUB) or Path(weights).is_dir()):
+            found = self.load("clip", Place())
+            return {"rule": found.rule, "weights": found.weights}
+        import open_clip
+
+        _check_architecture(self.config.model)
+        side = open_clip.get_model_config(self.config.model)["vision_cfg"]["image_size"]
+        path = find_weights("clip", weights, FILE, None, "")
+        return {"rule": _rule(self.config.model, side), "weights": digest(path)}
+
+    def load(self, name: str, place: Place) -> Extractor:
+        """open_clip's network."""
+        return image_extractor(open_model(self.config.weights, place.device, self.config.model))

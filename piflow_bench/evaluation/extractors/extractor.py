@@ -1,68 +1,24 @@
-"""What an extractor is, and where its weights are looked for."""
+"""Loading extractors: by name, and where their weights are looked for."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from piflow_bench.contracts.extractor import Extractor, ExtractorPlugin, Recipe
+from piflow_bench.contracts.plugin import Place
+from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.errors import UserError, nearest
-from piflow_bench.precision import PRECISIONS, products
-
-FEATURES, SPATIAL, LOGITS = "features", "spatial", "logits"
-
-
-@dataclass(frozen=True)
-class Extractor:
-    """A feature network with all that decides its numbers.
-
-    ``prepare`` turns images ``(b, h, w, 3)`` uint8 into the network's input and may run in threads;
-    ``network`` gives ``features`` ``(b, d)`` and, where it has them, ``spatial`` ``(b, s)`` and
-    ``logits`` ``(b, classes)``.
-    """
-
-    name: str
-    weights: str
-    """sha256 of the weights' file."""
-    rule: str
-    """How images are resized and scaled."""
-    outputs: tuple[str, ...]
-    prepare: Callable[[np.ndarray], Tensor]
-    network: Callable[[Tensor], dict[str, Tensor]]
-    device: str = "cpu"
-    precision: str = "float32"
-    """float32, tf32 (a GPU's shorter products) or bfloat16 (autocast)."""
-    recipe: tuple[str, str | None, str, str, bool] | None = None
-    """Arguments of the ``get_extractor`` that gives it again."""
-    source: str = ""
-    """Digest of the modules of another project's plugin, set as it is loaded."""
-
-    @property
-    def identity(self) -> str:
-        """Name, resizing rule and the first digits of the weights' sha256."""
-        source = f"; source {self.source}" if self.source else ""
-        return f"{self.name} ({self.rule}; weights {self.weights[:12]}{source})"
-
-    @property
-    def key(self) -> list[str]:
-        """What decides its outputs."""
-        compiled = self.recipe is not None and self.recipe[-1]
-        rule = [self.name, self.rule, self.weights, self.precision, "compiled" * compiled]
-        return [*rule, self.source] if self.source else rule
-
-    @torch.inference_mode()
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Outputs of images ``(b, h, w, 3)`` uint8, as float32 arrays."""
-        x = self.prepare(images).to(self.device)
-        with products(self.device, self.precision):
-            found = self.network(x)
-        return {k: v.float().cpu().numpy() for k, v in found.items() if k in self.outputs}
+from piflow_bench.precision import PRECISIONS
+from piflow_bench.settings import build_dataclass
 
 
 def get_extractor(
@@ -71,6 +27,7 @@ def get_extractor(
     device: str = "cpu",
     precision: str = "float32",
     compiled: bool = False,
+    folders: Sequence[str] = (),
 ) -> Extractor:
     """The extractor plugin of that name, loaded.
 
@@ -80,9 +37,8 @@ def get_extractor(
         device: cpu, cuda or cuda:1.
         precision: float32, tf32 or bfloat16.
         compiled: whether ``torch.compile`` takes its network first.
+        folders: files and folders of plugins beside the installed ones.
     """
-    from piflow_bench import registry
-
     kind = device.partition(":")[0]
     if kind not in ("cpu", "cuda"):
         raise UserError(f"device={device}: must be cpu, cuda or one of several GPUs, cuda:1")
@@ -90,11 +46,29 @@ def get_extractor(
         raise UserError(f"device={device}: no GPU is available here; use device=cpu")
     if precision not in PRECISIONS:
         raise UserError(f"precision={precision}: {nearest(precision, list(PRECISIONS))}")
-    loaded: Extractor = registry.get("extractor", name)(weights, device)
+    settings = {"weights": weights} if weights else {}
+    loaded = extractor_plugin(name, settings, folders).load(name, Place(device))
     network = torch.compile(loaded.network) if compiled else loaded.network
-    recipe = (name, weights, device, precision, compiled)
-    source = registry.find("extractor")[name].foreign_source()
+    recipe = Recipe(name, weights, device, precision, compiled, tuple(folders))
+    from piflow_bench import registry
+
+    source = registry.find("extractor", folders)[name].foreign_source()
     return replace(loaded, network=network, precision=precision, recipe=recipe, source=source)
+
+
+def extractor_plugin(
+    name: str, settings: Mapping[str, Any], folders: Sequence[str] = (), where: str = "extractor"
+) -> ExtractorPlugin:
+    """The extractor plugin of that name with its settings; nothing is loaded.
+
+    Raises:
+        UserError: for an unknown name, or settings that it has not.
+    """
+    from piflow_bench import registry
+
+    cls = registry.get("extractor", name, folders)
+    found: ExtractorPlugin = cls(build_dataclass(cls.Config, settings, where))
+    return found
 
 
 def usual_batch(device: str) -> int:
@@ -152,6 +126,13 @@ def find_weights(
         f"{setting}: no weights of {name}, and {reason}; put {file}{known} into {path.parent}, or "
         f"give {setting}=FILE"
     )
+
+
+def weights_requirement(name: str, given: str | None, file: str) -> list[Requirement]:
+    """The weights' file of an extractor, for `doctor`."""
+    path = given or str(cache_folder() / file)
+    mend = f"put {file} there, or extractors.{name}.weights=FILE"
+    return [Requirement(f"weights of {name}", path, mend)]
 
 
 def digest(path: Path) -> str:

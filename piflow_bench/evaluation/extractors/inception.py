@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from piflow_bench.contracts.extractor import FEATURES, LOGITS, SPATIAL, Extractor, ExtractorPlugin
+from piflow_bench.contracts.plugin import Place
+from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.extractors.extractor import (
-    FEATURES,
-    LOGITS,
-    SPATIAL,
-    Extractor,
     channels_first,
-    digest,
     find_weights,
     load_state,
+    weights_requirement,
 )
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -30,45 +30,51 @@ SPATIAL_CHANNELS = 7
 """ADM's sFID takes this many channels of mixed_6/conv: 17 x 17 x 7 = 2023 features."""
 
 
-def load(weights: str | None = None, device: str = "cpu") -> Extractor:
+class Inception(ExtractorPlugin):
     """Inception-v3 as ADM and torch-fidelity feed it: features, logits, spatial features.
 
     The network and its TF1-style bilinear resizing are torch-fidelity's, which equal TensorFlow's
     to rounding. Spatial features are flattened rows first, channels last, as ADM's stored
     statistics are.
     """
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    path = find_weights("inception", weights, FILE, URL, "6726825d")
-    # Its constructor unpickles what it is given: that must be a file we wrote ourselves.
-    clean = io.BytesIO()
-    torch.save(load_state(path), clean)
-    clean.seek(0)
-    try:
-        network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], clean)
-    except RuntimeError as error:
-        line = " ".join(str(error).split())[:200]
-        raise UserError(f"extractor.weights={path}: of another network: {line}") from error
-    network = network.to(device)
-    kept: dict[str, Tensor] = {}
-    network.Mixed_6d.branch1x1.register_forward_hook(
-        lambda module, inputs, output: kept.update(spatial=output)
-    )
+    outputs = (FEATURES, LOGITS, SPATIAL)
+    rule = "TF1 bilinear to 299"
 
-    def outputs(x: Tensor) -> dict[str, Tensor]:
-        pooled, logits = network(x)
-        spatial = kept.pop("spatial")[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
-        return {FEATURES: pooled, LOGITS: logits, SPATIAL: spatial}
+    def requirements(self) -> list[Requirement]:
+        """The weights' file."""
+        return weights_requirement("inception", self.config.weights, FILE)
 
-    return Extractor(
-        "inception",
-        digest(path),
-        "TF1 bilinear to 299",
-        (FEATURES, LOGITS, SPATIAL),
-        channels_first,
-        outputs,
-        device,
-    )
+    def file(self) -> Path:
+        """torch-fidelity's file of the weights."""
+        return find_weights("inception", self.config.weights, FILE, URL, "6726825d")
+
+    def load(self, name: str, place: Place) -> Extractor:
+        """torch-fidelity's network."""
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        path = self.file()
+        # Its constructor unpickles what it is given: that must be a file we wrote ourselves.
+        clean = io.BytesIO()
+        torch.save(load_state(path), clean)
+        clean.seek(0)
+        try:
+            network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], clean)
+        except RuntimeError as error:
+            line = " ".join(str(error).split())[:200]
+            raise UserError(f"extractor.weights={path}: of another network: {line}") from error
+        network = network.to(place.device)
+        kept: dict[str, Tensor] = {}
+        network.Mixed_6d.branch1x1.register_forward_hook(
+            lambda module, inputs, output: kept.update(spatial=output)
+        )
+
+        def outputs(x: Tensor) -> dict[str, Tensor]:
+            pooled, logits = network(x)
+            spatial = kept.pop("spatial")[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+            return {FEATURES: pooled, LOGITS: logits, SPATIAL: spatial}
+
+        return self.loaded(name, place, channels_first, outputs)
 
 
 def clean_resized(images: np.ndarray, side: int = 299) -> np.ndarray:
@@ -84,30 +90,39 @@ def clean_resized(images: np.ndarray, side: int = 299) -> np.ndarray:
     ).astype(np.float32)
 
 
-def load_clean(weights: str | None = None, device: str = "cpu") -> Extractor:
+class CleanInception(ExtractorPlugin):
     """Inception-v3 as clean-fid feeds it: its resizing, its TorchScript network.
 
     A TorchScript archive holds code: only files of trusted origin should be given.
     """
-    path = find_weights("inception-clean", weights, CLEAN_FILE, CLEAN_URL, "")
-    try:
-        base = torch.jit.load(str(path), map_location=device).eval()
-        layers = base.layers
-    except (RuntimeError, AttributeError, ValueError) as error:
-        line = str(error).splitlines()[0]
-        raise UserError(
-            f"extractor.weights={path}: not the TorchScript Inception that clean-fid uses ({line})"
-        ) from error
 
-    def outputs(x: Tensor) -> dict[str, Tensor]:
-        return {FEATURES: layers((x - 128) / 128).reshape(len(x), -1)}
+    rule = "Pillow bicubic on floats to 299"
 
-    return Extractor(
-        "inception-clean",
-        digest(path),
-        "Pillow bicubic on floats to 299",
-        (FEATURES,),
-        lambda images: channels_first(clean_resized(images)),
-        outputs,
-        device,
-    )
+    def requirements(self) -> list[Requirement]:
+        """The network's file."""
+        return weights_requirement("inception-clean", self.config.weights, CLEAN_FILE)
+
+    def file(self) -> Path:
+        """clean-fid's file of the network."""
+        return find_weights("inception-clean", self.config.weights, CLEAN_FILE, CLEAN_URL, "")
+
+    def load(self, name: str, place: Place) -> Extractor:
+        """clean-fid's network."""
+        path = self.file()
+        try:
+            base = torch.jit.load(str(path), map_location=place.device).eval()
+            layers = base.layers
+        except (RuntimeError, AttributeError, ValueError) as error:
+            line = str(error).splitlines()[0]
+            raise UserError(
+                f"extractor.weights={path}: not the TorchScript Inception that clean-fid uses "
+                f"({line})"
+            ) from error
+
+        def prepare(images: np.ndarray) -> Tensor:
+            return channels_first(clean_resized(images))
+
+        def outputs(x: Tensor) -> dict[str, Tensor]:
+            return {FEATURES: layers((x - 128) / 128).reshape(len(x), -1)}
+
+        return self.loaded(name, place, prepare, outputs)

@@ -1,7 +1,8 @@
-"""What a metric is. Each is a plugin of the entry-point group ``piflow_bench.metrics``.
+"""What a metric is. Each is a plugin of the entry-point group ``piflow_bench.metrics``, or a file.
 
 An entry names one ``Metric`` or several; the built-in ones (``built_in.py``) come through the same
-door. A metric that has no ``compute`` is measured elsewhere, by a dataset or the pipeline.
+door. So do files that ``plugins=`` names (``use_plugins``), with all that they assign at their top
+level. A metric that has no ``compute`` is measured elsewhere, by a dataset or the pipeline.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ class Metric:
     version: int = 1
     """Raise it when the same features give another value: stored values are computed anew."""
     source: str = ""
-    """Digest of the modules of another project's plugin, set as it is loaded: edited, it is
-    computed anew without a word from its author."""
+    """Digest of the modules of a plugin that is a file or another project's, set as it is loaded:
+    edited, it is computed anew without a word from its author."""
 
     @property
     def key(self) -> int | list[int | str]:
@@ -85,17 +86,33 @@ class Metric:
         return min(max(value, self.least), self.most) if value == value else value
 
 
+_folders: tuple[str, ...] = ()
+"""Files and folders whose metrics this process knows, beside those that are installed."""
+
+
+def use_plugins(folders: Sequence[str]) -> None:
+    """Let this process know the metrics of these files and folders, and of no others before them.
+
+    A metric is named wherever there are features, so what is known is a matter of the process:
+    every verb and every stage that is made says it anew, and files are read anew then.
+    """
+    global _folders
+    if folders or _folders:
+        _folders = tuple(folders)
+        _forget()
+
+
 @lru_cache(maxsize=1)
 def all_metrics() -> dict[str, Metric]:
     """Every metric by name, built-in ones first.
 
     Raises:
-        UserError: if two metrics have one name.
+        UserError: if two metrics have one name, or a file that ``plugins=`` names is not there.
     """
     from piflow_bench import registry
 
     found: dict[str, tuple[Metric, str]] = {}
-    plugins = registry.find("metric").values()
+    plugins = registry.find("metric", _folders).values()
     for plugin in sorted(plugins, key=lambda each: (each.source != "piflow-bench", each.name)):
         try:
             loaded, foreign = plugin.load(), plugin.foreign_source()
@@ -111,3 +128,6 @@ def all_metrics() -> dict[str, Metric]:
                 )
             found[metric.name] = (replace(metric, source=foreign), plugin.source)
     return {name: metric for name, (metric, _) in found.items()}
+
+
+_forget = all_metrics.cache_clear

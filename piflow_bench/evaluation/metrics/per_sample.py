@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from piflow_bench.contracts.extractor import FEATURES
 from piflow_bench.evaluation.extraction import (
     Arrays,
     Progress,
@@ -15,7 +16,6 @@ from piflow_bench.evaluation.extraction import (
     in_shards,
     shard_folder,
 )
-from piflow_bench.evaluation.extractors.extractor import FEATURES
 from piflow_bench.evaluation.metrics.agreement import cosines, psnr, squared_errors
 from piflow_bench.evaluation.metrics.diversity import PairDistances
 from piflow_bench.evaluation.pictures.images import Images, printable

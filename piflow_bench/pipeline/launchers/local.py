@@ -23,6 +23,7 @@ from typing import Any
 
 from piflow_bench import interruption
 from piflow_bench.errors import UserError
+from piflow_bench.evaluation.metrics.metric import use_plugins
 from piflow_bench.pipeline.kinds import KINDS
 from piflow_bench.pipeline.plugin_sources import unchanged_source
 from piflow_bench.pipeline.runtime import Runtime
@@ -72,6 +73,7 @@ def execute(
     keep_freed()
     resumable = KINDS[stage.kind].resumable
     try:
+        use_plugins(runtime.folders)
         source = unchanged_source(stage, runtime)
         with store.lock(stage):
             if store.has(stage) or store.finish(stage):

@@ -14,11 +14,10 @@ import traceback
 from pathlib import Path
 
 from piflow_bench.pipeline.launchers.torchrun import ERROR, JOB
-from piflow_bench.pipeline.runtime import Runtime
-from piflow_bench.pipeline.stages import distill
+from piflow_bench.pipeline.runtime import from_plain
+from piflow_bench.pipeline.stages import STAGES
 from piflow_bench.pipeline.store.progress import progress_writer
 from piflow_bench.training.distributed import form_group, leave_group
-from piflow_bench.training.scale import Scale
 
 
 def _end_with(owner: int) -> None:
@@ -39,12 +38,11 @@ def main(talk: Path) -> None:
     """One of the processes; ``talk`` is the folder of its job."""
     job, folder = json.loads((talk / JOB).read_text()), talk.parent
     _end_with(job["owner"])
-    settings = job["runtime"]
-    runtime = Runtime(**{**settings, "scale": Scale(**settings["scale"])})
+    runtime = from_plain(job["runtime"])
     form_group(runtime.scale.device, int(os.environ["LOCAL_RANK"]))
     inputs = {name: [Path(p) for p in paths] for name, paths in job["inputs"].items()}
     try:
-        distill(job["config"], inputs, folder, runtime, progress_writer(folder))
+        STAGES[job["kind"]](job["config"], inputs, folder, runtime, progress_writer(folder))
     except Exception as error:
         lines = str(error).strip().splitlines()
         text = f"{type(error).__name__}: {lines[0] if lines else ''}\n"

@@ -11,11 +11,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from piflow_bench.files.atomic import write_json
+from piflow_bench.pipeline.runtime import plain
 from piflow_bench.pipeline.store.store import PROCESSES
 
 if TYPE_CHECKING:
@@ -29,17 +29,22 @@ class ProcessFailed(RuntimeError):
 
 
 def in_processes(
-    config: Mapping[str, Any], inputs: Mapping[str, list[Path]], folder: Path, runtime: Runtime
+    kind: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, list[Path]],
+    folder: Path,
+    runtime: Runtime,
 ) -> None:
-    """Run the training stage in ``runtime.scale.processes`` processes of one machine.
+    """Run a training, a stage of ``kind``, in ``runtime.scale.processes`` processes of one machine.
 
     Raises:
         ProcessFailed: with the first error of any of them.
     """
     job = {
+        "kind": kind,
         "config": dict(config),
         "inputs": {name: [str(p) for p in paths] for name, paths in inputs.items()},
-        "runtime": asdict(runtime),
+        "runtime": plain(runtime),
         "owner": os.getpid(),
     }
     talk = folder / PROCESSES

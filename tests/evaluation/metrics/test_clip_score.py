@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 import piflow_bench
+from piflow_bench.contracts.plugin import Place
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.extractors import clip
+from piflow_bench.evaluation.extractors.extractor import extractor_plugin, get_extractor
 from piflow_bench.evaluation.metrics.clip_score import clip_scores, read_prompts
 
 MODEL = "ViT-tiny-for-tests"
@@ -89,7 +91,8 @@ class TestScores:
 
     def test_equal_open_clips_from_pixels_and_words(self, network, weights, no_network):
         rows = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-        extractor = clip.load(weights, model=MODEL)
+        plugin = extractor_plugin("clip", {"weights": str(weights), "model": MODEL})
+        extractor = plugin.load("clip", Place())
         texts = embed_texts(TEXTS, weights, MODEL)
         with torch.no_grad():
             logits, _ = network.get_logits(
@@ -178,8 +181,8 @@ class TestFolders:
         white = np.full((1, 40, 32, 3), 255, np.uint8)
         assert clip.image_extractor(found).prepare(white).unique().tolist() == [2.0]
         shutil.copytree(folder, folder.parent / "moved")
-        moved = clip.load(str(folder.parent / "moved"))
-        assert moved.identity == clip.load(str(folder)).identity
+        moved = get_extractor("clip", str(folder.parent / "moved"))
+        assert moved.identity == get_extractor("clip", str(folder)).identity
 
     def test_scores_of_images_and_prompts(self, folder, tmp_path, no_network):
         images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)

@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from piflow_bench.pipeline.launchers.local import run_local
-from piflow_bench.pipeline.runtime import Runtime
+from piflow_bench.pipeline.runtime import Given, Runtime
 from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.store.store import Store
-from tests.pipeline.harness import STUDENTS, bits, places, results, run
+from tests.pipeline.harness import STUDENTS, bits, call, places, results, run
 
 RAISES = """
 from piflow_methods.kd import KD
@@ -84,31 +84,31 @@ def disturbed(tmp_path_factory):
 
 
 def test_debug_and_local_agree_to_the_last_bit(plain, tmp_path):
-    done = run(*STUDENTS, "launcher=debug", *places(tmp_path), cwd=tmp_path)
+    done = call("run", *STUDENTS, "launcher=debug", *places(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert bits(results(tmp_path)) == bits(results(plain))
 
 
 def test_a_second_run_computes_nothing(plain):
     before = (plain / "runs" / "digits-smoke" / "results.parquet").read_bytes()
-    done = run(*STUDENTS, "launcher.workers=1", *places(plain), cwd=plain)
+    done = call("run", *STUDENTS, "launcher.workers=1", *places(plain), cwd=plain)
     assert done.returncode == 0, done.stderr
     assert "0 stages computed" in done.stdout
     assert (plain / "runs" / "digits-smoke" / "results.parquet").read_bytes() == before
 
 
 def test_the_page_is_remade_only_if_something_changed(plain):
-    settings = [*STUDENTS, "launcher.workers=1", *places(plain)]
+    settings = ["run", *STUDENTS, "launcher.workers=1", *places(plain)]
     page = plain / "runs" / "digits-smoke" / "report.html"
-    run(*settings, cwd=plain)
+    call(*settings, cwd=plain)
     first = page.stat().st_mtime_ns
-    done = run(*settings, cwd=plain)
+    done = call(*settings, cwd=plain)
     assert done.stdout.rstrip().endswith("report.html")
     assert page.stat().st_mtime_ns == first
-    run(*settings, "title=Another", cwd=plain)
+    call(*settings, "title=Another", cwd=plain)
     assert "Another" in page.read_text() and page.stat().st_mtime_ns != first
     page.unlink()
-    run(*settings, "title=Another", cwd=plain)
+    call(*settings, "title=Another", cwd=plain)
     assert "Another" in page.read_text()
 
 
@@ -166,7 +166,7 @@ class TestFailures:
         folder, _ = disturbed
         # What had failed is mended; what had not stays what it was.
         settings = (*STUDENTS, METHODS[1], f"plugins={folder / 'plugins'}", "launcher.workers=1")
-        done = run(*settings, *places(folder), cwd=folder, MARK=str(folder / "mark"))
+        done = call("run", *settings, *places(folder), cwd=folder, MARK=str(folder / "mark"))
         assert done.returncode == 0, done.stderr
         assert not (folder / "runs" / "digits-smoke" / "failures.log").exists()
         assert Store(folder / "store").broken() == []
@@ -180,26 +180,27 @@ def test_shards_make_what_one_worker_makes(plain, tmp_path):
     assert len(list((tmp_path / "store" / "artifacts").glob("sample-*"))) == 15, "3 x (3 + 2)"
     whole = tmp_path / "whole"
     whole.mkdir()
-    settings = (*STUDENTS, "sample_batch=20", "launcher.workers=2")
-    done = run(*settings, *places(whole), cwd=whole)
+    settings = ("run", *STUDENTS, "sample_batch=20", "launcher=debug")
+    done = call(*settings, *places(whole), cwd=whole)
     assert done.returncode == 0, done.stderr
     mine, other = bits(results(tmp_path)), bits(results(whole))
     assert mine.pop("artifact") != other.pop("artifact")
     assert mine == other
 
 
-def dataset_key():
-    return {"name": "digits", "settings": {}, "digest": "", "teacher": ""}
+DATASET = {"name": "digits", "settings": {}, "digest": ""}
+GIVEN = Given(dataset={"name": "digits"}, teacher={"name": "digits"})
 
 
 def test_workers_that_die_with_nothing_to_do_are_replaced(tmp_path):
     store = Store(tmp_path)
     store.prepare()
     draws = [
-        Stage("draw", {"dataset": dataset_key(), "split": split, "seed": 0, "n": 0})
+        Stage("draw", {"dataset": DATASET, "split": split, "seed": 0, "n": 0})
         for split in ("train", "test")
     ]
-    content = {"dataset": dataset_key(), "extractors": ["pixels"], "judge": False}
+    space = {"name": "grey-levels", "settings": {}}
+    content = {"space": space, "extractors": {"digits-pixels": {}}, "judge": None}
     target = Stage("features", content, {"samples": tuple(draws)})
     done = []
 
@@ -211,7 +212,7 @@ def test_workers_that_die_with_nothing_to_do_are_replaced(tmp_path):
                 process.kill()
                 process.join()
 
-    outcome = run_local([*draws, target], store, Runtime(), notice, workers=2, threads=1)
+    outcome = run_local([*draws, target], store, Runtime(given=GIVEN), notice, workers=2, threads=1)
     assert not outcome.failures
     assert store.has(target)
     assert done == ["draw", "draw", "features"]
@@ -250,7 +251,7 @@ import sys
 from piflow_bench.cli import main
 print("begun", flush=True)
 code = main(["run", "profile=smoke", "only=[teacher-euler]", "nfes=[1]", "launcher={launcher}",
-    "protocol.extractors=[classifier]", "protocol.metrics=[fd,recall]"])
+    "protocol.extractors=[digits]", "protocol.metrics=[fd,recall]"])
 print("ended", code)
 """
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.pipeline.harness import call
+
 SETTINGS = [
     "experiment=digits",
     "profile=smoke",
@@ -23,10 +25,11 @@ SETTINGS = [
 
 
 def command(folder, *settings):
-    return [
-        sys.executable, "-m", "piflow_bench", "run", *SETTINGS,
-        f"runs={folder}", *settings,
-    ]  # fmt: skip
+    return [sys.executable, "-m", "piflow_bench", *arguments(folder, *settings)]
+
+
+def arguments(folder, *settings):
+    return ["run", *SETTINGS, f"runs={folder}", *settings]
 
 
 def run(folder, *settings):
@@ -74,7 +77,7 @@ def test_an_error_in_one_process_is_the_cells_reason(tmp_path):
 
 
 def test_no_process_outlives_a_killed_run_and_the_next_one_goes_on(tmp_path):
-    settings = ["scale.processes=2", "budget={unit: images, amount: 6400}", "save_seconds=0.2"]
+    settings = ["scale.processes=2", "budget={unit: images, amount: 2400}", "save_seconds=0.2"]
     process = subprocess.Popen(
         command(tmp_path, *settings), cwd=tmp_path,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -95,7 +98,7 @@ def test_no_process_outlives_a_killed_run_and_the_next_one_goes_on(tmp_path):
     result = run(tmp_path, *settings)
     assert result.returncode == 0, result.stdout + result.stderr
     rows, _ = students(tmp_path)
-    assert rows[-1]["step"] == 400 > reached
+    assert rows[-1]["step"] == 150 > reached
 
 
 @pytest.mark.parametrize(
@@ -109,6 +112,6 @@ def test_no_process_outlives_a_killed_run_and_the_next_one_goes_on(tmp_path):
     ],
 )
 def test_impossible_layouts_are_refused(tmp_path, setting, words):
-    result = run(tmp_path, setting)
+    result = call(*arguments(tmp_path, setting), cwd=tmp_path)
     assert result.returncode == 2 and words in result.stderr, result.stderr
     assert result.stderr.count("\n") == 1 and not list(tmp_path.iterdir())

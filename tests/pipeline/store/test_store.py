@@ -265,7 +265,7 @@ class TestExperimentKeys:
     @pytest.mark.parametrize(
         "override",
         [
-            "dataset.settings.guidance=2",
+            "teacher.guidance=2",
             "converged.solver=dpmpp",
             "converged.steps=5",
             "protocol.samples=61",
@@ -274,7 +274,7 @@ class TestExperimentKeys:
             "protocol.reference_samples=121",
             "protocol.reference_seed=5",
             "protocol.questions=[imitation]",
-            "protocol.extractors=[classifier]",
+            "protocol.extractors=[digits]",
             "protocol.metrics=[fd,recall]",
             "protocol.curve_metrics=[fd]",
             "protocol.settings.k=4",
@@ -324,13 +324,13 @@ class TestExperimentKeys:
         source = ASSETS / "digits_teacher.safetensors"
         copied = tmp_path / "a copy.safetensors"
         copied.write_bytes(source.read_bytes())
-        assert identity(f"checkpoint={copied}") == base
+        assert identity(f"teacher.checkpoint={copied}") == base
         state = load_file(source)
         state[next(iter(state))] += torch.tensor(1e-3)
         save_file(state, copied)
         other = tmp_path / "other.safetensors"
         copied.rename(other)
-        names, protocol = identity(f"checkpoint={other}")
+        names, protocol = identity(f"teacher.checkpoint={other}")
         assert names != base[0]
         assert protocol != base[1]
 

@@ -133,7 +133,7 @@ def _submit(
 def _check_division(stages: Sequence[Stage], runtime: Runtime, cluster: Cluster) -> None:
     """Refuse batches that cannot be divided among the processes of all nodes."""
     for stage in stages:
-        if stage.kind == "distill":
+        if stage.trains:
             world = cluster.processes_of(stage) * cluster.of(stage).nodes
             try:
                 division(stage.config["training"]["batch"], world, runtime.scale.micro_batch)

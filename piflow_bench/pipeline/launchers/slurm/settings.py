@@ -25,18 +25,18 @@ class Cluster:
     def of(self, stage: Stage) -> Resources:
         """The resources of one stage: its kind's, then its variant's, over the launcher's."""
         shared = {name: getattr(self.launcher, name) for name in _NAMES}
-        if stage.kind != "distill":
+        if not stage.trains:
             shared["nodes"] = 1
             shared["gpus"] = min(shared["gpus"], 1) if KINDS[stage.kind].networks else 0
         shared |= self.launcher.stages.get(stage.kind, {})
-        if stage.kind == "distill":
+        if stage.trains:
             shared |= self.launcher.variants.get(stage.about.get("base", ""), {})
         shared["extra"] = _options(shared["extra"])
         return build_dataclass(Resources, shared, f"launcher.stages.{stage.kind}")
 
     def processes_of(self, stage: Stage) -> int:
         """Processes that train together on one node; other stages are made by one."""
-        return self.processes if stage.kind == "distill" else 1
+        return self.processes if stage.trains else 1
 
 
 def _options(given: Mapping[str, Any]) -> dict[str, str | bool]:

@@ -3,71 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from piflow_bench import flow
 from piflow_bench.contracts.condition import Classes
 from piflow_bench.contracts.data import TensorRows
-from piflow_bench.contracts.method import (
-    Batch,
-    Built,
-    Context,
-    Facts,
-    Method,
-    Optimizer,
-    Spec,
-    Update,
-)
-from piflow_bench.contracts.student import Student
+from piflow_bench.contracts.method import Spec
 from piflow_bench.contracts.teacher import Teacher
 from piflow_bench.data.digits import CLASSES, SHAPE, Classifier, Perceptron, images, teacher_network
-from piflow_bench.settings import setting
+from piflow_bench.teachers.flow_matching import FlowMatching, FlowMatchingConfig
 from piflow_bench.training.loop import train
 from piflow_bench.training.settings import Budget, EMASettings, TrainingSettings
 from piflow_bench.training.trainer import TrainingData
 
 HELD_OUT = 0.2
 Report = Callable[[float, str], None]
-
-
-@dataclass(frozen=True)
-class FlowMatchingConfig:
-    """Settings of the teacher's own training."""
-
-    lr: float = setting(2e-3, least=0)
-    class_dropout: float = setting(0.1, least=0, most=1)
-
-
-class FlowMatching(Method):
-    """Flow matching (arXiv 2210.02747) with class dropout, for classifier-free guidance."""
-
-    Config = FlowMatchingConfig
-    facts = Facts("flow matching", track="from scratch", needs_data=True, needs_teacher=False)
-
-    def build(self, teacher: Teacher, spec: Spec) -> Built:
-        """A fresh backbone."""
-        return Built(
-            Student(),
-            {"student": spec.fresh_network().train()},
-            {"student": Optimizer(("student",), self.config.lr, schedule="cosine")},
-        )
-
-    def training_step(self, batch: Batch, context: Context) -> Iterator[Update]:
-        """Regress noise - x0 at uniform times."""
-        assert batch.x0 is not None
-        noise = context.random.normal("noise", batch.shape)
-        t = context.random.uniform("t")
-        keep = context.random.uniform("class dropout") >= self.config.class_dropout
-        condition = batch.condition.where(keep, batch.condition.null())
-        u = context.networks["student"](flow.interpolate(batch.x0, noise, t), t, condition)
-        loss = (u - (noise - batch.x0)).square().mean()
-        yield Update("student", loss, scalars={"loss": loss.detach()})
 
 
 def make_digits(out: Path) -> None:

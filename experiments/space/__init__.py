@@ -1,0 +1,1 @@
+"""Spaces with settings of their own, by name."""

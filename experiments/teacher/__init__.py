@@ -1,0 +1,1 @@
+"""Teachers with settings of their own, by name."""

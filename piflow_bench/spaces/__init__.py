@@ -1,0 +1,1 @@
+"""Spaces that samples lie in: pixels, latents of an autoencoder, points."""
