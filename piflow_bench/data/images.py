@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +39,8 @@ from piflow_bench.preparation.pictures import (
 from piflow_bench.randomness import SampleRandom, TrainingRandom
 from piflow_bench.settings import Location, setting
 
+EVERY = 5.0
+"""Seconds between two words of progress."""
 ENCODED = 64
 """Pictures that are encoded at once."""
 
@@ -164,7 +168,7 @@ class Images(DatasetPlugin):
     def load(self, space: SpacePlugin, place: Place) -> Dataset:
         """Training pictures from the disk, held-out ones in memory."""
         c = self.config
-        found = self.pictures(place, lambda share, text: None)
+        found = self.pictures(place, _spoken())
         train, test = split(found, _share(c.held_out, len(found)), c.split_seed)
         _, height, width, channels = found.images.shape
         made = space.load((height, width, channels), place)
@@ -199,6 +203,19 @@ class Images(DatasetPlugin):
             label_law=None if labels is None else c.label_law,
             cautions=found.cautions,
         )
+
+
+def _spoken() -> Callable[[float, str], None]:
+    """Says now and then how far the pictures are prepared: a plan waits for them."""
+    last = time.monotonic()
+
+    def report(share: float, text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > EVERY:
+            last = time.monotonic()
+            print(f"preparing pictures: {share:.0%} {text}".rstrip(), file=sys.stderr, flush=True)
+
+    return report
 
 
 def _share(held_out: float, n: int) -> float | int:
