@@ -27,6 +27,10 @@ OF_PLUGINS = re.compile(r"(dataset|teacher|space|extractors\.[^.=]+)\.[A-Za-z_]\
 """Settings of plugins, some of which are places."""
 
 
+NO_PLACE = re.compile(r"(?i)null|none|true|false|[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?")
+"""What is a number or a word of the settings, whether or not a file is called so."""
+
+
 def split_paths(
     arguments: Sequence[str], keys: Sequence[str] = PATH_KEYS
 ) -> tuple[list[str], dict[str, str]]:
@@ -57,7 +61,7 @@ def split_paths(
 
 def _is_place(value: str) -> bool:
     """Whether a text is a file, a folder or an address, there or not; never a list or a sweep."""
-    if not value or value[0] in "[{'\"":
+    if not value or value[0] in "[{'\"" or NO_PLACE.fullmatch(value):
         return False
     several = [part for part in value.split(",") if part]
     if len(several) > 1 and not Path(value).exists() and all(map(_is_place, several)):

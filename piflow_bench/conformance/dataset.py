@@ -137,12 +137,12 @@ def network_of(dataset: Dataset, plugin: TeacherPlugin) -> tuple[nn.Module, list
 
 
 @torch.no_grad()
-def teacher_problems(dataset: Dataset, teacher: Teacher) -> list[str]:
-    """What is wrong with one guided forward pass of the teacher, and one of its network."""
+def teacher_problems(dataset: Dataset, teacher: Teacher, device: str = "cpu") -> list[str]:
+    """What is wrong with a guided forward pass of a teacher there, and one of its network."""
     n = min(2, LOOK)
-    noise = SampleRandom(0, range(n)).noise(dataset.shape)
-    condition = dataset.conditions(0, range(n))
-    t = torch.full((n,), 0.5)
+    noise = SampleRandom(0, range(n), device).noise(dataset.shape)
+    condition = dataset.conditions(0, range(n)).to(device)
+    t = torch.full((n,), 0.5, device=device)
     calls: dict[str, Any] = {"teacher": teacher}
     if teacher.network is not teacher.field:
         calls["network"] = teacher.network

@@ -106,11 +106,11 @@ class ExtractorPlugin(Plugin):
         return None
 
     def identity(self) -> Mapping[str, Any]:
-        """Rule and digest of the weights; nothing is loaded."""
+        """Its settings, its rule and the digest of its weights; nothing is loaded."""
         from piflow_bench.files.hub import digest
 
         path = self.file()
-        return {"rule": self.rule, "weights": digest(path) if path else ""}
+        return {**super().identity(), "rule": self.rule, "weights": digest(path) if path else ""}
 
     def load(self, name: str, place: Place) -> Extractor:
         """The network on its device; ``name`` is that of the plugin.

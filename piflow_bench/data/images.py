@@ -38,6 +38,7 @@ from piflow_bench.preparation.pictures import (
 )
 from piflow_bench.randomness import SampleRandom, TrainingRandom
 from piflow_bench.settings import Location, setting
+from piflow_bench.sources import is_file_plugin, source_digest
 
 EVERY = 5.0
 """Seconds between two words of progress."""
@@ -152,6 +153,13 @@ class Images(DatasetPlugin):
             raise UserError("dataset.folder: not given; dataset.folder=PATH names your pictures")
         source = Path(c.folder).expanduser()
         if (source / FACTS).is_file():
+            given = {"size": c.size, "labels": c.labels}
+            for name, value in given.items():
+                if value is not None:
+                    raise UserError(
+                        f"dataset.{name}={value}: {source} is prepared already; name the pictures "
+                        "themselves"
+                    )
             return open_pictures(source)
         asked = json.dumps([str(source.resolve()), c.size, c.crop, c.labels], sort_keys=True)
         name = f"{source.stem or 'pictures'}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
@@ -163,10 +171,11 @@ class Images(DatasetPlugin):
         except UserError as error:
             words = str(error).replace("source=", "dataset.folder=", 1)
             words = re.sub(r"(?<![\w.])(size|crop|labels)=", r"dataset.\1=", words)
+            words = words.replace("out=", "runs=")
             raise UserError(words) from error
 
     def load(self, space: SpacePlugin, place: Place) -> Dataset:
-        """Training pictures from the disk, held-out ones in memory."""
+        """Training and held-out pictures, read from the disk."""
         c = self.config
         found = self.pictures(place, _spoken())
         train, test = split(found, _share(c.held_out, len(found)), c.split_seed)
@@ -177,8 +186,10 @@ class Images(DatasetPlugin):
         rows: Any = PictureRows(found.images, train, made.encode, c.mirror)
         held_out: Any = PictureRows(found.images, test, made.encode, False)
         key = hashlib.sha256(
-            json.dumps([found.digest, dict(self.identity()), dict(space.identity())]).encode()
+            json.dumps([found.digest, dict(self.identity()), *_identity(space)]).encode()
         ).hexdigest()
+        if not made.bounded and c.mirror:
+            raise UserError("dataset.mirror=true: latents are encoded once, without mirror images")
         if not made.bounded:
             folder = Path(place.inputs) / "latents"
             rows = EncodedRows(folder / f"{key[:16]}-train.npy", rows, made)
@@ -216,6 +227,13 @@ def _spoken() -> Callable[[float, str], None]:
             print(f"preparing pictures: {share:.0%} {text}".rstrip(), file=sys.stderr, flush=True)
 
     return report
+
+
+def _identity(space: SpacePlugin) -> list[Any]:
+    """All that decides what a space makes of pictures."""
+    cls = type(space)
+    source = source_digest(cls) if is_file_plugin(cls) else ""
+    return [f"{cls.__module__}.{cls.__qualname__}" * (not source), source, dict(space.identity())]
 
 
 def _share(held_out: float, n: int) -> float | int:

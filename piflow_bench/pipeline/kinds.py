@@ -22,7 +22,7 @@ class Kind:
 KINDS = {
     "teacher": Kind(),
     "converged": Kind(version=2, resumable=True, networks=True),
-    "draw": Kind(),
+    "draw": Kind(networks=True),
     "teacher_check": Kind(networks=True),
     "train_teacher": Kind(resumable=True, training=True),
     "distill": Kind(resumable=True, training=True),
@@ -34,5 +34,5 @@ KINDS = {
     "partition": Kind(),
     "agreement": Kind(),
     "breakdown": Kind(),
-    "selection": Kind(),
+    "selection": Kind(networks=True),
 }

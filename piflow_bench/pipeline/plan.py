@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,7 @@ from piflow_bench.config.schema import (
 )
 from piflow_bench.conformance.dataset import dataset_problems, network_of
 from piflow_bench.contracts.backbone import lacking
+from piflow_bench.contracts.condition import Unconditional
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.contracts.method import Facts, Method
 from piflow_bench.contracts.teacher import Guided, TeacherPlugin
@@ -313,6 +315,15 @@ def _check_machine(config: ExperimentConfig, scale: Scale) -> None:
             )
 
 
+def _check_batch(batch: int, scale: Scale) -> None:
+    """Refuse a teacher's batch that does not divide as its training would."""
+    try:
+        division(batch, scale.processes, scale.micro_batch)
+    except ValueError as error:
+        words = str(error).replace("training.batch", "teacher.batch")
+        raise UserError(words) from error
+
+
 def _hash(content: Any) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -329,6 +340,11 @@ def _world(
     name, teacher = config.dataset.get("name"), runtime.teacher_plugin()
     try:
         dataset = runtime.dataset()
+        if teacher.guidance.on and isinstance(dataset.train_condition, Unconditional):
+            raise UserError(
+                f"teacher.guidance={teacher.guidance.scale:g}: {dataset.name} has no classes to "
+                "guide by; teacher.guidance=1"
+            )
         taken = teacher.look(dataset)
     except (TypeError, ValueError) as error:
         raise UserError(f"dataset={name}: {error}") from error
@@ -426,10 +442,17 @@ class _Planner:
     def teacher_stage(self) -> Stage:
         """What makes the teacher's weights."""
         training = self.teacher.training(self.dataset)
+        if training is not None:
+            _check_batch(training.settings.batch, self.runtime.scale)
         if training is None:
             return Stage("teacher", self.world_key, {}, "common start of all students")
+        # Guidance is of sampling: it trains nothing anew.
+        guided = {f.name for f in dataclasses.fields(Guided)}
+        teacher = self.world_key["teacher"]
+        settings = {k: v for k, v in teacher["settings"].items() if k not in guided}
         content = {
             **self.world_key,
+            "teacher": {**teacher, "settings": settings},
             "training": to_plain(training.settings),
             "budget": to_plain(training.budget),
             "train_seed": training.seed,
@@ -487,7 +510,13 @@ class _Planner:
 
     def real(self, split: str, seed: int = 0, n: int = 0) -> Stage:
         """A split of the data, or fresh exact samples."""
-        content = {"dataset": self.dataset_key, "split": split, "seed": seed, "n": n}
+        content = {
+            "dataset": self.dataset_key,
+            "space": self.space_key,
+            "split": split,
+            "seed": seed,
+            "n": n,
+        }
         return Stage("draw", content, {}, f"{split} samples")
 
     def training_images(self) -> Stage:

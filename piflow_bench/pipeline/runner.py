@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import sys
 import time
@@ -29,6 +30,8 @@ from piflow_bench.pipeline.stage import Stage, closure
 from piflow_bench.pipeline.store.store import Store, environment_error
 from piflow_bench.pipeline.store.uses import record_use, settings_digest, stages_of
 
+UNFIT = "Unfit: "
+"""Beginning of the reason of a teacher that is refused."""
 UP_TO_DATE = ".up_to_date"
 """File in a run's folder: the fingerprint of what its results and its page were made from."""
 
@@ -145,17 +148,22 @@ def _pass_check(plan: Plan, store: Store, display: Display, folder: Path) -> Out
     if check is None or store.has(check):
         return Outcome()
     before = [stage for stage in closure([check]) if not store.has(stage)]
-    if len(before) == 1 and config.launcher.name != "slurm":  # No worker is worth its start.
+    here = config.launcher.name != "slurm" and config.scale.device == "cpu"
+    if len(before) == 1 and here:  # No worker is worth its start.
         outcome = run([check], store, runtime_of(config), "debug", 1, config.training.threads)
     else:
         outcome = _launch(config, before, store, display, False, folder)
     for failure in outcome.failures.values():
-        if failure.stage.key == check.key and failure.root is None:
-            reason = failure.reason.removeprefix("Unfit: ")
+        if failure.stage.key == check.key and failure.reason.startswith(UNFIT):
+            reason = failure.reason.removeprefix(UNFIT)
             raise UserError(
                 f"teacher={config.teacher['name']}: {reason} (check_teacher=false goes on all the "
                 "same)"
             )
+    if check.key in outcome.done:
+        found = json.loads((store.path(check) / "check.json").read_text())
+        if found["note"]:
+            say(display.console, f"teacher: {found['note']}")
     return outcome
 
 

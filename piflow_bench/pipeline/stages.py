@@ -154,7 +154,7 @@ def teacher_check(
 
     report(0.0, "the teacher on real samples")
     teacher = _teacher(inputs, runtime).to(runtime.scale.device)
-    problems = teacher_problems(runtime.dataset(), teacher)
+    problems = teacher_problems(runtime.dataset(), teacher, runtime.scale.device)
     if problems:
         raise Unfit("; ".join(problems))
     found = look_at(runtime.dataset(), teacher, runtime.scale.device)

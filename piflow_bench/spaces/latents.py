@@ -91,7 +91,11 @@ class Latents(SpacePlugin):
 
         @cache
         def autoencoder() -> Autoencoder:
-            return Autoencoder.load(self.source, place.device, self.config.dtype)
+            # A cluster's results are collected where there may be no GPU.
+            there = place.device == "cpu" or torch.cuda.is_available()
+            return Autoencoder.load(
+                self.source, place.device if there else "cpu", self.config.dtype
+            )
 
         def look(x: Tensor) -> np.ndarray:
             return autoencoder().to_uint8(autoencoder().decode(x), self.config.uint8)

@@ -27,7 +27,7 @@ from piflow_bench.networks.pretrained import (
 )
 from piflow_bench.settings import Location, setting
 from piflow_bench.teachers.converted import Converted
-from piflow_bench.teachers.process import Process, schedule_of
+from piflow_bench.teachers.process import Process, reading, schedule_of
 from piflow_bench.teachers.schedules import Flow
 
 REPA = "hf://Lakonik/pi-Flow-ImageNet/teachers/repa_imagenet.pth"
@@ -76,7 +76,17 @@ class DiTTeacher(TeacherPlugin):
                 f"teacher.checkpoint={self.source}: a network of pictures, which {dataset.name} "
                 "has not"
             )
+        if self.config.predicts in ("eps", "v", "edm") and self.config.schedule is None:
+            raise UserError(
+                f"teacher.predicts={self.config.predicts}: on which schedule? DiT's is "
+                "teacher.schedule=linear"
+            )
         a, taken = self._architecture(dataset)
+        if self.guidance.on and not a.classes:
+            raise UserError(
+                f"teacher.guidance={self.guidance.scale:g}: teacher.checkpoint={self.source} knows "
+                "no classes to guide by"
+            )
         if shape[1] % a.patch or shape[2] % a.patch:
             raise UserError(
                 f"teacher.checkpoint={self.source}: its patches of {a.patch} do not divide samples "
@@ -136,7 +146,8 @@ class DiTTeacher(TeacherPlugin):
             return network
         c = self.config
         schedule = schedule_of(c, Flow(c.units, c.reverse))
-        return Converted(network, schedule, c.predicts or "velocity", c.sigma_data)
+        prediction = reading(schedule, c.predicts or "velocity")
+        return Converted(network, schedule, prediction, c.sigma_data)
 
     def _architecture(self, dataset: Dataset) -> tuple[Architecture, str]:
         """By the shapes in the file alone."""

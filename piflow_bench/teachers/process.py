@@ -28,6 +28,12 @@ class Process(Guided):
     sigma_data: float = setting(0.5, above=0)  # of edm
 
 
+def reading(schedule: Schedule, prediction: str) -> str:
+    """The prediction, its velocity turned round where the flow's time runs from noise to data."""
+    turned = isinstance(schedule, Flow) and schedule.reverse and prediction == "velocity"
+    return "reversed_velocity" if turned else prediction
+
+
 def schedule_of(config: Process, default: Schedule) -> Schedule:
     """The schedule that the settings name; ``default`` where they name none."""
     name = config.schedule

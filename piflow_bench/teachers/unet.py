@@ -27,7 +27,7 @@ from piflow_bench.networks.unet import UNet
 from piflow_bench.networks.unet_architecture import Architecture
 from piflow_bench.settings import Location, setting
 from piflow_bench.teachers.converted import Converted
-from piflow_bench.teachers.process import Process, schedule_of
+from piflow_bench.teachers.process import Process, reading, schedule_of
 from piflow_bench.teachers.scheduler_config import from_scheduler_config
 from piflow_bench.teachers.schedules import EDM, VP, Schedule
 
@@ -71,7 +71,9 @@ class UNetTeacher(TeacherPlugin):
 
     def identity(self) -> Mapping[str, Any]:
         """The checkpoint by its content, and what it predicts of which process."""
-        return {**super().identity(), "checkpoint": digest(self.path)}
+        schedule, prediction = self.process()
+        process = f"{prediction} of {schedule}"  # A file beside the weights may say which.
+        return {**super().identity(), "process": process, "checkpoint": digest(self.path)}
 
     def process(self) -> tuple[Schedule, str]:
         """Schedule and prediction: of the settings, of the file beside it, or of its layout."""
@@ -80,7 +82,21 @@ class UNetTeacher(TeacherPlugin):
         if self.path.is_dir():
             stated = scheduler_config(self.path)
             schedule, prediction = from_scheduler_config(stated) if stated else (VP(), "eps")
-        return schedule_of(self.config, schedule), self.config.predicts or prediction
+        if self.config.schedule is None:
+            self._refuse_unread()
+        schedule = schedule_of(self.config, schedule)
+        return schedule, reading(schedule, self.config.predicts or prediction)
+
+    def _refuse_unread(self) -> None:
+        """Settings of a schedule that is not named."""
+        c, fresh = self.config, Config()
+        for name in ("units", "reverse", "beta_first", "beta_last", "steps"):
+            if getattr(c, name) != getattr(fresh, name):
+                of = "flow" if name in ("units", "reverse") else "linear"
+                raise UserError(
+                    f"teacher.{name}={getattr(c, name)}: of a schedule that is named; "
+                    f"teacher.schedule={of}"
+                )
 
     def look(self, dataset: Dataset) -> str:
         """Compare channels, size and classes with the data."""
@@ -98,6 +114,15 @@ class UNetTeacher(TeacherPlugin):
             )
         if a.classes and not isinstance(condition, Classes):
             raise UserError(f"{where}: of {a.classes} classes, but {dataset.name} has none")
+        if self.guidance.on and not a.classes:
+            raise UserError(
+                f"teacher.guidance={self.guidance.scale:g}: {where} knows no classes to guide by"
+            )
+        if self.guidance.on and self.path.is_dir() and not self.config.null_label:
+            raise UserError(
+                f"teacher.guidance={self.guidance.scale:g}: {where} was not trained without a "
+                "class, as far as its file says; teacher.null_label=true if its last label is that"
+            )
         return ""
 
     def fresh_network(self, dataset: Dataset) -> nn.Module:

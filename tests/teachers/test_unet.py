@@ -116,7 +116,7 @@ def test_settings_overrule_what_is_stated(made, tmp_path):
         "eps",
     )
     flow = teacher(folder, schedule="flow", predicts="velocity", units=1000.0, reverse=True)
-    assert flow.process() == (Flow(1000.0, True), "velocity")
+    assert flow.process() == (Flow(1000.0, True), "reversed_velocity")
 
 
 def test_without_a_scheduler_it_is_ddpms_and_a_files_edms(made):
@@ -153,7 +153,7 @@ def blinded(path, root):
 
 
 MISFITS = {
-    "classes": ("labels", (3, 16, 16), 4, r"has num_class_embeds=3, not 4"),
+    "classes": ("labels", (3, 16, 16), 4, r"of 3 classes, but digits has 4"),
     "no classes in the data": ("labels", (3, 16, 16), 0, r"of 3 classes, but digits has none"),
     "channels": ("labels", (1, 16, 16), 3, r"for samples of 3x16x16, but these are 1x16x16"),
     "points": ("labels", (2,), 3, r"a network of pictures, which digits has not"),
@@ -211,6 +211,8 @@ def test_a_fresh_network_is_the_teachers_but_for_its_weights(made):
 
 def test_its_identity_is_content_and_settings(made, tmp_path):
     base = teacher(made / "labels").identity()
+    named = {"units": "flow", "reverse": "flow", "steps": "linear", "beta_first": "linear",
+             "beta_last": "linear"}  # fmt: skip
     copy = tmp_path / "elsewhere"
     shutil.copytree(made / "labels", copy)
     assert teacher(copy).identity() == base and str(copy) not in str(base)
@@ -219,10 +221,12 @@ def test_its_identity_is_content_and_settings(made, tmp_path):
         "beta_first": 1e-3, "beta_last": 0.03, "sigma_data": 1.0, "classes": 3,
         "null_label": True, "guidance": 2.0, "guidance_low": 0.1, "guidance_high": 0.9,
     }  # fmt: skip
-    assert set(others) | {"checkpoint"} == set(base)
+    assert set(others) | {"checkpoint", "process"} == set(base)
     for key, value in others.items():
-        other = teacher(copy, **{key: value}).identity()
-        assert {k for k in base if base[k] != other[k]} == {key}
+        schedule = {"schedule": named[key]} if key in named else {}
+        usual = teacher(copy, **schedule).identity()
+        other = teacher(copy, **schedule, **{key: value}).identity()
+        assert {k for k in usual if usual[k] != other[k]} - {"process"} == {key}
     found = {str(base)}
     (copy / "scheduler").mkdir()
     for config in (ddpm(), ddpm(prediction_type="v_prediction")):
