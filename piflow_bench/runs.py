@@ -266,6 +266,10 @@ class Run:
             called = self.folder.parents[len(runs.parts)]
             plain["store"] = plain["store"] and str(called / plain["store"])
             plain["plugins"] = [str(called / path) for path in places(plain["plugins"])] or None
+            for kind in ("dataset", "teacher", "space"):
+                for key, value in plain.get(kind, {}).items():
+                    if isinstance(value, str) and (called / value).exists():
+                        plain[kind][key] = str(called / value)
         use_plugins(places(plain["plugins"]))
         try:
             config = build_dataclass(ExperimentConfig, plain, "")
