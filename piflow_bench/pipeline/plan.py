@@ -421,6 +421,8 @@ class _Planner:
         self.teacher_inputs: dict[str, tuple[Stage, ...]] = {}
         if self.teacher.made:
             self.teacher_inputs = {"teacher": (self.teacher_stage(),)}
+        self.check = self.check_stage()
+        self.after = (self.check,) if self.check else ()
         given = [set(extractor.outputs) for extractor in plugins.values()]
         _check_protocol(config, set.intersection(*given))
         self.judged = self.judge_name is not None
@@ -504,6 +506,7 @@ class _Planner:
                 self.teacher_inputs,
                 f"{label}{words}",
                 weight=(high - low) / 200,
+                after=self.after,
             )
             for low, high, words in self.shards(n)
         )
@@ -757,6 +760,7 @@ class _Planner:
                             "train_nfe": train_nfe,
                         },
                         weight=100 * budget["amount"] / self.config.budget.amount,
+                        after=self.after,
                     )
                 cells += [
                     self._cell(variant, base, references, paired, nfe, seed, shared, i, sampling)
@@ -809,6 +813,7 @@ class _Planner:
                 f"samples of {label}{words}",
                 about,
                 weight=3,
+                after=self.after,
             )
             for low, high, words in self.shards(n)
         )
@@ -1010,7 +1015,7 @@ def make_plan(config: ExperimentConfig, look: bool = True) -> Plan:
         variants,
         protocol_hash=planner.protocol_hash,
         rules=planner.rules,
-        check=planner.check_stage(),
+        check=planner.check,
         dataset=planner.dataset,
         teacher=planner.teacher,
         taken=planner.taken,

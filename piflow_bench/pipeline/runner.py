@@ -80,7 +80,8 @@ def run_experiment(
             record_use(store, folder, stages, settings_digest(config))
             if missing:
                 say(console, beginning(config.name, stages, store, workers_of(config)))
-            made = _pass_check(plan, store, display, folder)
+            # What is submitted and left alone waits for the check itself.
+            made = Outcome() if detach else _pass_check(plan, store, display, folder)
             outcome = _launch(config, stages, store, display, detach, folder)
             outcome.seconds += made.seconds
         if detach and len(outcome.done) + len(outcome.failures) < len(stages):

@@ -28,6 +28,8 @@ class Stage:
     about: Mapping[str, Any] = field(default_factory=dict)
     weight: float = 1.0
     """Rough relative duration, for scheduling and progress."""
+    after: tuple[Stage, ...] = ()
+    """Stages that must have been made before, though nothing is read from them: in no key."""
 
     @cached_property
     def key(self) -> str:
@@ -52,8 +54,8 @@ class Stage:
         return f"{self.kind}-{self.key[:20]}"
 
     def parents(self) -> list[Stage]:
-        """All input stages."""
-        return [s for stages in self.inputs.values() for s in stages]
+        """All input stages, and those that come before it."""
+        return [*(s for stages in self.inputs.values() for s in stages), *self.after]
 
 
 def closure(targets: Iterable[Stage]) -> list[Stage]:
