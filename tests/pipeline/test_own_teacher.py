@@ -145,10 +145,10 @@ def test_what_others_need_is_named_before_anything_is_made(name, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["own.py"]
 
 
-def test_all_that_is_lacking_is_said_at_once(tmp_path):
+def test_what_the_first_lacks_is_said_and_who_is_left(tmp_path):
     result = own(tmp_path, "only=[piflow-gm8,meanflow,dmd2,kd]")
     assert result.returncode == 2
-    assert "needs heads and duration and features of" in result.stderr
+    assert "variants.piflow-gm8: needs heads of" in result.stderr
     assert "only=[kd] leaves" in result.stderr
 
 
