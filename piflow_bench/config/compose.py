@@ -174,7 +174,7 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
             assert isinstance(plain, dict)
             for key, value in paths.items():
                 set_path(plain, key, value)
-            use_plugins(places(plain["plugins"]))
+            use_plugins(places(plain.get("plugins")))
             config = build_dataclass(ExperimentConfig, plain, "")
             given = [_as_given(each, files) for each in combination]
             own = [*given, *(f"{key}={value}" for key, value in paths.items())]

@@ -134,7 +134,9 @@ def test_without_training_images_nothing_is_looked_up_among_them(
     bare = replace(plan.dataset, train=plan.dataset.train[:0], test=plan.dataset.test[:0])
     monkeypatch.setattr(Runtime, "dataset", lambda self: bare)
     (config,) = compose([*SETTINGS, *places(folder), "protocol.questions=[imitation]"])
-    kinds = [s for c in make_plan(config).cells for s in c.closer if s.kind == "selection"]
+    kinds = [
+        s for c in make_plan(config, look=False).cells for s in c.closer if s.kind == "selection"
+    ]
     assert kinds and all(not {"train", "test_features"} & set(s.inputs) for s in kinds)
     store = store_of(config)
     stage = next(s for c in plan.cells for s in c.closer if s.kind == "selection")

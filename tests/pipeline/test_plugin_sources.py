@@ -124,7 +124,7 @@ METRICS = {"metrics", "partition"}
 LOOKS = {"features", "breakdown", "selection", *METRICS}
 EVERY = {
     "distill", "sample", "converged", "draw", "features", "agreement", "breakdown", "selection",
-    *METRICS,
+    "teacher_check", *METRICS,
 }  # fmt: skip
 CHANGED = {
     "data": EVERY, "helper": EVERY, "field": EVERY - {"draw", "partition"}, "measure": METRICS,
