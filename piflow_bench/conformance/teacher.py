@@ -29,6 +29,8 @@ ROWS = 64
 """Real samples that are looked at, at every time."""
 BETTER = 0.75
 """Of its loss, what another reading must be below to be named."""
+FEW = 16
+"""Classes up to which every offset of labels is tried; of more, the near ones."""
 SURE = 5.0
 """Standard errors by which other labels must be better to be named."""
 SCALES = (0.18215, 0.13025, 0.5, 2.0)
@@ -182,7 +184,8 @@ class _Probe:
     def other_labels(self, own: Tensor, condition: Classes) -> str:
         """The offset of labels that is clearly better than none, in words."""
         found = []
-        for offset in (-1, 1):
+        most = condition.count // 2 if condition.count <= FEW else 2
+        for offset in (o for o in range(-most, most + 1) if o):
             labels = (condition.labels + offset) % condition.count
             found.append((_errors(own - self.losses(self.with_labels(labels))), offset))
         sure, offset = max(found)

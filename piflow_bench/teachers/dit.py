@@ -14,7 +14,7 @@ from piflow_bench.contracts.data import Dataset
 from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.contracts.teacher import Teacher, TeacherPlugin
 from piflow_bench.errors import UserError
-from piflow_bench.files.hub import digest, download_command, local_path
+from piflow_bench.files.hub import digest, local_path
 from piflow_bench.files.weights import read_weights
 from piflow_bench.networks.dit import DiT
 from piflow_bench.networks.pretrained import (
@@ -27,7 +27,13 @@ from piflow_bench.networks.pretrained import (
 )
 from piflow_bench.settings import Location, setting
 from piflow_bench.teachers.converted import Converted
-from piflow_bench.teachers.process import Process, reading, schedule_of
+from piflow_bench.teachers.process import (
+    Process,
+    checkpoint_requirement,
+    given_checkpoint,
+    reading,
+    schedule_of,
+)
 from piflow_bench.teachers.schedules import Flow
 
 REPA = "hf://Lakonik/pi-Flow-ImageNet/teachers/repa_imagenet.pth"
@@ -48,20 +54,12 @@ class DiTTeacher(TeacherPlugin):
 
     @property
     def source(self) -> str:
-        """Where the checkpoint is.
-
-        Raises:
-            UserError: if that is not said.
-        """
-        if self.config.checkpoint is None:
-            raise UserError("teacher.checkpoint: not given; teacher.checkpoint=FILE")
-        return str(self.config.checkpoint)
+        """Where the checkpoint is; a UserError if that is not said."""
+        return given_checkpoint(self.config.checkpoint)
 
     def requirements(self) -> list[Requirement]:
         """The checkpoint."""
-        source = self.config.checkpoint
-        mend = f"{download_command(source)} teacher.checkpoint=FILE".strip()
-        return [Requirement("teacher", source, mend)]
+        return [checkpoint_requirement(self.config.checkpoint)]
 
     def identity(self) -> Mapping[str, Any]:
         """The checkpoint by its content, and what its time and guidance are."""

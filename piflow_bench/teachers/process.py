@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.contracts.teacher import Guided
+from piflow_bench.errors import UserError
+from piflow_bench.files.hub import download_command
 from piflow_bench.settings import setting
 from piflow_bench.teachers.parametrisation import PREDICTIONS
 from piflow_bench.teachers.schedules import EDM, VP, Flow, Schedule
@@ -26,6 +29,24 @@ class Process(Guided):
     beta_last: float | None = setting(None, above=0, below=1)
     steps: int = setting(1000, least=2)  # of a VP schedule
     sigma_data: float = setting(0.5, above=0)  # of edm
+
+
+def given_checkpoint(source: str | None) -> str:
+    """Where a checkpoint is.
+
+    Raises:
+        UserError: if that is not said.
+    """
+    if source is None:
+        raise UserError("teacher.checkpoint: not given; teacher.checkpoint=PATH")
+    return str(source)
+
+
+def checkpoint_requirement(source: str | None) -> Requirement:
+    """The checkpoint, for `doctor`."""
+    return Requirement(
+        "teacher", source, f"{download_command(source)} teacher.checkpoint=PATH".strip()
+    )
 
 
 def reading(schedule: Schedule, prediction: str) -> str:

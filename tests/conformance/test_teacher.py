@@ -40,6 +40,7 @@ MISREADINGS = {
     ),
     "labels that begin later": (shifted(1), r"its labels are these -1"),
     "labels that begin earlier": (shifted(-1), r"its labels are these \+1"),
+    "labels three off": (shifted(-3), r"its labels are these \+3"),
 }
 
 

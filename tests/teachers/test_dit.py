@@ -157,7 +157,7 @@ def test_its_identity_is_content_and_settings_and_loads_no_weights(inputs, tmp_p
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"checkpoint": None}, r"teacher\.checkpoint: not given; teacher\.checkpoint=FILE"),
+        ({"checkpoint": None}, r"teacher\.checkpoint: not given; teacher\.checkpoint=PATH"),
         ({"guidance": -1.0}, r"teacher\.guidance=-1\.0: must be at least 0"),
         ({"guidance_high": 1.5}, r"teacher\.guidance_high=1\.5: must be at least 0 and at most 1"),
         (
@@ -180,7 +180,7 @@ def test_what_it_needs_is_told_with_how_to_have_it():
     assert needed.source == dit.REPA
     assert needed.mend == (
         "hf download Lakonik/pi-Flow-ImageNet teachers/repa_imagenet.pth, then "
-        "teacher.checkpoint=FILE"
+        "teacher.checkpoint=PATH"
     )
     (needed,) = dit.DiTTeacher(dit.Config(checkpoint="/mine.pth")).requirements()
-    assert (needed.source, needed.mend) == ("/mine.pth", "teacher.checkpoint=FILE")
+    assert (needed.source, needed.mend) == ("/mine.pth", "teacher.checkpoint=PATH")
