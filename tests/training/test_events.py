@@ -13,6 +13,7 @@ from piflow_bench.pipeline import loggers
 from piflow_bench.pipeline.launchers.local import execute, run
 from piflow_bench.pipeline.loggers import folders_of
 from piflow_bench.pipeline.plan import make_plan, runtime_of
+from piflow_bench.pipeline.stage import closure
 from piflow_bench.pipeline.store.store import Store
 from piflow_bench.training.events import PATTERN, Events, convert, followed, points
 
@@ -147,7 +148,7 @@ def test_a_training_that_was_stopped_goes_on_without_doubled_points(tmp_path, mo
         interruption.forget()
     (events,) = folder.values()
     assert drawn(events)["training/lr"]
-    assert run([stage], store, runtime, "debug", 1, 1).done
+    assert stage.key in run(closure([stage]), store, runtime, "debug", 1, 1).done
     rows = rows_of(store, stage)
     assert drawn(events)["training/lr"] == [(r["step"], r["lr"]) for r in rows]
     assert len({r["step"] for r in rows}) == len(rows) > 2
