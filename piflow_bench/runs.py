@@ -169,10 +169,10 @@ class Run:
 
         ``sampler``: which, where a variant was sampled in several ways (as in the results).
         """
-        import numpy as np
+        from piflow_bench.pipeline import artifacts
 
         cell = self._cell(variant, nfe, train_seed, sampler)
-        return np.concatenate([np.load(self._kept(s) / "samples.npy") for s in cell.samples])
+        return artifacts.samples(self._kept(s) for s in cell.samples)
 
     def images(self, samples: np.ndarray | torch.Tensor) -> np.ndarray:
         """Pictures ``(n, h, w, c)`` uint8 of samples in the model's space, the run's or others."""
@@ -210,6 +210,8 @@ class Run:
 
         from PIL import Image
 
+        from piflow_bench.training.output import weights_file
+
         if variant == "teacher":
             return self._export_teacher(Path(folder))
 
@@ -220,9 +222,9 @@ class Run:
         self._kept(cell.distill)
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        weights = self._store.path(cell.distill) / f"checkpoint_{cell.checkpoint or 0}.safetensors"
+        weights = weights_file(self._store.path(cell.distill), cell.checkpoint)
         shutil.copyfile(weights, target / WEIGHTS)
-        facts = {**cell.distill.config, "sampling": cell.samples[0].config["sampling"]}
+        facts = {**cell.distill.task.content, "sampling": cell.samples[0].task.content["sampling"]}
         (target / "config.json").write_text(json.dumps(facts, indent=1))
         dataset = self._plan.dataset
         if dataset is not None and dataset.space.pictures is not None:
@@ -237,14 +239,17 @@ class Run:
     def _export_teacher(self, target: Path) -> Path:
         import shutil
 
+        from piflow_bench.pipeline.stages.teacher import TrainTeacher
+        from piflow_bench.training.output import weights_file
+
         teacher, dataset = self._plan.teacher, self._plan.dataset
-        made = next((s for s in self._plan.stages if s.kind == "train_teacher"), None)
+        made = next((s for s in self._plan.stages if isinstance(s.task, TrainTeacher)), None)
         if made is None or teacher is None or dataset is None:
             raise UserError("teacher: the run trained none; its files are where it has it from")
         target.mkdir(parents=True, exist_ok=True)
-        weights = self._kept(made) / "checkpoint_0.safetensors"
+        weights = weights_file(self._kept(made))
         shutil.copyfile(weights, target / WEIGHTS)
-        facts = {**teacher.stated(dataset), "training": made.config}
+        facts = {**teacher.stated(dataset), "training": made.task.content}
         (target / "config.json").write_text(json.dumps(facts, indent=1))
         return target
 
@@ -352,16 +357,17 @@ class Sampler:
         import torch
 
         from piflow_bench.pipeline.plan import runtime_of
-        from piflow_bench.pipeline.stages import ready_student
+        from piflow_bench.pipeline.stages.samples import Sample
         from piflow_bench.randomness import SampleRandom
 
-        config, runtime = self._stage.config, runtime_of(self.run.config)
+        task, runtime = self._stage.task, runtime_of(self.run.config)
+        assert isinstance(task, Sample)
         folders = {k: [self.run._kept(s) for s in v] for k, v in self._stage.inputs.items()}
         given = isinstance(noise, torch.Tensor)
-        seed = config["sample_seed"] if given else int(noise)
+        seed = task.sample_seed if given else int(noise)
         count = len(noise) if given else n or runtime.sample_batch
         with _threads(self.run.config.training.threads), torch.no_grad():
-            ready = ready_student(config, folders, runtime)
+            ready = task.ready(folders, runtime)
             where, dataset = ready.arithmetic, ready.dataset
             if isinstance(ready.network, torch.nn.Module):
                 ready.network.eval()
@@ -380,7 +386,7 @@ class Sampler:
                         condition.to(where.device),
                         self.nfe,
                         random,
-                        **config["sampling"],
+                        **task.sampling,
                     )
                 found.append(x.float().cpu())
         return torch.cat(found)

@@ -41,6 +41,7 @@ from piflow_bench.contracts.plugin import Place
 from piflow_bench.contracts.teacher import Guidance, Guided, Teacher, TeacherPlugin
 from piflow_bench.errors import UserError
 from piflow_bench.randomness import SampleRandom
+from piflow_bench.training.output import weights_file
 
 ROWS = 6
 TOLERANCE = 1e-4
@@ -140,7 +141,7 @@ def _load(plugin: TeacherPlugin, dataset: Dataset, folder: Path) -> _Loaded:
         trained = plugin.training(dataset) is not None
         if trained:  # In place of its training, which takes as long as a run.
             state = plugin.fresh_network(dataset).state_dict()
-            save_file(state, made / "checkpoint_0.safetensors")
+            save_file(state, weights_file(made))
         else:
             plugin.make(dataset, made, lambda share, words: None)
     first, second = plugin.load(dataset, made), plugin.load(dataset, made)

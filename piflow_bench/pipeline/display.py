@@ -12,6 +12,7 @@ from rich.markup import escape
 from piflow_bench.pipeline.launchers.local import Failure
 from piflow_bench.pipeline.live import Note
 from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.stages.distill import Distill
 from piflow_bench.pipeline.store.store import Store
 from piflow_bench.progress_bar import EVERY, bars, duration
 
@@ -27,10 +28,10 @@ def say(console: Console, words: str) -> None:
 def beginning(name: str, stages: Sequence[Stage], store: Store, workers: str) -> str:
     """What is about to be done: trainings and their budgets, what is cached, by whom."""
     to_do = [s for s in stages if not store.has(s)]
-    trainings = [s for s in to_do if s.kind == "distill"]
+    trainings = [s.task for s in to_do if isinstance(s.task, Distill)]
     amounts: dict[str, float] = {}
-    for stage in trainings:
-        budget = stage.config["budget"]
+    for task in trainings:
+        budget = task.budget
         amounts[budget["unit"]] = amounts.get(budget["unit"], 0.0) + budget["amount"]
     words = f"{name}: {len(to_do)} of {len(stages)} stages to do"
     if trainings:
@@ -74,7 +75,7 @@ class Display:
         if event == "failed":
             _print_failure(self.console, stage.label, words)
             self.note(stage, words)
-        elif event == "done" and not self.console.is_terminal and stage.kind == "distill":
+        elif event == "done" and not self.console.is_terminal and isinstance(stage.task, Distill):
             self.console.print(f"done {stage.label}", highlight=False)
         self.tick()
 

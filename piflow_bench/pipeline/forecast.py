@@ -22,7 +22,10 @@ from piflow_bench.contracts.method import Context
 from piflow_bench.pipeline.display import say
 from piflow_bench.pipeline.plan import Plan, runtime_of
 from piflow_bench.pipeline.run_folder import settled
-from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.stage import Stage, Task
+from piflow_bench.pipeline.stages.distill import Distill
+from piflow_bench.pipeline.stages.samples import Converge, Sample
+from piflow_bench.pipeline.stages.teacher import TrainTeacher
 from piflow_bench.pipeline.store.store import Store
 from piflow_bench.progress_bar import duration
 from piflow_bench.threads import cores
@@ -93,15 +96,15 @@ def print_plan(plan: Plan, store: Store) -> None:
 
 def _words(plan: Plan, left: Sequence[Stage]) -> str:
     text = f"{len(left)} stages to do"
-    training = [s for s in left if s.kind == "distill"]
+    training = [s.task for s in left if isinstance(s.task, Distill)]
     if training:
         amounts: dict[str, float] = {}
-        for stage in training:
-            budget = stage.config["budget"]
+        for task in training:
+            budget = task.budget
             amounts[budget["unit"]] = amounts.get(budget["unit"], 0.0) + budget["amount"]
         budgets = ", ".join(f"{amount:g} {unit}" for unit, amount in amounts.items())
         text += f"; training {len(training)} students for {budgets}"
-    if not training and not any(s.kind in ("sample", "converged") for s in left):
+    if not training and not any(isinstance(s.task, (Sample, Converge)) for s in left):
         return text
     found, workers = forecast(plan, left), workers_of(plan.config)
     count = 1 if plan.config.launcher.name == "debug" else worker_count(plan.config)
@@ -125,20 +128,20 @@ def forecast(plan: Plan, stages: Sequence[Stage]) -> Forecast:
     torch.set_num_threads(plan.config.training.threads)
     try:
         forward = _forward_seconds(plan)
-        training = [s for s in stages if s.kind == "distill"]
+        training = [s.task for s in stages if isinstance(s.task, Distill)]
         rates = _rates(plan, training) if forward < SLOW else {}
     finally:
         torch.set_num_threads(before)
     rows, trained = plan.config.training.batch, 0.0
     for stage in stages:
-        if stage.kind == "train_teacher":  # A backward pass takes as long as two forwards.
-            trained += 3 * stage.config["budget"]["amount"] * forward / rows
-    sampled = sum(_rows_forward(s, plan) for s in stages) * forward / rows
-    for stage in training:
-        budget = stage.config["budget"]
+        if isinstance(stage.task, TrainTeacher):  # A backward pass takes as long as two forwards.
+            trained += 3 * stage.task.budget["amount"] * forward / rows
+    sampled = sum(_rows_forward(s.task, plan) for s in stages) * forward / rows
+    for task in training:
+        budget = task.budget
         of_unit = [r for (_, unit), r in rates.items() if unit == budget["unit"]]
         alike = sum(of_unit) / len(of_unit) if of_unit else forward
-        trained += budget["amount"] * rates.get((stage.config["method"], budget["unit"]), alike)
+        trained += budget["amount"] * rates.get((task.method, budget["unit"]), alike)
     return Forecast(trained, sampled, tuple(sorted({method for method, _ in rates})))
 
 
@@ -166,18 +169,18 @@ def _forward_seconds(plan: Plan, repeats: int = 5) -> float:
     return min(times[1:]) * batch / rows  # Other work on the machine only adds.
 
 
-def _rates(plan: Plan, training: Sequence[Stage]) -> dict[tuple[str, str], float]:
+def _rates(plan: Plan, training: Sequence[Distill]) -> dict[tuple[str, str], float]:
     """Seconds of a unit of budget, by method and unit, for as many methods as time allows."""
-    first: dict[tuple[str, str], Stage] = {}
-    for stage in sorted(training, key=lambda s: -s.config["budget"]["amount"]):
-        first.setdefault((stage.config["method"], stage.config["budget"]["unit"]), stage)
+    first: dict[tuple[str, str], Distill] = {}
+    for task in sorted(training, key=lambda task: -task.budget["amount"]):
+        first.setdefault((task.method, task.budget["unit"]), task)
     began, found = time.perf_counter(), {}
-    for key, stage in first.items():
+    for key, task in first.items():
         if time.perf_counter() - began > BOX:
             break
         # An estimate is no place to fail: what is wrong with a method, its training says.
         with suppress(Exception):
-            found[key] = _seconds_of_a_unit(plan, stage)
+            found[key] = _seconds_of_a_unit(plan, task)
     return found
 
 
@@ -219,7 +222,7 @@ class _Foreseen(Context):
             return function(*primals), function(*primals)
 
 
-def _seconds_of_a_unit(plan: Plan, stage: Stage) -> float:
+def _seconds_of_a_unit(plan: Plan, task: Distill) -> float:
     """By the second step of a training, since the first one warms up.
 
     The methods' part of a step alone: optimizers and averages add a few per cent, and what counts
@@ -228,22 +231,17 @@ def _seconds_of_a_unit(plan: Plan, stage: Stage) -> float:
     import torch
 
     from piflow_bench.contracts.method import Batch, Spec
-    from piflow_bench.pipeline.stages import load_method
     from piflow_bench.randomness import TrainingRandom
-    from piflow_bench.settings import build_dataclass
-    from piflow_bench.training.settings import Budget, TrainingSettings
 
-    config = stage.config
-    settings = build_dataclass(TrainingSettings, config["training"], "training")
-    budget = build_dataclass(Budget, config["budget"], "budget")
+    settings, budget = task.training_settings(), task.training_budget()
     dataset, plugin = plan.dataset, plan.teacher
     assert dataset is not None and plugin is not None
     teacher = _of_any_weights(plugin, dataset)
     size = settings.batch
     condition = dataset.conditions(0, range(size))
-    method = load_method(config, runtime_of(plan.config))
+    method = task.method_of(runtime_of(plan.config))
     spec = Spec(
-        dataset.shape, config["train_nfe"], size, lambda: plugin.fresh_network(dataset), condition
+        dataset.shape, task.train_nfe, size, lambda: plugin.fresh_network(dataset), condition
     )
     modules = method.build(teacher, spec).modules
     # What a dataset draws first may take longer than all steps here.
@@ -277,14 +275,13 @@ def _of_any_weights(plugin: TeacherPlugin, dataset: Dataset) -> Teacher:
     return Teacher(lambda x, t, condition: velocity(x, t), network, closed_form=True)
 
 
-def _rows_forward(stage: Stage, plan: Plan) -> float:
+def _rows_forward(task: Task, plan: Plan) -> float:
     """Rows that pass a network in a stage that samples."""
-    config = stage.config
-    if stage.kind == "converged":
+    if isinstance(task, Converge):
         both = 2 if plan.teacher and plan.teacher.guidance.on else 1
-        each = config["steps"] * EVALUATIONS.get(config["solver"], 1) * both
-    elif stage.kind == "sample":
-        each = config["nfe"]
+        each = task.steps * EVALUATIONS.get(task.solver, 1) * both
+    elif isinstance(task, Sample):
+        each = task.nfe
     else:
         return 0.0
-    return float(each * (config["stop"] - config["start"]))
+    return float(each * (task.stop - task.start))

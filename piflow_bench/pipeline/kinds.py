@@ -1,38 +1,33 @@
-"""Facts of every kind of stage. A kind's ``version`` is in the keys of its artifacts."""
+"""Every kind of stage, by its name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from piflow_bench.pipeline.stage import Task
+from piflow_bench.pipeline.stages.breakdown import BreakDown
+from piflow_bench.pipeline.stages.distill import Distill, Publish
+from piflow_bench.pipeline.stages.features import Describe, DescribeReference
+from piflow_bench.pipeline.stages.metrics import Agree, Measure, Partition
+from piflow_bench.pipeline.stages.samples import Converge, Draw, Sample
+from piflow_bench.pipeline.stages.selection import Select
+from piflow_bench.pipeline.stages.teacher import CheckTeacher, MakeTeacher, TrainTeacher
 
-
-@dataclass(frozen=True)
-class Kind:
-    """What holds for all stages of a kind."""
-
-    version: int = 1
-    """Raise it when the same inputs give another output: older artifacts are made anew."""
-    resumable: bool = False
-    """Whether it goes on from what its work folder holds; others start afresh."""
-    networks: bool = False
-    """Whether it runs networks, on one GPU where Slurm's jobs have any; a training has its own."""
-    training: bool = False
-    """Whether it trains, in all processes that a training has."""
-
-
-KINDS = {
-    "teacher": Kind(),
-    "converged": Kind(version=2, resumable=True, networks=True),
-    "draw": Kind(networks=True),
-    "teacher_check": Kind(networks=True),
-    "train_teacher": Kind(resumable=True, training=True),
-    "distill": Kind(resumable=True, training=True),
-    "published": Kind(),
-    "sample": Kind(resumable=True, networks=True),
-    "features": Kind(resumable=True, networks=True),
-    "real_reference": Kind(networks=True),
-    "metrics": Kind(),
-    "partition": Kind(),
-    "agreement": Kind(),
-    "breakdown": Kind(),
-    "selection": Kind(networks=True),
+KINDS: dict[str, type[Task]] = {
+    task.kind: task
+    for task in (
+        MakeTeacher,
+        TrainTeacher,
+        CheckTeacher,
+        Converge,
+        Draw,
+        Distill,
+        Publish,
+        Sample,
+        Describe,
+        DescribeReference,
+        Measure,
+        Partition,
+        Agree,
+        BreakDown,
+        Select,
+    )
 }

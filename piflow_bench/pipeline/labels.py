@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from piflow_bench.contracts.condition import Condition
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.evaluation.design import Design
 
@@ -31,8 +32,14 @@ def labels_of(dataset: Dataset, source: Source, n: int | None = None) -> np.ndar
         condition = dataset.test_condition
     else:
         condition = dataset.memorised_condition(source["n"])
+    found = classes_of(condition)
+    return None if found is None else found[:n]
+
+
+def classes_of(condition: Condition) -> np.ndarray | None:
+    """Classes ``(n,)`` of conditions; None where a sample has no single class."""
     packed = condition.pack()
-    return packed.numpy()[:n] if packed.ndim == 1 else None
+    return packed.numpy() if packed.ndim == 1 else None
 
 
 def design_of(source: Source, labels: np.ndarray | None, n: int) -> Design:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.stages.distill import Distill
 from piflow_bench.pipeline.store.store import Store
 from piflow_bench.training.events import convert
-from piflow_bench.training.loop import LOG_FILE
+from piflow_bench.training.output import LOG_FILE
 
 FOLDER = "tensorboard"
 
@@ -27,7 +28,7 @@ def folders_of(stages: Iterable[Stage], run: Path) -> dict[str, str]:
     """The folders of event files, by the names of the trainings' stages."""
     found = {}
     for stage in stages:
-        if stage.kind == "distill":
+        if isinstance(stage.task, Distill):
             about = stage.about
             words = [about["variant"], f"seed{about['train_seed']}"]
             words += [f"{about['train_nfe']}nfe"] if about["train_nfe"] is not None else []

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from piflow_bench import registry
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.stages.student import OfStudent
 from piflow_bench.sources import source_digest
 
 
@@ -32,8 +33,8 @@ def unchanged_source(stage: Stage, runtime: Runtime) -> str:
         SourceChanged: if a plugin of the stage is not what its key says.
     """
     found = ""
-    if "method" in stage.config:
-        found = source_digest(registry.get("method", stage.config["method"], runtime.folders))
+    if isinstance(stage.task, OfStudent):
+        found = source_digest(registry.get("method", stage.task.method, runtime.folders))
     for what in _changed(stage, found, runtime):
         raise SourceChanged(f"the source of {what} was edited after the run had begun")
     return found
@@ -41,7 +42,7 @@ def unchanged_source(stage: Stage, runtime: Runtime) -> str:
 
 def _changed(stage: Stage, method: str, runtime: Runtime) -> Iterator[str]:
     """Plugins of the stage whose source here is not that of its key."""
-    config = stage.config
+    config = stage.task.content
     if config.get("source", method) != method:
         yield f"method '{config['method']}'"
     for kind in ("dataset", "space", "teacher"):

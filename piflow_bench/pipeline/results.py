@@ -6,6 +6,7 @@ import hashlib
 import json
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,20 @@ import torch
 import piflow_bench
 from piflow_bench.config.schema import to_plain
 from piflow_bench.files.atomic import write_atomically
+from piflow_bench.pipeline import artifacts
 from piflow_bench.pipeline.launchers.local import Outcome
 from piflow_bench.pipeline.outdated import warnings_of
 from piflow_bench.pipeline.plan import Cell, Plan
-from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.stage import Stage, Task
+from piflow_bench.pipeline.stages import breakdown, selection
+from piflow_bench.pipeline.stages.breakdown import BreakDown
+from piflow_bench.pipeline.stages.metrics import Agree
+from piflow_bench.pipeline.stages.selection import Select
 from piflow_bench.pipeline.store.store import Store
 from piflow_bench.pipeline.store.uses import settings_digest
 from piflow_bench.provenance import git_commit, versions
 from piflow_bench.sources import package_digest
+from piflow_bench.training.output import checkpoints, log_rows
 
 COST_AND_PROVENANCE = (
     "train_seconds",
@@ -51,7 +58,7 @@ LOG_LINES = 5
 def _costs(cell: Cell, store: Store) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     if cell.distill is not None and store.has(cell.distill):
-        table = json.loads((store.path(cell.distill) / "checkpoints.json").read_text())
+        table = checkpoints(store.path(cell.distill))
         row = table[cell.checkpoint or 0]
         columns |= {
             "budget_tfe": row["tfe"],
@@ -64,7 +71,7 @@ def _costs(cell: Cell, store: Store) -> dict[str, Any]:
             "train_memory": row.get("memory", np.nan),
         }
     if cell.samples and all(store.has(s) for s in cell.samples):
-        shards = [json.loads((store.path(s) / "facts.json").read_text()) for s in cell.samples]
+        shards = [artifacts.facts(store.path(s)) for s in cell.samples]
         n = sum(s["n"] for s in shards)
         for name in ("flops_per_sample", "sample_seconds", "policy_seconds"):
             columns[name] = sum(s.get(name, np.nan) * s["n"] for s in shards) / n
@@ -146,8 +153,8 @@ def results_table(plan: Plan, store: Store, outcome: Outcome) -> pd.DataFrame:
         }
         for stage in cell.results:
             about = {
-                "question": stage.config.get("question", config.protocol.primary_question),
-                "extractor": stage.config.get("extractor", "samples"),
+                "question": getattr(stage.task, "question", config.protocol.primary_question),
+                "extractor": getattr(stage.task, "extractor", "samples"),
                 "reference": _reference_text(stage, plan),
                 "artifact": stage.key,
             }
@@ -155,14 +162,14 @@ def results_table(plan: Plan, store: Store, outcome: Outcome) -> pd.DataFrame:
                 meta = store.meta(stage)
                 times = {"start": meta["started"], "duration": meta["duration"]}
                 times |= _provenance(cell, store, stage)
-                for value in json.loads((store.path(stage) / "metrics.json").read_text()):
+                for score in artifacts.scores(store.path(stage)):
                     rows.append(
                         {
                             **common,
                             **about,
                             **times,
-                            **value,
-                            "higher_is_better": directions.get(value["metric"]),
+                            **asdict(score),
+                            "higher_is_better": directions.get(score.metric),
                             "status": "ok",
                             "reason": "",
                         }
@@ -195,9 +202,9 @@ def results_table(plan: Plan, store: Store, outcome: Outcome) -> pd.DataFrame:
 
 def _reference_text(stage: Stage, plan: Plan) -> str:
     config = plan.config
-    question = stage.config.get("question")
-    if stage.kind == "agreement":
+    if isinstance(stage.task, Agree):
         return "converged teacher, same noise"
+    question = getattr(stage.task, "question", None)
     if question == "imitation":
         return (
             f"{config.protocol.reference_samples} converged samples of the guided teacher "
@@ -219,8 +226,7 @@ def curves_table(plan: Plan, store: Store) -> pd.DataFrame:
         if stage is None or stage.key in seen or not store.has(stage):
             continue
         seen.add(stage.key)
-        for line in (store.path(stage) / "log.jsonl").read_text().splitlines():
-            rows.append({**stage.about, **json.loads(line)})
+        rows += [{**stage.about, **row} for row in log_rows(store.path(stage))]
     table = pd.DataFrame(rows)
     for name in ("train_seed", "train_nfe"):
         if name in table:
@@ -239,11 +245,7 @@ def grids(plan: Plan, store: Store) -> dict[str, np.ndarray]:
     count = POINTS_SHOWN if points else GRID_COLUMNS
 
     def add(key: str, shards: Sequence[Stage], about: Mapping[str, Any]) -> None:
-        x = np.zeros((0, *dataset.shape), np.float32)
-        for stage in shards:
-            if len(x) < count:
-                more = np.load(store.path(stage) / "samples.npy", allow_pickle=False)
-                x = np.concatenate([x, more[: count - len(x)]])
+        x = artifacts.samples([store.path(s) for s in shards], count)
         arrays[key] = x if look is None else look(torch.from_numpy(x))
         rows.append({"key": key, **about})
 
@@ -273,13 +275,13 @@ def _shown(cell: Cell) -> dict[str, Any]:
     return {name: cell.columns[name] for name in names}
 
 
-def _closer(plan: Plan, store: Store, kind: str) -> list[tuple[dict[str, Any], Path]]:
+def _closer(plan: Plan, store: Store, kind: type[Task]) -> list[tuple[dict[str, Any], Path]]:
     """The cells that have a closer look of a kind, with its folder."""
     return [
         (_shown(cell), store.path(stage))
         for cell in plan.cells
         for stage in cell.closer
-        if stage.kind == kind and store.has(stage)
+        if isinstance(stage.task, kind) and store.has(stage)
     ]
 
 
@@ -287,8 +289,8 @@ def breakdown_table(plan: Plan, store: Store) -> pd.DataFrame:
     """Values by sample count and by class of every cell that was looked at closely."""
     rows = [
         {**about, **row}
-        for about, folder in _closer(plan, store, "breakdown")
-        for row in json.loads((folder / "breakdown.json").read_text())
+        for about, folder in _closer(plan, store, BreakDown)
+        for row in json.loads((folder / breakdown.FILE).read_text())
     ]
     table = pd.DataFrame(rows)
     for name in ("train_seed", "nfe"):
@@ -301,10 +303,10 @@ def selections(plan: Plan, store: Store) -> dict[str, np.ndarray]:
     """Samples picked by stated rules: arrays, and ``cells`` that says whose they are."""
     arrays: dict[str, np.ndarray] = {}
     cells = []
-    for number, (about, folder) in enumerate(_closer(plan, store, "selection")):
-        found = json.loads((folder / "selection.json").read_text())
+    for number, (about, folder) in enumerate(_closer(plan, store, Select)):
+        found = json.loads((folder / selection.FACTS).read_text())
         cells.append({**about, **found, "key": f"{number}"})
-        with np.load(folder / "selection.npz", allow_pickle=False) as data:
+        with np.load(folder / selection.PICTURES, allow_pickle=False) as data:
             arrays |= {f"{number}/{name}": data[name] for name in data.files}
     return {**arrays, "cells": np.array(json.dumps(cells))}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import sys
 import time
@@ -27,6 +26,7 @@ from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
 from piflow_bench.pipeline.repeated import Watch, tally
 from piflow_bench.pipeline.run_folder import settled
 from piflow_bench.pipeline.stage import Stage, closure
+from piflow_bench.pipeline.stages.teacher import note_of_check
 from piflow_bench.pipeline.store.store import Store, environment_error
 from piflow_bench.pipeline.store.uses import record_use, settings_digest, stages_of
 
@@ -161,10 +161,8 @@ def _pass_check(plan: Plan, store: Store, display: Display, folder: Path) -> Out
                 f"teacher={config.teacher['name']}: {reason} (check_teacher=false goes on all the "
                 "same)"
             )
-    if check.key in outcome.done:
-        found = json.loads((store.path(check) / "check.json").read_text())
-        if found["note"]:
-            say(display.console, f"teacher: {found['note']}")
+    if check.key in outcome.done and (note := note_of_check(store.path(check))):
+        say(display.console, f"teacher: {note}")
     return outcome
 
 

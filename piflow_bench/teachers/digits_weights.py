@@ -17,6 +17,7 @@ from piflow_bench.contracts.teacher import Teacher
 from piflow_bench.data.digits import CLASSES, SHAPE, Classifier, Perceptron, images, teacher_network
 from piflow_bench.teachers.flow_matching import FlowMatching, FlowMatchingConfig
 from piflow_bench.training.loop import train
+from piflow_bench.training.output import weights_file
 from piflow_bench.training.settings import Budget, EMASettings, TrainingSettings
 from piflow_bench.training.trainer import TrainingData
 
@@ -62,7 +63,7 @@ def make_teacher(out: Path, report: Report, steps: int = 8000, batch: int = 256)
         folder=work,
         report=report,
     )
-    (work / "checkpoint_0.safetensors").replace(out / "digits_teacher.safetensors")
+    weights_file(work).replace(out / "digits_teacher.safetensors")
     shutil.rmtree(work)
 
 

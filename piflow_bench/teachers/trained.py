@@ -17,6 +17,7 @@ from piflow_bench.files.weights import load_into, read_weights
 from piflow_bench.networks.dit import DiT
 from piflow_bench.settings import setting
 from piflow_bench.teachers.flow_matching import FlowMatching, FlowMatchingConfig
+from piflow_bench.training.output import weights_file
 from piflow_bench.training.settings import PRECISIONS, Budget, EMASettings, TrainingSettings
 
 HEAD = 32
@@ -105,7 +106,7 @@ class Trained(TeacherPlugin):
         """The teacher that was trained; of no meaning before."""
         network = self.fresh_network(dataset)
         if made is not None:
-            path = made / "checkpoint_0.safetensors"
+            path = weights_file(made)
             load_into(network, read_weights(path).state, str(path))
         return Teacher(network, network, self.guidance)
 

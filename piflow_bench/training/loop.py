@@ -16,12 +16,10 @@ from piflow_bench.contracts.method import Method, Spec
 from piflow_bench.contracts.teacher import Teacher
 from piflow_bench.training import state
 from piflow_bench.training.distributed import from_first, summed, wait_for_all
+from piflow_bench.training.output import CHECKPOINTS_FILE, LOG_FILE, weights_file
 from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import Budget, TrainingSettings
 from piflow_bench.training.trainer import Trainer, TrainingData
-
-LOG_FILE = "log.jsonl"
-CHECKPOINTS_FILE = "checkpoints.json"
 
 
 class Diverged(RuntimeError):
@@ -138,7 +136,7 @@ def _steps(
                 _check_finite(trainer)
                 weights = trainer.weights()
                 if writes:
-                    save_file(weights, folder / f"checkpoint_{i}.safetensors")
+                    save_file(weights, weights_file(folder, i))
                 trainer.reached.append(_costs(trainer, budget.checkpoints[i]))
             stop = trainer.is_asked_to_stop
             if stop or trainer.seconds - saved > save_seconds:

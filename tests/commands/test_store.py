@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from piflow_bench.cli import main
-from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.store.store import Store
 from piflow_bench.pipeline.store.uses import record_use, uses
+from tests.pipeline.stages import stage_of
 
 OLD = time.time() - 30 * 86400
 
@@ -23,7 +23,7 @@ def fill(store, stage, size=1000):
 
 
 def made(store, n, size=1000):
-    stage = Stage("draw", {"n": n}, label=f"draw {n}")
+    stage = stage_of("draw", n, label=f"draw {n}")
     fill(store, stage, size)
     store.commit(stage, {})
     os.utime(store.path(stage), (OLD, OLD))
@@ -80,7 +80,7 @@ def test_verify_names_what_differs(store, capsys):
 
 
 def test_gc_removes_what_no_run_uses_and_only_when_told(store, capsys):
-    begun = Stage("distill", {"n": 9})
+    begun = stage_of("distill", 9)
     fill(store, begun)
     os.utime(store.work(begun), (OLD, OLD))
     call(store, "gc")
@@ -164,10 +164,10 @@ def test_a_store_of_features_alone_and_one_without_work(store, cached, capsys, t
 
 
 def test_gc_leaves_what_is_young_or_being_made(store, tmp_path):
-    young = Stage("draw", {"n": 7})
+    young = stage_of("draw", 7)
     fill(store, young)
     store.commit(young, {})
-    busy = Stage("distill", {"n": 8})
+    busy = stage_of("distill", 8)
     fill(store, busy)
     os.utime(store.work(busy), (OLD, OLD))
     with store.lock(busy):

@@ -9,7 +9,8 @@ from piflow_bench.cli import main
 from piflow_bench.config.compose import compose
 from piflow_bench.contracts.plugin import NoSettings, Place
 from piflow_bench.errors import USER_ERROR, UserError
-from piflow_bench.pipeline.plan import _check_machine, runtime_of
+from piflow_bench.pipeline.plan import runtime_of
+from piflow_bench.pipeline.plan.refusals import check_machine
 from piflow_bench.pipeline.runtime import Given, Runtime
 from piflow_bench.training.scale import Scale
 
@@ -33,10 +34,10 @@ def test_the_smoke_profile_takes_a_gpu_where_the_user_names_it(monkeypatch):
         runtime = runtime_of(config)
         assert (runtime.scale.device, runtime.scale.processes) == ("cuda", 1)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-        _check_machine(config, runtime.scale)
+        check_machine(config, runtime.scale)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
         with pytest.raises(UserError, match=r"1 needed, 0 GPUs found; .*scale.device=cpu"):
-            _check_machine(config, runtime.scale)
+            check_machine(config, runtime.scale)
 
 
 def test_pictures_are_looked_at_where_the_run_computes(monkeypatch):

@@ -129,11 +129,11 @@ def experiment(folder, tmp_path, *settings):
 def test_a_run_takes_both_in_processes_of_its_own(folder, tmp_path):
     config = experiment(folder, tmp_path)
     plan = make_plan(config)
-    stage = next(s for s in plan.stages if s.kind == "metrics" and "gap" in s.config["versions"])
-    assert stage.config["versions"]["gap"] == all_metrics()["gap"].key
-    assert isinstance(stage.config["versions"]["fd"], int)
+    stage = next(s for s in plan.stages if s.kind == "metrics" and "gap" in s.task.versions)
+    assert stage.task.versions["gap"] == all_metrics()["gap"].key
+    assert isinstance(stage.task.versions["fd"], int)
     features = next(s for s in plan.stages if s.kind == "features")
-    assert features.config["extractors"]["look"]["source"]
+    assert features.task.extractors["look"]["source"]
     store = Store(tmp_path / "store")
     store.prepare()
     use_plugins(())  # Whoever makes a stage knows them by itself.

@@ -25,7 +25,7 @@ from piflow_bench.contracts.teacher import Teacher
 from piflow_bench.data import images, latent_images
 from piflow_bench.evaluation.extractors.inception import Inception
 from piflow_bench.networks.dit import DiT
-from piflow_bench.pipeline import plan
+from piflow_bench.pipeline.plan import make
 from piflow_bench.spaces.latents import Latents
 from piflow_bench.teachers.dit import DiTTeacher
 from tests.pipeline.harness import forget
@@ -121,10 +121,10 @@ def plans(*settings):
     with ExitStack() as stack:
         for cls, methods in STAND_INS.items():
             stack.enter_context(mock.patch.multiple(cls, **methods))
-        stack.enter_context(mock.patch.object(plan, "_check_machine", lambda *a: None))
+        stack.enter_context(mock.patch.object(make, "check_machine", lambda *a: None))
         forget()
         stack.callback(forget)
-        return {c.name: plan.make_plan(c) for c in compose(settings)}
+        return {c.name: make.make_plan(c) for c in compose(settings)}
 
 
 def _digest(members):

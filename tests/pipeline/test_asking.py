@@ -9,10 +9,9 @@ from piflow_bench.config.compose import compose
 from piflow_bench.data.digits import Digits
 from piflow_bench.errors import UserError
 from piflow_bench.networks.dit import DiT
-from piflow_bench.pipeline import plan
 from piflow_bench.pipeline.launchers.slurm import queue
 from piflow_bench.pipeline.launchers.slurm.records import FOLDER, write_record
-from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.pipeline.plan import make_plan, world
 from piflow_bench.pipeline.runner import store_of
 from piflow_bench.pipeline.store.uses import record_use, settings_digest
 from tests.pipeline.harness import forget
@@ -96,7 +95,7 @@ def test_no_network_is_called(verb, recorded, submitted, cancelled, monkeypatch,
         for record in (submitted.root / "uses").glob("*.json"):
             record.unlink()
     forget()
-    monkeypatch.setattr(plan, "_sound", {})
+    monkeypatch.setattr(world, "_sound", {})
     monkeypatch.setattr(DiT, "forward", lambda *a, **k: pytest.fail("a network was called"))
     assert main([verb, *SETTINGS]) == 0
     assert ("3 jobs cancelled" if verb == "cancel" else "queued") in capsys.readouterr().out

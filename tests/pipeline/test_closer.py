@@ -17,7 +17,6 @@ from piflow_bench.evaluation.selection import nearest
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.runner import store_of
 from piflow_bench.pipeline.runtime import Runtime
-from piflow_bench.pipeline.stages import STAGES
 from tests.pipeline.harness import call, places, results
 
 SETTINGS = (
@@ -142,7 +141,7 @@ def test_without_training_images_nothing_is_looked_up_among_them(
     stage = next(s for c in plan.cells for s in c.closer if s.kind == "selection")
     names = {"samples", "features", "converged", "reference"}
     given = {n: [store.path(s) for s in of] for n, of in stage.inputs.items() if n in names}
-    STAGES["selection"](stage.config, given, tmp_path, Runtime(), lambda share, text: None)
+    stage.task.run(given, tmp_path, Runtime(), lambda share, text: None)
     found = json.loads((tmp_path / "selection.json").read_text())
     assert {row["rule"] for row in found["rows"]} <= {"best", "worst", "teacher"}
     assert "near_training" not in found

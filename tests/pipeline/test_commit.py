@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from piflow_bench.files.rows import Parts
+from piflow_bench.pipeline.kinds import KINDS
 from piflow_bench.pipeline.launchers import local as launch
 from piflow_bench.pipeline.launchers.local import execute
 from piflow_bench.pipeline.runtime import Runtime
-from piflow_bench.pipeline.stage import Stage
-from piflow_bench.pipeline.stages import STAGES
 from piflow_bench.pipeline.store.attempts import begin, starts_of
 from piflow_bench.pipeline.store.store import META, Store
+from tests.pipeline.stages import stage_of
 
 STEPS = {"open", "write", "mkdir", "rename", "replace", "unlink", "remove", "rmdir"}
 """Calls of the system, by name: what lies between two of them leaves the disk as it is."""
@@ -44,7 +44,7 @@ EXPECTED = np.repeat(np.arange(3, dtype=np.float32)[:, None], 2, 1)
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     for kind in ("sample", "draw"):
-        monkeypatch.setitem(STAGES, kind, make)
+        monkeypatch.setattr(KINDS[kind], "run", make)
     monkeypatch.setattr(os, "fsync", lambda file: None)  # A killed process loses nothing by it.
     monkeypatch.setattr(launch, "_provenance", lambda started: {"started": "now"})
 
@@ -89,7 +89,7 @@ def test_every_step(tmp_path, kind, harm):
     step = 0
     while True:
         step += 1
-        store, stage = Store(tmp_path / str(step)), Stage(kind, {"n": step})
+        store, stage = Store(tmp_path / str(step)), stage_of(kind, step)
         store.prepare()
         if not broken_off(store, stage, step, harm):
             break
@@ -107,7 +107,7 @@ def test_every_step(tmp_path, kind, harm):
 
 
 def test_a_commit_that_was_cut_short_is_ended_without_the_work(tmp_path, monkeypatch):
-    store, stage = Store(tmp_path), Stage("draw", {"n": 1})
+    store, stage = Store(tmp_path), stage_of("draw", 1)
     store.prepare()
 
     def cut(*_):
@@ -121,7 +121,7 @@ def test_a_commit_that_was_cut_short_is_ended_without_the_work(tmp_path, monkeyp
     def again(*_):
         raise AssertionError("made again")
 
-    monkeypatch.setitem(STAGES, "draw", again)
+    monkeypatch.setattr(KINDS["draw"], "run", again)
     assert execute(store, stage, Runtime()) == ("done", "", "")
     assert len(store.meta(stage)["starts"]) == 1
     assert store.harm(stage.name) is None
@@ -129,7 +129,7 @@ def test_a_commit_that_was_cut_short_is_ended_without_the_work(tmp_path, monkeyp
 
 def test_a_record_of_other_files_is_not_believed(tmp_path):
     """A machine that lost power may have kept the record and lost the files."""
-    store, stage = Store(tmp_path), Stage("draw", {"n": 1})
+    store, stage = Store(tmp_path), stage_of("draw", 1)
     store.prepare()
     work = store.work(stage)
     work.mkdir()

@@ -12,15 +12,16 @@ import torch
 from piflow_bench.cli import main
 from piflow_bench.config.compose import compose
 from piflow_bench.pipeline import plugin_sources
+from piflow_bench.pipeline.artifacts import NotFinite, write_samples
+from piflow_bench.pipeline.kinds import KINDS
 from piflow_bench.pipeline.launchers import local as launch
 from piflow_bench.pipeline.launchers.local import _Schedule, execute
 from piflow_bench.pipeline.outdated import discard_outdated, outdated, warnings_of
 from piflow_bench.pipeline.plan import make_plan, runtime_of
 from piflow_bench.pipeline.runtime import Runtime
-from piflow_bench.pipeline.stage import Stage
-from piflow_bench.pipeline.stages import STAGES, NotFinite, _save_samples
 from piflow_bench.pipeline.store.store import META, SMALL, Store
 from tests.pipeline.harness import bits, places, results
+from tests.pipeline.stages import stage_of
 
 PLUGIN = """
 from piflow_methods.kd import KD
@@ -65,9 +66,9 @@ def harmed(path, how):
 @pytest.mark.parametrize("how", ["cut", "changed", "gone", "without record"])
 @pytest.mark.parametrize("size", [10, SMALL + 1])
 def test_damage_is_found_before_use(store, how, size):
-    stage = Stage("draw", {"n": 1})
+    stage = stage_of("draw", 1)
     commit(store, stage, samples=b"x" * size)
-    user = Stage("features", {}, {"samples": (stage,)})
+    user = stage_of("features", inputs={"samples": (stage,)})
     harmed(store.path(stage) / "samples", how)
     finished = store.set_aside_damaged([stage])
     # A large file of which nothing is to be made is looked at by its size alone.
@@ -79,10 +80,10 @@ def test_damage_is_found_before_use(store, how, size):
 
 
 def test_what_is_whole_stays_and_a_digest_is_taken_once(store, monkeypatch):
-    stages = [Stage("draw", {"n": n}) for n in range(2)]
+    stages = [stage_of("draw", n) for n in range(2)]
     for stage in stages:
         commit(store, stage, samples=b"x" * 10)
-    user = Stage("features", {}, {"samples": tuple(stages)})
+    user = stage_of("features", inputs={"samples": tuple(stages)})
     harmed(store.path(stages[1]) / "samples", "cut")
     asked = []
     look = Store._damage
@@ -99,7 +100,7 @@ def test_what_is_whole_stays_and_a_digest_is_taken_once(store, monkeypatch):
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE])
 def test_a_disk_that_does_not_answer_has_harmed_nothing(store, monkeypatch, number):
-    stage = Stage("draw", {"n": 1})
+    stage = stage_of("draw", 1)
     commit(store, stage, samples=b"x" * 10)
 
     def fails(path):
@@ -113,7 +114,7 @@ def test_a_disk_that_does_not_answer_has_harmed_nothing(store, monkeypatch, numb
 
 
 def test_what_another_run_made_anew_meanwhile_stays(store, monkeypatch):
-    stage = Stage("draw", {"n": 1})
+    stage = stage_of("draw", 1)
     commit(store, stage, samples=b"x" * 10)
     harmed(store.path(stage) / "samples", "cut")
     guard = Store.guard
@@ -154,10 +155,10 @@ def test_samples_that_are_not_finite_are_no_artifact(store, monkeypatch, kind, v
     x[3, 0, 1, 1] = value
 
     def make(config, inputs, folder, runtime, report):
-        _save_samples(folder, x, first=10)
+        write_samples(folder, x, first=10)
 
-    monkeypatch.setitem(STAGES, kind, make)
-    stage = Stage(kind, {"n": 1})
+    monkeypatch.setattr(KINDS[kind], "run", make)
+    stage = stage_of(kind, 1)
     status, reason, _ = execute(store, stage, Runtime())
     assert status == "failed" and not store.has(stage)
     assert reason == "NotFinite: 1 of 5 samples are not finite; the first is sample 13"
@@ -165,7 +166,6 @@ def test_samples_that_are_not_finite_are_no_artifact(store, monkeypatch, kind, v
 
 def test_a_teacher_of_nan_is_no_reference(tmp_path, monkeypatch):
     from piflow_bench import sampling
-    from piflow_bench.pipeline import stages
 
     (config,) = compose(["profile=smoke"])
     stage = next(s for s in make_plan(config).stages if s.kind == "converged")
@@ -173,7 +173,7 @@ def test_a_teacher_of_nan_is_no_reference(tmp_path, monkeypatch):
         sampling, "converged", lambda *a, **k: (torch.full((4, 1, 8, 8), float("nan")), 32.0)
     )
     with pytest.raises(NotFinite, match="4 of 4"):
-        stages.converged(stage.config, {}, tmp_path, runtime_of(config), lambda *a: None)
+        stage.task.run({}, tmp_path, runtime_of(config), lambda *a: None)
     assert not (tmp_path / "samples.npy").exists()
 
 
@@ -190,14 +190,14 @@ def attempts(store, monkeypatch, kind, runtime, stage):
         (folder / "parts" / "1.npz").touch()
         raise ValueError("stopped")
 
-    monkeypatch.setitem(STAGES, kind, fails)
+    monkeypatch.setattr(KINDS[kind], "run", fails)
     assert execute(store, stage, runtime)[0] == "failed"
     return found[0]
 
 
 @pytest.mark.parametrize("kind", ["distill", "sample"])
 def test_work_of_another_source_is_not_gone_on_from(store, monkeypatch, kind):
-    stage = Stage(kind, {"method": "kd"})
+    stage = stage_of(kind, method="kd")
     digest = ["one"]
     monkeypatch.setattr(plugin_sources, "source_digest", lambda plugin: digest[0])
     go = [store, monkeypatch, kind, Runtime(), stage]
@@ -211,7 +211,7 @@ def test_work_of_another_source_is_not_gone_on_from(store, monkeypatch, kind):
 
 def test_a_file_that_was_edited_after_the_plan_fails_with_its_reason(store, tmp_path):
     (tmp_path / "edited.py").write_text(PLUGIN)
-    stage = Stage("distill", {"method": "edited", "source": "of the plan"})
+    stage = stage_of("distill", method="edited", source="of the plan")
     status, reason, _ = execute(store, stage, Runtime(plugins=str(tmp_path)))
     assert status == "failed"
     assert "the source of method 'edited' was edited after the run had begun" in reason
@@ -274,7 +274,7 @@ def test_an_edit_of_an_installed_method_is_named_and_made_anew_when_asked(store)
     ],
 )
 def test_a_worker_that_died_is_named_with_its_traceback(store, code, log, words):
-    stage = Stage("draw", {"n": 1})
+    stage = stage_of("draw", 1)
     schedule = _Schedule([stage], store, lambda *a: None)
     schedule.start(stage)
     schedule.died(stage, code, log)
@@ -289,8 +289,8 @@ def test_whatever_a_stage_raises_is_its_own_failure(store, monkeypatch, error):
     def make(config, inputs, folder, runtime, report):
         raise error("odd")
 
-    monkeypatch.setitem(STAGES, "draw", make)
-    status, reason, trace = execute(store, Stage("draw", {"n": 1}), Runtime())
+    monkeypatch.setattr(KINDS["draw"], "run", make)
+    status, reason, trace = execute(store, stage_of("draw", 1), Runtime())
     assert (status, reason) == ("failed", f"{error.__name__}: odd") and "Traceback" in trace
 
 
@@ -309,7 +309,7 @@ def test_a_crash_of_a_worker_leaves_its_stack(tmp_path):
 
 def test_samples_are_written_as_they_are(tmp_path):
     x = torch.randn(3, 2)
-    _save_samples(tmp_path, x)
+    write_samples(tmp_path, x)
     assert np.load(tmp_path / "samples.npy").tobytes() == x.numpy().tobytes()
 
 

@@ -11,10 +11,10 @@ from piflow_bench.pipeline import display
 from piflow_bench.pipeline.launchers import local as launch
 from piflow_bench.pipeline.launchers.local import Failure
 from piflow_bench.pipeline.plan import make_plan, runtime_of
-from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.store import store
 from piflow_bench.pipeline.store.progress import Progress
 from piflow_bench.training.loop import _progress_text
+from tests.pipeline.stages import stage_of
 
 
 class Store:
@@ -34,8 +34,8 @@ class Store:
 
 
 def stage(name, kind="distill", amount=3000.0, unit="tfe", weight=1.0):
-    config = {"name": name, "budget": {"unit": unit, "amount": amount}}
-    return Stage(kind, config, {}, name, weight=weight)
+    more = {"budget": {"unit": unit, "amount": amount}} if kind == "distill" else {}
+    return stage_of(kind, name, label=name, weight=weight, **more)
 
 
 def printed(width=200):

@@ -47,14 +47,14 @@ def test_a_method_that_fails_is_taken_for_as_quick_as_the_others(monkeypatch):
     plan = plan_of("only=[kd,meanflow]")
     monkeypatch.setattr(F, "BOX", 60.0)
 
-    def failing(plan, stage):
-        if stage.config["method"] == "kd":
+    def failing(plan, task):
+        if task.method == "kd":
             raise RuntimeError("broken")
         return 0.5
 
     monkeypatch.setattr(F, "_seconds_of_a_unit", failing)
     found = F.forecast(plan, plan.stages)
-    budgets = [s.config["budget"]["amount"] for s in plan.stages if s.kind == "distill"]
+    budgets = [s.task.budget["amount"] for s in plan.stages if s.kind == "distill"]
     assert found.tried == ("meanflow",) and found.training == pytest.approx(0.5 * sum(budgets))
 
 
@@ -81,12 +81,12 @@ def test_a_start_that_is_yet_to_be_fitted_is_not_fitted_for_it(monkeypatch):
 def test_solvers_cost_their_evaluations():
     plan = plan_of("only=[teacher-euler]", "nfes=[1,4]")
     stages = [s for s in plan.stages if s.kind == "sample" and "teacher-euler " in s.label + " "]
-    rows = {s.config["nfe"]: F._rows_forward(s, plan) for s in stages}
+    rows = {s.task.nfe: F._rows_forward(s.task, plan) for s in stages}
     assert rows[4] == 4 * rows[1] > 0
     (converged, *_) = (s for s in plan.stages if s.kind == "converged")
-    count = converged.config["stop"] - converged.config["start"]
+    count = converged.task.stop - converged.task.start
     # Guided: two evaluations a step.
-    assert F._rows_forward(converged, plan) == 2 * converged.config["steps"] * count
+    assert F._rows_forward(converged.task, plan) == 2 * converged.task.steps * count
 
 
 def test_a_plan_of_exact_derivatives_imports_neither_torchs_compiler_nor_its_counter():

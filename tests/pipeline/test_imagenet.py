@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from piflow_bench.config.compose import compose
 from piflow_bench.networks.pretrained import load_dit
-from piflow_bench.pipeline import stages
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.runtime import Given, Runtime
+from piflow_bench.pipeline.stages.features import DescribeReference
 from piflow_bench.preparation.stand_ins import HEADS, generate
 from tests.pipeline.harness import call
 
@@ -159,8 +159,9 @@ def test_samples_are_decoded_before_they_are_looked_at(folder, tmp_path):
     assert images.shape == (6, 64, 64, 3) and images.dtype == np.uint8
     outputs = runtime.extractor("inception")(images)
     assert outputs["features"].shape == (6, 2048) and outputs["spatial"].shape == (6, 2023)
-    config = {"extractors": {"inception": runtime.extractor_plugin("inception").identity()}}
-    stages.real_reference(config, {}, tmp_path, runtime, lambda *told: None)
+    extractors = {"inception": runtime.extractor_plugin("inception").identity()}
+    task = DescribeReference(dataset={}, extractors=extractors)
+    task.run({}, tmp_path, runtime, lambda *told: None)
     with np.load(tmp_path / "features.npz") as real:
         assert real["inception"].shape[1] == 2048
         assert real["inception/spatial/mean"].shape == (2023,)

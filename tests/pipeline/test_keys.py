@@ -9,9 +9,8 @@ from piflow_bench.config.compose import compose
 from piflow_bench.data import digits_extractor
 from piflow_bench.evaluation.metrics import metric as metrics
 from piflow_bench.pipeline import results
-from piflow_bench.pipeline.kinds import KINDS
 from piflow_bench.pipeline.plan import make_plan
-from piflow_bench.pipeline.stages import STAGES
+from piflow_bench.pipeline.stages.features import Describe
 from piflow_bench.sources import package_digest
 from piflow_bench.teachers.dit import DiTTeacher
 from tests.pipeline.golden_keys import GOLDEN, keys, plans
@@ -23,21 +22,13 @@ FROM_SAMPLES = {"sample", "features", "metrics", "agreement", "breakdown", "sele
 FROM_STUDENTS = {"distill", *FROM_SAMPLES}
 
 
-def test_every_kind_has_its_facts():
-    assert KINDS.keys() == STAGES.keys()
-
-
 def test_golden_keys_of_every_shipped_experiment():
     """Where a change of keys is meant: ``python -m tests.pipeline.golden_keys``."""
     golden, found = json.loads(GOLDEN.read_text()), keys()
     assert golden.keys() == found.keys()
-    changed = {
-        name: [kind for kind in found[name] | golden[name] if found[name].get(kind) != kind_of]
-        for name in found
-        for kind, kind_of in golden[name].items()
-        if found[name].get(kind) != kind_of
-    }
-    assert not changed, changed
+    for name, kinds in golden.items():
+        all_kinds = kinds | found[name]
+        assert not {kind for kind in all_kinds if kinds.get(kind) != found[name].get(kind)}, name
 
 
 def stages(*settings):
@@ -95,13 +86,13 @@ def test_a_metrics_version_changes_what_holds_it_and_nothing_else(base, name, mo
     monkeypatch.setattr(metrics, "all_metrics", lambda: known)
     other = stages()
     gone = [base[n] for n in base.keys() - other.keys()]
-    holds = [s for s in base.values() if name in s.config.get("versions", {})]
+    holds = [s for s in base.values() if name in s.task.content.get("versions", {})]
     assert {s.name for s in gone} == {s.name for s in holds} and gone
     assert {s.kind for s in gone} <= SCORES
 
 
 def test_a_kinds_version_changes_it_and_what_is_made_from_it(base, monkeypatch):
-    monkeypatch.setitem(KINDS, "features", replace(KINDS["features"], version=2))
+    monkeypatch.setattr(Describe, "revision", 2)
     assert changed(base, stages()) == LOOKS
 
 
@@ -118,9 +109,9 @@ def test_the_weights_of_extractors_and_judge_are_in_keys_and_protocol(base, plug
 def test_the_stand_in_of_imagenet_has_the_fields_of_the_real_one():
     (made,) = plans("experiment=imagenet_1nfe_repa", "scale.device=cpu").values()
     features = next(s for s in made.stages if s.kind == "features")
-    assert features.config["extractors"]["inception"]["weights"] == "weights"
-    assert features.config["space"]["settings"]["autoencoder"] == "an autoencoder"
-    teacher = next(s for s in made.stages if s.kind == "converged").config["teacher"]
+    assert features.task.extractors["inception"]["weights"] == "weights"
+    assert features.task.space["settings"]["autoencoder"] == "an autoencoder"
+    teacher = next(s for s in made.stages if s.kind == "converged").task.teacher
     assert teacher["settings"].keys() == {f.name for f in fields(DiTTeacher.Config)}
     assert teacher["settings"]["checkpoint"] == "a teacher"
 

@@ -12,8 +12,8 @@ from piflow_bench.config.compose import compose
 from piflow_bench.contracts.condition import Classes
 from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.features import evaluate_features
-from piflow_bench.pipeline import stages
 from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.pipeline.stages.metrics import Agree, Measure, Partition
 from tests.world import world
 
 CLASSES, N, M = 6, 240, 600
@@ -52,13 +52,13 @@ def stored(folder, features):
 
 def scored(tmp_path, x, y, labels, reference_labels, metrics=METRICS, accuracy=False):
     """The rows by metric that a metrics stage writes."""
-    config = {
-        "dataset": {}, "question": "data", "extractor": "f", "n": len(x), "metrics": metrics,
-        "settings": {}, "accuracy": accuracy, "modes": False, "labels": labels,
-        "reference_labels": reference_labels,
-    }  # fmt: skip
+    task = Measure(
+        dataset={}, question="data", extractor="f", n=len(x), metrics=metrics, versions={},
+        settings={}, accuracy=accuracy, modes=False, labels=labels,
+        reference_labels=reference_labels,
+    )  # fmt: skip
     inputs = {"generated": [stored(tmp_path / "x", x)], "reference": [stored(tmp_path / "y", y)]}
-    stages.metrics(config, inputs, tmp_path, RUNTIME, lambda *told: None)
+    task.run(inputs, tmp_path, RUNTIME, lambda *told: None)
     return {row["metric"]: row for row in json.loads((tmp_path / "metrics.json").read_text())}
 
 
@@ -95,17 +95,17 @@ def _cosine_distances(x):
 
 def test_real_against_real_knows_its_labels(tmp_path):
     pool = sample(np.concatenate([TRAIN, TEST]), 3)
-    config = {
-        "dataset": {}, "extractor": "f", "n": 100, "reference": 200, "repeats": 2, "settings": {},
-        "metrics": ["fd", "pairwise_within"],
-        "labels": [{"from": "train", "n": 0}, {"from": "test"}],
-    }  # fmt: skip
+    task = Partition(
+        dataset={}, question="data", extractor="f", n=100, reference=200, repeats=2, settings={},
+        metrics=["fd", "pairwise_within"], versions={},
+        labels=[{"from": "train", "n": 0}, {"from": "test"}],
+    )  # fmt: skip
     inputs = {"real": [stored(tmp_path / "x", pool)]}
-    stages.partition(config, inputs, tmp_path, RUNTIME, lambda *told: None)
+    task.run(inputs, tmp_path, RUNTIME, lambda *told: None)
     rows = {row["metric"]: row for row in json.loads((tmp_path / "metrics.json").read_text())}
     assert rows["pairwise_within"]["value"] < 0.8 and set(rows) == {"fd", "pairwise_within"}
-    config["labels"] = [None, {"from": "test"}]
-    stages.partition(config, inputs, tmp_path, RUNTIME, lambda *told: None)
+    task = replace(task, labels=[None, {"from": "test"}])
+    task.run(inputs, tmp_path, RUNTIME, lambda *told: None)
     assert len(json.loads((tmp_path / "metrics.json").read_text())) == 1
 
 
@@ -115,9 +115,9 @@ def test_agreement_is_paired_by_the_blocks_of_the_metrics(tmp_path):
     for name, shift in (("a", 0.0), ("b", 1.0)):
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "samples.npy", x + shift * labels[:, None])
-    config = {"dataset": {}, "metric": "teacher_mse", "labels": SAMPLED}
+    task = Agree(dataset={}, metric="teacher_mse", versions={}, labels=SAMPLED)
     inputs = {"samples": [tmp_path / "a"], "converged": [tmp_path / "b"]}
-    stages.agreement(config, inputs, tmp_path, RUNTIME, lambda *told: None)
+    task.run(inputs, tmp_path, RUNTIME, lambda *told: None)
     (row,) = json.loads((tmp_path / "metrics.json").read_text())
     # Every block holds every class alike, so that no block is left out of the mean in vain.
     assert np.allclose(row["replicates"], row["value"], rtol=1e-6)
@@ -133,10 +133,10 @@ def test_a_plan_tells_every_stage_where_labels_come_from_and_the_protocol_their_
     theirs = {"imitation": converged, "data": {"from": "test"}}
     for stage in scored:
         memoriser = "memoriser" in stage.label
-        assert stage.config["labels"] == ({"from": "train", "n": 0} if memoriser else sampled)
-        assert stage.config["reference_labels"] == theirs[stage.config["question"]]
-    assert {s.config["question"] for s in scored} == set(theirs)
-    assert any(stage.config["labels"] != sampled for stage in scored), "the memoriser"
+        assert stage.task.labels == ({"from": "train", "n": 0} if memoriser else sampled)
+        assert stage.task.reference_labels == theirs[stage.task.question]
+    assert {s.task.question for s in scored} == set(theirs)
+    assert any(stage.task.labels != sampled for stage in scored), "the memoriser"
 
 
 def test_the_law_of_labels_is_what_a_dataset_says():

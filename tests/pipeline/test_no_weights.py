@@ -10,7 +10,7 @@ import torch
 
 from piflow_bench.cli import main
 from piflow_bench.files import weights
-from piflow_bench.pipeline import plan
+from piflow_bench.pipeline.plan import world
 from tests.pipeline.harness import forget
 from tests.stripes import class_folders
 
@@ -78,7 +78,7 @@ def opened(monkeypatch):
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_weights_are_opened(verb, name, folder, opened, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(plan, "_sound", {})  # What was looked at is looked at anew.
+    monkeypatch.setattr(world, "_sound", {})  # What was looked at is looked at anew.
     forget()
     code = main(VERBS[verb](name, EXPERIMENTS[name]))
     told = capsys.readouterr()

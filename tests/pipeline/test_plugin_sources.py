@@ -160,10 +160,10 @@ def test_an_edited_extractor_looks_anew(theirs):
 def test_our_own_have_no_source_in_their_keys(theirs):
     for stage in plan().stages:
         for kind in ("dataset", "space", "teacher"):
-            assert "source" not in stage.config.get(kind, {})
-        for key in stage.config.get("extractors", {}).values():
+            assert "source" not in stage.task.content.get(kind, {})
+        for key in stage.task.content.get("extractors", {}).values():
             assert "source" not in key
-        assert all(isinstance(v, int) for v in stage.config.get("versions", {}).values())
+        assert all(isinstance(v, int) for v in stage.task.content.get("versions", {}).values())
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_code_that_was_edited_after_the_plan_makes_nothing(edited, kind, words, 
     store.prepare()
     stage = next(
         s for s in plan(*THEIRS).stages
-        if s.kind == kind and (kind != "metrics" or "spread" in s.config["versions"])
+        if s.kind == kind and (kind != "metrics" or "spread" in s.task.versions)
     )  # fmt: skip
     edit(theirs, edited)
     status, reason, _ = execute(store, stage, Runtime())

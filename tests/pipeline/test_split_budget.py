@@ -21,7 +21,7 @@ def planned(*settings):
 def trainings(plan, name):
     """Stages of one variant's trainings, by NFE."""
     stages = {c.distill.key: c.distill for c in plan.cells if c.columns["variant"] == name}
-    return {stage.config["train_nfe"]: stage for stage in stages.values()}
+    return {stage.task.train_nfe: stage for stage in stages.values()}
 
 
 @pytest.mark.parametrize("nfes", [(1, 4), (1, 2, 4)])
@@ -32,10 +32,10 @@ def test_a_specialists_trainings_share_what_one_elastic_training_has(nfes):
     (elastic,) = trainings(plan, "meanflow").values()
     whole, split = trainings(plan, "kd"), trainings(plan, "kd-split")
     assert set(split) == set(whole) == set(nfes)
-    amounts = [stage.config["budget"]["amount"] for stage in split.values()]
-    assert sum(amounts) == pytest.approx(elastic.config["budget"]["amount"])
+    amounts = [stage.task.budget["amount"] for stage in split.values()]
+    assert sum(amounts) == pytest.approx(elastic.task.budget["amount"])
     for nfe, stage in split.items():
-        ours, theirs = dict(stage.config), dict(whole[nfe].config)
+        ours, theirs = stage.task.content, whole[nfe].task.content
         assert ours.pop("budget")["checkpoints"] == [1.0] and theirs.pop("budget")
         assert ours == theirs  # Settings, seed, teacher: all else is that of the whole budget.
     rows = {c.columns["variant"]: c.columns for c in plan.cells}
@@ -53,8 +53,8 @@ def test_whoever_serves_fewer_nfes_shares_the_same_budget():
     for name, nfes in (("dmd2-split", {2, 4}), ("piflow-gm8-split", {1, 2, 4})):
         shared = trainings(plan, name)
         assert set(shared) == nfes
-        spent = sum(stage.config["budget"]["amount"] for stage in shared.values())
-        assert spent == pytest.approx(one.config["budget"]["amount"])
+        spent = sum(stage.task.budget["amount"] for stage in shared.values())
+        assert spent == pytest.approx(one.task.budget["amount"])
     # Of one NFE the whole budget is the share, and of none of the elastic one's nothing is.
     assert not trainings(plan, "kd-split")
 

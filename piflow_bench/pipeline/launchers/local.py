@@ -24,7 +24,6 @@ from typing import Any
 from piflow_bench import interruption
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.metrics.metric import use_plugins
-from piflow_bench.pipeline.kinds import KINDS
 from piflow_bench.pipeline.plugin_sources import unchanged_source
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.stage import Stage
@@ -68,10 +67,9 @@ def execute(
     there is work to do.
     """
     from piflow_bench.costs.memory import keep_freed
-    from piflow_bench.pipeline.stages import STAGES
 
     keep_freed()
-    resumable = KINDS[stage.kind].resumable
+    resumable = stage.task.resumable
     try:
         use_plugins(runtime.folders)
         source = unchanged_source(stage, runtime)
@@ -84,7 +82,7 @@ def execute(
             inputs = {n: [store.path(s) for s in stages] for n, stages in stage.inputs.items()}
             started = time.time()
             before()
-            STAGES[stage.kind](stage.config, inputs, work, runtime, progress_writer(work))
+            stage.task.run(inputs, work, runtime, progress_writer(work))
             store.commit(stage, _provenance(started))
         return "done", "", ""
     except (KeyboardInterrupt, interruption.Stopped):

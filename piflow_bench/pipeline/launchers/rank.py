@@ -1,6 +1,6 @@
 """What each of a training's processes does: torchrun's ``-m piflow_bench.pipeline.launchers.rank``.
 
-Its one argument is the folder that ``torchrun.py`` made: the stage's configuration and inputs.
+Its one argument is the folder that ``torchrun.py`` made: the stage's task and inputs.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import time
 import traceback
 from pathlib import Path
 
+from piflow_bench.pipeline.kinds import KINDS
 from piflow_bench.pipeline.launchers.torchrun import ERROR, JOB
 from piflow_bench.pipeline.runtime import from_plain
-from piflow_bench.pipeline.stages import STAGES
 from piflow_bench.pipeline.store.progress import progress_writer
 from piflow_bench.training.distributed import form_group, leave_group
 
@@ -42,7 +42,8 @@ def main(talk: Path) -> None:
     form_group(runtime.scale.device, int(os.environ["LOCAL_RANK"]))
     inputs = {name: [Path(p) for p in paths] for name, paths in job["inputs"].items()}
     try:
-        STAGES[job["kind"]](job["config"], inputs, folder, runtime, progress_writer(folder))
+        task = KINDS[job["kind"]](**job["task"])
+        task.run(inputs, folder, runtime, progress_writer(folder))
     except Exception as error:
         lines = str(error).strip().splitlines()
         text = f"{type(error).__name__}: {lines[0] if lines else ''}\n"

@@ -10,9 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from piflow_bench.files.atomic import write_json
 from piflow_bench.pipeline.runtime import plain
@@ -20,6 +19,7 @@ from piflow_bench.pipeline.store.store import PROCESSES
 
 if TYPE_CHECKING:
     from piflow_bench.pipeline.runtime import Runtime
+    from piflow_bench.pipeline.stage import Inputs, Task
 
 JOB, ERROR = "job.json", "error.txt"
 
@@ -28,21 +28,15 @@ class ProcessFailed(RuntimeError):
     """One of a stage's processes failed."""
 
 
-def in_processes(
-    kind: str,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, list[Path]],
-    folder: Path,
-    runtime: Runtime,
-) -> None:
-    """Run a training, a stage of ``kind``, in ``runtime.scale.processes`` processes of one machine.
+def in_processes(task: Task, inputs: Inputs, folder: Path, runtime: Runtime, threads: int) -> None:
+    """Run a training in ``runtime.scale.processes`` processes of one machine.
 
     Raises:
         ProcessFailed: with the first error of any of them.
     """
     job = {
-        "kind": kind,
-        "config": dict(config),
+        "kind": task.kind,
+        "task": task.content,
         "inputs": {name: [str(p) for p in paths] for name, paths in inputs.items()},
         "runtime": plain(runtime),
         "owner": os.getpid(),
@@ -64,7 +58,7 @@ def in_processes(
         "piflow_bench.pipeline.launchers.rank",
         str(talk),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(config["training"]["threads"])}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     agent = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -164,7 +164,7 @@ class Store:
             "stage": stage.kind,
             "label": stage.label,
             "key": stage.key,
-            "config": dict(stage.config),
+            "config": stage.task.content,
             "inputs": {n: [s.name for s in stages] for n, stages in stage.inputs.items()},
             "files": {name: file_digest(work / name) for name in names},
             "sizes": {name: (work / name).stat().st_size for name in names},

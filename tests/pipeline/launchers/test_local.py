@@ -11,8 +11,11 @@ import pytest
 from piflow_bench.pipeline.launchers.local import run_local
 from piflow_bench.pipeline.runtime import Given, Runtime
 from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.stages.features import Describe
+from piflow_bench.pipeline.stages.samples import Draw
 from piflow_bench.pipeline.store.store import Store
 from tests.pipeline.harness import STUDENTS, bits, call, places, results, run
+from tests.pipeline.stages import stage_of
 
 RAISES = """
 from piflow_methods.kd import KD
@@ -189,6 +192,7 @@ def test_shards_make_what_one_worker_makes(plain, tmp_path):
 
 
 DATASET = {"name": "digits", "settings": {}, "digest": ""}
+SPACE = {"name": "grey-levels", "settings": {}}
 GIVEN = Given(dataset={"name": "digits"}, teacher={"name": "digits"})
 
 
@@ -196,12 +200,11 @@ def test_workers_that_die_with_nothing_to_do_are_replaced(tmp_path):
     store = Store(tmp_path)
     store.prepare()
     draws = [
-        Stage("draw", {"dataset": DATASET, "split": split, "seed": 0, "n": 0})
+        Stage(Draw(dataset=DATASET, space=SPACE, split=split, seed=0, n=0))
         for split in ("train", "test")
     ]
-    space = {"name": "grey-levels", "settings": {}}
-    content = {"space": space, "extractors": {"digits-pixels": {}}, "judge": None}
-    target = Stage("features", content, {"samples": tuple(draws)})
+    task = Describe(space=SPACE, extractors={"digits-pixels": {}}, judge=None)
+    target = Stage(task, {"samples": tuple(draws)})
     done = []
 
     def notice(event, stage, words):
@@ -224,8 +227,8 @@ def test_scheduling_is_by_inputs_and_weight(tmp_path):
 
     store = Store(tmp_path)
     store.prepare()
-    light, heavy = Stage("draw", {"n": 1}, weight=1), Stage("draw", {"n": 2}, weight=5)
-    child = Stage("features", {}, {"samples": (light, heavy)}, weight=99)
+    light, heavy = stage_of("draw", 1, weight=1), stage_of("draw", 2, weight=5)
+    child = stage_of("features", inputs={"samples": (light, heavy)}, weight=99)
     schedule = _Schedule([light, heavy, child], store, lambda *_: None)
     assert schedule.ready() == [heavy, light]
     schedule.start(heavy)

@@ -5,8 +5,8 @@ import pytest
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.launchers.slurm import queue, rounds
 from piflow_bench.pipeline.launchers.slurm.records import FOLDER, write_outcome, write_record
-from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.store.store import Store
+from tests.pipeline.stages import stage_of
 
 RUNNING = queue.Job("RUNNING", "node", "None")
 
@@ -33,7 +33,7 @@ def answers(monkeypatch, *given):
 
 
 def test_a_queue_that_is_silent_for_a_moment_is_asked_again(store, monkeypatch):
-    stages = [Stage("draw", {"n": n}) for n in range(3)]
+    stages = [stage_of("draw", n) for n in range(3)]
     for n, stage in enumerate(stages[:2]):
         write_record(store, stage, f"{n}_0", store.root / "log")
     write_outcome(store, stages[1], "failed", "why")
@@ -43,7 +43,7 @@ def test_a_queue_that_is_silent_for_a_moment_is_asked_again(store, monkeypatch):
 
 
 def test_without_jobs_that_may_be_alive_it_is_not_asked(store, monkeypatch):
-    stage = Stage("draw", {"n": 1})
+    stage = stage_of("draw", 1)
     asked = answers(monkeypatch, None)
     assert rounds._attached([stage], store, 5.0) == {}
     write_record(store, stage, "1", store.root / "log")
@@ -53,7 +53,7 @@ def test_without_jobs_that_may_be_alive_it_is_not_asked(store, monkeypatch):
 
 
 def test_a_queue_that_stays_silent_ends_the_run_in_one_line(store, monkeypatch):
-    stage = Stage("draw", {"n": 1})
+    stage = stage_of("draw", 1)
     write_record(store, stage, "1", store.root / "log")
     asked = answers(monkeypatch, None)
     with pytest.raises(UserError, match="squeue does not answer") as error:
@@ -62,7 +62,7 @@ def test_a_queue_that_stays_silent_ends_the_run_in_one_line(store, monkeypatch):
 
 
 def test_a_job_that_is_gone_is_not_waited_for(store, monkeypatch):
-    stage = Stage("draw", {"n": 1})
+    stage = stage_of("draw", 1)
     write_record(store, stage, "1", store.root / "log")
     answers(monkeypatch, {})
     assert rounds._attached([stage], store, 5.0) == {}

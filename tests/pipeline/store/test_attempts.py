@@ -5,15 +5,15 @@ import time
 
 import pytest
 
+from piflow_bench.pipeline.kinds import KINDS
 from piflow_bench.pipeline.launchers.local import execute
 from piflow_bench.pipeline.runtime import Runtime
-from piflow_bench.pipeline.stage import Stage
-from piflow_bench.pipeline.stages import STAGES
 from piflow_bench.pipeline.status import line, status_of
 from piflow_bench.pipeline.store import progress
 from piflow_bench.pipeline.store.attempts import STARTS, begin, starts_of
 from piflow_bench.pipeline.store.progress import progress_writer, read_progress
 from piflow_bench.pipeline.store.store import Store
+from tests.pipeline.stages import stage_of
 
 
 def at(path, seconds):
@@ -76,7 +76,7 @@ def test_time_left_is_by_the_pace_of_this_attempt(tmp_path, monkeypatch):
 
 
 def test_status_tells_of_beginnings_and_losses(tmp_path, monkeypatch):
-    store, stage = Store(tmp_path), Stage("sample", {"n": 1}, label="samples of mine")
+    store, stage = Store(tmp_path), stage_of("sample", 1, label="samples of mine")
     store.prepare()
     attempts = []
 
@@ -86,7 +86,7 @@ def test_status_tells_of_beginnings_and_losses(tmp_path, monkeypatch):
         at(folder / "parts" / "1.npz", time.time())
         raise OSError("a node was lost")
 
-    monkeypatch.setitem(STAGES, "sample", fails)
+    monkeypatch.setattr(KINDS["sample"], "run", fails)
     for _ in range(2):
         assert execute(store, stage, Runtime())[0] == "failed"
     assert attempts == [[STARTS], ["parts", "progress.json", STARTS]], "what it had is kept"

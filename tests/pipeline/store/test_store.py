@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from piflow_bench.config.compose import compose
 from piflow_bench.data.digits import ASSETS
 from piflow_bench.pipeline.plan import make_plan
-from piflow_bench.pipeline.stage import Stage, closure
+from piflow_bench.pipeline.stage import closure
 from piflow_bench.pipeline.status import is_locked, status_of
 from piflow_bench.pipeline.store.attempts import begin
 from piflow_bench.pipeline.store.progress import Progress, progress_writer
 from piflow_bench.pipeline.store.store import META, Store
+from tests.pipeline.stages import stage_of
 
 CONFIG = {"a": 1, "b": {"c": [1, 2], "d": "x"}, "e": None, "f": 0.5, "g": True}
 
@@ -42,7 +43,7 @@ def killed(*args, **options):
 
 class TestCommit:
     def test_all_or_nothing(self, store, monkeypatch):
-        stage = Stage("draw", CONFIG)
+        stage = stage_of("draw", dataset=CONFIG)
         fill(store, stage)
 
         def full(*_):
@@ -58,19 +59,19 @@ class TestCommit:
         assert not store.work(stage).exists()
 
     def test_records_stage_config_inputs_and_files(self, store):
-        parent = Stage("draw", {"n": 1})
-        stage = Stage("features", CONFIG, {"samples": (parent,)})
+        parent = stage_of("draw", 1)
+        stage = stage_of("features", inputs={"samples": (parent,)}, space=CONFIG)
         fill(store, stage)
         store.commit(stage, {"started": "now"})
         meta = store.meta(stage)
         assert meta["key"] == stage.key
-        assert meta["config"] == CONFIG
+        assert meta["config"] == stage.task.content and meta["config"]["space"] == CONFIG
         assert meta["inputs"] == {"samples": [parent.name]}
         assert set(meta["files"]) == {"one.txt", "deep/two.txt"}
         assert meta["started"] == "now"
 
     def test_replaces_a_folder_that_was_never_finished(self, store):
-        stage = Stage("draw", CONFIG)
+        stage = stage_of("draw", dataset=CONFIG)
         store.path(stage).mkdir()
         (store.path(stage) / "half").write_text("")
         assert not store.has(stage)
@@ -81,7 +82,7 @@ class TestCommit:
     @pytest.mark.parametrize("part", ["artifacts", "work"])
     def test_discarding_does_not_stumble_over_what_others_were_killed_in(self, store, part):
         """Nor over one of this process's own number."""
-        stage = Stage("draw", CONFIG)
+        stage = stage_of("draw", dataset=CONFIG)
         for _ in range(2):
             fill(store, stage)
             if part == "artifacts":
@@ -95,7 +96,7 @@ class TestCommit:
         assert not (store.root / "trash").exists()
 
     def test_discarding_beside_another_who_empties_the_trash(self, store, monkeypatch):
-        stage, rename = Stage("draw", CONFIG), os.rename
+        stage, rename = stage_of("draw", dataset=CONFIG), os.rename
         fill(store, stage)
 
         def late(source, target):
@@ -110,7 +111,7 @@ class TestCommit:
             store.discard(store.work(stage))
 
     def test_progress_is_no_part_of_an_artifact(self, store):
-        stage = Stage("draw", CONFIG)
+        stage = stage_of("draw", dataset=CONFIG)
         fill(store, stage)
         begin(store.work(stage))
         progress_writer(store.work(stage))(0.5, "half")
@@ -122,14 +123,14 @@ class TestCommit:
 
 class TestBroken:
     def test_nothing_is_broken_after_a_commit(self, store):
-        stage = Stage("draw", CONFIG)
+        stage = stage_of("draw", dataset=CONFIG)
         fill(store, stage)
         store.commit(stage, {})
         assert store.broken() == []
 
     @pytest.mark.parametrize("harm", ["change", "delete", "no record", "bad record"])
     def test_finds_harm(self, store, harm):
-        stages = [Stage("draw", {"n": n}) for n in (1, 2)]
+        stages = [stage_of("draw", n) for n in (1, 2)]
         for stage in stages:
             fill(store, stage)
             store.commit(stage, {})
@@ -147,12 +148,12 @@ class TestBroken:
 
 class TestLock:
     def test_excludes_a_second_process_until_its_owner_dies(self, store):
-        stage = Stage("draw", CONFIG)
+        stage = stage_of("draw", dataset=CONFIG)
         code = (
             "import sys; from pathlib import Path\n"
-            "from piflow_bench.pipeline.stage import Stage\n"
+            "from tests.pipeline.stages import stage_of\n"
             "from piflow_bench.pipeline.store.store import Store\n"
-            f"with Store(Path(sys.argv[1])).lock(Stage('draw', {CONFIG!r})):\n"
+            f"with Store(Path(sys.argv[1])).lock(stage_of('draw', dataset={CONFIG!r})):\n"
             "    print('held', flush=True); sys.stdin.read()\n"
         )
         holder = subprocess.Popen(
@@ -164,7 +165,7 @@ class TestLock:
         try:
             assert holder.stdout.readline().strip() == "held"
             assert is_locked(store, stage)
-            assert not is_locked(store, Stage("draw", {"n": 2}))
+            assert not is_locked(store, stage_of("draw", 2))
             store.work(stage).mkdir()
             assert status_of(store, stage).state == "running"
         finally:
@@ -191,8 +192,8 @@ class TestKey:
     def test_ignores_order_and_words_for_people(self):
         other = {k: CONFIG[k] for k in reversed(CONFIG)}
         other["b"] = {"d": "x", "c": [1, 2]}
-        a = Stage("draw", CONFIG, label="one", about={"variant": "x"}, weight=1)
-        b = Stage("draw", other, label="two", about={"variant": "y"}, weight=9)
+        a = stage_of("draw", dataset=CONFIG, label="one", about={"variant": "x"}, weight=1)
+        b = stage_of("draw", dataset=other, label="two", about={"variant": "y"}, weight=9)
         assert a.key == b.key
 
     @pytest.mark.parametrize("path", list(leaves(CONFIG)), ids=str)
@@ -202,29 +203,29 @@ class TestKey:
         for step in path[:-1]:
             place = place[step]
         place[path[-1]] = "changed"
-        assert Stage("draw", changed).key != Stage("draw", CONFIG).key
+        assert stage_of("draw", dataset=changed).key != stage_of("draw", dataset=CONFIG).key
 
     def test_changes_with_kind_and_inputs(self):
-        a, b = Stage("draw", {"n": 1}), Stage("draw", {"n": 2})
+        a, b = stage_of("draw", 1), stage_of("draw", 2)
         keys = {
-            Stage("draw", CONFIG).key,
-            Stage("features", CONFIG).key,
-            Stage("draw", CONFIG, {"x": (a,)}).key,
-            Stage("draw", CONFIG, {"y": (a,)}).key,
-            Stage("draw", CONFIG, {"x": (b,)}).key,
-            Stage("draw", CONFIG, {"x": (a, b)}).key,
-            Stage("draw", CONFIG, {"x": (b, a)}).key,
+            stage_of("draw").key,
+            stage_of("metrics").key,
+            stage_of("metrics", inputs={"generated": (a,)}).key,
+            stage_of("metrics", inputs={"reference": (a,)}).key,
+            stage_of("metrics", inputs={"generated": (b,)}).key,
+            stage_of("metrics", inputs={"generated": (a, b)}).key,
+            stage_of("metrics", inputs={"generated": (b, a)}).key,
         }
         assert len(keys) == 7
 
     def test_a_number_that_is_none_is_refused(self):
         with pytest.raises(ValueError):
-            _ = Stage("draw", {"x": float("nan")}).key
+            _ = stage_of("draw", dataset={"x": float("nan")}).key
 
     def test_closure_puts_inputs_first_and_each_once(self):
-        a = Stage("draw", {"n": 1})
-        b = Stage("features", {}, {"samples": (a,)})
-        c = Stage("metrics", {}, {"generated": (b,), "reference": (Stage("draw", {"n": 1}),)})
+        a = stage_of("draw", 1)
+        b = stage_of("features", inputs={"samples": (a,)})
+        c = stage_of("metrics", inputs={"generated": (b,), "reference": (stage_of("draw", 1),)})
         assert [s.kind for s in closure([c, b, a])] == ["draw", "features", "metrics"]
 
 

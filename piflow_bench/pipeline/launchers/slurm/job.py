@@ -19,12 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench import interruption
-from piflow_bench.pipeline.kinds import KINDS
 from piflow_bench.pipeline.launchers.local import execute
 from piflow_bench.pipeline.launchers.slurm.records import outcome_of, write_outcome
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.stage import Stage
-from piflow_bench.pipeline.stages import STAGES
 from piflow_bench.pipeline.store.store import Store
 
 WHOLE_JOB = timedelta(days=30)
@@ -91,7 +89,7 @@ def _stopping(stage: Stage) -> Iterator[Callable[[], int]]:
         interruption.ask()
 
     before = {s: signal.getsignal(s) for s in (signal.SIGUSR2, signal.SIGTERM)}
-    if KINDS[stage.kind].resumable:
+    if stage.task.resumable:
         for s in before:
             signal.signal(s, ask)
     try:
@@ -134,8 +132,7 @@ def _follow(store: Store, stage: Stage, runtime: Runtime, rank: int, world: int)
     others.join(runtime)
     inputs = {n: [store.path(s) for s in stages] for n, stages in stage.inputs.items()}
     try:
-        make = STAGES[stage.kind]
-        make(stage.config, inputs, store.work(stage), runtime, lambda share, text: None)
+        stage.task.run(inputs, store.work(stage), runtime, lambda share, text: None)
     except Exception as error:
         words = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {words[0] if words else ''} (process {rank})"

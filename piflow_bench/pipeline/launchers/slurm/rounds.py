@@ -32,6 +32,7 @@ from piflow_bench.pipeline.launchers.slurm.records import (
 from piflow_bench.pipeline.launchers.slurm.settings import Cluster
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.stages.student import Training
 from piflow_bench.pipeline.store.store import Store
 from piflow_bench.training.scale import division
 
@@ -133,10 +134,10 @@ def _submit(
 def _check_division(stages: Sequence[Stage], runtime: Runtime, cluster: Cluster) -> None:
     """Refuse batches that cannot be divided among the processes of all nodes."""
     for stage in stages:
-        if stage.trains:
+        if isinstance(stage.task, Training):
             world = cluster.processes_of(stage) * cluster.of(stage).nodes
             try:
-                division(stage.config["training"]["batch"], world, runtime.scale.micro_batch)
+                division(stage.task.training["batch"], world, runtime.scale.micro_batch)
             except ValueError as error:
                 raise UserError(f"{stage.label}, {world} processes: {error}") from error
 

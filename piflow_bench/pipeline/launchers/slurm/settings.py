@@ -8,8 +8,9 @@ from typing import Any
 
 from piflow_bench.config.schema import LauncherConfig, Resources
 from piflow_bench.errors import UserError, nearest
-from piflow_bench.pipeline.kinds import KINDS
-from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.stage import Stage, Task
+from piflow_bench.pipeline.stages.distill import Distill
+from piflow_bench.pipeline.stages.student import Training
 from piflow_bench.settings import build_dataclass
 
 _NAMES = [f.name for f in fields(Resources)]
@@ -23,20 +24,25 @@ class Cluster:
     processes: int = 1
 
     def of(self, stage: Stage) -> Resources:
-        """The resources of one stage: its kind's, then its variant's, over the launcher's."""
+        """The resources of one stage."""
+        return self.resources(type(stage.task), stage.about.get("base", ""))
+
+    def resources(self, task: type[Task], variant: str = "") -> Resources:
+        """Those of a kind: its own, then the variant's, over the launcher's."""
+        training = issubclass(task, Training)
         shared = {name: getattr(self.launcher, name) for name in _NAMES}
-        if not stage.trains:
+        if not training:
             shared["nodes"] = 1
-            shared["gpus"] = min(shared["gpus"], 1) if KINDS[stage.kind].networks else 0
-        shared |= self.launcher.stages.get(stage.kind, {})
-        if stage.trains:
-            shared |= self.launcher.variants.get(stage.about.get("base", ""), {})
+            shared["gpus"] = min(shared["gpus"], 1) if task.networks else 0
+        shared |= self.launcher.stages.get(task.kind, {})
+        if training:
+            shared |= self.launcher.variants.get(variant, {})
         shared["extra"] = _options(shared["extra"])
-        return build_dataclass(Resources, shared, f"launcher.stages.{stage.kind}")
+        return build_dataclass(Resources, shared, f"launcher.stages.{task.kind}")
 
     def processes_of(self, stage: Stage) -> int:
         """Processes that train together on one node; other stages are made by one."""
-        return self.processes if stage.trains else 1
+        return self.processes if isinstance(stage.task, Training) else 1
 
 
 def _options(given: Mapping[str, Any]) -> dict[str, str | bool]:
@@ -51,9 +57,9 @@ def check_resources(launcher: LauncherConfig, variants: Collection[str]) -> None
     Raises:
         UserError: naming the key, its value and the nearest valid one.
     """
-    from piflow_bench.pipeline.stages import STAGES
+    from piflow_bench.pipeline.kinds import KINDS
 
-    for group, known in (("stages", list(STAGES)), ("variants", list(variants))):
+    for group, known in (("stages", list(KINDS)), ("variants", list(variants))):
         for name, given in getattr(launcher, group).items():
             key = f"launcher.{group}.{name}"
             if name not in known:
@@ -70,7 +76,7 @@ def cluster_of(launcher: LauncherConfig, processes: int = 1, on_gpus: bool = Fal
         UserError: for trainings whose processes have no GPU each.
     """
     cluster = Cluster(launcher, processes)
-    training = cluster.of(Stage("distill", {}))
+    training = cluster.resources(Distill)
     if on_gpus and training.gpus < processes:
         raise UserError(
             f"launcher.gpus={training.gpus}: scale.device=cuda trains with {processes} processes "

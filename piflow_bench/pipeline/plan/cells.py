@@ -1,0 +1,234 @@
+"""The cells of a variant: every training's checkpoints, at every NFE, in every way of sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from piflow_bench.contracts.teacher import Guided
+from piflow_bench.files.hub import digest, local_path
+from piflow_bench.pipeline.plan import samples
+from piflow_bench.pipeline.plan.cell import Cell
+from piflow_bench.pipeline.plan.questions import (
+    References,
+    evaluate,
+    inspections,
+    labels,
+    versions,
+)
+from piflow_bench.pipeline.plan.samples import Stages, Teachers
+from piflow_bench.pipeline.plan.variants import Variant
+from piflow_bench.pipeline.plan.world import World
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.stages.distill import Distill, Publish
+from piflow_bench.pipeline.stages.metrics import Agree
+from piflow_bench.pipeline.stages.samples import Sample, SampleTrained
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """What the cells of all variants have in common."""
+
+    world: World
+    teacher: Teachers
+    references: References
+    paired: Stages
+    """The converged teacher's samples from the noise that all students share."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Weights of a training, or published ones in its place."""
+
+    stage: Stage
+    task: Distill | Publish
+    seed: int | None
+    checkpoint: int | None
+    """None: the only one."""
+
+
+def cells_of(variant: Variant, shared: Shared) -> list[Cell]:
+    """The cells of one variant."""
+    config, facts = shared.world.config, variant.facts
+    cells: list[Cell] = []
+    if not facts.trains:
+        return [_cell(variant, shared, n, None, s) for n in variant.nfes for s in variant.samplings]
+    if config.student.checkpoint:
+        weights = _published(variant, shared)
+        return [
+            _cell(variant, shared, n, weights, s) for n in variant.nfes for s in variant.samplings
+        ]
+    for seed in config.train_seeds:
+        elastic = _distilled(variant, shared, seed, None) if facts.elastic else None
+        for nfe in variant.nfes:
+            stage, task = elastic or _distilled(variant, shared, seed, nfe)
+            cells += [
+                _cell(variant, shared, nfe, Trained(stage, task, seed, i), sampling)
+                for i in range(len(variant.budget["checkpoints"]))
+                for sampling in variant.samplings
+            ]
+    return cells
+
+
+def _distilled(
+    variant: Variant, shared: Shared, seed: int, nfe: int | None
+) -> tuple[Stage, Distill]:
+    """A training for one NFE; None: for all of them."""
+    task = Distill(
+        **shared.world.identities,
+        **variant.student,
+        training=variant.training,
+        budget=variant.budget,
+        train_nfe=nfe,
+        train_seed=seed + variant.config.seed_offset,
+    )
+    what = "" if nfe is None else f" for {nfe} NFE"
+    about = {
+        "variant": variant.name,
+        "base": variant.base or variant.name,
+        "train_seed": seed,
+        "train_nfe": nfe,
+    }
+    stage = Stage(
+        task,
+        shared.teacher.made,
+        f"{variant.name}{what}, seed {seed}: training",
+        about,
+        weight=100 * variant.budget["amount"] / shared.world.config.budget.amount,
+        after=shared.teacher.after,
+    )
+    return stage, task
+
+
+def _published(variant: Variant, shared: Shared) -> Trained:
+    """Weights that are given instead of trained."""
+    nfe = None if variant.facts.elastic else variant.nfes[0]
+    source = shared.world.config.student.checkpoint
+    assert source is not None
+    task = Publish(
+        **shared.world.identities,
+        **variant.student,
+        train_nfe=nfe,
+        train_seed=0,
+        weights=digest(local_path(source, "student.checkpoint")),
+    )
+    about = {"variant": variant.name, "train_seed": None, "train_nfe": nfe}
+    stage = Stage(task, shared.teacher.made, f"{variant.name}: published weights", about)
+    return Trained(stage, task, None, None)
+
+
+def _cell(
+    variant: Variant, shared: Shared, nfe: int, weights: Trained | None, sampling: dict[str, Any]
+) -> Cell:
+    world, facts, p = shared.world, variant.facts, shared.world.protocol
+    fractions = variant.budget["checkpoints"]
+    seed = weights.seed if weights else None
+    checkpoint = weights.checkpoint if weights else None
+    fraction = 1.0 if checkpoint is None else fractions[checkpoint]
+    final = checkpoint is None or checkpoint == len(fractions) - 1
+    label = f"{variant.name} at {nfe} NFE"
+    if sampling != variant.config.sampling:  # One of several settings.
+        label += f" ({_words(sampling)})"
+    if weights:
+        label += f", seed {seed}, {fractions[checkpoint or 0]:.0%} of the budget"
+    about = {"variant": variant.name, "train_seed": seed}
+    drawn = _sampled(variant, shared, nfe, weights, sampling, final, label)
+    generated = samples.features(world, drawn)
+    classes = labels(world, world.config.sample_seed)
+    results = evaluate(world, generated, shared.references, final, label, classes)
+    if final and p.agreement and not facts.stochastic_at(nfe):
+        task = Agree(
+            dataset=world.data,
+            metric=p.agreement,
+            versions=versions([p.agreement]),
+            labels=classes,
+        )
+        inputs = {"samples": drawn, "converged": shared.paired}
+        results += (Stage(task, inputs, f"agreement with the teacher of {label}"),)
+    first = seed in (None, world.config.train_seeds[0])
+    shown = final and first and variant.shares == 1
+    look = (drawn, generated, shared.references, shared.paired, label, about)
+    return Cell(
+        _columns(variant, world, nfe, seed, fraction, sampling),
+        results,
+        drawn,
+        weights.stage if weights else None,
+        checkpoint,
+        inspections(world, *look) if shown else (),
+    )
+
+
+def _sampled(
+    variant: Variant,
+    shared: Shared,
+    nfe: int,
+    weights: Trained | None,
+    sampling: dict[str, Any],
+    final: bool,
+    label: str,
+) -> Stages:
+    """Shards of the cell's samples."""
+    world, p = shared.world, shared.world.protocol
+    content: dict[str, Any] = {
+        **world.identities,
+        **variant.student,
+        "nfe": nfe,
+        "sampling": sampling,
+        "sample_seed": world.config.sample_seed,
+        "precision": p.precision,
+    }
+    kind: type[Sample] = Sample
+    inputs = dict(shared.teacher.made)
+    if weights:
+        kind = SampleTrained
+        content |= {
+            "checkpoint": weights.checkpoint,
+            "train_nfe": weights.task.train_nfe,
+            "train_seed": weights.task.train_seed,
+        }
+        inputs["distill"] = (weights.stage,)
+    return tuple(
+        Stage(
+            kind(**content, start=low, stop=high),
+            inputs,
+            f"samples of {label}{words}",
+            {"variant": variant.name, "train_seed": weights.seed if weights else None},
+            weight=3,
+            after=shared.teacher.after,
+        )
+        for low, high, words in samples.shards(world, p.samples if final else p.curve_samples)
+    )
+
+
+def _columns(
+    variant: Variant,
+    world: World,
+    nfe: int,
+    seed: int | None,
+    fraction: float,
+    sampling: Mapping[str, Any],
+) -> dict[str, Any]:
+    facts = variant.facts
+    guided = facts.guidance != "none" and isinstance(world.teacher.config, Guided)
+    scale = world.teacher.guidance.scale if guided else None
+    served = variant.nfes if facts.elastic else [nfe]
+    return {
+        "variant": variant.name,
+        "method": variant.config.method,
+        "family": facts.family,
+        "track": facts.track,
+        "role": variant.role,
+        # The NFEs that one training serves; nothing where nothing is trained.
+        "serves": ",".join(map(str, served)) if facts.trains else "",
+        "shares": variant.shares,
+        "train_seed": seed,
+        "budget_fraction": fraction,
+        "nfe": nfe,
+        "guidance": sampling.get("guidance", scale),
+        "sampler": _words({**({} if facts.trains else variant.settings), **sampling}),
+    }
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in settings.items())

@@ -1,0 +1,117 @@
+"""The plan of an experiment: validated, laid out as stages, nothing computed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from piflow_bench.config.schema import ExperimentConfig, to_plain
+from piflow_bench.contracts.data import Dataset
+from piflow_bench.contracts.teacher import TeacherPlugin
+from piflow_bench.pipeline.launchers.slurm.settings import check_resources
+from piflow_bench.pipeline.loggers import check_logger
+from piflow_bench.pipeline.plan import samples
+from piflow_bench.pipeline.plan.cell import Cell
+from piflow_bench.pipeline.plan.cells import Shared, cells_of
+from piflow_bench.pipeline.plan.controls import controls
+from piflow_bench.pipeline.plan.questions import references
+from piflow_bench.pipeline.plan.refusals import (
+    check_backbones,
+    check_batch,
+    check_machine,
+    check_protocol,
+)
+from piflow_bench.pipeline.plan.variants import Variant, variants_of
+from piflow_bench.pipeline.plan.world import World, runtime_of, world_of
+from piflow_bench.pipeline.stage import Stage, closure
+
+
+@dataclass
+class Plan:
+    """Everything that a run will do."""
+
+    config: ExperimentConfig
+    variants: list[Variant]
+    cells: list[Cell] = field(default_factory=list)
+    grid: tuple[Stage, ...] = ()
+    """The converged teacher's samples from the noise that all students share."""
+    protocol_hash: str = ""
+    check: Stage | None = None
+    """What the teacher must pass before anything else is made."""
+    rules: dict[str, Any] = field(default_factory=dict)
+    """What the hash stands for."""
+    dataset: Dataset | None = None
+    teacher: TeacherPlugin | None = None
+    taken: str = ""
+    """Which of the several sets of weights in its file the teacher has."""
+
+    @property
+    def stages(self) -> list[Stage]:
+        """All stages, inputs first."""
+        targets = [s for c in self.cells for s in (*c.results, *c.closer)]
+        return closure([*([self.check] if self.check else []), *targets, *self.grid])
+
+
+def make_plan(config: ExperimentConfig, look: bool = True) -> Plan:
+    """Validate an experiment and lay out its stages; computes nothing.
+
+    Args:
+        config: the experiment.
+        look: whether to look at this machine, at the data, and once at what the teacher gives: who
+            starts a run wants to know, not who asks what became of one.
+
+    Raises:
+        UserError: for settings that no run could satisfy.
+    """
+    if look:
+        check_logger(config.logger)
+        # Slurm's trainings run elsewhere; the launcher checks theirs.
+        if config.launcher.name != "slurm":
+            check_machine(config, runtime_of(config).scale)
+    world = world_of(config, look)
+    if world.teacher.made and (training := world.teacher.training(world.dataset)):
+        check_batch(training.settings.batch, world.runtime.scale)
+    check_protocol(world)
+    variants = variants_of(config)
+    check_resources(config.launcher, config.variants)
+    if look:
+        check_backbones(world, variants)
+    teacher = samples.teachers(world)
+    p = config.protocol
+    label = "converged teacher, same noise"
+    paired = samples.converged(world, teacher, p.samples, config.sample_seed, label)
+    shared = Shared(world, teacher, references(world, teacher), paired)
+    rules = rules_of(world)
+    protocol = to_plain(p)
+    return Plan(
+        config,
+        variants,
+        [*(cell for v in variants for cell in cells_of(v, shared)), *controls(shared)],
+        paired,
+        hash_of({"protocol": protocol, **rules}),
+        teacher.check,
+        protocol | rules,
+        world.dataset,
+        world.teacher,
+        world.taken,
+    )
+
+
+def rules_of(world: World) -> dict[str, Any]:
+    """All beside the protocol that must be the same where rows are ranked together."""
+    solved = world.config.converged
+    return {
+        **world.identities,
+        "converged": [solved.solver, solved.steps, *solved.shift_for_key().values()],
+        "label_law": world.dataset.label_law or "not stated",
+        "extractors": world.extractors,
+        "judge": world.judge,
+    }
+
+
+def hash_of(rules: dict[str, Any]) -> str:
+    """The hash that stands on every row."""
+    text = json.dumps(rules, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,181 @@
+"""The questions of a protocol: what samples are compared with, and by which numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from piflow_bench.contracts.data import Dataset
+from piflow_bench.pipeline.labels import Source
+from piflow_bench.pipeline.plan import samples
+from piflow_bench.pipeline.plan.samples import Stages, Teachers
+from piflow_bench.pipeline.plan.world import World
+from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.stages.breakdown import BreakDown
+from piflow_bench.pipeline.stages.metrics import MODES, Measure
+from piflow_bench.pipeline.stages.selection import Select
+
+References = Mapping[str, Stages]
+"""Reference features of every question."""
+BY_SIZE = ("fd", "fd_infinity")
+"""Metrics of a closer look at the sample count."""
+
+
+def versions(names: Iterable[str]) -> dict[str, Any]:
+    """What decides metrics, by name."""
+    from piflow_bench.evaluation.metrics.metric import all_metrics
+
+    return {name: all_metrics()[name].key for name in names}
+
+
+def references(world: World, teacher: Teachers) -> References:
+    """Reference features of every question."""
+    p = world.protocol
+    found: dict[str, Stages] = {}
+    for question in p.questions:
+        if question == "imitation":
+            label = "converged teacher, reference"
+            drawn = samples.converged(world, teacher, p.reference_samples, p.reference_seed, label)
+            found[question] = samples.features(world, drawn)
+        elif question == "data" and world.dataset.reference is not None:
+            found[question] = (samples.given_reference(world),)
+        elif question == "data":
+            found[question] = samples.features(world, (samples.real(world, "test"),))
+        elif question == "truth":
+            fresh = samples.real(world, "exact", p.reference_seed, p.reference_samples)
+            found[question] = samples.features(world, (fresh,))
+    return found
+
+
+def labels(world: World, seed: int) -> Source:
+    """Where samples that are drawn with a seed have their classes from."""
+    return {"from": "conditions", "seed": seed, "law": world.dataset.label_law}
+
+
+def _reference_labels(world: World, question: str) -> Source:
+    if question == "imitation":
+        return labels(world, world.protocol.reference_seed)
+    held_out = question == "data" and world.dataset.reference is None
+    return {"from": "test"} if held_out else None
+
+
+def evaluate(
+    world: World,
+    generated: Stages,
+    references: References,
+    final: bool,
+    label: str,
+    labels: Source,
+) -> Stages:
+    """The metric stages of one set of samples: all at the end, the curve's before it.
+
+    Args:
+        world: the experiment's.
+        generated: features of the samples.
+        references: see :func:`references`.
+        final: whether the samples are those of a whole budget.
+        label: whose samples they are, in words.
+        labels: where they have their classes from.
+    """
+    p = world.protocol
+    stages = []
+    for question, reference in references.items():
+        if not final and question != p.primary_question:
+            continue
+        n = p.samples if final else p.curve_samples
+        if question == "data":
+            n = min(n, p.data_samples)
+        for extractor in p.extractors if final else p.extractors[:1]:
+            first = extractor == p.extractors[0]
+            accuracy = world.judge is not None and first and question == "data"
+            modes = final and has_modes(world.dataset)
+            names = list(p.metrics if final else p.curve_metrics)
+            measured = [*names, *["class_accuracy"] * accuracy, *list(MODES) * modes]
+            task = Measure(
+                dataset=world.data,
+                question=question,
+                extractor=extractor,
+                n=n,
+                metrics=names,
+                versions=versions(measured),
+                settings=dict(p.settings),
+                accuracy=accuracy,
+                modes=modes,
+                labels=labels,
+                reference_labels=_reference_labels(world, question),
+            )
+            inputs = {"generated": generated, "reference": reference}
+            stages.append(Stage(task, inputs, f"{question} metrics of {label}", weight=2))
+    return tuple(stages)
+
+
+def has_modes(dataset: Dataset) -> bool:
+    """Whether the samples are of a known mixture."""
+    return dataset.truth is not None and dataset.truth.modes is not None
+
+
+def inspections(
+    world: World,
+    drawn: Stages,
+    generated: Stages,
+    references: References,
+    paired: Stages,
+    label: str,
+    about: Mapping[str, Any],
+) -> Stages:
+    """A closer look at one set of samples, for the page: no rows of results come from it.
+
+    Numbers by sample count and class, and selected samples, under the primary features.
+
+    Args:
+        world: the experiment's.
+        drawn: the samples.
+        generated: their features.
+        references: see :func:`references`.
+        paired: the converged teacher's samples from the same noise.
+        label: whose samples they are, in words.
+        about: the same as facts.
+    """
+    p = world.protocol
+    if world.dataset.space.pictures is None:
+        return ()
+    shared: dict[str, Any] = {
+        "dataset": world.data,
+        "space": world.space,
+        "extractor": p.extractors[0],
+        "question": p.primary_question,
+        "sample_seed": world.config.sample_seed,
+    }
+    reference = references[p.primary_question]
+    primary = [p.primary_quality, p.primary_diversity]
+    broken_down = BreakDown(
+        **shared,
+        n=p.samples if p.primary_question != "data" else min(p.samples, p.data_samples),
+        metrics=primary,
+        versions=versions([*primary, *BY_SIZE]),
+        by_size="fd" in p.metrics,
+        settings=dict(p.settings),
+        reference_seed=p.reference_seed,
+    )
+    looked = {
+        "samples": drawn,
+        "features": generated,
+        "converged": paired,
+        "reference": reference,
+    }
+    if len(world.dataset.training_rows):
+        train = samples.training_images(world)
+        looked |= {"train": (train,), "train_features": samples.features(world, (train,))}
+        if world.dataset.reference is None and len(world.dataset.held_out):
+            held_out = samples.real(world, "test")
+            looked["test_features"] = samples.features(world, (held_out,))
+    return (
+        Stage(
+            broken_down,
+            {"generated": generated, "reference": reference},
+            f"sample counts and classes of {label}",
+            about,
+            weight=2,
+        ),
+        Stage(Select(**shared), looked, f"selected samples of {label}", about, weight=2),
+    )

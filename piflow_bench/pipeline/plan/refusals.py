@@ -1,0 +1,106 @@
+"""What is refused before any work, because it could only fail later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+
+from piflow_bench.config.schema import ExperimentConfig, keys_that_set
+from piflow_bench.conformance.dataset import network_of
+from piflow_bench.contracts.backbone import lacking
+from piflow_bench.errors import UserError, nearest
+from piflow_bench.pipeline.plan.variants import Variant
+from piflow_bench.pipeline.plan.world import World
+from piflow_bench.training.scale import Scale, division
+
+
+def check_protocol(world: World) -> None:
+    """Refuse names and settings that the metric stages would fail on."""
+    from piflow_bench.evaluation.metrics.metric import all_metrics
+    from piflow_bench.evaluation.settings import make_settings
+
+    p = world.protocol
+    plugins = [world.runtime.extractor_plugin(name) for name in p.extractors]
+    outputs = set.intersection(*(set(plugin.outputs) for plugin in plugins))
+    for key in ("metrics", "curve_metrics"):
+        names = getattr(p, key)
+        if not names:
+            raise UserError(f"protocol.{key}=[]: at least one metric is needed")
+        for name in names:
+            meant = all_metrics()[name].extractor
+            other = next((each for each in p.extractors if meant not in (None, each)), None)
+            if other is not None:
+                raise UserError(
+                    f"protocol.{key}={name}: is of the extractor {meant}, not of {other}; the "
+                    "formula on any features is mmd_rbf_unit"
+                )
+            given = {"generated", "reference", "labels", *outputs}
+            beyond = set(all_metrics()[name].needs) - given
+            if beyond:
+                raise UserError(
+                    f"protocol.{key}={name}: needs {' and '.join(sorted(beyond))}, which this "
+                    "dataset's extractors do not give"
+                )
+    for key in ("primary_quality", "primary_diversity"):
+        if getattr(p, key) not in p.metrics:
+            raise UserError(
+                f"protocol.{key}={getattr(p, key)}: not in protocol.metrics; "
+                f"{nearest(getattr(p, key), list(p.metrics))}"
+            )
+    if p.primary_question not in p.questions:
+        raise UserError(
+            f"protocol.primary_question={p.primary_question}: not in protocol.questions; "
+            f"{nearest(p.primary_question, list(p.questions))}"
+        )
+    make_settings(p.settings, "protocol.settings")
+
+
+def check_machine(config: ExperimentConfig, scale: Scale) -> None:
+    """Refuse a layout of training that this machine cannot run."""
+    try:
+        division(config.training.batch, scale.processes, scale.micro_batch)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    asking = keys_that_set(config, "adamw8bit")
+    if asking and not find_spec("bitsandbytes"):
+        raise UserError(
+            f"{asking[0]}=adamw8bit: needs bitsandbytes: pip install bitsandbytes, or set "
+            + " ".join(f"{key}=adamw" for key in asking)
+        )
+    if scale.device == "cuda":
+        import torch
+
+        found = torch.cuda.device_count()
+        if found < scale.processes:
+            raise UserError(
+                f"scale.device={scale.device}: {scale.processes} needed, {found} GPUs found; set "
+                "scale.processes, or scale.device=cpu"
+            )
+
+
+def check_batch(batch: int, scale: Scale) -> None:
+    """Refuse a teacher's batch that does not divide as its training would."""
+    try:
+        division(batch, scale.processes, scale.micro_batch)
+    except ValueError as error:
+        words = str(error).replace("training.batch", "teacher.batch")
+        raise UserError(words) from error
+
+
+def check_backbones(world: World, variants: Iterable[Variant]) -> None:
+    """Refuse variants that need more of the teacher's network than it has."""
+    needing = [v for v in variants if v.facts.backbone]
+    if not needing:
+        return
+    network, _ = network_of(world.dataset, world.teacher)
+    found = {v.name: lacking(network, v.facts.backbone) for v in needing}
+    short = [name for name, parts in found.items() if parts]
+    if short:
+        others = [v.name for v in variants if v.name not in short]
+        fix = f"; only=[{','.join(others)}] leaves such variants out" if others else ""
+        parts = " and ".join(found[short[0]])
+        raise UserError(
+            f"variants.{short[0]}: needs {parts} of the teacher's network, which "
+            f"{type(network).__name__} of teacher={world.config.teacher['name']} has not (see "
+            f"docs/add-a-teacher.md){fix}"
+        )

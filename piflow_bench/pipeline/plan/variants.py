@@ -1,0 +1,192 @@
+"""The variants of an experiment, validated: methods with settings, budgets and NFEs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from piflow_bench import registry
+from piflow_bench.config.schema import ExperimentConfig, VariantConfig, to_plain
+from piflow_bench.contracts.method import Facts, Method
+from piflow_bench.errors import UserError
+from piflow_bench.file_plugins import places
+from piflow_bench.pipeline.sampling_settings import check_sampling
+from piflow_bench.settings import build_dataclass
+from piflow_bench.sources import is_file_plugin, source_digest
+from piflow_bench.tracks import DISTILLED, ONE_BUDGET
+from piflow_bench.training.settings import Budget, TrainingSettings
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A validated variant."""
+
+    name: str
+    config: VariantConfig
+    method: Method
+    facts: Facts
+    settings: dict[str, Any]
+    training: dict[str, Any]
+    budget: dict[str, Any]
+    nfes: list[int]
+    source: str
+    """Digest of the plugin's modules."""
+    from_file: bool
+    """Whether the plugin is a file, whose digest is its version."""
+    base: str = ""
+    """The variant that this one repeats, under another seed or budget; empty: none."""
+    shares: int = 1
+    """Trainings that share the budget which others have for each NFE."""
+
+    @property
+    def role(self) -> str:
+        """student | teacher."""
+        return "student" if self.facts.trains else "teacher"
+
+    @property
+    def student(self) -> dict[str, Any]:
+        """What decides the student that the method builds: see ``stages.student.OfStudent``."""
+        return {
+            "method": self.config.method,
+            "version": self.facts.version,
+            "settings": self.settings,
+            "source": self.source if self.from_file else None,
+        }
+
+    @property
+    def samplings(self) -> list[dict[str, Any]]:
+        """The settings of every way in which it is sampled: a list holds several values.
+
+        They share one training; in the results each is a competitor of its own.
+        """
+        entries = self.config.sampling.items()
+        choices = [v if isinstance(v, (list, tuple)) else [v] for _, v in entries]
+        names = [name for name, _ in entries]
+        return [dict(zip(names, values, strict=True)) for values in product(*choices)]
+
+
+def variants_of(config: ExperimentConfig) -> list[Variant]:
+    """The chosen variants, with the twins that ``split_budget`` and ``aa`` ask for.
+
+    Raises:
+        UserError: for settings, budgets or NFEs that a method has not.
+    """
+    chosen = dict(config.variants)
+    if config.only:
+        chosen = {name: chosen[name] for name in config.only}
+    if not chosen:
+        raise UserError("variants: the experiment has none")
+    folders = places(config.plugins)
+    entered = [_variant(config, name, entry, folders) for name, entry in chosen.items()]
+    variants = [v for v in entered if v.nfes]
+    if not variants:
+        raise UserError(
+            f"nfes={config.nfes}: no chosen variant is entered there; "
+            + "; ".join(f"{name}: {entry.nfes}" for name, entry in chosen.items())
+        )
+    _check_roles(config, variants)
+    twins = _sharing_one_budget(config, variants)
+    first = next((v for v in variants if v.facts.trains), None)
+    if config.aa and first is not None:
+        name = _twin_name(config, first, "aa", "aa=true")
+        twin = replace(first.config, seed_offset=first.config.seed_offset + 1000)
+        variants.append(replace(first, name=name, config=twin, base=first.name))
+    return variants + twins
+
+
+def _check_roles(config: ExperimentConfig, variants: Sequence[Variant]) -> None:
+    """Refuse a leader that trains nothing, and published weights of no one variant."""
+    trained = [v.name for v in variants if v.facts.trains]
+    leader = config.family.leader
+    if leader in [v.name for v in variants] and leader not in trained:
+        raise UserError(
+            f"family.leader={leader}: trains nothing, so no student is compared with it; name one "
+            f"of {', '.join(trained) or 'the trained variants'}"
+        )
+    if config.student.checkpoint and len(trained) != 1:
+        raise UserError(
+            "student.checkpoint: needs the one variant whose weights it holds, not "
+            f"{', '.join(trained) or 'none'}; name it (and the teacher's rows) with only=[NAME,...]"
+        )
+
+
+def _variant(
+    config: ExperimentConfig, name: str, entry: VariantConfig, folders: Sequence[str]
+) -> Variant:
+    """One entry of ``variants``; without NFEs where it is entered at none of the experiment's."""
+    cls = registry.get("method", entry.method, folders)
+    settings = build_dataclass(cls.Config, entry.settings, f"variants.{name}.settings")
+    method = cls(settings)
+    check_sampling(entry, cls, f"variants.{name}.sampling")
+    training = {**to_plain(config.training), **entry.training}
+    if "ema" in entry.training:
+        training["ema"] = {**to_plain(config.training)["ema"], **entry.training["ema"]}
+    build_dataclass(TrainingSettings, training, f"variants.{name}.training")
+    # One unit for all: a variant of another batch gets the same compute.
+    batch = config.budget.batch or config.training.batch
+    budget = {**to_plain(config.budget), "batch": batch, **entry.budget}
+    build_dataclass(Budget, budget, f"variants.{name}.budget")
+    nfes = [n for n in config.nfes if entry.nfes is None or n in entry.nfes]
+    for nfe in nfes:
+        reason = method.serves(nfe)
+        if reason:
+            served = ",".join(str(n) for n in nfes if not method.serves(n))
+            own = f"variants.{name}.nfes"
+            advice = f"{own}=[{served}]" if served else f"{own} or nfes"
+            raise UserError(
+                f"variants.{name}: cannot do NFE {nfe}: {entry.method} {reason}; set {advice}"
+            )
+    return Variant(
+        name,
+        entry,
+        method,
+        method.facts_for(),
+        to_plain(settings),
+        training,
+        budget,
+        nfes,
+        source_digest(cls),
+        is_file_plugin(cls),
+    )
+
+
+def _twin_name(config: ExperimentConfig, variant: Variant, suffix: str, setting: str) -> str:
+    name = f"{variant.name}-{suffix}"
+    if name in config.variants:
+        raise UserError(
+            f"{setting}: enters {variant.name} again as {name}, a variant that the experiment "
+            "has; name that one otherwise"
+        )
+    return name
+
+
+def _sharing_one_budget(config: ExperimentConfig, variants: list[Variant]) -> list[Variant]:
+    """Specialists again, all NFEs within the budget of an elastic student's one training.
+
+    Trainings of their own, since learning rates fall with the spent share of the budget.
+    """
+    if not config.split_budget or config.student.checkpoint:
+        return []
+    distilled = [v for v in variants if v.facts.trains and v.facts.track == DISTILLED]
+    served = {n for v in distilled if v.facts.elastic and len(v.nfes) > 1 for n in v.nfes}
+    found = []
+    for v in distilled:
+        own = [n for n in v.nfes if n in served]
+        if v.facts.elastic or len(own) < 2:  # For one NFE alone the whole budget is its share.
+            continue
+        budget = {**v.budget, "amount": v.budget["amount"] / len(own), "checkpoints": [1.0]}
+        found.append(
+            replace(
+                v,
+                name=_twin_name(config, v, "split", "split_budget=true"),
+                config=replace(v.config, tuning=f"settings of {v.name}"),
+                facts=replace(v.facts, track=ONE_BUDGET),
+                budget=budget,
+                nfes=own,
+                base=v.name,
+                shares=len(own),
+            )
+        )
+    return found

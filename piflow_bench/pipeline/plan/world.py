@@ -1,0 +1,164 @@
+"""What an experiment's samples are of, and how they are looked at: nothing is loaded to be run.
+
+Data, space and teacher, and extractors, each with what of it is in the keys of stages.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from piflow_bench.config.schema import QUESTIONS, ExperimentConfig, ProtocolConfig
+from piflow_bench.conformance.dataset import dataset_problems, network_of
+from piflow_bench.contracts.condition import Unconditional
+from piflow_bench.contracts.data import Dataset
+from piflow_bench.contracts.extractor import ExtractorPlugin
+from piflow_bench.contracts.teacher import TeacherPlugin
+from piflow_bench.errors import UserError
+from piflow_bench.evaluation.metrics.metric import use_plugins
+from piflow_bench.pipeline.plugin_sources import plugin_source
+from piflow_bench.pipeline.runtime import Given, Runtime
+from piflow_bench.pipeline.stage import Identity
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """Facts that all stages of an experiment share."""
+
+    config: ExperimentConfig
+    runtime: Runtime
+    dataset: Dataset
+    teacher: TeacherPlugin
+    taken: str
+    """Which of the several sets of weights in its file the teacher has."""
+    identities: dict[str, Identity]
+    """Of the dataset, the space and the teacher, by these names."""
+    extractors: dict[str, Identity]
+    """The protocol's, with what decides their outputs."""
+    judge: dict[str, Identity] | None
+    """The one that says of a sample which class it shows, where there is one."""
+
+    @property
+    def protocol(self) -> ProtocolConfig:
+        """The rules of the evaluation."""
+        return self.config.protocol
+
+    @property
+    def data(self) -> Identity:
+        """The identity of the data alone."""
+        return self.identities["dataset"]
+
+    @property
+    def space(self) -> Identity:
+        """The identity of how samples become pictures."""
+        return self.identities["space"]
+
+
+def runtime_of(config: ExperimentConfig) -> Runtime:
+    """What the configuration says about this call and machine."""
+    return Runtime(
+        config.plugins,
+        Given(config.dataset, config.teacher, config.space, config.extractors),
+        config.sample_batch,
+        config.save_seconds,
+        config.scale,
+        str(Path(config.runs) / "inputs"),
+        config.student.checkpoint,
+    )
+
+
+def world_of(config: ExperimentConfig, look: bool) -> World:
+    """The world of an experiment; with ``look`` data and teacher are tried.
+
+    Raises:
+        UserError: with all that is wrong with data, conditions, teacher or extractors.
+    """
+    runtime = runtime_of(config)
+    use_plugins(runtime.folders)
+    dataset, teacher, taken = _data_and_teacher(config, runtime, look)
+    for key, choices in (("extractors", ["NAME"]), ("questions", QUESTIONS)):
+        if not getattr(config.protocol, key):
+            raise UserError(f"protocol.{key}=[]: at least one of {', '.join(choices)} is needed")
+    for name in config.protocol.extractors:
+        _check_extractor(name, runtime.extractor_plugin(name), dataset)
+    judge = runtime.dataset_plugin().judge
+    space = runtime.space_plugin().identity()
+    name = config.dataset["name"]
+    identities: dict[str, Identity] = {
+        "dataset": {
+            "name": name,
+            "settings": dict(runtime.dataset_plugin().identity()),
+            "digest": dataset.digest,
+            **plugin_source("dataset", name, runtime),
+        },
+        "space": {
+            "name": runtime.space_name,
+            "settings": dict(space),
+            **plugin_source("space", runtime.space_name, runtime),
+        },
+        "teacher": {
+            "name": config.teacher["name"],
+            "settings": dict(teacher.identity()),
+            **plugin_source("teacher", config.teacher["name"], runtime),
+        },
+    }
+
+    def described(name: str) -> Identity:
+        own = runtime.extractor_plugin(name).identity()
+        return {**own, **plugin_source("extractor", name, runtime)}
+
+    return World(
+        config,
+        runtime,
+        dataset,
+        teacher,
+        taken,
+        identities,
+        {name: described(name) for name in config.protocol.extractors},
+        {judge: described(judge)} if judge else None,
+    )
+
+
+def _check_extractor(name: str, extractor: ExtractorPlugin, dataset: Dataset) -> None:
+    if extractor.of_points != (dataset.space.pictures is None):
+        what = "points" if extractor.of_points else "pictures"
+        raise UserError(
+            f"protocol.extractors={name}: describes {what}, which the samples of "
+            f"{dataset.name} are not"
+        )
+
+
+def _data_and_teacher(
+    config: ExperimentConfig, runtime: Runtime, look: bool
+) -> tuple[Dataset, TeacherPlugin, str]:
+    """Data, teacher, and which set of weights it takes; with ``look`` both are tried.
+
+    Raises:
+        UserError: with all that is wrong with data, conditions or teacher.
+    """
+    name, teacher = config.dataset.get("name"), runtime.teacher_plugin()
+    try:
+        dataset = runtime.dataset()
+        if teacher.guidance.on and isinstance(dataset.train_condition, Unconditional):
+            raise UserError(
+                f"teacher.guidance={teacher.guidance.scale:g}: {dataset.name} has no classes to "
+                "guide by; teacher.guidance=1"
+            )
+        taken = teacher.look(dataset)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"dataset={name}: {error}") from error
+    key = (id(dataset), json.dumps(config.teacher, sort_keys=True))
+    if look and key not in _sound:
+        problems = dataset_problems(dataset, "data" in config.protocol.questions)
+        if problems:
+            raise UserError(f"dataset {name}: {'; '.join(problems)}")
+        _, problems = network_of(dataset, teacher)
+        if problems:
+            raise UserError(f"teacher {config.teacher['name']}: {'; '.join(problems)}")
+        _sound[key] = dataset  # Kept, so that the number is its own.
+    return dataset, teacher, taken
+
+
+_sound: dict[tuple[int, str], Dataset] = {}
+"""Datasets that were looked at, with the teacher they were."""

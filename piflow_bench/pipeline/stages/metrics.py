@@ -1,0 +1,200 @@
+"""Numbers that rank: metrics of generated against reference features, and agreement by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from piflow_bench.contracts.data import Dataset
+from piflow_bench.pipeline import artifacts
+from piflow_bench.pipeline.artifacts import Score, score
+from piflow_bench.pipeline.labels import Source, design_of, labels_of
+from piflow_bench.pipeline.runtime import Runtime
+from piflow_bench.pipeline.stage import Identity, Inputs, Report, Task
+from piflow_bench.pipeline.stages.features import JUDGE
+
+MODES = {
+    "mode_share": "share",
+    "modes_covered": "covered",
+    "mode_mass": "mass",
+    "mode_tv": "variation",
+}
+"""Metrics of samples of a known mixture, and the field of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure(Task):
+    """Metrics of one question on one extractor, with delete-block replicates."""
+
+    kind = "metrics"
+    reads = ("generated", "reference")
+
+    dataset: Identity
+    question: str
+    extractor: str
+    n: int
+    metrics: Sequence[str]
+    versions: Mapping[str, Any]
+    """What decides each metric."""
+    settings: Mapping[str, Any]
+    accuracy: bool
+    """Whether the judge's accuracy is measured, too."""
+    modes: bool
+    """Whether what is known of a mixture's samples is."""
+    labels: Source
+    reference_labels: Source
+
+    def run(self, inputs: Inputs, folder: Path, runtime: Runtime, report: Report) -> None:
+        from piflow_bench.evaluation.features import evaluate_with_replicates
+        from piflow_bench.evaluation.inputs import Extras
+        from piflow_bench.evaluation.metrics.metric import all_metrics
+
+        n, name = self.n, self.extractor
+        generated = artifacts.features(inputs["generated"], name)[:n]
+        reference = artifacts.output(inputs["reference"], name)
+        logits = artifacts.output(inputs["generated"], f"{name}/logits")
+        spatial = artifacts.output(inputs["generated"], f"{name}/spatial")
+        reference_spatial: Any = artifacts.output(inputs["reference"], f"{name}/spatial")
+        if reference_spatial is None:
+            reference_spatial = artifacts.moments_of(inputs["reference"], f"{name}/spatial")
+        dataset = runtime.dataset()
+        m = 0 if reference is None else len(reference)
+        labels = labels_of(dataset, self.labels, len(generated))
+        others = labels_of(dataset, self.reference_labels, m)
+        design = design_of(self.labels, labels, len(generated))
+        extras = Extras(
+            None if logits is None else logits[:n],
+            labels,
+            None if spatial is None else spatial[:n],
+            reference_spatial,
+            design=design,
+            reference_design=design_of(self.reference_labels, others, m),
+        )
+        known = all_metrics()
+        # Of a control's samples the classes may be unknown: what needs them has no row there.
+        asked = [m for m in self.metrics if labels is not None or "labels" not in known[m].needs]
+        report(0.0, f"{self.question} metrics on {name}")
+        values = evaluate_with_replicates(
+            generated,
+            reference,
+            asked,
+            reference_moments=artifacts.moments_of(inputs["reference"], name),
+            reference_labels=others,
+            extras=extras,
+            **self.settings,
+        )
+        found = [score(v.metric, v.interval, v.n, v.replicates, v.estimator) for v in values]
+        blocks = design.blocks()
+        if self.accuracy and labels is not None:
+            judged = artifacts.features(inputs["generated"], JUDGE)[:n].argmax(1)
+            found.append(_of_samples("class_accuracy", (judged == labels).astype(float), blocks))
+        if self.modes:
+            found += _modes(dataset, generated, blocks)
+        artifacts.write_scores(folder, found)
+
+
+def _of_samples(metric: str, scores: np.ndarray, blocks: np.ndarray) -> Score:
+    """Mean of per-sample scores: bootstrap interval, and delete-block replicates for pairing."""
+    from piflow_bench.evaluation.uncertainty import bootstrap_mean_interval, mean_with_replicates
+
+    interval = bootstrap_mean_interval(scores, seed=0)
+    left = mean_with_replicates(scores, blocks).replicates
+    return score(metric, interval, len(scores), left, "mean")
+
+
+def _modes(dataset: Dataset, points: np.ndarray, blocks: np.ndarray) -> list[Score]:
+    from piflow_bench.evaluation.metrics.modes import mode_replicates
+    from piflow_bench.evaluation.uncertainty import jackknife_interval
+
+    modes = dataset.truth.modes
+    assert modes is not None
+    whole, left = mode_replicates(points, modes.means, modes.std, modes.weights, blocks)
+    found = []
+    for metric, name in MODES.items():
+        replicates = [float(getattr(part, name)) for part in left]
+        interval = jackknife_interval(float(getattr(whole, name)), replicates)
+        found.append(score(metric, interval, len(points), replicates, "plug-in"))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition(Task):
+    """Real against real at the protocol's sizes: random re-partitions of all real samples."""
+
+    kind = "partition"
+    reads = ("real",)
+
+    dataset: Identity
+    question: str
+    extractor: str
+    reference: int
+    n: int
+    metrics: Sequence[str]
+    versions: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    labels: Sequence[Source]
+    repeats: int
+
+    def run(self, inputs: Inputs, folder: Path, runtime: Runtime, report: Report) -> None:
+        from piflow_bench.evaluation.design import Design
+        from piflow_bench.evaluation.features import evaluate_with_replicates
+        from piflow_bench.evaluation.inference.seeds import seed_interval
+        from piflow_bench.evaluation.inputs import Extras
+        from piflow_bench.evaluation.metrics.metric import all_metrics
+
+        pool = artifacts.features(inputs["real"], self.extractor)
+        dataset = runtime.dataset()
+        parts = [labels_of(dataset, source) for source in self.labels]
+        labels = np.concatenate([each for each in parts if each is not None] or [np.zeros(0)])
+        known = len(labels) == len(pool)
+        asked = [m for m in self.metrics if known or "labels" not in all_metrics()[m].needs]
+        rng = np.random.default_rng(0)
+        values: dict[str, list[float]] = {}
+        estimators: dict[str, str] = {}
+        for repeat in range(self.repeats):
+            report(repeat / self.repeats, "real against real")
+            order = rng.permutation(len(pool))
+            reference = pool[order[: self.reference]]
+            rows = order[self.reference :][: self.n]
+            extras = Extras(
+                labels=labels[rows] if known else None, design=Design.of(len(rows), law="as data")
+            )
+            for v in evaluate_with_replicates(
+                pool[rows], reference, asked, extras=extras, **self.settings
+            ):
+                values.setdefault(v.metric, []).append(float(v.value))
+                estimators[v.metric] = v.estimator
+        found = []
+        for metric, draws in values.items():
+            over = replace(
+                seed_interval(draws),
+                method="t over re-partitions",
+                estimand="mean over re-partitions",
+            )
+            found.append(score(metric, over, self.n, [], estimators[metric]))
+        artifacts.write_scores(folder, found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agree(Task):
+    """Mean squared distance to the converged teacher's sample from the same noise."""
+
+    kind = "agreement"
+    reads = ("samples", "converged")
+
+    dataset: Identity
+    metric: str
+    versions: Mapping[str, Any]
+    labels: Source
+
+    def run(self, inputs: Inputs, folder: Path, runtime: Runtime, report: Report) -> None:
+        x = artifacts.samples(inputs["samples"])
+        target = artifacts.samples(inputs["converged"])[: len(x)]
+        scores = np.square(x.astype(np.float64) - target).reshape(len(x), -1).mean(1)
+        labels = labels_of(runtime.dataset(), self.labels, len(x))
+        blocks = design_of(self.labels, labels, len(x)).blocks()
+        artifacts.write_scores(folder, [_of_samples(self.metric, scores, blocks)])
