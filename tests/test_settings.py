@@ -74,7 +74,7 @@ def name_of(value):
 def test_the_walk_finds_them():
     names = {c.__name__ for c in CLASSES}
     assert names >= {
-        "ExperimentConfig", "VariantConfig", "ProtocolConfig", "LauncherConfig", "ConvergedConfig",
+        "ExperimentConfig", "VariantConfig", "Protocol", "LauncherConfig", "ConvergedConfig",
         "Budget", "EMASettings", "TrainingSettings", "Scale", "Preparation", "Settings", "Config",
     }  # fmt: skip
     assert sum(len(dataclasses.fields(c)) for c in CLASSES) > 150
@@ -148,7 +148,10 @@ NAMED = {
     "training.clip=-1": "training.clip=-1.0: must be at least 0",
     "training.clip=nan": "training.clip=nan: must be a finite number, at least 0",
     "training.ema.decay=1.5": "training.ema.decay=1.5: must be at least 0 and below 1",
-    "protocol.precision=fp16": "protocol.precision=fp16: must be fp32 or bf16; did you mean",
+    "protocol.sampling_precision=fp16": (
+        "protocol.sampling_precision=fp16: must be fp32 or bf16; did you mean"
+    ),
+    "protocol.precision=bf16": "is called protocol.sampling_precision=bf16 now",
     "protocol.agreement=teacher_lpips": "protocol.agreement=teacher_lpips: must be teacher_mse or",
     "budget.amount=inf": "budget.amount=inf: must be a finite number, above 0",
     "scale.compile=-1": "scale.compile=-1: must be bool",

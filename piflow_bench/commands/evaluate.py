@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from piflow_bench.errors import OK, UserError, nearest
 from piflow_bench.evaluation.metrics.metric import all_metrics, use_plugins
-from piflow_bench.evaluation.protocols import load_protocol, names
+from piflow_bench.evaluation.protocols import load_protocol
 from piflow_bench.evaluation.sets import Sets, set_name, several, written_list
 from piflow_bench.file_plugins import places
 from piflow_bench.files.atomic import check_writable, read_json, write_json
@@ -57,7 +57,7 @@ class Settings:
 
     samples: str = setting("")
     reference: str | None = setting(None)
-    protocol: str = setting("default", choices=names)
+    protocol: str = setting("default")
     extractor: str | None = setting(None)
     weights: str | None = setting(None)
     metrics: list[str] | None = setting(None, choices=all_metrics)
@@ -143,7 +143,10 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
     samples = written_list(settings.samples) or settings.samples
     sets = several(samples)
     of = _scored(settings, metric_values, sets)
-    out = Path(settings.out or f"runs/scores/{_name(settings.samples, sets)}-{settings.protocol}")
+    out = Path(
+        settings.out
+        or f"runs/scores/{_name(settings.samples, sets)}-{Path(settings.protocol).stem}"
+    )
     scores_asked = settings.reference or settings.metrics or settings.per_class
     scoring = not settings.statistics or bool(scores_asked)
     cache = cache_of(settings)
@@ -242,7 +245,7 @@ def _resolved(of: Mapping[str, Any]) -> dict[str, Any]:
         "extractor": rules.extractor,
         "metrics": rules.metrics,
         "per_class": (),
-        "n": rules.samples,
+        "n": rules.scored,
         "precision": rules.precision,
         "compiled": False,
     }

@@ -41,10 +41,10 @@ def experiments() -> dict[str, str]:
 
 
 def protocols() -> dict[str, str]:
-    """Protocols of `evaluate`, and what they are."""
-    from piflow_bench.evaluation.protocols import load_protocol, names
+    """Protocols of runs and of `evaluate`, and what they are."""
+    from piflow_bench.evaluation.protocols import titles
 
-    return {name: load_protocol(name).title for name in names()}
+    return titles()
 
 
 def metrics() -> dict[str, str]:

@@ -21,6 +21,7 @@ PATH_KEYS = (
     "out",
     "extractor.weights",
     "student.checkpoint",
+    "lpips.weights",
 )
 """Keys whose values are taken literally, before hydra's grammar: any character may occur."""
 OF_PLUGINS = re.compile(r"(dataset|teacher|space|extractors\.[^.=]+)\.[A-Za-z_]\w*")

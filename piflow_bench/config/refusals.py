@@ -26,6 +26,8 @@ RENAMED = {
     "dataset.settings.uint8": "space.uint8",
     "dataset.settings.weights": "extractors.inception.weights",
     "dataset.settings.generated": "profile=smoke, which has it",
+    "protocol.precision=fp32": "protocol.sampling_precision=fp32",
+    "protocol.precision=bf16": "protocol.sampling_precision=bf16",
     **{f"dataset.settings.{key}": f"teacher.{key}" for key in _TEACHERS},
 }
 """Settings of earlier versions, and what they are called."""
@@ -43,7 +45,8 @@ def renamed(key: str) -> str | None:
 def refuse_renamed(arguments: Sequence[str]) -> None:
     """UserError for a setting of an earlier version, with its name of now."""
     for argument in arguments:
-        key = argument.lstrip("+~").partition("=")[0]
+        written = argument.lstrip("+~")
+        key = written if written in RENAMED else written.partition("=")[0]
         now = renamed(key)
         if now is not None:
             raise UserError(f"{key}: is called {now} now")

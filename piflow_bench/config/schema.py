@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from piflow_bench.errors import UserError, nearest
-from piflow_bench.evaluation.metrics.metric import all_metrics
+from piflow_bench.evaluation.protocols import Protocol
 from piflow_bench.settings import setting
 from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import Budget, TrainingSettings
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
 """Names of experiments and variants: letters, digits and . _ + -"""
-
-
-QUESTIONS = ("imitation", "data", "truth")
 
 
 def _solvers() -> list[str]:
@@ -76,29 +73,6 @@ class ConvergedConfig:
 
 
 @dataclass
-class ProtocolConfig:
-    """The fixed rules of the evaluation; its hash is on every row."""
-
-    name: str = setting("???")
-    samples: int = setting(2000, least=20)
-    curve_samples: int = setting(1000, least=20)  # at earlier checkpoints of the budget
-    data_samples: int = setting(1400, least=20)  # of the samples, those compared with held-out data
-    reference_samples: int = setting(20000, least=20)
-    reference_seed: int = setting(1_000_003, least=0)
-    precision: str = setting("fp32", choices=("fp32", "bf16"))  # of sampling; bf16: autocast
-    questions: list[str] = setting(factory=lambda: ["imitation", "data"], choices=QUESTIONS)
-    extractors: list[str] = setting(factory=list)
-    metrics: list[str] = setting(factory=list, choices=all_metrics)
-    curve_metrics: list[str] = setting(factory=list, choices=all_metrics)
-    settings: dict[str, Any] = setting(factory=dict)  # of the metrics
-    # the same-noise distance to the teacher
-    agreement: str | None = setting("teacher_mse", choices=("teacher_mse", "flow_map_error"))
-    primary_question: str = setting("imitation", choices=QUESTIONS)
-    primary_quality: str = setting("fd", choices=all_metrics)
-    primary_diversity: str = setting("recall", choices=all_metrics)
-
-
-@dataclass
 class Resources:
     """What one job asks of a cluster."""
 
@@ -135,6 +109,13 @@ class LauncherConfig(Resources):
 
 
 @dataclass
+class WeightsConfig:
+    """A network that single metrics look with."""
+
+    weights: str | None = setting(None)  # where they are not in the cache folder
+
+
+@dataclass
 class ExperimentConfig:
     """One question: dataset, teacher, variants, seeds, NFEs, budget, protocol."""
 
@@ -149,8 +130,9 @@ class ExperimentConfig:
     # whether the teacher is measured on real samples first, and a wrong one is refused
     check_teacher: bool = True
     extractors: dict[str, Any] = setting(factory=dict)  # settings of extractors by name
+    lpips: WeightsConfig = setting(factory=WeightsConfig)
     converged: ConvergedConfig = setting(factory=ConvergedConfig)
-    protocol: ProtocolConfig = setting(factory=ProtocolConfig)
+    protocol: Protocol = setting(factory=Protocol)
     launcher: LauncherConfig = setting(factory=LauncherConfig)
     budget: Budget = setting(factory=Budget)
     training: TrainingSettings = setting(factory=TrainingSettings)
@@ -199,8 +181,8 @@ def checked(config: ExperimentConfig) -> ExperimentConfig:
         raise UserError(f"nfes={config.nfes}: must be distinct and not empty")
     if len(set(config.train_seeds)) != len(config.train_seeds) or not config.train_seeds:
         raise UserError(f"train_seeds={config.train_seeds}: must be distinct and not empty")
-    for key in ("questions", "extractors", "metrics", "curve_metrics"):
-        names = getattr(config.protocol, key)
+    for key in ("questions", "extractors", "metrics", "curve_metrics", "curve_extractors"):
+        names = getattr(config.protocol, key) or []
         if len(set(names)) != len(names):
             raise UserError(f"protocol.{key}={names}: must be distinct")
     for name in config.variants:

@@ -159,15 +159,15 @@ class Evaluator:
         total = len(self)
         if total < 2:
             raise UserError(f"compute: {total} images so far, but at least 2 are needed")
-        if self._rules.samples is not None and total < self._rules.samples:
+        if self._rules.scored is not None and total < self._rules.scored:
             raise UserError(
                 f"compute: {total} images so far, protocol '{self._rules.name}' is of "
-                f"{self._rules.samples}"
+                f"{self._rules.scored}"
             )
         ours = {name: np.concatenate([p[name] for p in self._parts]) for name in self._parts[0]}
         labels = np.concatenate(self._labels) if self._labels else None
         given = Given(self._images(ours[DIGESTS]), self._reference, None, None, labels, total)
-        places = given.places(self._rules.samples)
+        places = given.places(self._rules.scored)
         sources = given.take(places)
         needs.check_inputs(self._rules.metrics, sources)
         by = Measuring(

@@ -1,4 +1,4 @@
-"""Named protocols of scoring: everything that decides a number, under one hash."""
+"""Protocols: everything that decides a number, for runs and for ``evaluate``, under one hash."""
 
 from __future__ import annotations
 
@@ -6,35 +6,75 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.evaluation.metrics.metric import all_metrics
+from piflow_bench.settings import build_dataclass, setting
 
-PACKAGE = "piflow_experiments.scoring"
+PACKAGE = "piflow_experiments.protocol"
 IMAGES = "uint8 RGB; floats by floor(255 x + 1/2), alpha dropped, grey repeated"
+QUESTIONS = ("imitation", "data", "truth")
 Rules = Mapping[str, Any]
 """What decides a number, resolved to plain values, by the name a user would set."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Protocol:
-    """The rules of a score. Features are float32 and statistics float64 for all."""
+    """The rules of an evaluation. Features are float32 and statistics float64 for all.
 
-    name: str
-    extractor: str
-    metrics: tuple[str, ...]
-    samples: int | None = None
-    """How many samples are scored; None: all that are given."""
-    precision: str = "float32"
-    """Of the feature network: float32, tf32 or bfloat16."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Settings of the metrics (see ``evaluation.settings.Settings``)."""
+    ``evaluate`` scores images by the first extractor; what is below ``curve_samples`` is of runs,
+    which make samples and references themselves.
+    """
+
+    name: str = setting("???")
     title: str = ""
+    extractors: list[str] = setting(factory=list)  # the first one's numbers are the primary ones
+    metrics: list[str] = setting(factory=list, choices=all_metrics)
+    settings: dict[str, Any] = setting(factory=dict)  # of the metrics
+    # of the extractors' networks
+    precision: str = setting("float32", choices=("float32", "tf32", "bfloat16"))
+    samples: int = setting(2000, least=20)  # that a run scores
+    fixed: bool = False  # whether `evaluate` scores that many too; else all that are given
+    curve_samples: int = setting(1000, least=20)  # at earlier checkpoints of the budget
+    curve_metrics: list[str] = setting(factory=lambda: ["fd", "recall"], choices=all_metrics)
+    curve_extractors: list[str] | None = setting(None)  # None: the first one
+    data_samples: int = setting(1400, least=20)  # of the samples, those compared with held-out data
+    reference_samples: int = setting(20000, least=20)
+    reference_seed: int = setting(1_000_003, least=0)
+    # of sampling; bf16: autocast
+    sampling_precision: str = setting("fp32", choices=("fp32", "bf16"))
+    questions: list[str] = setting(factory=lambda: ["imitation", "data"], choices=QUESTIONS)
+    # the same-noise distance to the teacher
+    agreement: str | None = setting("teacher_mse", choices=("teacher_mse", "flow_map_error"))
+    primary_question: str = setting("imitation", choices=QUESTIONS)
+    primary_quality: str = setting("fd", choices=all_metrics)
+    primary_diversity: str = setting("recall", choices=all_metrics)
+
+    @property
+    def extractor(self) -> str:
+        """The first extractor."""
+        return self.extractors[0]
+
+    @property
+    def scored(self) -> int | None:
+        """How many images ``evaluate`` scores; None: all that are given."""
+        return self.samples if self.fixed else None
+
+    @property
+    def measuring(self) -> dict[str, Any]:
+        """Every setting that decides a metric's value, defaults written out."""
+        # `list` shows protocols' names and must not wait for numpy.
+        from piflow_bench.evaluation.settings import AFFECT_NO_VALUE, make_settings
+
+        found = dataclasses.asdict(make_settings(self.settings, "protocol.settings"))
+        return {key: value for key, value in found.items() if key not in AFFECT_NO_VALUE}
 
     def rules(self, extractor: str, samples: int, reference: str, classes: str) -> Rules:
-        """The rules with every default written out.
+        """The rules of one set's scores, with every default written out.
 
         Args:
             extractor: the network's identity: name, resizing, digest of its weights.
@@ -42,10 +82,6 @@ class Protocol:
             reference: digest of the reference set.
             classes: how samples spread over classes, in words, where a metric looks at them.
         """
-        # `list` shows protocols' names and must not wait for numpy.
-        from piflow_bench.evaluation.settings import AFFECT_NO_VALUE, make_settings
-
-        settings = dataclasses.asdict(make_settings(self.settings))
         return {
             "images": IMAGES,
             "extractor": extractor,
@@ -53,7 +89,7 @@ class Protocol:
             "samples": samples,
             "reference": reference,
             "classes": classes,
-            **{key: settings[key] for key in settings if key not in AFFECT_NO_VALUE},
+            **self.measuring,
         }
 
 
@@ -87,16 +123,37 @@ def names() -> list[str]:
     )
 
 
+def titles() -> dict[str, str]:
+    """What every named protocol is, in words."""
+    return {name: _content(name)["title"] for name in names()}
+
+
 def load_protocol(name: str) -> Protocol:
-    """The protocol of that name.
+    """The protocol of that name, or of a file of one's own (``./mine.yaml``).
 
     Raises:
-        UserError: naming the nearest.
+        UserError: naming the nearest, or what is wrong in the file.
     """
+    content = _content(name)
+    return build_dataclass(Protocol, {"name": Path(name).stem, **content}, f"protocol={name}")
+
+
+def _content(name: str) -> dict[str, Any]:
     import yaml
 
-    if name not in names():
+    own = Path(name)
+    if own.suffix in (".yaml", ".yml"):
+        if not own.is_file():
+            raise UserError(f"protocol={name}: no such file")
+        text = own.read_text("utf-8")
+    elif name in names():
+        text = (files(PACKAGE) / f"{name}.yaml").read_text("utf-8")
+    else:
         raise UserError(f"protocol={name}: no such protocol; {nearest(name, names())}")
-    content = yaml.safe_load((files(PACKAGE) / f"{name}.yaml").read_text("utf-8"))
-    content["metrics"] = tuple(content["metrics"])
-    return Protocol(name=name, **content)
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"protocol={name}: no YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"protocol={name}: must hold settings, a line each")
+    return content

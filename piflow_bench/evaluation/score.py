@@ -108,8 +108,8 @@ class Options:
         metrics = (self.metrics,) if isinstance(self.metrics, str) else self.metrics
         return dataclasses.replace(
             rules,
-            extractor=self.extractor or rules.extractor,
-            metrics=tuple(metrics or rules.metrics),
+            extractors=[self.extractor or rules.extractor],
+            metrics=list(metrics or rules.metrics),
             precision=self.precision or rules.precision,
             settings={**rules.settings, **self.settings},
         )
@@ -234,7 +234,7 @@ def score(samples: Any, reference: Any, protocol: str | Protocol, options: Optio
     folders = file_plugins.places(options.plugins)
     use_plugins(folders)
     rules = options.rules(protocol)
-    counts: Sequence[int | None] = options.counts() or [rules.samples]
+    counts: Sequence[int | None] = options.counts() or [rules.scored]
     per_class = [options.per_class] if isinstance(options.per_class, str) else options.per_class
     asked = [*rules.metrics, *per_class]
     needs.check_metrics(asked)

@@ -136,6 +136,15 @@ def score(
     )
 
 
+def mean_score(metric: str, scores: np.ndarray, blocks: np.ndarray) -> Score:
+    """Mean of per-sample scores: bootstrap interval, and delete-block replicates for pairing."""
+    from piflow_bench.evaluation.uncertainty import bootstrap_mean_interval, mean_with_replicates
+
+    interval = bootstrap_mean_interval(scores, seed=0)
+    left = mean_with_replicates(scores, blocks).replicates
+    return score(metric, interval, len(scores), left, "mean")
+
+
 def write_scores(folder: Path, scores: Iterable[Score]) -> None:
     """Write what a stage measured."""
     (folder / SCORES).write_text(json.dumps([asdict(each) for each in scores]))

@@ -6,8 +6,9 @@ from piflow_bench.pipeline.stage import Task
 from piflow_bench.pipeline.stages.breakdown import BreakDown
 from piflow_bench.pipeline.stages.distill import Distill, Publish
 from piflow_bench.pipeline.stages.features import Describe, DescribeReference
-from piflow_bench.pipeline.stages.metrics import Agree, Measure, Partition
+from piflow_bench.pipeline.stages.metrics import Measure, Partition
 from piflow_bench.pipeline.stages.samples import Converge, Draw, Sample
+from piflow_bench.pipeline.stages.scores import ScoreSamples
 from piflow_bench.pipeline.stages.selection import Select
 from piflow_bench.pipeline.stages.teacher import CheckTeacher, MakeTeacher, TrainTeacher
 
@@ -26,7 +27,7 @@ KINDS: dict[str, type[Task]] = {
         DescribeReference,
         Measure,
         Partition,
-        Agree,
+        ScoreSamples,
         BreakDown,
         Select,
     )

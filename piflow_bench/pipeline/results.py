@@ -24,7 +24,7 @@ from piflow_bench.pipeline.plan import Cell, Plan
 from piflow_bench.pipeline.stage import Stage, Task
 from piflow_bench.pipeline.stages import breakdown, selection
 from piflow_bench.pipeline.stages.breakdown import BreakDown
-from piflow_bench.pipeline.stages.metrics import Agree
+from piflow_bench.pipeline.stages.scores import ScoreSamples
 from piflow_bench.pipeline.stages.selection import Select
 from piflow_bench.pipeline.store.store import Store
 from piflow_bench.pipeline.store.uses import settings_digest
@@ -202,7 +202,7 @@ def results_table(plan: Plan, store: Store, outcome: Outcome) -> pd.DataFrame:
 
 def _reference_text(stage: Stage, plan: Plan) -> str:
     config = plan.config
-    if isinstance(stage.task, Agree):
+    if isinstance(stage.task, ScoreSamples):
         return "converged teacher, same noise"
     question = getattr(stage.task, "question", None)
     if question == "imitation":

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from piflow_bench import registry
 from piflow_bench.contracts.data import Dataset, DatasetPlugin
@@ -24,6 +24,9 @@ from piflow_bench.file_plugins import places
 from piflow_bench.preparation.given import resolved
 from piflow_bench.settings import build_dataclass
 from piflow_bench.training.scale import Scale
+
+if TYPE_CHECKING:
+    from piflow_bench.evaluation.metrics.lpips import Lpips
 
 Report = Callable[[float, str], None]
 Inputs = Mapping[str, list[Path]]
@@ -56,6 +59,8 @@ class Runtime:
     """Folder of stand-ins for files that nobody gives."""
     student: str | None = None
     """A published student's weights."""
+    lpips_weights: str | None = None
+    """Those of LPIPS, where they are not in the cache folder."""
     events: Mapping[str, str] = field(default_factory=dict)
     """Folders of TensorBoard's event files, by the names of the trainings' stages."""
 
@@ -119,9 +124,14 @@ class Runtime:
         """The teacher; ``made`` is what its stage wrote, where it has one."""
         return _teacher(self._text("dataset", "space", "teacher"), made)
 
-    def extractor(self, name: str) -> Extractor:
-        """An extractor, on its device."""
-        return _extractor(self._text("extractors"), name)
+    def extractor(self, name: str, precision: str = "float32") -> Extractor:
+        """An extractor, on its device, its network in a precision."""
+        found = _extractor(self._text("extractors"), name)
+        return replace(found, precision=precision)
+
+    def lpips(self) -> Lpips:
+        """LPIPS, on its device."""
+        return _lpips(self.lpips_weights, self.scale.device)
 
     def _text(self, *which: str) -> str:
         """What decides what is loaded, to be remembered by."""
@@ -150,6 +160,13 @@ def _dataset(text: str) -> Dataset:
 def _teacher(text: str, made: Path | None) -> Teacher:
     runtime = _read(text)
     return runtime.teacher_plugin().load(runtime.dataset(), made)
+
+
+@lru_cache(maxsize=1)
+def _lpips(weights: str | None, device: str) -> Lpips:
+    from piflow_bench.evaluation.metrics.lpips import load
+
+    return load(weights, device)
 
 
 @lru_cache(maxsize=8)

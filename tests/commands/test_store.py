@@ -11,7 +11,7 @@ import pytest
 from piflow_bench.cli import main
 from piflow_bench.pipeline.store.store import Store
 from piflow_bench.pipeline.store.uses import record_use, uses
-from tests.pipeline.stages import stage_of
+from tests.pipeline.tasks import stage_of
 
 OLD = time.time() - 30 * 86400
 

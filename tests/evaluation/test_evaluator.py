@@ -150,7 +150,7 @@ def test_a_protocol_of_a_number_of_images_waits_for_them():
     import dataclasses
 
     rules = dataclasses.replace(
-        score.load_protocol("default"), metrics=("fd",), samples=100, name="hundred"
+        score.load_protocol("default"), metrics=["fd"], samples=100, fixed=True, name="hundred"
     )
     found = piflow_bench.Evaluator(Y, rules)
     found.update(X[:60])

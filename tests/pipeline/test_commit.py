@@ -19,7 +19,7 @@ from piflow_bench.pipeline.launchers.local import execute
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.store.attempts import begin, starts_of
 from piflow_bench.pipeline.store.store import META, Store
-from tests.pipeline.stages import stage_of
+from tests.pipeline.tasks import stage_of
 
 STEPS = {"open", "write", "mkdir", "rename", "replace", "unlink", "remove", "rmdir"}
 """Calls of the system, by name: what lies between two of them leaves the disk as it is."""

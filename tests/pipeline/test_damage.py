@@ -21,7 +21,7 @@ from piflow_bench.pipeline.plan import make_plan, runtime_of
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.store.store import META, SMALL, Store
 from tests.pipeline.harness import bits, places, results
-from tests.pipeline.stages import stage_of
+from tests.pipeline.tasks import stage_of
 
 PLUGIN = """
 from piflow_methods.kd import KD

@@ -14,7 +14,7 @@ from piflow_bench.pipeline.plan import make_plan, runtime_of
 from piflow_bench.pipeline.store import store
 from piflow_bench.pipeline.store.progress import Progress
 from piflow_bench.training.loop import _progress_text
-from tests.pipeline.stages import stage_of
+from tests.pipeline.tasks import stage_of
 
 
 class Store:

@@ -18,7 +18,7 @@ from tests.pipeline.golden_keys import GOLDEN, keys, plans
 SMOKE = ("profile=smoke", "only=[kd,teacher-euler]", "nfes=[1]")
 SCORES = {"metrics", "partition", "breakdown"}
 LOOKS = {"features", "metrics", "partition", "breakdown", "selection"}
-FROM_SAMPLES = {"sample", "features", "metrics", "agreement", "breakdown", "selection"}
+FROM_SAMPLES = {"sample", "features", "metrics", "scores", "breakdown", "selection"}
 FROM_STUDENTS = {"distill", *FROM_SAMPLES}
 
 
@@ -57,12 +57,14 @@ def changed(base, other):
         ("protocol.metrics=[fd,recall]", {"metrics", "partition"}),
         ("protocol.curve_metrics=[recall]", {"metrics"}),
         ("protocol.settings.k=4", SCORES),
-        ("protocol.agreement=null", {"agreement"}),
+        ("protocol.agreement=null", {"scores"}),
+        ("protocol.agreement=flow_map_error", {"scores"}),
+        ("protocol.curve_extractors=[digits-pixels]", {"features", "metrics"}),
         ("protocol.primary_quality=kid_exact", {"breakdown"}),
         ("protocol.extractors=[digits]", LOOKS),
         ("protocol.reference_seed=5", {"converged", *LOOKS} - {"partition"}),
-        ("converged.steps=3", {"converged", "agreement", *LOOKS} - {"partition"}),
-        ("converged.shift=3", {"converged", "agreement", *LOOKS} - {"partition"}),
+        ("converged.steps=3", {"converged", "scores", *LOOKS} - {"partition"}),
+        ("converged.shift=3", {"converged", "scores", *LOOKS} - {"partition"}),
         ("scale.micro_batch=8", set()),
         ("launcher.retries=7", set()),
         ("sample_batch=7", set()),
@@ -104,6 +106,27 @@ def test_the_weights_of_extractors_and_judge_are_in_keys_and_protocol(base, plug
     monkeypatch.setattr(plugin, "identity", lambda self: {"rule": self.rule, "weights": "another"})
     assert changed(base, stages()) == LOOKS
     assert make_plan(config).protocol_hash != before
+
+
+@pytest.mark.parametrize(
+    "setting", ["protocol.metrics=[fd,recall]", "protocol.curve_metrics=[recall]",
+                "protocol.questions=[imitation]", "protocol.agreement=null",
+                "protocol.primary_quality=kid_exact", "protocol.title=mine"],
+)  # fmt: skip
+def test_which_numbers_there_are_is_no_rule(setting):
+    """Rows stay comparable: another metric or question changes none of the others."""
+    before, after = (make_plan(compose([*SMOKE, *more])[0]) for more in ([], [setting]))
+    assert after.protocol_hash == before.protocol_hash
+
+
+@pytest.mark.parametrize(
+    "setting", ["protocol.samples=61", "protocol.settings.k=4", "protocol.reference_seed=5",
+                "protocol.sampling_precision=bf16", "protocol.extractors=[digits-pixels]",
+                "teacher.guidance=1", "converged.steps=3"],
+)  # fmt: skip
+def test_what_decides_numbers_is_a_rule(setting):
+    before, after = (make_plan(compose([*SMOKE, *more])[0]) for more in ([], [setting]))
+    assert after.protocol_hash != before.protocol_hash
 
 
 def test_the_stand_in_of_imagenet_has_the_fields_of_the_real_one():

@@ -123,7 +123,7 @@ def kinds_changed(before, after):
 METRICS = {"metrics", "partition"}
 LOOKS = {"features", "breakdown", "selection", *METRICS}
 EVERY = {
-    "distill", "sample", "converged", "draw", "features", "agreement", "breakdown", "selection",
+    "distill", "sample", "converged", "draw", "features", "scores", "breakdown", "selection",
     "teacher_check", *METRICS,
 }  # fmt: skip
 CHANGED = {

@@ -16,7 +16,7 @@ from piflow_bench.pipeline import live, run_folder
 from piflow_bench.pipeline.run_folder import differences, settled
 from piflow_bench.pipeline.runner import store_of
 from piflow_bench.pipeline.store.uses import RUN, settings_digest, uses
-from tests.pipeline.stages import stage_of
+from tests.pipeline.tasks import stage_of
 
 GROWN = [
     [],

@@ -43,7 +43,10 @@ def variants(experiment):
         chosen = {k: training[k] for k in ("precision", "checkpointing")}
         nfes = [n for n in config.nfes if variant.nfes is None or n in variant.nfes]
         settings = dict(variant.settings)
-        yield name, (kind, variant.method, settings, chosen, config.protocol.precision, nfes)
+        yield (
+            name,
+            (kind, variant.method, settings, chosen, config.protocol.sampling_precision, nfes),
+        )
 
 
 def test_experiments_have_precisions_of_their_own_and_smoke_keeps_them():

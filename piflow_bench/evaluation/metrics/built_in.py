@@ -289,11 +289,9 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "teacher_mse", "Squared error to the teacher", False, "agreement", _TEACHER,
-        _mean_of("teacher_mse"), estimator="mean", least=0,
-        meaning="Mean squared error to the teacher's sample from the same noise; of a run in the "
-        "model's space (pixels in −1..1, or latents), of scored files with pixels in 0..1, "
-        "a quarter of that. Alignment rather than quality: a stochastic student may be good "
-        "and far away.",
+        _mean_of("teacher_mse"), estimator="mean", least=0, version=2,
+        meaning="Mean squared error to the teacher's picture from the same noise, pixels in 0..1. "
+        "Alignment rather than quality: a stochastic student may be good and far away.",
     ),
     Metric(
         "teacher_psnr", "PSNR to the teacher, dB", True, "agreement", _TEACHER,
@@ -317,7 +315,8 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "flow_map_error", "Flow map error", False, "agreement", _TEACHER, least=0,
-        meaning="Distance to the exact end of the same noise.",
+        meaning="Mean square of the difference to the teacher's sample from the same noise, in the "
+        "model's own space: points, pixels in −1..1, or latents.",
     ),
     Metric(
         "class_accuracy", "Class accuracy", True, "quality", ("logits",), least=0, most=1,

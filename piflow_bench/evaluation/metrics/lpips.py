@@ -13,7 +13,7 @@ images cost n passes of the network, not n^2.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,9 +181,20 @@ def load(weights: str | None = None, device: str = "cpu") -> Lpips:
         files.append(find_weights("VGG16", None, VGG_FILE, VGG_URL, "397923af", SETTING))
         state = load_state(files[-1], SETTING)
     _fill(network.features, state, r"(?:features|net\.slice\d)\.(\d+\.\w+)", files[-1])
-    shas = " + ".join(digest(file)[:12] for file in files)
-    identity = f"LPIPS on VGG16 (weights {shas})"
-    return Lpips(network.requires_grad_(False).eval().to(device), identity, device)
+    return Lpips(network.requires_grad_(False).eval().to(device), _identity(files), device)
+
+
+def identity_of(weights: str | None = None) -> str:
+    """What decides the numbers of :func:`load`; errors as there, for files that are missing."""
+    path = find_weights("LPIPS", weights, FILE, URL, SHA256, SETTING)
+    files = [path]
+    if not any(key.startswith("net.") for key in load_state(path, SETTING)):
+        files.append(find_weights("VGG16", None, VGG_FILE, VGG_URL, "397923af", SETTING))
+    return _identity(files)
+
+
+def _identity(files: Sequence[Path]) -> str:
+    return f"LPIPS on VGG16 (weights {' + '.join(digest(file)[:12] for file in files)})"
 
 
 def _fill(part: nn.Module, state: dict[str, Tensor], pattern: str, path: Path) -> None:

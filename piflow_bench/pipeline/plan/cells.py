@@ -15,14 +15,13 @@ from piflow_bench.pipeline.plan.questions import (
     evaluate,
     inspections,
     labels,
-    versions,
+    score_samples,
 )
 from piflow_bench.pipeline.plan.samples import Stages, Teachers
 from piflow_bench.pipeline.plan.variants import Variant
 from piflow_bench.pipeline.plan.world import World
 from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.stages.distill import Distill, Publish
-from piflow_bench.pipeline.stages.metrics import Agree
 from piflow_bench.pipeline.stages.samples import Sample, SampleTrained
 
 
@@ -35,6 +34,8 @@ class Shared:
     references: References
     paired: Stages
     """The converged teacher's samples from the noise that all students share."""
+    teachers: Stages
+    """Their features."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _published(variant: Variant, shared: Shared) -> Trained:
 def _cell(
     variant: Variant, shared: Shared, nfe: int, weights: Trained | None, sampling: dict[str, Any]
 ) -> Cell:
-    world, facts, p = shared.world, variant.facts, shared.world.protocol
+    world, facts = shared.world, variant.facts
     fractions = variant.budget["checkpoints"]
     seed = weights.seed if weights else None
     checkpoint = weights.checkpoint if weights else None
@@ -134,18 +135,12 @@ def _cell(
         label += f", seed {seed}, {fractions[checkpoint or 0]:.0%} of the budget"
     about = {"variant": variant.name, "train_seed": seed}
     drawn = _sampled(variant, shared, nfe, weights, sampling, final, label)
-    generated = samples.features(world, drawn)
+    generated = samples.features(world, drawn, final)
     classes = labels(world, world.config.sample_seed)
-    results = evaluate(world, generated, shared.references, final, label, classes)
-    if final and p.agreement and not facts.stochastic_at(nfe):
-        task = Agree(
-            dataset=world.data,
-            metric=p.agreement,
-            versions=versions([p.agreement]),
-            labels=classes,
-        )
-        inputs = {"samples": drawn, "converged": shared.paired}
-        results += (Stage(task, inputs, f"agreement with the teacher of {label}"),)
+    beside = None if facts.stochastic_at(nfe) else shared.teachers
+    results = evaluate(world, generated, shared.references, final, label, classes, beside)
+    if final:
+        results += score_samples(world, drawn, None if beside is None else shared.paired, label)
     first = seed in (None, world.config.train_seeds[0])
     shown = final and first and variant.shares == 1
     look = (drawn, generated, shared.references, shared.paired, label, about)
@@ -176,7 +171,7 @@ def _sampled(
         "nfe": nfe,
         "sampling": sampling,
         "sample_seed": world.config.sample_seed,
-        "precision": p.precision,
+        "precision": p.sampling_precision,
     }
     kind: type[Sample] = Sample
     inputs = dict(shared.teacher.made)

@@ -7,7 +7,13 @@ from typing import Any
 from piflow_bench.pipeline.plan import samples
 from piflow_bench.pipeline.plan.cell import Cell
 from piflow_bench.pipeline.plan.cells import Shared
-from piflow_bench.pipeline.plan.questions import evaluate, inspections, labels, versions
+from piflow_bench.pipeline.plan.questions import (
+    evaluate,
+    inspections,
+    labels,
+    score_samples,
+    versions,
+)
 from piflow_bench.pipeline.plan.samples import Stages
 from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.stages.metrics import Partition
@@ -30,11 +36,11 @@ def controls(shared: Shared) -> list[Cell]:
 
 def _converged(shared: Shared) -> Cell:
     world, label = shared.world, "teacher-converged"
-    generated = samples.features(world, shared.paired)
-    classes = labels(world, world.config.sample_seed)
+    generated, classes = shared.teachers, labels(world, world.config.sample_seed)
+    measured = evaluate(world, generated, shared.references, True, label, classes)
     return Cell(
         _columns(label, str(world.config.converged)),
-        evaluate(world, generated, shared.references, True, label, classes),
+        measured + score_samples(world, shared.paired, None, label),
         samples=shared.paired,
         closer=inspections(
             world, shared.paired, generated, shared.references, shared.paired, label, {}

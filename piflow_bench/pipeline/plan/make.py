@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
-from typing import Any
 
-from piflow_bench.config.schema import ExperimentConfig, to_plain
+from piflow_bench.config.schema import ExperimentConfig
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.contracts.teacher import TeacherPlugin
+from piflow_bench.evaluation.protocols import IMAGES, Rules, rules_hash
 from piflow_bench.pipeline.launchers.slurm.settings import check_resources
 from piflow_bench.pipeline.loggers import check_logger
 from piflow_bench.pipeline.plan import samples
@@ -40,7 +38,7 @@ class Plan:
     protocol_hash: str = ""
     check: Stage | None = None
     """What the teacher must pass before anything else is made."""
-    rules: dict[str, Any] = field(default_factory=dict)
+    rules: Rules = field(default_factory=dict)
     """What the hash stands for."""
     dataset: Dataset | None = None
     teacher: TeacherPlugin | None = None
@@ -82,36 +80,41 @@ def make_plan(config: ExperimentConfig, look: bool = True) -> Plan:
     p = config.protocol
     label = "converged teacher, same noise"
     paired = samples.converged(world, teacher, p.samples, config.sample_seed, label)
-    shared = Shared(world, teacher, references(world, teacher), paired)
+    found = references(world, teacher)
+    shared = Shared(world, teacher, found, paired, samples.features(world, paired))
     rules = rules_of(world)
-    protocol = to_plain(p)
     return Plan(
         config,
         variants,
         [*(cell for v in variants for cell in cells_of(v, shared)), *controls(shared)],
         paired,
-        hash_of({"protocol": protocol, **rules}),
+        rules_hash(rules),
         teacher.check,
-        protocol | rules,
+        rules,
         world.dataset,
         world.teacher,
         world.taken,
     )
 
 
-def rules_of(world: World) -> dict[str, Any]:
-    """All beside the protocol that must be the same where rows are ranked together."""
-    solved = world.config.converged
+RULES = (
+    "precision", "samples", "data_samples", "reference_samples", "reference_seed",
+    "sampling_precision",
+)  # fmt: skip
+"""Fields of the protocol that decide numbers. Which numbers there are, and which are primary, is
+the experiment's: another metric or question changes none of the others."""
+
+
+def rules_of(world: World) -> Rules:
+    """All that must be the same where rows are ranked together."""
+    p, solved = world.protocol, world.config.converged
     return {
+        "images": IMAGES,
+        **{name: getattr(p, name) for name in RULES},
+        **p.measuring,
         **world.identities,
         "converged": [solved.solver, solved.steps, *solved.shift_for_key().values()],
         "label_law": world.dataset.label_law or "not stated",
         "extractors": world.extractors,
         "judge": world.judge,
     }
-
-
-def hash_of(rules: dict[str, Any]) -> str:
-    """The hash that stands on every row."""
-    text = json.dumps(rules, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from piflow_bench.contracts.data import Dataset
+from piflow_bench.evaluation.metrics.metric import Metric
 from piflow_bench.pipeline.labels import Source
 from piflow_bench.pipeline.plan import samples
 from piflow_bench.pipeline.plan.samples import Stages, Teachers
 from piflow_bench.pipeline.plan.world import World
 from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.stages.breakdown import BreakDown
-from piflow_bench.pipeline.stages.metrics import MODES, Measure
+from piflow_bench.pipeline.stages.metrics import COSINE, MODES, Measure
+from piflow_bench.pipeline.stages.scores import ScoreSamples
 from piflow_bench.pipeline.stages.selection import Select
 
 References = Mapping[str, Stages]
@@ -66,6 +68,7 @@ def evaluate(
     final: bool,
     label: str,
     labels: Source,
+    teachers: Stages | None = None,
 ) -> Stages:
     """The metric stages of one set of samples: all at the end, the curve's before it.
 
@@ -76,20 +79,24 @@ def evaluate(
         final: whether the samples are those of a whole budget.
         label: whose samples they are, in words.
         labels: where they have their classes from.
+        teachers: features of the teacher's samples from the same noise, where they share it.
     """
     p = world.protocol
     stages = []
+    asked = [name for name in (p.metrics if final else p.curve_metrics) if name not in _by_sample()]
     for question, reference in references.items():
         if not final and question != p.primary_question:
             continue
         n = p.samples if final else p.curve_samples
         if question == "data":
             n = min(n, p.data_samples)
-        for extractor in p.extractors if final else p.extractors[:1]:
+        for extractor in p.extractors if final else samples.curve_extractors(world):
             first = extractor == p.extractors[0]
             accuracy = world.judge is not None and first and question == "data"
             modes = final and has_modes(world.dataset)
-            names = list(p.metrics if final else p.curve_metrics)
+            # Beside the teacher's they say the same whatever the question.
+            paired = COSINE in asked and bool(teachers) and question == p.primary_question
+            names = [name for name in asked if name != COSINE or paired]
             measured = [*names, *["class_accuracy"] * accuracy, *list(MODES) * modes]
             task = Measure(
                 dataset=world.data,
@@ -105,8 +112,46 @@ def evaluate(
                 reference_labels=_reference_labels(world, question),
             )
             inputs = {"generated": generated, "reference": reference}
+            if paired and teachers:
+                inputs["teacher"] = teachers
             stages.append(Stage(task, inputs, f"{question} metrics of {label}", weight=2))
     return tuple(stages)
+
+
+def score_samples(world: World, drawn: Stages, paired: Stages | None, label: str) -> Stages:
+    """The stage of metrics that look at samples one by one, where there are any.
+
+    Args:
+        world: the experiment's.
+        drawn: the samples.
+        paired: the teacher's from the same noise, where they share it.
+        label: whose samples they are, in words.
+    """
+    p = world.protocol
+    asked = [*([p.agreement] if p.agreement else []), *(m for m in p.metrics if m in _by_sample())]
+    if paired is None:
+        asked = [name for name in asked if "teacher" not in _by_sample()[name].needs]
+    names = list(dict.fromkeys(asked))
+    if not names:
+        return ()
+    task = ScoreSamples(
+        dataset=world.data,
+        space=world.space,
+        metrics=names,
+        versions=versions(names),
+        lpips=world.lpips if any("lpips" in name for name in names) else None,
+        labels=labels(world, world.config.sample_seed),
+    )
+    inputs = {"samples": drawn, **({} if paired is None else {"converged": paired})}
+    return (Stage(task, inputs, f"{label}, sample by sample"),)
+
+
+def _by_sample() -> dict[str, Metric]:
+    """Metrics of pictures or samples rather than of features."""
+    from piflow_bench.evaluation.metrics.metric import all_metrics
+
+    found = {n: m for n, m in all_metrics().items() if {"teacher", "lpips"} & set(m.needs)}
+    return {name: metric for name, metric in found.items() if name != COSINE}
 
 
 def has_modes(dataset: Dataset) -> bool:

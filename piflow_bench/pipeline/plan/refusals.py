@@ -8,9 +8,13 @@ from importlib.util import find_spec
 from piflow_bench.config.schema import ExperimentConfig, keys_that_set
 from piflow_bench.conformance.dataset import network_of
 from piflow_bench.contracts.backbone import lacking
+from piflow_bench.contracts.condition import Unconditional
+from piflow_bench.contracts.data import Dataset
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.pipeline.plan.variants import Variant
 from piflow_bench.pipeline.plan.world import World
+from piflow_bench.pipeline.stages.metrics import COSINE
+from piflow_bench.pipeline.stages.scores import IN_MODEL_SPACE
 from piflow_bench.training.scale import Scale, division
 
 
@@ -34,13 +38,27 @@ def check_protocol(world: World) -> None:
                     f"protocol.{key}={name}: is of the extractor {meant}, not of {other}; the "
                     "formula on any features is mmd_rbf_unit"
                 )
-            given = {"generated", "reference", "labels", *outputs}
-            beyond = set(all_metrics()[name].needs) - given
+            needs = set(all_metrics()[name].needs)
+            if key == "curve_metrics" and needs & {"teacher", "lpips"}:
+                raise UserError(
+                    f"protocol.{key}={name}: is measured at the end of the budget alone; name it "
+                    "in protocol.metrics"
+                )
+            _check_sees(world.dataset, f"protocol.{key}={name}", name)
+            beyond = needs - {"generated", "reference", "labels", "teacher", "lpips", *outputs}
             if beyond:
                 raise UserError(
                     f"protocol.{key}={name}: needs {' and '.join(sorted(beyond))}, which this "
                     "dataset's extractors do not give"
                 )
+    if p.agreement:
+        _check_sees(world.dataset, f"protocol.agreement={p.agreement}", p.agreement)
+    for name in p.curve_extractors or []:
+        if name not in p.extractors:
+            raise UserError(
+                f"protocol.curve_extractors={name}: not in protocol.extractors; "
+                f"{nearest(name, list(p.extractors))}"
+            )
     for key in ("primary_quality", "primary_diversity"):
         if getattr(p, key) not in p.metrics:
             raise UserError(
@@ -53,6 +71,20 @@ def check_protocol(world: World) -> None:
             f"{nearest(p.primary_question, list(p.questions))}"
         )
     make_settings(p.settings, "protocol.settings")
+
+
+def _check_sees(dataset: Dataset, given: str, name: str) -> None:
+    """Refuse metrics of pictures where samples are points, and of classes where there are none."""
+    from piflow_bench.evaluation.metrics.metric import all_metrics
+
+    of_pictures = {"teacher", "lpips"} & set(all_metrics()[name].needs)
+    if of_pictures and name not in (IN_MODEL_SPACE, COSINE) and dataset.space.pictures is None:
+        raise UserError(
+            f"{given}: looks at pictures, which samples of {dataset.name} are not; "
+            f"{IN_MODEL_SPACE} looks at samples as they are"
+        )
+    if name == "lpips_within" and isinstance(dataset.train_condition, Unconditional):
+        raise UserError(f"{given}: compares samples of a class, and {dataset.name} has no classes")
 
 
 def check_machine(config: ExperimentConfig, scale: Scale) -> None:

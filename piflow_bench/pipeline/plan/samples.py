@@ -78,7 +78,7 @@ def converged(world: World, teacher: Teachers, n: int, seed: int, label: str) ->
                 seed=seed,
                 start=low,
                 stop=high,
-                precision=world.protocol.precision,
+                precision=world.protocol.sampling_precision,
             ),
             teacher.made,
             f"{label}{words}",
@@ -101,10 +101,20 @@ def training_images(world: World) -> Stage:
     return real(world, "train", n=0 if whole else world.protocol.data_samples)
 
 
-def features(world: World, samples: Stages) -> Stages:
-    """Features of every shard of samples."""
-    task = Describe(space=world.space, extractors=world.extractors, judge=world.judge)
+def features(world: World, samples: Stages, final: bool = True) -> Stages:
+    """Features of every shard of samples; not ``final``: what the curve reads of them."""
+    extractors, judge = world.extractors, world.judge
+    if not final:
+        extractors = {name: extractors[name] for name in curve_extractors(world)}
+        judge = judge if world.protocol.primary_question == "data" else None
+    task = Describe(space=world.space, extractors=extractors, judge=judge)
     return tuple(Stage(task, {"samples": (s,)}, f"features of {s.label}", s.about) for s in samples)
+
+
+def curve_extractors(world: World) -> list[str]:
+    """By which samples before the end of the budget are looked at."""
+    p = world.protocol
+    return p.extractors[:1] if p.curve_extractors is None else p.curve_extractors
 
 
 def given_reference(world: World) -> Stage:

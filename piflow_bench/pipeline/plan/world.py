@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from piflow_bench.config.schema import QUESTIONS, ExperimentConfig, ProtocolConfig
+from piflow_bench.config.schema import ExperimentConfig
 from piflow_bench.conformance.dataset import dataset_problems, network_of
 from piflow_bench.contracts.condition import Unconditional
 from piflow_bench.contracts.data import Dataset
@@ -17,6 +17,7 @@ from piflow_bench.contracts.extractor import ExtractorPlugin
 from piflow_bench.contracts.teacher import TeacherPlugin
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.metrics.metric import use_plugins
+from piflow_bench.evaluation.protocols import QUESTIONS, Protocol
 from piflow_bench.pipeline.plugin_sources import plugin_source
 from piflow_bench.pipeline.runtime import Given, Runtime
 from piflow_bench.pipeline.stage import Identity
@@ -36,11 +37,13 @@ class World:
     """Of the dataset, the space and the teacher, by these names."""
     extractors: dict[str, Identity]
     """The protocol's, with what decides their outputs."""
+    lpips: str | None
+    """What decides the numbers of LPIPS, where a metric is of it."""
     judge: dict[str, Identity] | None
     """The one that says of a sample which class it shows, where there is one."""
 
     @property
-    def protocol(self) -> ProtocolConfig:
+    def protocol(self) -> Protocol:
         """The rules of the evaluation."""
         return self.config.protocol
 
@@ -65,6 +68,7 @@ def runtime_of(config: ExperimentConfig) -> Runtime:
         config.scale,
         str(Path(config.runs) / "inputs"),
         config.student.checkpoint,
+        config.lpips.weights,
     )
 
 
@@ -80,7 +84,7 @@ def world_of(config: ExperimentConfig, look: bool) -> World:
     for key, choices in (("extractors", ["NAME"]), ("questions", QUESTIONS)):
         if not getattr(config.protocol, key):
             raise UserError(f"protocol.{key}=[]: at least one of {', '.join(choices)} is needed")
-    for name in config.protocol.extractors:
+    for name in [*config.protocol.extractors, *(config.protocol.curve_extractors or [])]:
         _check_extractor(name, runtime.extractor_plugin(name), dataset)
     judge = runtime.dataset_plugin().judge
     space = runtime.space_plugin().identity()
@@ -106,7 +110,9 @@ def world_of(config: ExperimentConfig, look: bool) -> World:
 
     def described(name: str) -> Identity:
         own = runtime.extractor_plugin(name).identity()
-        return {**own, **plugin_source("extractor", name, runtime)}
+        p = config.protocol.precision
+        precise = {} if p == "float32" else {"precision": p}
+        return {**own, **precise, **plugin_source("extractor", name, runtime)}
 
     return World(
         config,
@@ -116,8 +122,17 @@ def world_of(config: ExperimentConfig, look: bool) -> World:
         taken,
         identities,
         {name: described(name) for name in config.protocol.extractors},
+        _lpips(config),
         {judge: described(judge)} if judge else None,
     )
+
+
+def _lpips(config: ExperimentConfig) -> str | None:
+    if not any("lpips" in name for name in config.protocol.metrics):
+        return None
+    from piflow_bench.evaluation.metrics.lpips import identity_of
+
+    return identity_of(config.lpips.weights)
 
 
 def _check_extractor(name: str, extractor: ExtractorPlugin, dataset: Dataset) -> None:

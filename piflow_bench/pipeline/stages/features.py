@@ -22,6 +22,11 @@ REFERENCE_CHUNK = 256
 """Images of a reference that are held at once."""
 
 
+def precision_of(extractor: Identity) -> str:
+    """In which precision an extractor's network runs; no identity names the usual one."""
+    return str(extractor.get("precision", "float32"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Describe(Task):
     """Features of samples under every extractor, and the judge's logits."""
@@ -51,7 +56,8 @@ class Describe(Task):
             for name, part in parts.items():
                 if part.rows > i:  # It had come further.
                     continue
-                extractor = runtime.extractor(names[name])
+                known = (self.judge if name == JUDGE else self.extractors) or {}
+                extractor = runtime.extractor(names[name], precision_of(known[names[name]]))
                 found = described(extractor, seen, usual_batch(extractor.device))
                 if name == JUDGE:
                     found = {"features": found["logits"]}
@@ -80,9 +86,9 @@ class DescribeReference(Task):
         path = runtime.dataset().reference
         assert path is not None
         written: dict[str, np.ndarray] = {}
-        for name in self.extractors:
+        for name, known in self.extractors.items():
             report(0.0, f"{name}: the reference's images")
-            extractor = runtime.extractor(name)
+            extractor = runtime.extractor(name, precision_of(known))
             opened = open_reference(path, workers=2)
             found: dict[str, np.ndarray] = {}
             if opened.images is not None:

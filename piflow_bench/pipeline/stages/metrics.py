@@ -1,4 +1,4 @@
-"""Numbers that rank: metrics of generated against reference features, and agreement by sample."""
+"""Numbers that rank: metrics of generated against reference features."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import numpy as np
 
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.pipeline import artifacts
-from piflow_bench.pipeline.artifacts import Score, score
+from piflow_bench.pipeline.artifacts import Score, mean_score, score
 from piflow_bench.pipeline.labels import Source, design_of, labels_of
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.stage import Identity, Inputs, Report, Task
 from piflow_bench.pipeline.stages.features import JUDGE
 
+COSINE = "teacher_cosine"
+"""Of features, while other metrics that need the teacher's samples look at these."""
 MODES = {
     "mode_share": "share",
     "modes_covered": "covered",
@@ -31,7 +33,7 @@ class Measure(Task):
     """Metrics of one question on one extractor, with delete-block replicates."""
 
     kind = "metrics"
-    reads = ("generated", "reference")
+    reads = ("generated", "reference", "teacher")
 
     dataset: Identity
     question: str
@@ -71,6 +73,7 @@ class Measure(Task):
             labels,
             None if spatial is None else spatial[:n],
             reference_spatial,
+            self._beside_teacher(inputs, generated),
             design=design,
             reference_design=design_of(self.reference_labels, others, m),
         )
@@ -91,19 +94,20 @@ class Measure(Task):
         blocks = design.blocks()
         if self.accuracy and labels is not None:
             judged = artifacts.features(inputs["generated"], JUDGE)[:n].argmax(1)
-            found.append(_of_samples("class_accuracy", (judged == labels).astype(float), blocks))
+            right = (judged == labels).astype(float)
+            found.append(mean_score("class_accuracy", right, blocks))
         if self.modes:
             found += _modes(dataset, generated, blocks)
         artifacts.write_scores(folder, found)
 
+    def _beside_teacher(self, inputs: Inputs, generated: np.ndarray) -> dict[str, np.ndarray]:
+        """Scores by sample against the teacher's of the same noise, where its features are read."""
+        from piflow_bench.evaluation.metrics.agreement import cosines
 
-def _of_samples(metric: str, scores: np.ndarray, blocks: np.ndarray) -> Score:
-    """Mean of per-sample scores: bootstrap interval, and delete-block replicates for pairing."""
-    from piflow_bench.evaluation.uncertainty import bootstrap_mean_interval, mean_with_replicates
-
-    interval = bootstrap_mean_interval(scores, seed=0)
-    left = mean_with_replicates(scores, blocks).replicates
-    return score(metric, interval, len(scores), left, "mean")
+        if "teacher" not in inputs:
+            return {}
+        theirs = artifacts.features(inputs["teacher"], self.extractor)[: len(generated)]
+        return {COSINE: cosines(generated, theirs)}
 
 
 def _modes(dataset: Dataset, points: np.ndarray, blocks: np.ndarray) -> list[Score]:
@@ -177,24 +181,3 @@ class Partition(Task):
             )
             found.append(score(metric, over, self.n, [], estimators[metric]))
         artifacts.write_scores(folder, found)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Agree(Task):
-    """Mean squared distance to the converged teacher's sample from the same noise."""
-
-    kind = "agreement"
-    reads = ("samples", "converged")
-
-    dataset: Identity
-    metric: str
-    versions: Mapping[str, Any]
-    labels: Source
-
-    def run(self, inputs: Inputs, folder: Path, runtime: Runtime, report: Report) -> None:
-        x = artifacts.samples(inputs["samples"])
-        target = artifacts.samples(inputs["converged"])[: len(x)]
-        scores = np.square(x.astype(np.float64) - target).reshape(len(x), -1).mean(1)
-        labels = labels_of(runtime.dataset(), self.labels, len(x))
-        blocks = design_of(self.labels, labels, len(x)).blocks()
-        artifacts.write_scores(folder, [_of_samples(self.metric, scores, blocks)])

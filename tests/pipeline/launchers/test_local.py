@@ -15,7 +15,7 @@ from piflow_bench.pipeline.stages.features import Describe
 from piflow_bench.pipeline.stages.samples import Draw
 from piflow_bench.pipeline.store.store import Store
 from tests.pipeline.harness import STUDENTS, bits, call, places, results, run
-from tests.pipeline.stages import stage_of
+from tests.pipeline.tasks import stage_of
 
 RAISES = """
 from piflow_methods.kd import KD

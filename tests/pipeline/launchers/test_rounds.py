@@ -6,7 +6,7 @@ from piflow_bench.errors import UserError
 from piflow_bench.pipeline.launchers.slurm import queue, rounds
 from piflow_bench.pipeline.launchers.slurm.records import FOLDER, write_outcome, write_record
 from piflow_bench.pipeline.store.store import Store
-from tests.pipeline.stages import stage_of
+from tests.pipeline.tasks import stage_of
 
 RUNNING = queue.Job("RUNNING", "node", "None")
 

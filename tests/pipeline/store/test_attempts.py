@@ -13,7 +13,7 @@ from piflow_bench.pipeline.store import progress
 from piflow_bench.pipeline.store.attempts import STARTS, begin, starts_of
 from piflow_bench.pipeline.store.progress import progress_writer, read_progress
 from piflow_bench.pipeline.store.store import Store
-from tests.pipeline.stages import stage_of
+from tests.pipeline.tasks import stage_of
 
 
 def at(path, seconds):

@@ -18,7 +18,7 @@ from piflow_bench.pipeline.status import is_locked, status_of
 from piflow_bench.pipeline.store.attempts import begin
 from piflow_bench.pipeline.store.progress import Progress, progress_writer
 from piflow_bench.pipeline.store.store import META, Store
-from tests.pipeline.stages import stage_of
+from tests.pipeline.tasks import stage_of
 
 CONFIG = {"a": 1, "b": {"c": [1, 2], "d": "x"}, "e": None, "f": 0.5, "g": True}
 
@@ -151,7 +151,7 @@ class TestLock:
         stage = stage_of("draw", dataset=CONFIG)
         code = (
             "import sys; from pathlib import Path\n"
-            "from tests.pipeline.stages import stage_of\n"
+            "from tests.pipeline.tasks import stage_of\n"
             "from piflow_bench.pipeline.store.store import Store\n"
             f"with Store(Path(sys.argv[1])).lock(stage_of('draw', dataset={CONFIG!r})):\n"
             "    print('held', flush=True); sys.stdin.read()\n"

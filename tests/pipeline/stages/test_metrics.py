@@ -13,7 +13,8 @@ from piflow_bench.contracts.condition import Classes
 from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.features import evaluate_features
 from piflow_bench.pipeline.plan import make_plan
-from piflow_bench.pipeline.stages.metrics import Agree, Measure, Partition
+from piflow_bench.pipeline.stages.metrics import Measure, Partition
+from piflow_bench.pipeline.stages.scores import ScoreSamples
 from tests.world import world
 
 CLASSES, N, M = 6, 240, 600
@@ -115,7 +116,9 @@ def test_agreement_is_paired_by_the_blocks_of_the_metrics(tmp_path):
     for name, shift in (("a", 0.0), ("b", 1.0)):
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "samples.npy", x + shift * labels[:, None])
-    task = Agree(dataset={}, metric="teacher_mse", versions={}, labels=SAMPLED)
+    task = ScoreSamples(
+        dataset={}, space={}, metrics=["flow_map_error"], versions={}, lpips=None, labels=SAMPLED
+    )
     inputs = {"samples": [tmp_path / "a"], "converged": [tmp_path / "b"]}
     task.run(inputs, tmp_path, RUNTIME, lambda *told: None)
     (row,) = json.loads((tmp_path / "metrics.json").read_text())

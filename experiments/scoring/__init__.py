@@ -1,1 +1,0 @@
-"""Protocols of scoring: YAML alone."""
