@@ -1,4 +1,4 @@
-"""`show`: a composed experiment with what its settings mean, or a plugin with its own."""
+"""`show`: a composed experiment or a protocol with what settings mean, or a plugin with its own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from piflow_bench.config.paths import split_paths
 from piflow_bench.config.schema import ExperimentConfig, to_plain
 from piflow_bench.errors import OK, UserError, nearest
 from piflow_bench.evaluation.metrics.metric import all_metrics, use_plugins
+from piflow_bench.evaluation.protocols import Protocol
 from piflow_bench.file_plugins import places
 from piflow_bench.meanings import comments
 from piflow_bench.settings import bounds_of
@@ -58,6 +59,9 @@ def print_shown(arguments: Sequence[str]) -> None:
     use_plugins(folders)
     if names[0] == "metric" and len(names) == 2:
         print("\n".join(_metric(names[1])))
+        return
+    if names[0] == "protocol" and len(names) == 2:
+        print("\n".join(_protocol(names[1])))
         return
     kind, name, _ = kind_and_name("show", arguments, list(SETTINGS))
     print("\n".join(_plugin(kind, name, folders)))
@@ -113,6 +117,16 @@ def _metric(name: str) -> Iterator[str]:
             yield f"  {field}: {', '.join(value) if isinstance(value, tuple) else value}"
 
 
+def _protocol(name: str) -> Iterator[str]:
+    from piflow_bench.evaluation.protocols import load_protocol
+
+    protocol = load_protocol(name)
+    yield f"{protocol.name}: {protocol.title}"
+    yield ""
+    yield f"settings: protocol={name}, and in runs protocol.KEY=VALUE"
+    yield from (f"  {line}" for line in _commented(protocol))
+
+
 def _fields(settings: type) -> Iterator[str]:
     said = comments(settings)
     hints = typing.get_type_hints(settings)
@@ -153,11 +167,11 @@ def _meaning(field: dataclasses.Field[Any], comment: str) -> str:
     return f"{comment} ({told})" if comment and told else comment or told
 
 
-def _commented(config: ExperimentConfig) -> Iterator[str]:
-    """The configuration as YAML, with each setting's comment from its dataclass beside it."""
+def _commented(config: ExperimentConfig | Protocol) -> Iterator[str]:
+    """Settings as YAML, with each one's comment from its dataclass beside it."""
     import yaml
 
-    said = dict(_comments_by_key(ExperimentConfig))
+    said = dict(_comments_by_key(type(config)))
     parents: list[str] = []
     for line in yaml.safe_dump(to_plain(config), sort_keys=False, width=10**6).splitlines():
         depth, key = (len(line) - len(line.lstrip())) // 2, line.strip().partition(":")[0]
@@ -182,7 +196,9 @@ def _comments_by_key(settings: type, prefix: str = "") -> Iterator[tuple[str, st
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What may be said after the verb."""
     parser.add_argument(
-        "settings", nargs="*", help="[KIND] NAME of a plugin, or experiment=NAME and key=value"
+        "settings",
+        nargs="*",
+        help="[KIND] NAME of a plugin, protocol NAME, or experiment=NAME and key=value",
     )
 
 

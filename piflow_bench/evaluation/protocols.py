@@ -31,7 +31,7 @@ class Protocol:
     """
 
     name: str = setting("???")
-    title: str = ""
+    title: str = setting("")
     extractors: list[str] = setting(factory=list)  # the first one's numbers are the primary ones
     metrics: list[str] = setting(factory=list, choices=all_metrics)
     settings: dict[str, Any] = setting(factory=dict)  # of the metrics
@@ -135,7 +135,12 @@ def load_protocol(name: str) -> Protocol:
         UserError: naming the nearest, or what is wrong in the file.
     """
     content = _content(name)
-    return build_dataclass(Protocol, {"name": Path(name).stem, **content}, f"protocol={name}")
+    where = f"protocol={name}"
+    found: Protocol = build_dataclass(Protocol, {"name": Path(name).stem, **content}, where)
+    for key in ("extractors", "metrics"):
+        if not getattr(found, key):
+            raise UserError(f"{where}.{key}=[]: at least one is needed")
+    return found
 
 
 def _content(name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from piflow_bench.cli import main
 from piflow_bench.commands.show import SETTINGS
 from piflow_bench.config.compose import compose
 from piflow_bench.config.schema import to_plain
+from piflow_bench.evaluation import protocols
 from piflow_bench.registry import find
 
 PLUGIN = '''
@@ -62,6 +63,15 @@ def test_meaning_stands_beside_bounds_and_choices(capsys):
     assert "sampling.KEY=VALUE" in out and "time warp of the grid (above 0)" in out
 
 
+@pytest.mark.parametrize("name", protocols.names())
+def test_a_protocol_is_shown_with_its_rules(name, capsys):
+    code, out, _ = shown(capsys, "protocol", name)
+    title, *_, rules = out.partition(f"settings: protocol={name}, and in runs protocol.KEY=VALUE")
+    protocol = protocols.load_protocol(name)
+    assert code == 0 and title.strip() == f"{name}: {protocol.title}" and protocol.title
+    assert yaml.safe_load(rules) == to_plain(protocol)
+
+
 def test_a_plugin_of_ones_own(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(PLUGIN)
     code, out, _ = shown(capsys, "mine", f"plugins={tmp_path}")
@@ -100,6 +110,7 @@ def test_how_settings_of_other_kinds_are_given_stands_above_them(capsys):
         (["teacher", "dgits"], "show teacher dgits: no such teacher; did you mean 'digits'?"),
         (["digits"], "dataset, teacher, extractor are called so; say which, as in show dataset"),
         (["kd", "nfes=[1]"], "takes plugins=PATH alone"),
+        (["protocol", "dgits"], "protocol=dgits: no such protocol; did you mean 'digits'?"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(arguments, words, capsys):
