@@ -127,7 +127,7 @@ class Runtime:
     def extractor(self, name: str, precision: str = "float32") -> Extractor:
         """An extractor, on its device, its network in a precision."""
         found = _extractor(self._text("extractors"), name)
-        return replace(found, precision=precision)
+        return found if precision == "float32" else replace(found, precision=precision)
 
     def lpips(self) -> Lpips:
         """LPIPS, on its device."""

@@ -9,7 +9,9 @@ from piflow_bench.pipeline.stage import Stage
 def task_of(kind, n=1, **given):
     """A task whose fields mean nothing but for those given; another one for another ``n``."""
     required = [f.name for f in fields(KINDS[kind]) if f.default is MISSING]
-    empty = {name: {"n": n} if name in ("dataset", "space") else None for name in required}
+    empty = {
+        name: {"n": n} if name in ("dataset", "space", "teacher") else None for name in required
+    }
     if "method" in required:
         empty["method"] = "kd"
     return KINDS[kind](**{**empty, **given})
