@@ -29,16 +29,10 @@ from piflow_bench.errors import UserError
 from piflow_bench.evaluation.protocols import names
 from piflow_bench.networks.autoencoder import Autoencoder
 from piflow_bench.preparation.latents import FACTS, FORMAT, KINDS, content_digest, shard_names
-from piflow_bench.preparation.sources import (
-    ImageSource,
-    ReadError,
-    centre_crop,
-    decode,
-    is_scattered,
-    open_source,
-    spooled,
-    spooled_bytes,
-)
+from piflow_bench.preparation.pixels import centre_crop, decode
+from piflow_bench.preparation.sources.opening import open_source
+from piflow_bench.preparation.sources.source import ImageSource, ReadError
+from piflow_bench.preparation.sources.spool import is_scattered, spooled, spooled_bytes
 from piflow_bench.randomness import SampleRandom
 from piflow_bench.settings import NPZ, build_dataclass, setting
 from piflow_bench.threads import cores

@@ -17,7 +17,7 @@ import numpy as np
 
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.pictures.pillow import Header
-from piflow_bench.preparation.sources import centre_crop
+from piflow_bench.preparation.pixels import centre_crop
 
 CROPS = ("centre", "adm", "none")
 NEARLY = 0.01

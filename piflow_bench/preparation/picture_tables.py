@@ -15,7 +15,8 @@ from piflow_bench.errors import UserError
 from piflow_bench.evaluation.pictures.images import printable
 from piflow_bench.evaluation.pictures.pillow import Header, decode, header
 from piflow_bench.preparation.picture_files import PictureSource, divided, is_part
-from piflow_bench.preparation.sources import Groups, ReadError
+from piflow_bench.preparation.sources.parquet import Groups
+from piflow_bench.preparation.sources.source import ReadError
 
 LABELS = ("label", "labels", "class", "fine_label")
 """Columns of classes, the first of these that is there, where a file does not say which one is."""

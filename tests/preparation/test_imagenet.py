@@ -19,7 +19,8 @@ from piflow_bench.networks.autoencoder import Autoencoder, to_uint8
 from piflow_bench.preparation import stand_ins as generated
 from piflow_bench.preparation.imagenet import prepare
 from piflow_bench.preparation.latents import Latents
-from piflow_bench.preparation.sources import centre_crop, decode, open_source
+from piflow_bench.preparation.pixels import centre_crop, decode
+from piflow_bench.preparation.sources.opening import open_source
 from piflow_bench.training.readahead import ReadAhead
 
 SETTINGS = {"size": 64, "classes": 10, "shard": 16, "batch": 4}

@@ -10,7 +10,8 @@ import torch
 from piflow_bench.errors import UserError
 from piflow_bench.networks.autoencoder import Autoencoder
 from piflow_bench.preparation.latents import Latents
-from piflow_bench.preparation.sources import centre_crop, decode, open_source
+from piflow_bench.preparation.pixels import centre_crop, decode
+from piflow_bench.preparation.sources.opening import open_source
 from tests.preparation.conftest import small_autoencoder
 
 ROWS = torch.tensor([29, 0, 7, 6, 5, 7, 18])

@@ -7,7 +7,7 @@ from PIL import Image
 from piflow_bench.errors import UserError
 from piflow_bench.preparation.picture_sizes import as_size, fitted
 from piflow_bench.preparation.pictures import prepare_pictures
-from piflow_bench.preparation.sources import centre_crop
+from piflow_bench.preparation.pixels import centre_crop
 from tests.preparation import own_pictures as own
 
 

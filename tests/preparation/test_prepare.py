@@ -15,7 +15,7 @@ from piflow_bench.cli import main
 from piflow_bench.errors import UserError
 from piflow_bench.preparation import imagenet as prepare_imagenet
 from piflow_bench.preparation.latents import Latents
-from piflow_bench.preparation.sources import ReadError
+from piflow_bench.preparation.sources.source import ReadError
 from tests.preparation.conftest import Inputs, contents
 
 
@@ -163,7 +163,7 @@ def test_what_cannot_be_read_is_never_taken_for_corrupt(copy, tmp_path, monkeypa
     def gone(self, i):
         raise ReadError("images/x.JPEG: Input/output error")
 
-    monkeypatch.setattr("piflow_bench.preparation.sources._Files.__call__", gone)
+    monkeypatch.setattr("piflow_bench.preparation.sources.folders.Files.__call__", gone)
     with pytest.raises(UserError, match="source: cannot be read: .*Input/output error"):
         copy.make(tmp_path / "out", skip_corrupt=True)
 
@@ -239,7 +239,8 @@ def test_statistics_are_those_of_the_cropped_images(
 
     from piflow_bench.evaluation.references.statistics import load_statistics
     from piflow_bench.evaluation.score import reference_statistics
-    from piflow_bench.preparation.sources import centre_crop, decode, open_source
+    from piflow_bench.preparation.pixels import centre_crop, decode
+    from piflow_bench.preparation.sources.opening import open_source
 
     monkeypatch.setenv("PIFLOW_BENCH_WEIGHTS", str(weights))
     out, reference = tmp_path / "out", tmp_path / "a, b: [c] #d=e" / "stats.npz"

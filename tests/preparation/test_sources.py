@@ -10,14 +10,9 @@ import numpy as np
 import pytest
 
 from piflow_bench.errors import UserError
-from piflow_bench.preparation.sources import (
-    IMAGENET_COUNT,
-    ReadError,
-    is_scattered,
-    open_source,
-    spooled,
-    synsets,
-)
+from piflow_bench.preparation.sources.opening import IMAGENET_COUNT, open_source, synsets
+from piflow_bench.preparation.sources.source import ReadError
+from piflow_bench.preparation.sources.spool import is_scattered, spooled
 from tests.preparation.conftest import contents
 
 

@@ -1,0 +1,1 @@
+"""Where training images come from: class folders, tar files, or Hugging Face parquet shards."""
