@@ -51,7 +51,7 @@ def settings_classes():
     from piflow_bench.commands.evaluate import Settings as EvaluateSettings
     from piflow_bench.commands.prepare import Machine
     from piflow_bench.evaluation.settings import Settings as MetricSettings
-    from piflow_bench.preparation.imagenet import Preparation
+    from piflow_bench.preparation.job import Preparation
     from piflow_bench.teachers.digits_weights import FlowMatchingConfig
 
     roots = [ExperimentConfig, Preparation, Machine, MetricSettings, EvaluateSettings]

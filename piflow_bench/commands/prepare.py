@@ -14,7 +14,8 @@ from rich.console import Console
 from piflow_bench.commands.arguments import only_out
 from piflow_bench.config.paths import split_paths
 from piflow_bench.errors import OK, UserError, nearest
-from piflow_bench.preparation.imagenet import Preparation, prepare
+from piflow_bench.preparation.imagenet import prepare
+from piflow_bench.preparation.job import Preparation
 from piflow_bench.progress_bar import bars
 from piflow_bench.settings import DEVICE, build_dataclass, read_setting, setting
 

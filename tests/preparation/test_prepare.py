@@ -14,6 +14,7 @@ import torch
 from piflow_bench.cli import main
 from piflow_bench.errors import UserError
 from piflow_bench.preparation import imagenet as prepare_imagenet
+from piflow_bench.preparation import reference as made_reference
 from piflow_bench.preparation.latents import Latents
 from piflow_bench.preparation.sources.source import ReadError
 from tests.preparation.conftest import Inputs, contents
@@ -140,7 +141,7 @@ def test_an_unfinished_folder_with_gaps_is_no_folder_without(copy, tmp_path, mon
     def stop(*rest):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare_imagenet, "_finish", stop)
+    monkeypatch.setattr(prepare_imagenet, "finish", stop)
     with pytest.raises(KeyboardInterrupt):
         copy.make(tmp_path / "out", skip_corrupt=True)
     monkeypatch.undo()
@@ -184,7 +185,7 @@ def test_settings_of_an_unfinished_folder_are_its_own(inputs, tmp_path, monkeypa
     def stop(*rest):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare_imagenet, "_encode_shards", stop)
+    monkeypatch.setattr(prepare_imagenet, "encode_shards", stop)
     with pytest.raises(KeyboardInterrupt):
         inputs.make(tmp_path / "out")
     key, value = next(iter(change.items()))
@@ -247,7 +248,7 @@ def test_statistics_are_those_of_the_cropped_images(
     arguments = inputs.arguments(out, f"reference={reference}", "protocol=adm-imagenet256")
 
     # Stopped after two shards, it goes on with the third.
-    write, seen = prepare_imagenet._write_partial, []
+    write, seen = made_reference._write_partial, []
 
     def stopping(path, key, shards, moments):
         write(path, key, shards, moments)
@@ -255,7 +256,7 @@ def test_statistics_are_those_of_the_cropped_images(
         if seen == [1, 2]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare_imagenet, "_write_partial", stopping)
+    monkeypatch.setattr(made_reference, "_write_partial", stopping)
     assert main(arguments) == 130
     assert main(arguments) == 0 and seen == [1, 2, 3, 4, 5], capsys.readouterr().err
     assert sorted(p.name for p in reference.parent.iterdir()) == ["stats.npz"]
