@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from piflow_bench.pipeline.launchers.local import Failure
+from piflow_bench.pipeline.launchers.schedule import Failure
 from piflow_bench.pipeline.live import Note
 from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.stages.distill import Distill

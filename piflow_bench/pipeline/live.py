@@ -20,7 +20,7 @@ from piflow_bench.errors import UserError
 from piflow_bench.evaluation.metrics.metric import use_plugins
 from piflow_bench.file_plugins import places
 from piflow_bench.files.atomic import write_atomically
-from piflow_bench.pipeline.launchers.local import Failure, Outcome
+from piflow_bench.pipeline.launchers.schedule import Failure, Outcome
 from piflow_bench.pipeline.launchers.slurm.records import outcome_of
 from piflow_bench.pipeline.plan import Plan, make_plan
 from piflow_bench.pipeline.stage import Stage

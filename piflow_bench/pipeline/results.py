@@ -18,7 +18,7 @@ import piflow_bench
 from piflow_bench.config.schema import to_plain
 from piflow_bench.files.atomic import write_atomically
 from piflow_bench.pipeline import artifacts
-from piflow_bench.pipeline.launchers.local import Outcome
+from piflow_bench.pipeline.launchers.schedule import Outcome
 from piflow_bench.pipeline.outdated import warnings_of
 from piflow_bench.pipeline.plan import Cell, Plan
 from piflow_bench.pipeline.stage import Stage, Task

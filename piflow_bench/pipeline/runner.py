@@ -17,7 +17,8 @@ from piflow_bench.config.schema import ExperimentConfig
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.display import Display, beginning, print_causes, say
 from piflow_bench.pipeline.forecast import worker_count, workers_of
-from piflow_bench.pipeline.launchers.local import Outcome, run
+from piflow_bench.pipeline.launchers.local import run
+from piflow_bench.pipeline.launchers.schedule import Outcome
 from piflow_bench.pipeline.live import told
 from piflow_bench.pipeline.loggers import FOLDER as TENSORBOARD
 from piflow_bench.pipeline.loggers import complete, folders_of

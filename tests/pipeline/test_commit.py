@@ -14,8 +14,8 @@ import pytest
 
 from piflow_bench.files.rows import Parts
 from piflow_bench.pipeline.kinds import KINDS
-from piflow_bench.pipeline.launchers import local as launch
-from piflow_bench.pipeline.launchers.local import execute
+from piflow_bench.pipeline.launchers import execute as launch
+from piflow_bench.pipeline.launchers.execute import execute
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.store.attempts import begin, starts_of
 from piflow_bench.pipeline.store.store import META, Store

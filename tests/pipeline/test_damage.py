@@ -15,10 +15,12 @@ from piflow_bench.pipeline import plugin_sources
 from piflow_bench.pipeline.artifacts import NotFinite, write_samples
 from piflow_bench.pipeline.kinds import KINDS
 from piflow_bench.pipeline.launchers import local as launch
-from piflow_bench.pipeline.launchers.local import _Schedule, execute
+from piflow_bench.pipeline.launchers.execute import execute
+from piflow_bench.pipeline.launchers.schedule import Outcome
 from piflow_bench.pipeline.outdated import discard_outdated, outdated, warnings_of
 from piflow_bench.pipeline.plan import make_plan, runtime_of
 from piflow_bench.pipeline.runtime import Runtime
+from piflow_bench.pipeline.store.attempts import begin
 from piflow_bench.pipeline.store.store import META, SMALL, Store
 from tests.pipeline.harness import bits, places, results
 from tests.pipeline.tasks import stage_of
@@ -243,7 +245,7 @@ def test_an_edit_of_an_installed_method_is_named_and_made_anew_when_asked(store)
         work = store.work(stage)
         work.mkdir()
         variant = next((v for v in plan.variants if v.name == stage.about.get("variant")), None)
-        launch.begin(work, variant.source if variant else "")
+        begin(work, variant.source if variant else "")
         store.commit(stage, {})
     assert warnings_of(plan, store) == []
     distill = next(s for s in plan.stages if s.kind == "distill" and "kd" in s.label)
@@ -262,26 +264,6 @@ def test_an_edit_of_an_installed_method_is_named_and_made_anew_when_asked(store)
 
 
 # ------------------------------------------------------------------ workers
-
-
-@pytest.mark.parametrize(
-    "code, log, words",
-    [
-        (-signal.SIGKILL, "", "died 1 times (signal 9); out of memory?"),
-        (-signal.SIGSEGV, "Fatal Python error: Segmentation fault\n\nFile x", "(signal 11): Fatal"),
-        (1, "Traceback\n  File x\nValueError: broken", "(exit 1): ValueError: broken"),
-        (1, "", "died 1 times (exit 1)"),
-    ],
-)
-def test_a_worker_that_died_is_named_with_its_traceback(store, code, log, words):
-    stage = stage_of("draw", 1)
-    schedule = _Schedule([stage], store, lambda *a: None)
-    schedule.start(stage)
-    schedule.died(stage, code, log)
-    failure = schedule.outcome.failures[stage.key]
-    assert words in failure.reason
-    assert ("out of memory" in failure.reason) == (code == -signal.SIGKILL)
-    assert failure.traceback == log
 
 
 @pytest.mark.parametrize("error", [SystemExit, GeneratorExit, RuntimeError])
@@ -335,7 +317,7 @@ def test_rows_tell_where_what_they_come_from_was_made(tmp_path, monkeypatch):
         other = {"git_commit": "feed", "hardware": "a GPU", "node": "far"}
         other["versions"] = {**meta["versions"], "torch": "9.9"}
         path.write_text(json.dumps({**meta, **other}))
-    table = results_table(plan, store, launch.Outcome())
+    table = results_table(plan, store, Outcome())
     mine = table[table.variant == "teacher-euler"]
     assert (mine["hardware"] == f"a GPU, {meta['hardware']}").all()
     assert (mine["node"] == f"far, {meta['node']}").all()

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from piflow_bench.config.compose import compose
 from piflow_bench.pipeline import display
-from piflow_bench.pipeline.launchers import local as launch
-from piflow_bench.pipeline.launchers.local import Failure
+from piflow_bench.pipeline.launchers import execute as launch
+from piflow_bench.pipeline.launchers.schedule import Failure
 from piflow_bench.pipeline.plan import make_plan, runtime_of
 from piflow_bench.pipeline.store import store
 from piflow_bench.pipeline.store.progress import Progress

@@ -8,7 +8,7 @@ import pytest
 from piflow_bench.config.compose import compose
 from piflow_bench.evaluation.extractors.extractor import get_extractor
 from piflow_bench.evaluation.metrics.metric import all_metrics
-from piflow_bench.pipeline.launchers.local import execute
+from piflow_bench.pipeline.launchers.execute import execute
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.store.store import Store

@@ -10,7 +10,8 @@ from piflow_bench import interruption
 from piflow_bench.cli import main
 from piflow_bench.config.compose import compose
 from piflow_bench.pipeline import loggers
-from piflow_bench.pipeline.launchers.local import execute, run
+from piflow_bench.pipeline.launchers.execute import execute
+from piflow_bench.pipeline.launchers.local import run
 from piflow_bench.pipeline.loggers import folders_of
 from piflow_bench.pipeline.plan import make_plan, runtime_of
 from piflow_bench.pipeline.stage import closure

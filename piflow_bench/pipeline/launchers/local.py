@@ -6,112 +6,23 @@ import contextlib
 import faulthandler
 import multiprocessing
 import os
-import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from piflow_bench import interruption
-from piflow_bench.errors import UserError
-from piflow_bench.evaluation.metrics.metric import use_plugins
-from piflow_bench.pipeline.plugin_sources import unchanged_source
+from piflow_bench.pipeline.launchers.execute import execute
+from piflow_bench.pipeline.launchers.schedule import Notice, Outcome, Schedule
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.stage import Stage
-from piflow_bench.pipeline.store.attempts import begin
-from piflow_bench.pipeline.store.progress import progress_writer
-from piflow_bench.pipeline.store.store import Store, environment_error
+from piflow_bench.pipeline.store.store import Store
 from piflow_bench.threads import use_threads
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a stage failed; ``traceback`` is for the log."""
-
-    stage: Stage
-    reason: str
-    traceback: str = ""
-    root: Stage | None = None
-    """The ancestor that failed, for stages that were never tried."""
-
-
-@dataclass
-class Outcome:
-    """What became of a plan's stages."""
-
-    done: set[str] = field(default_factory=set)
-    cached: set[str] = field(default_factory=set)
-    failures: dict[str, Failure] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-Notice = Callable[[str, Stage, str], None]
-"""Told of every event: (start | done | cached | failed, stage, words)."""
-
-
-def execute(
-    store: Store, stage: Stage, runtime: Runtime, before: Callable[[], None] = lambda: None
-) -> tuple[str, str, str]:
-    """Make one artifact unless it exists: ("done" | "failed" | "environment", reason, traceback).
-
-    Holds the artifact's lock; whoever waits for it finds the work done. ``before`` is called where
-    there is work to do.
-    """
-    from piflow_bench.costs.memory import keep_freed
-
-    keep_freed()
-    resumable = stage.task.resumable
-    try:
-        use_plugins(runtime.folders)
-        source = unchanged_source(stage, runtime)
-        with store.lock(stage):
-            if store.has(stage) or store.finish(stage):
-                return "done", "", ""
-            work = store.work(stage)
-            work.mkdir(parents=True, exist_ok=True)
-            begin(work, source, resumable)
-            inputs = {n: [store.path(s) for s in stages] for n, stages in stage.inputs.items()}
-            started = time.time()
-            before()
-            stage.task.run(inputs, work, runtime, progress_writer(work))
-            store.commit(stage, _provenance(started))
-        return "done", "", ""
-    except (KeyboardInterrupt, interruption.Stopped):
-        raise
-    except BaseException as error:  # torch's CheckpointException is no Exception; nor is exit().
-        reason = environment_error(error) or store.full()
-        if reason:
-            # A half-written artifact would fill the disk that is full already; a resumable stage
-            # keeps its last whole state.
-            if not resumable:
-                shutil.rmtree(store.work(stage), ignore_errors=True)
-            return "environment", reason, traceback.format_exc()
-        words = str(error).strip().splitlines()
-        text = f"{type(error).__name__}: {words[0] if words else ''}"
-        return "failed", text, traceback.format_exc()
-
-
-def _provenance(started: float) -> dict[str, Any]:
-    from piflow_bench.provenance import git_commit, hardware, versions
-
-    return {
-        "git_commit": git_commit(),
-        "hardware": hardware(),
-        "node": socket.gethostname(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "duration": round(time.time() - started, 3),
-        "versions": versions(),
-        "pid": os.getpid(),
-    }
 
 
 class Interrupted(KeyboardInterrupt):
@@ -233,85 +144,10 @@ class _Worker:
         return self.log.read_text(errors="replace").strip()
 
 
-def _ending(exit_code: int | None) -> str:
-    return f"signal {-exit_code}" if exit_code and exit_code < 0 else f"exit {exit_code}"
-
-
-class _Schedule:
-    """Which stages are ready, and what failed."""
-
-    def __init__(
-        self, stages: Iterable[Stage], store: Store, notice: Notice, retries: int = 0
-    ) -> None:
-        self.stages = list(stages)
-        self.store, self.notice, self.retries = store, notice, retries
-        self.outcome = Outcome()
-        self.waiting: dict[str, Stage] = {}
-        self.running: set[str] = set()
-        self.deaths: dict[str, int] = {}
-        for stage in self.stages:
-            if store.has(stage):
-                self.outcome.cached.add(stage.key)
-                self.outcome.done.add(stage.key)
-                notice("cached", stage, "")
-            else:
-                self.waiting[stage.key] = stage
-
-    def ready(self) -> list[Stage]:
-        """Stages whose inputs are there, the longest first."""
-        found = [
-            s for s in self.waiting.values() if all(p.key in self.outcome.done for p in s.parents())
-        ]
-        return sorted(found, key=lambda s: -s.weight)
-
-    def start(self, stage: Stage) -> None:
-        """A stage is being made."""
-        del self.waiting[stage.key]
-        self.running.add(stage.key)
-        self.notice("start", stage, "")
-
-    def finish(self, stage: Stage, result: tuple[str, str, str]) -> None:
-        """A stage is made, or failed."""
-        status, reason, trace = result
-        self.running.discard(stage.key)
-        if status == "done":
-            self.outcome.done.add(stage.key)
-            self.notice("done", stage, "")
-            return
-        if status == "environment":
-            raise UserError(reason)
-        self._fail(Failure(stage, reason, trace))
-
-    def died(self, stage: Stage, exit_code: int | None, log: str = "") -> None:
-        """A worker died while it made a stage, and left ``log``: try again, or give up."""
-        self.running.discard(stage.key)
-        self.deaths[stage.key] = self.deaths.get(stage.key, 0) + 1
-        if self.deaths[stage.key] <= self.retries:
-            self.waiting[stage.key] = stage
-            return
-        words = f"the worker process died {self.deaths[stage.key]} times ({_ending(exit_code)})"
-        lines = log.splitlines()
-        if exit_code == -signal.SIGKILL:
-            words += "; out of memory?"
-        elif lines:  # Of a crash the first line says what it was, of a traceback the last.
-            words += f": {lines[0] if lines[0].startswith('Fatal') else lines[-1]}"
-        self._fail(Failure(stage, words, log))
-
-    def _fail(self, failure: Failure) -> None:
-        self.outcome.failures[failure.stage.key] = failure
-        self.notice("failed", failure.stage, failure.reason)
-        root = failure.root or failure.stage
-        reason = failure.reason if failure.root else f"needs {root.label}: {failure.reason}"
-        for stage in list(self.waiting.values()):
-            if stage.key in self.waiting and failure.stage.key in {p.key for p in stage.parents()}:
-                del self.waiting[stage.key]
-                self._fail(Failure(stage, reason, root=root))
-
-
 def run_debug(stages: Iterable[Stage], store: Store, runtime: Runtime, notice: Notice) -> Outcome:
     """One stage after the other, in this process."""
     started = time.perf_counter()
-    schedule = _Schedule(stages, store, notice)
+    schedule = Schedule(stages, store, notice)
     while schedule.waiting:
         stage = schedule.ready()[0]
         schedule.start(stage)
@@ -335,7 +171,7 @@ def run_local(
     A stage whose worker died without a word is tried again, ``retries`` times.
     """
     started = time.perf_counter()
-    schedule = _Schedule(stages, store, notice, retries)
+    schedule = Schedule(stages, store, notice, retries)
     pool: list[_Worker] = []
     try:
         while schedule.waiting or schedule.running:

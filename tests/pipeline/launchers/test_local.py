@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import subprocess
 import sys
 
@@ -15,7 +14,6 @@ from piflow_bench.pipeline.stages.features import Describe
 from piflow_bench.pipeline.stages.samples import Draw
 from piflow_bench.pipeline.store.store import Store
 from tests.pipeline.harness import STUDENTS, bits, call, places, results, run
-from tests.pipeline.tasks import stage_of
 
 RAISES = """
 from piflow_methods.kd import KD
@@ -220,25 +218,6 @@ def test_workers_that_die_with_nothing_to_do_are_replaced(tmp_path):
     assert store.has(target)
     assert done == ["draw", "draw", "features"]
     assert not multiprocessing.active_children()
-
-
-def test_scheduling_is_by_inputs_and_weight(tmp_path):
-    from piflow_bench.pipeline.launchers.local import _Schedule
-
-    store = Store(tmp_path)
-    store.prepare()
-    light, heavy = stage_of("draw", 1, weight=1), stage_of("draw", 2, weight=5)
-    child = stage_of("features", inputs={"samples": (light, heavy)}, weight=99)
-    schedule = _Schedule([light, heavy, child], store, lambda *_: None)
-    assert schedule.ready() == [heavy, light]
-    schedule.start(heavy)
-    schedule.finish(heavy, ("done", "", ""))
-    assert schedule.ready() == [light]
-    schedule.start(light)
-    schedule.finish(light, ("failed", "ValueError: no", "trace"))
-    assert not schedule.waiting
-    assert schedule.outcome.failures[child.key].root is light
-    assert os.path.isdir(tmp_path / "artifacts")
 
 
 def test_workers_share_out_the_gpus():

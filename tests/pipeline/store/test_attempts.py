@@ -6,7 +6,7 @@ import time
 import pytest
 
 from piflow_bench.pipeline.kinds import KINDS
-from piflow_bench.pipeline.launchers.local import execute
+from piflow_bench.pipeline.launchers.execute import execute
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.status import line, status_of
 from piflow_bench.pipeline.store import progress

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench import interruption
-from piflow_bench.pipeline.launchers.local import execute
+from piflow_bench.pipeline.launchers.execute import execute
 from piflow_bench.pipeline.launchers.slurm.records import outcome_of, write_outcome
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.stage import Stage

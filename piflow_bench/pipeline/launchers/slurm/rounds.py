@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from piflow_bench.config.schema import Resources
 from piflow_bench.errors import UserError
-from piflow_bench.pipeline.launchers.local import Failure, Interrupted, Notice, Outcome
+from piflow_bench.pipeline.launchers.local import Interrupted
+from piflow_bench.pipeline.launchers.schedule import Failure, Notice, Outcome
 from piflow_bench.pipeline.launchers.slurm import queue
 from piflow_bench.pipeline.launchers.slurm.job import Task
 from piflow_bench.pipeline.launchers.slurm.records import (
