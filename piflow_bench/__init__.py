@@ -13,17 +13,18 @@ if TYPE_CHECKING:
     from piflow_bench.evaluation.evaluator import Evaluator
     from piflow_bench.evaluation.features import evaluate_features
     from piflow_bench.evaluation.score import evaluate
-    from piflow_bench.runs import Run, run
-    from piflow_bench.runs import open_run as open
+    from piflow_bench.runs.run import Run
+    from piflow_bench.runs.run import open_run as open
+    from piflow_bench.runs.start import run
 
 __all__ = ["Evaluator", "Run", "evaluate", "evaluate_features", "open", "run"]
 _LAZY = {
     "evaluate_features": ("piflow_bench.evaluation.features", "evaluate_features"),
     "evaluate": ("piflow_bench.evaluation.score", "evaluate"),
     "Evaluator": ("piflow_bench.evaluation.evaluator", "Evaluator"),
-    "run": ("piflow_bench.runs", "run"),
-    "open": ("piflow_bench.runs", "open_run"),
-    "Run": ("piflow_bench.runs", "Run"),
+    "run": ("piflow_bench.runs.start", "run"),
+    "open": ("piflow_bench.runs.run", "open_run"),
+    "Run": ("piflow_bench.runs.run", "Run"),
 }
 """Names whose modules are imported when they are asked for: the command line must be quick."""
 

@@ -19,7 +19,7 @@ LAZY = {
     "piflow_bench/commands/report.py",
     "piflow_bench/commands/run.py",
     "piflow_bench/pipeline/runner.py",
-    "piflow_bench/runs.py",
+    "piflow_bench/runs/run.py",
 }
 """Files that may import the report, inside a function."""
 

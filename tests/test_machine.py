@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from piflow_bench import machine as doctor
 from piflow_bench.config.compose import compose
+from piflow_bench.machine import estimates, findings
 
 
 def call(folder, *arguments):
@@ -40,7 +40,7 @@ def test_the_verb_exits_4_with_a_gap_and_0_without(tmp_path):
 
 
 def by_name(config):
-    return {f.what: f for f in doctor.findings(config)}
+    return {f.what: f for f in findings.findings(config)}
 
 
 def test_what_is_there_is_found(tmp_path):
@@ -55,7 +55,7 @@ def test_what_is_there_is_found(tmp_path):
         ]
     )
     found = by_name(config)
-    assert found["GPU"].state == found["dataset.reference"].state == doctor.OK
+    assert found["GPU"].state == found["dataset.reference"].state == findings.OK
     assert "no such file" in found["dataset.latents"].detail
     assert "package bitsandbytes" not in found
 
@@ -63,31 +63,31 @@ def test_what_is_there_is_found(tmp_path):
 def test_a_full_disk_is_a_gap(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: SimpleNamespace(free=1e6))
+    monkeypatch.setattr(findings.shutil, "disk_usage", lambda place: SimpleNamespace(free=1e6))
     (config,) = compose([f"runs={tmp_path / 'runs'}"])
-    assert by_name(config)["disk"].state == doctor.GAP
+    assert by_name(config)["disk"].state == findings.GAP
 
 
 def test_estimates_follow_the_published_network():
     (config,) = compose(["experiment=imagenet_1nfe_repa"])
-    network = doctor.network_of(config)
+    network = estimates.network_of(config)
     assert network.parameters == pytest.approx(675e6, rel=0.01)  # DiT-XL/2, as published
     assert network.flops / 2 == pytest.approx(118.6e9, rel=0.02)  # its 118.6 Gflops count a product
-    hours = doctor.hours(config, network, 4e14)
+    hours = estimates.hours(config, network, 4e14)
     trained = [v for k, v in hours.items() if k.startswith("training")]
     assert len(trained) == 7 and max(trained) / min(trained) < 1.01, "one budget for all"
-    (_, entry, facts) = next(v for v in doctor._chosen(config) if v[0] == "piflow-gm32")
-    replicated = doctor.memory(config, network, entry, facts)
+    (_, entry, facts) = next(v for v in estimates.chosen_variants(config) if v[0] == "piflow-gm32")
+    replicated = estimates.memory(config, network, entry, facts)
     config.scale = replace(config.scale, parallel="fsdp")
-    assert doctor.memory(config, network, entry, facts) < replicated
+    assert estimates.memory(config, network, entry, facts) < replicated
     config.training = replace(config.training, checkpointing=False)
-    more = doctor.network_of(config)
+    more = estimates.network_of(config)
     assert more.activations > 5 * network.activations
 
 
 def test_the_smoke_profile_asks_for_little(monkeypatch):
     from types import SimpleNamespace
 
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: SimpleNamespace(free=2e9))
+    monkeypatch.setattr(findings.shutil, "disk_usage", lambda place: SimpleNamespace(free=2e9))
     for config in compose(["experiment=imagenet_1nfe", "profile=smoke"]):
-        assert doctor.gaps(config) == [] and doctor.network_of(config) is None
+        assert findings.gaps(config) == [] and estimates.network_of(config) is None

@@ -12,7 +12,7 @@ from PIL import Image
 
 import piflow_bench
 from piflow_bench.errors import UserError
-from piflow_bench.runs import _flat
+from piflow_bench.runs.start import _flat
 
 VARIANTS = ("kd", "meanflow", "piflow-gm8", "dmd2", "teacher-euler")
 

@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
     from piflow_bench.config.compose import compose
-    from piflow_bench.machine import print_findings
+    from piflow_bench.machine.tables import print_findings
 
     prices = [s for s in options.settings if s.startswith("price=")]
     settings = [s for s in options.settings if s not in prices]

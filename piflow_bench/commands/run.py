@@ -76,7 +76,8 @@ def _show_again(folder: Path, stages: int) -> None:
 
 def _refuse_gaps(configs: Sequence[ExperimentConfig]) -> None:
     """UserError with the doctor's table if this machine cannot run one of the experiments."""
-    from piflow_bench.machine import gaps, print_table
+    from piflow_bench.machine.findings import gaps
+    from piflow_bench.machine.tables import print_table
 
     for config in configs:
         lacking = gaps(config)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from piflow_bench.pipeline.runtime import Given, Runtime
-from piflow_bench.runs import open_run
+from piflow_bench.runs.run import open_run
 from tests.pipeline.harness import call, command, forget
 from tests.stripes import class_folders
 

@@ -1,28 +1,18 @@
-"""Runs from Python: start one, open one, read its results, sample and export its students.
-
-``run`` calls the command line in a process of its own: what it prints passes through, a notebook
-needs nothing, and a script needs no main guard. All else reads the run's folder and its store.
-"""
+"""A run's folder: its results as tables and words, its students as functions."""
 
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from piflow_bench.config.compose import compose
-from piflow_bench.config.paths import PATH_KEYS
 from piflow_bench.config.schema import ExperimentConfig
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.metrics.metric import use_plugins
 from piflow_bench.file_plugins import places
+from piflow_bench.runs.sampler import Sampler
 from piflow_bench.settings import build_dataclass
 
 if TYPE_CHECKING:
@@ -35,36 +25,6 @@ if TYPE_CHECKING:
     from piflow_bench.pipeline.store.store import Store
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-ENDED = (0, 3)
-"""Exit codes of a run that has results: all cells, or all but some that failed."""
-
-
-def run(experiment: str | Path = "digits", *settings: str, **named: Any) -> Run:
-    """Run an experiment and open it; only what is missing is computed.
-
-    Args:
-        experiment: its name, or a file of one's own: ``"./my.yaml"``.
-        settings: as on the command line, such as ``"budget.amount=6000"``.
-        named: the same by name, nested as ``budget={"amount": 6000}``.
-
-    Raises:
-        UserError: what the command line would say in one line.
-    """
-    words = [f"experiment={experiment}", *settings, *_flat(named)]
-    configs = compose(words)
-    if len(configs) > 1:
-        names = ", ".join(config.name for config in configs)
-        raise UserError(f"{' '.join(words)}: is several runs ({names}); call each by its name")
-    from piflow_bench.pipeline.run_folder import settled
-
-    code, said = _passed_through([sys.executable, "-m", "piflow_bench", "run", *words])
-    if code not in ENDED:
-        if code == 130:
-            raise KeyboardInterrupt
-        last = said[-1] if said else f"exit code {code}"
-        raise (UserError(last.removeprefix("error: ")) if code == 2 else RuntimeError(last))
-    config, _ = settled(configs[0])  # Where its results lie, not those of other settings.
-    return Run((Path(config.runs) / config.name).absolute())
 
 
 def open_run(path: str | Path) -> Run:
@@ -77,53 +37,6 @@ def open_run(path: str | Path) -> Run:
     if not (folder / "results.parquet").is_file():
         raise UserError(f"{folder}: no results.parquet there; name the folder of a run")
     return Run(folder)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Settings as the command line takes them."""
-    for name, value in settings.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{key}.")
-        elif key not in PATH_KEYS:
-            yield f"{key}={_written(value)}"
-        elif isinstance(value, list | tuple):
-            yield f"{key}={','.join(map(str, value))}"
-        elif value is not None:
-            yield f"{key}={value}"
-
-
-def _written(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_written, value))}]"
-    if isinstance(value, Mapping):
-        return f"{{{','.join(f'{k}:{_written(v)}' for k, v in value.items())}}}"
-    if isinstance(value, str | Path):
-        return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return str(value)
-
-
-def _passed_through(command: list[str]) -> tuple[int, list[str]]:
-    """Run a command whose lines are printed as they come; its exit code and its last words."""
-    said: list[str] = []
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
-    ) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                print(line, end="", flush=True)
-                if line.strip():
-                    said = [*said[-9:], line.strip()]
-        except BaseException:  # It keeps what it has, and goes on when it is called again.
-            process.send_signal(signal.SIGINT)
-            process.wait()
-            raise
-    return process.returncode, said
 
 
 @dataclass(frozen=True)
@@ -334,72 +247,3 @@ class Run:
             if len(found) != 1:
                 raise UserError(f"{variant}: sampled in several ways; sampler= one of {ways}")
         return found[0]
-
-
-class Sampler:
-    """A student of a run: a function from noise, or a seed, to samples at its NFE."""
-
-    def __init__(self, run: Run, cell: Cell) -> None:
-        self.run, self.nfe = run, int(cell.columns["nfe"])
-        self._stage = cell.samples[0]
-
-    def __call__(
-        self, noise: torch.Tensor | int = 0, labels: Any = None, *, n: int | None = None
-    ) -> torch.Tensor:
-        """Samples ``(n, *shape)`` float32 in the model's space.
-
-        Args:
-            noise: noise ``(n, *shape)`` at t = 1; or a sample seed, with which sample i has the
-                noise, label and step noise that a run of that ``sample_seed`` gives it.
-            labels: classes ``(n,)``; by default those of the samples' indices.
-            n: how many, of a seed; the run's batch by default.
-        """
-        import torch
-
-        from piflow_bench.pipeline.plan import runtime_of
-        from piflow_bench.pipeline.stages.samples import Sample
-        from piflow_bench.randomness import SampleRandom
-
-        task, runtime = self._stage.task, runtime_of(self.run.config)
-        assert isinstance(task, Sample)
-        folders = {k: [self.run._kept(s) for s in v] for k, v in self._stage.inputs.items()}
-        given = isinstance(noise, torch.Tensor)
-        seed = task.sample_seed if given else int(noise)
-        count = len(noise) if given else n or runtime.sample_batch
-        with _threads(self.run.config.training.threads), torch.no_grad():
-            ready = task.ready(folders, runtime)
-            where, dataset = ready.arithmetic, ready.dataset
-            if isinstance(ready.network, torch.nn.Module):
-                ready.network.eval()
-            found = []
-            for low in range(0, count, runtime.sample_batch):
-                part = range(low, min(low + runtime.sample_batch, count))
-                random = SampleRandom(seed, part, where.device)
-                start = noise[part.start : part.stop].to(where.device) if given else None
-                condition = dataset.conditions(seed, part)
-                if labels is not None:
-                    condition = condition.unpack(torch.as_tensor(labels)[part.start : part.stop])
-                bound = ready.student.bind(ready.network)
-                with where.autocast():
-                    x = bound.sample(
-                        random.noise(dataset.shape) if start is None else start,
-                        condition.to(where.device),
-                        self.nfe,
-                        random,
-                        **task.sampling,
-                    )
-                found.append(x.float().cpu())
-        return torch.cat(found)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """The run's number of threads, on which the last bits of a product depend."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
