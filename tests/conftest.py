@@ -31,7 +31,7 @@ SLOW = (
     "pipeline/test_images.py",
     "pipeline/test_kill.py",
     "pipeline/test_own_teacher.py",
-    "conformance/test_suite.py",
+    "conformance/method/test_suite.py",
     "preparation/test_imagenet.py",
     "test_runs.py",
     "evaluation/test_torch_fidelity.py",

@@ -9,10 +9,10 @@ import torch
 from piflow_bench.config.paths import split_paths
 from piflow_bench.conformance.dataset_suite import check_dataset
 from piflow_bench.conformance.extractor import check_extractor
+from piflow_bench.conformance.method.suite import check_method
 from piflow_bench.conformance.metric import check_metric
 from piflow_bench.conformance.results import CheckResult
 from piflow_bench.conformance.space_suite import check_space
-from piflow_bench.conformance.suite import check_method
 from piflow_bench.conformance.teacher_suite import check_teacher
 
 

@@ -11,8 +11,8 @@ from piflow_bench.cli import main
 from piflow_bench.commands.new import KINDS, new_plugin
 from piflow_bench.conformance import stand_ins as standins
 from piflow_bench.conformance.kinds import check
+from piflow_bench.conformance.method.suite import check_method
 from piflow_bench.conformance.results import FAILED, SKIPPED
-from piflow_bench.conformance.suite import check_method
 from piflow_bench.errors import OK, USER_ERROR, UserError
 from piflow_bench.registry import get
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from piflow_bench import flow, registry, sampling
 from piflow_bench.commands.new import new_plugin
 from piflow_bench.conformance import stand_ins as standins
-from piflow_bench.conformance.method import NFES
+from piflow_bench.conformance.method.trial import NFES
 from piflow_bench.contracts.data import TensorRows
 from piflow_bench.contracts.method import Spec
 from piflow_bench.settings import build_dataclass

@@ -7,7 +7,8 @@ import pytest
 
 from piflow_bench import registry
 from piflow_bench.config.schema import VariantConfig
-from piflow_bench.conformance.method import Failure, check_config
+from piflow_bench.conformance.method.declarations import check_config
+from piflow_bench.conformance.results import Failure
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.sampling_settings import check_sampling, sampling_choices
 

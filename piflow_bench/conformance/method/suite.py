@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 import torch
 
 from piflow_bench import registry
 from piflow_bench.conformance import stand_ins as standins
-from piflow_bench.conformance.method import Suite, check_config, check_facts
+from piflow_bench.conformance.method import sampling, training
+from piflow_bench.conformance.method.declarations import check_config, check_facts
+from piflow_bench.conformance.method.trial import Trial
 from piflow_bench.conformance.results import (
     OK,
     SKIPPED,
     CheckResult,
     Failure,
+    Test,
     attempt,
     attempt_given,
     require,
@@ -24,6 +28,26 @@ from piflow_bench.contracts.method import Method
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.file_plugins import places
 from piflow_bench.settings import build_dataclass, nested
+
+SAMPLING = [
+    ("build", sampling.build, ()),
+    ("teacher untouched by build", sampling.untouched, ("build",)),
+    ("samples", sampling.samples, ("build",)),
+    ("honest NFE", sampling.honest, ("samples",)),
+    ("reproducible samples", sampling.reproducible, ("samples",)),
+    ("bfloat16 samples", sampling.rounded_samples, ("samples",)),
+]
+"""Name, function, and the tests that must have passed before, in order."""
+TRAINING = [
+    ("training step", training.training_step, ("build",)),
+    ("gradients", training.gradients, ("training step",)),
+    ("determinism", training.determinism, ("training step",)),
+    ("save, load, resume", training.resume, ("training step", "determinism")),
+    ("division of a batch", training.division, ("training step", "determinism")),
+    ("declared needs", training.needs, ("training step", "determinism")),
+    ("bfloat16 training", training.rounded_training, ("training step",)),
+]
+"""The same, of methods that train."""
 
 
 def check_method(name: str, overrides: list[str], plugins: str | None) -> list[CheckResult]:
@@ -83,10 +107,15 @@ def check_method(name: str, overrides: list[str], plugins: str | None) -> list[C
 def _attempt_suite(
     cls: type[Method], config: Any, stand_in: standins.StandIn, label: str, source: str
 ) -> list[CheckResult]:
-    suites: list[Suite] = []
+    trials: list[Trial] = []
 
     def make() -> None:
-        suites.append(Suite(cls, config, stand_in))
+        trials.append(Trial(cls, config, stand_in))
 
     made = attempt(f"{label}: serves()", make, source)
-    return run_tests(suites[0].tests(), label, source) if suites else [made]
+    if not trials:
+        return [made]
+    (trial,) = trials
+    listed = [*SAMPLING, *(TRAINING if trial.facts.trains else ())]
+    tests: list[Test] = [(name, partial(test, trial), needs) for name, test, needs in listed]
+    return run_tests(tests, label, source)

@@ -6,12 +6,12 @@ import pytest
 
 import piflow_bench.conformance.results as check
 from piflow_bench.cli import main
-from piflow_bench.conformance.suite import check_method
+from piflow_bench.conformance.method.suite import check_method
 from piflow_bench.errors import CHECK_FAILED, UserError
 from piflow_bench.errors import OK as EXIT_OK
 from piflow_bench.settings import nested
 
-PLUGINS = str(Path(__file__).parents[1] / "plugins")
+PLUGINS = str(Path(__file__).parents[2] / "plugins")
 
 BUILT_IN = [
     ("teacher", []),

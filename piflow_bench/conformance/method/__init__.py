@@ -1,0 +1,1 @@
+"""The contract of a method as tests, on tiny stand-ins."""

@@ -1,0 +1,59 @@
+"""What a method says of itself: its settings and its facts."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from piflow_bench.conformance.plugin import check_settings
+from piflow_bench.conformance.results import require
+from piflow_bench.contracts.method import Facts
+from piflow_bench.tracks import NONE, TRACKS
+
+
+def check_config(cls: Any) -> None:
+    """A method's Config is a dataclass with defaults."""
+    config = check_settings(cls)
+    for name in cls.sampling:
+        require(
+            name in {field.name for field in fields(config)},
+            f"sampling names '{name}', which Config has not: declare it in Sampling, with bounds",
+        )
+
+
+def check_facts(facts: Any) -> None:
+    """Facts are of the right types and kinds."""
+    require(isinstance(facts, Facts), "facts must be a Facts")
+    choices = {
+        "track": TRACKS,
+        "jvp": ("none", "exact", "finite difference"),
+        "guidance": ("baked", "at inference", "none"),
+    }
+    for key, valid in choices.items():
+        value = getattr(facts, key)
+        require(value in valid, f"facts.{key} is {value!r}: must be one of {', '.join(valid)}")
+    kinds: dict[type, tuple[str, ...]] = {
+        str: ("family", "paper", "target"),
+        bool: ("trains", "needs_data", "needs_teacher", "elastic", "stochastic"),
+        int: ("version",),
+    }
+    for kind, keys in kinds.items():
+        for key in keys:
+            value = getattr(facts, key)
+            require(type(value) is kind, f"facts.{key} is {value!r}: must be {kind.__name__}")
+    require(bool(facts.family), "facts.family is empty")
+    require(
+        isinstance(facts.auxiliary, tuple) and all(isinstance(n, str) for n in facts.auxiliary),
+        f"facts.auxiliary is {facts.auxiliary!r}: must be a tuple of names",
+    )
+    nfes = facts.nfes
+    valid_nfes = isinstance(nfes, tuple) and nfes and all(type(n) is int and n > 0 for n in nfes)
+    require(
+        nfes is None or bool(valid_nfes),
+        f"facts.nfes is {nfes!r}: must be None or a tuple of positive integers",
+    )
+    require(
+        facts.trains == (facts.track != NONE),
+        f"facts.trains is {facts.trains} on track '{facts.track}': only what is not trained is on "
+        "track 'none'",
+    )
