@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from piflow_reports.data import series as frames
 from piflow_reports.format import names as words
-from piflow_reports.scores.page import FILE, by_count
+from piflow_reports.scores.read import FILE, by_count
 from piflow_reports.sections.rankings import Cell
 from rich import box
 from rich.console import Console

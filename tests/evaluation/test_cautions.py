@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from piflow_reports.scores.page import alerts, read
+from piflow_reports.scores.page import alerts
+from piflow_reports.scores.read import read
 from PIL import Image
 
 import piflow_bench

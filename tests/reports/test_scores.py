@@ -7,7 +7,9 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from piflow_reports.scores import page as scores
+from piflow_reports.scores.page import build_scores, render
+from piflow_reports.scores.read import read
+from piflow_reports.scores.tables import Measure, cells_of, table
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -44,11 +46,11 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def page(folders):
-    return scores.build_scores(folders)
+    return build_scores(folders)
 
 
 def test_one_set_is_a_row_for_each_metric(folders):
-    path = scores.build_scores(folders[:1])
+    path = build_scores(folders[:1])
     assert path == folders[0] / "report.html"
     text = path.read_text()
     table = pd.read_parquet(folders[0] / "scores.parquet")
@@ -64,7 +66,7 @@ def test_several_sets_are_ranked_by_the_first_metric(page, folders):
     assert page == folders[0].parent / "scores.html"
     rows = re.findall(r'<tr data-name="([^"]+)">', text)[:3]
     assert [row.split()[0] for row in rows] == ["good", "noisy", "half"]
-    _, cells = scores.table(scores.read(folders))
+    _, cells = table(read(folders))
     values = [pd.read_parquet(folder / "scores.parquet").value[0] for folder in folders]
     assert [row[0].value for _, row in cells] == sorted(values)
     assert cells[0][1][0].bold and not cells[2][1][0].bold
@@ -77,18 +79,18 @@ def test_bold_is_the_best_and_what_its_interval_overlaps():
         return dict(set=name, value=value, ci_low=low, ci_high=high, metric="recall")
 
     table = pd.DataFrame([row("a", 0.5, 0.1), row("b", 0.6, 0.05), row("c", 0.3, 0.1)])
-    _, rows = scores._cells(table, [scores.Measure("recall")], "set")
+    _, rows = cells_of(table, [Measure("recall")], "set")
     assert [(name, cells[0].bold) for name, cells in rows] == [
         ("b", True), ("a", True), ("c", False),
     ]  # fmt: skip
     unknown = table.assign(ci_low=np.nan, ci_high=np.nan)
-    _, rows = scores._cells(unknown, [scores.Measure("recall")], "set")
+    _, rows = cells_of(unknown, [Measure("recall")], "set")
     assert [cells[0].bold for _, cells in rows] == [True, False, False]
 
 
 def test_the_same_scores_give_the_same_bytes(page, folders):
     first = page.read_bytes()
-    assert scores.build_scores(folders).read_bytes() == first
+    assert build_scores(folders).read_bytes() == first
 
 
 def test_names_are_escaped_everywhere(page, folders):
@@ -97,7 +99,7 @@ def test_names_are_escaped_everywhere(page, folders):
     exports = page.parent / "exports"
     assert "good \\<b\\>" in (exports / "scores.md").read_text()
     assert r"good \textless{}b\textgreater{}\&" in (exports / "scores.tex").read_text()
-    assert len(pd.read_csv(exports / "scores.csv")) == len(scores.read(folders))
+    assert len(pd.read_csv(exports / "scores.csv")) == len(read(folders))
 
 
 def test_different_protocols_are_refused_with_the_rule_named(folders, tmp_path):
@@ -106,7 +108,7 @@ def test_different_protocols_are_refused_with_the_rule_named(folders, tmp_path):
     other = other.assign(rules=json.dumps(rules), protocol_hash="000000000000")
     other.to_parquet(tmp_path / "scores.parquet")
     with pytest.raises(UserError, match="differ in k: 5 and 3;"):
-        scores.build_scores([folders[0], tmp_path], tmp_path / "page.html")
+        build_scores([folders[0], tmp_path], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 
@@ -141,8 +143,8 @@ def laws(tmp_path_factory):
 def test_sets_of_any_labels_share_a_page_and_their_pair_statistics_where_they_compare(laws):
     """FD is one column whatever is known of classes; KID one for each estimator."""
     names = ("unknown", "balanced", "drawn", "part")
-    read = scores.read([laws / name for name in names])
-    columns, rows = scores.table(read)
+    found = read([laws / name for name in names])
+    columns, rows = table(found)
     cells = {
         column.label: [name for name, row in rows if np.isfinite(row[i].value)]
         for i, column in enumerate(columns)
@@ -153,15 +155,15 @@ def test_sets_of_any_labels_share_a_page_and_their_pair_statistics_where_they_co
         apart = {key: set(value) for key, value in cells.items() if key.startswith(label)}
         assert sorted(map(sorted, apart.values())) == [["balanced"], ["drawn", "unknown"], ["part"]]
         assert any(key.endswith("U-statistic") and value == plain for key, value in apart.items())
-    text = scores.render(read)
+    text = render(found)
     assert "each estimator has a column of its own" in text
     assert text.count('class="plot"') == len(columns)
-    together, _ = scores.table(scores.read([laws / name for name in plain]))
+    together, _ = table(read([laws / name for name in plain]))
     assert [column.label for column in together][1:] == ["KID, all pairs", "Energy dist."]
 
 
 def test_bold_is_the_best_of_its_estimator(laws):
-    columns, rows = scores.table(scores.read([laws / name for name in ("unknown", "balanced")]))
+    columns, rows = table(read([laws / name for name in ("unknown", "balanced")]))
     for i, column in enumerate(columns):
         known = [row[i] for _, row in rows if np.isfinite(row[i].value)]
         assert len(known) == (2 if column.label == "FD" else 1)
@@ -182,14 +184,14 @@ def test_intervals_are_called_what_they_are(folders, tmp_path, capsys, confidenc
         assert f"{told} interval" in said and "95 %" not in said
     for number in (1, 2):
         places = [tmp_path / name for name in "ab"[:number]]
-        page = scores.build_scores(places, tmp_path / f"{number}" / "page.html")
+        page = build_scores(places, tmp_path / f"{number}" / "page.html")
         text = page.read_text().partition("<script>")[0]
         assert f"{told} interval" in text and "95 %" not in text
         assert f"Brackets: {told} interval." in (page.parent / "exports/scores.md").read_text()
     table = pd.read_parquet(tmp_path / "a" / "scores.parquet")
     assert set(table["confidence"]) == {confidence}
     with pytest.raises(UserError, match=rf"^intervals of {told} \(a\) and of 95 % .*confidence="):
-        scores.build_scores([tmp_path / "a", with_confidence(table, 0.95, tmp_path / "c")])
+        build_scores([tmp_path / "a", with_confidence(table, 0.95, tmp_path / "c")])
 
 
 def with_confidence(table, confidence, folder):
@@ -202,9 +204,9 @@ def test_older_scores_and_scores_without_intervals_are_read(folders, tmp_path):
     """Before their confidence was kept, intervals were of 95 %; none contradict none."""
     table = pd.read_parquet(folders[0] / "scores.parquet")
     table.drop(columns="confidence").to_parquet(tmp_path / "scores.parquet")
-    assert "95 % interval" in scores.build_scores([tmp_path], tmp_path / "page.html").read_text()
+    assert "95 % interval" in build_scores([tmp_path], tmp_path / "page.html").read_text()
     bare = with_confidence(table.assign(ci_low=np.nan, ci_high=np.nan), 0.5, tmp_path / "bare")
-    assert "95 % interval" in scores.render(scores.read([bare, folders[0]]))
+    assert "95 % interval" in render(read([bare, folders[0]]))
 
 
 def test_what_cannot_be_read_is_named(folders, tmp_path, capsys):
@@ -236,12 +238,12 @@ def test_what_weakens_scores_and_what_made_them_are_on_the_page(folders, tmp_pat
                 "protocol=digits", "metrics=[fd]", f"store={tmp_path / 'store'}"]  # fmt: skip
     assert main(["evaluate", *settings, f"out={tmp_path / 'out'}"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    text = scores.build_scores([tmp_path / "out"]).read_text()
+    text = build_scores([tmp_path / "out"]).read_text()
     both = ("40 of 40 files are of a lossy format", "n = 40 samples span less than the 64 dimen")
     for warning in both:
         assert warning in said and warning in text
     assert "python -m piflow_bench evaluate" in text and "samples=" in text and "torch: " in text
-    good = scores.build_scores(folders[:1]).read_text()
+    good = build_scores(folders[:1]).read_text()
     assert "lossy" not in good and "dimensions of their features" not in good
 
 
