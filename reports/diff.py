@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from piflow_reports.data import merge
 from piflow_reports.data import read as inputs
 from piflow_reports.data import series as frames
+from piflow_reports.data.run import Run
 from piflow_reports.format import names as words
 from rich.console import Console
 from rich.table import Table
@@ -45,7 +47,7 @@ class Change:
     """better | worse | differs | equal | not told apart | unknown | lost (no value any more)."""
 
 
-def changes(old: inputs.Run, new: inputs.Run) -> list[Change]:
+def changes(old: Run, new: Run) -> list[Change]:
     """Paired differences of all students and teachers, Holm-corrected; the worst first.
 
     Raises:
@@ -69,7 +71,7 @@ def changes(old: inputs.Run, new: inputs.Run) -> list[Change]:
     return sorted(listed, key=lambda c: (order.index(c.verdict), c.nfe, c.series, c.metric))
 
 
-def _rows(run: inputs.Run, primary: frames.Primary) -> pd.DataFrame:
+def _rows(run: Run, primary: frames.Primary) -> pd.DataFrame:
     summary = frames.measured(frames.summarise(frames.final(run.results)))
     keep = summary["metric"].isin([primary.quality, primary.diversity])
     keep &= (summary["question"] == primary.question) & (summary["role"] != "control")
@@ -112,10 +114,10 @@ def _change(row: dict[Any, Any], difference: Any, p: float) -> Change:
     )  # fmt: skip
 
 
-def _same_rules(old: inputs.Run, new: inputs.Run) -> None:
-    if inputs.protocols(old) & inputs.protocols(new):
+def _same_rules(old: Run, new: Run) -> None:
+    if merge.protocols(old) & merge.protocols(new):
         return
-    named = inputs.rules_apart([old, new])
+    named = merge.rules_apart([old, new])
     raise UserError(
         f"report --diff: {old.name} and {new.name} were evaluated by other rules"
         + (f" ({'; '.join(named)[:400]})" if named else "")

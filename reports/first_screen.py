@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from piflow_reports.data.read import Grid
+from piflow_reports.data.run import Grid
 from piflow_reports.data.series import CEILING
 from piflow_reports.figures import base as plots
 from piflow_reports.format import names as words

@@ -9,8 +9,10 @@ from typing import Any
 import pandas as pd
 from piflow_reports import first_screen as glance
 from piflow_reports import summary
+from piflow_reports.data import merge
 from piflow_reports.data import read as inputs
 from piflow_reports.data import series as frames
+from piflow_reports.data.run import Run
 from piflow_reports.export import tables as export
 from piflow_reports.figures import base as plots
 from piflow_reports.figures import by_class as classes
@@ -40,7 +42,7 @@ class Section:
     """A run as the template sees it."""
 
     id: str
-    run: inputs.Run
+    run: Run
     context: dict[str, Any]
     rankings: list[tables.Ranking]
 
@@ -56,7 +58,7 @@ def write(folders: list[Path], out: Path, figures: bool = False) -> Path:
 
     With ``figures`` every figure as well, as SVG and PNG.
     """
-    runs = inputs.sections(inputs.read_all(folders))
+    runs = merge.sections(inputs.read_all(folders))
     sections = [section(run, f"r{i}-", len(runs)) for i, run in enumerate(runs)]
     page = render(sections)
     joint = pd.concat([run.results for run in runs], ignore_index=True)
@@ -83,11 +85,11 @@ def render(sections: list[Section]) -> str:
         any(s.context["plots"] for s in sections),
         live=next((s.run.info["live"] for s in sections if s.run.info.get("live")), None),
         sections=sections,
-        apart=inputs.rules_apart([s.run for s in sections]),
+        apart=merge.rules_apart([s.run for s in sections]),
     )
 
 
-def section(run: inputs.Run, prefix: str, families: int = 1) -> Section:
+def section(run: Run, prefix: str, families: int = 1) -> Section:
     """All that is shown of a run; ``families`` runs share the page's share of false reports."""
     run = replace(run, results=frames.with_series(run.results))
     info, results = run.info, run.results
@@ -162,7 +164,7 @@ def section(run: inputs.Run, prefix: str, families: int = 1) -> Section:
     return Section(prefix, run, context, [r for several in found.tables.values() for r in several])
 
 
-def _origin(run: inputs.Run, primary: frames.Primary) -> dict[str, Any]:
+def _origin(run: Run, primary: frames.Primary) -> dict[str, Any]:
     """Where a run's numbers come from, and what makes them again."""
     return {
         "name": run.name,
@@ -177,7 +179,7 @@ def _columns(frame: pd.DataFrame, *names: str) -> list[list[Any]]:
     return [frame[name].tolist() for name in names]
 
 
-def _with_series(run: inputs.Run) -> inputs.Run:
+def _with_series(run: Run) -> Run:
     """The run with the series' names on its pictures and on its values by class and size."""
     names = frames.series_names(run.results)
     grid, picks, parts = run.grid, run.selections, run.breakdown
@@ -223,7 +225,7 @@ def _clock(info: dict[str, Any]) -> tuple[str, int]:
 
 
 def figure_groups(
-    run: inputs.Run,
+    run: Run,
     summary: pd.DataFrame,
     nfes: list[int],
     looks: dict[str, styles.Style],

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from piflow_reports.data import read as inputs
 from piflow_reports.data import series as frames
+from piflow_reports.data.run import Run
 from piflow_reports.format import names as words
 from piflow_reports.sections import rankings as tables
 from piflow_reports.sections import verdicts
@@ -17,7 +18,7 @@ from piflow_reports.sections import verdicts
 class Summary:
     """What was measured and who is told apart, as the page has it."""
 
-    run: inputs.Run
+    run: Run
     primary: frames.Primary
     cells: pd.DataFrame
     """One row per cell and measure, elastic students beside those of one budget too."""
@@ -63,7 +64,7 @@ def read(folder: Path) -> Summary:
     return of(inputs.read(folder))
 
 
-def of(run: inputs.Run, families: int = 1) -> Summary:
+def of(run: Run, families: int = 1) -> Summary:
     """The summary of a run; ``families`` runs share a page's share of false reports."""
     results = frames.with_series(run.results)
     primary = frames.primary(run.info, results)

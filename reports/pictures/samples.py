@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from piflow_reports.data.read import Grid, Selections
+from piflow_reports.data.run import Grid, Selections
 from piflow_reports.format.styles import TEACHER, Style
 from PIL import Image
 

@@ -6,15 +6,15 @@ import json
 from typing import Any
 
 import pandas as pd
-from piflow_reports.data import read as inputs
 from piflow_reports.data import series as frames
+from piflow_reports.data.run import Run
 from piflow_reports.format import names as words
 
 MOSTLY = 0.5
 """Share of a Fréchet distance from which on its bias is warned of."""
 
 
-def header(run: inputs.Run, summary: pd.DataFrame, primary: frames.Primary) -> list[dict[str, str]]:
+def header(run: Run, summary: pd.DataFrame, primary: frames.Primary) -> list[dict[str, str]]:
     """The header strip."""
     results = run.results
     cells = frames.with_series(results).drop_duplicates(
@@ -55,7 +55,7 @@ def question(info: dict[str, Any], nfes: list[int]) -> str:
     )
 
 
-def in_short(run: inputs.Run, summary: pd.DataFrame, primary: frames.Primary) -> list[str]:
+def in_short(run: Run, summary: pd.DataFrame, primary: frames.Primary) -> list[str]:
     """What belongs beside the question: on what, how many samples and seeds, for how much."""
     students = summary[summary["role"] == "student"]
     own = frames.select(students, primary.question, primary.quality, primary.extractor)
@@ -80,7 +80,7 @@ def _most(column: pd.Series) -> str:
     return str(column.mode().iloc[0]) if len(column) else words.MISSING
 
 
-def alerts(run: inputs.Run, summary: pd.DataFrame) -> list[dict[str, str]]:
+def alerts(run: Run, summary: pd.DataFrame) -> list[dict[str, str]]:
     """What went wrong, or weakens the numbers: first what failed, then warnings."""
     found: list[tuple[str, ...]] = []
     told = set()
@@ -205,7 +205,7 @@ def protocols(results: pd.DataFrame) -> list[tuple[str, list[tuple[str, str]]]]:
     return found
 
 
-def provenance(run: inputs.Run) -> list[tuple[str, str]]:
+def provenance(run: Run) -> list[tuple[str, str]]:
     """Where, when and with what the run was made."""
     recorded = dict(run.info.get("provenance") or {})
     results = run.results

@@ -86,6 +86,7 @@ def test_other_rules_are_refused_and_named(two, capsys):
 def test_two_trainings_of_the_same_are_seldom_told_apart():
     """Under the null: seeds trained again with other noise, 5 of them; any false alarm counts."""
     from piflow_reports.data import read as inputs
+    from piflow_reports.data.run import Run
     from piflow_reports.diff import changes
 
     random = np.random.default_rng(0)
@@ -97,7 +98,7 @@ def test_two_trainings_of_the_same_are_seldom_told_apart():
             student = table.role == "student"
             noise = 1 + 0.05 * random.standard_normal(int(student.sum()))
             table.loc[student, "value"] *= noise
-            sides.append(inputs.Run(name, inputs.normalise(table), pd.DataFrame(), None, {}))
+            sides.append(Run(name, inputs.normalise(table), pd.DataFrame(), None, {}))
         alarms += any(c.verdict in ("better", "worse", "differs") for c in changes(*sides))
     assert alarms / runs <= 0.12  # 5 % and its own sampling error, two standard errors.
 
@@ -105,6 +106,7 @@ def test_two_trainings_of_the_same_are_seldom_told_apart():
 def side(values, setting="", seeds=None):
     """A run of one student with these values of FD by train seed."""
     from piflow_reports.data import read as inputs
+    from piflow_reports.data.run import Run
 
     table = synthetic.results(seeds=len(values), students=("dmd2",), nfes=(1,))
     table = table[(table.role == "student") & (table.metric == "fd")]
@@ -114,7 +116,7 @@ def side(values, setting="", seeds=None):
     table["replicates"] = [[] for _ in range(len(table))]
     table["train_seed"] = (np.arange(len(values)) if seeds is None else np.array(seeds))[seed]
     table["sampler"] = setting
-    return inputs.Run("x", inputs.normalise(table), pd.DataFrame(), None, synthetic.info())
+    return Run("x", inputs.normalise(table), pd.DataFrame(), None, synthetic.info())
 
 
 def test_direction_and_p_are_of_the_same_seeds():
@@ -135,12 +137,13 @@ def test_other_seeds_are_no_change():
 
 def test_a_setting_that_was_added_loses_nothing():
     from piflow_reports.data import read as inputs
+    from piflow_reports.data.run import Run
     from piflow_reports.diff import changes
 
     old = side([5, 5.02, 4.98], "temperature=0.5")
     more = side([9, 9.02, 8.98], "temperature=1.0")
     both = pd.concat([old.results, more.results])
-    new = inputs.Run("y", inputs.normalise(both), pd.DataFrame(), None, old.info)
+    new = Run("y", inputs.normalise(both), pd.DataFrame(), None, old.info)
     (found,) = changes(old, new)
     assert found.verdict == "equal" and found.difference == 0
 
@@ -151,9 +154,10 @@ def test_words_for_wrong_use(two, capsys, tmp_path):
     assert "OLD NEW" in capsys.readouterr().err
     with pytest.raises(UserError, match="share no cell"):
         from piflow_reports.data import read as inputs
+        from piflow_reports.data.run import Run
         from piflow_reports.diff import changes
 
         run = inputs.read(old)
-        none = inputs.Run("none", run.results[run.results.variant == "x"], run.curves, None, {})
+        none = Run("none", run.results[run.results.variant == "x"], run.curves, None, {})
         empty = run.results.assign(variant="another")
-        changes(run, inputs.Run("other", empty, none.curves, None, run.info))
+        changes(run, Run("other", empty, none.curves, None, run.info))

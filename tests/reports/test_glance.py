@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from piflow_reports import first_screen as glance
 from piflow_reports import summary
-from piflow_reports.data import read as inputs
+from piflow_reports.data.run import Grid
 from piflow_reports.format import styles
 from piflow_reports.sections.verdicts import Verdict
 
@@ -73,7 +73,7 @@ def grid(count, size, students=("a", "b"), points=False, teacher="teacher-conver
                      "train_seed": 0 if role == "student" else None})  # fmt: skip
         shape = (count, 2) if points else (count, size, size, 3)
         arrays[key] = np.random.default_rng(i).integers(0, 255, shape).astype(np.uint8)
-    return inputs.Grid(np.zeros(count, int), np.arange(count), rows, arrays)
+    return Grid(np.zeros(count, int), np.arange(count), rows, arrays)
 
 
 LOOKS = styles.assign({name: name for name in "abcdefghi"}, {})

@@ -22,6 +22,7 @@ import pytest
 from piflow_reports import page, terminal
 from piflow_reports.data import read as inputs
 from piflow_reports.data import series as frames
+from piflow_reports.data.run import Run
 from piflow_reports.export import tables as export
 from piflow_reports.figures import heatmaps
 from piflow_reports.sections import rankings as tables
@@ -192,7 +193,7 @@ def test_every_part_tells_the_same_pairs_apart(seeds, tmp_path):
     truth = np.array([0.0, -12, -6, -1, 1, 4, 8, 14])[:, None, None] * [1, -1]
     world = simulate(rng, seeds, truth=truth)
     found = report(world.rows)
-    run = inputs.Run("simulated", inputs.normalise(world.rows), pd.DataFrame(), None, INFO)
+    run = Run("simulated", inputs.normalise(world.rows), pd.DataFrame(), None, INFO)
     shown = page.section(run, "").context
     assert [text for v in shown["verdicts"] for text in v.sentences] == found.sentences
     apart = {(nfe, metric, frozenset(pair)) for nfe, metric, *pair in found.marks}
