@@ -11,8 +11,10 @@ from piflow_reports.data.series import CEILING
 from piflow_reports.figures import base as plots
 from piflow_reports.format import names as words
 from piflow_reports.format.styles import TEACHER, Style
-from piflow_reports.pictures import samples as pictures
 from piflow_reports.pictures import strips
+from piflow_reports.pictures.images import to_bytes, uri
+from piflow_reports.pictures.points import common_limits, panel
+from piflow_reports.pictures.rows import alt, series_of
 from piflow_reports.sections.rankings import Ranking
 from piflow_reports.sections.verdicts import Verdict
 from piflow_reports.summary import Summary
@@ -212,7 +214,7 @@ def samples(
     own = {}
     for row in sorted(known, key=lambda r: r.get("train_seed") or 0):
         if row.get("role") == "student" and row.get("nfe") == nfe:
-            own.setdefault(pictures.series_of(row), row)
+            own.setdefault(series_of(row), row)
     named = [name for name in dict.fromkeys(students) if name in own]
     converged = [row for row in known if row.get("variant") == CEILING]
     few_steps = [r for r in known if r.get("role") == "teacher" and r.get("nfe") == nfe]
@@ -220,7 +222,7 @@ def samples(
     arrays = [np.asarray(grid.arrays[row["key"]]) for row in rows]
     left_out = max(len(named) - STUDENTS, 0)
     if arrays and all(array.ndim == 2 for array in arrays):
-        limits = pictures.common_limits([grid.arrays[row["key"]] for row in known])
+        limits = common_limits([grid.arrays[row["key"]] for row in known])
         panels = [
             _panel(row, array, limits, looks) for row, array in zip(rows, arrays, strict=True)
         ]
@@ -235,7 +237,7 @@ def samples(
 
 def _strip(row: dict[str, object], images: np.ndarray) -> tuple[Row, int]:
     """A row, and the pixels on the page from one of its tiles to the next."""
-    made = strips.side_by_side(pictures.to_bytes(images), TILE, LARGEST)
+    made = strips.side_by_side(to_bytes(images), TILE, LARGEST)
     about = _about(row, f"{len(images)} samples")
     return Row(*about[:3], made.uri, made.width, made.height, about[3]), made.step
 
@@ -246,18 +248,18 @@ def _panel(
     limits: tuple[float, float, float, float],
     looks: dict[str, Style],
 ) -> Row:
-    name = pictures.series_of(row)
+    name = series_of(row)
     colour = looks[name].colour if name in looks else TEACHER
-    picture = pictures.panel(points.astype(float), limits, colour, POINTS)
+    picture = panel(points.astype(float), limits, colour, POINTS)
     about = _about(row, f"{len(points)} points")
-    return Row(*about[:3], pictures.uri(picture), POINTS, POINTS, about[3])
+    return Row(*about[:3], uri(picture), POINTS, POINTS, about[3])
 
 
 def _about(row: dict[str, object], what: str) -> tuple[str, str, int | None, str]:
     seed = row.get("train_seed")
     return (
-        pictures.series_of(row),
+        series_of(row),
         str(row.get("role", "")),
         None if seed is None else int(seed),  # type: ignore[call-overload]
-        pictures.alt(row, what),
+        alt(row, what),
     )

@@ -20,7 +20,8 @@ from piflow_reports.figures import costs as cost_bars
 from piflow_reports.figures import curves, explorer, heatmaps, stills, tradeoffs
 from piflow_reports.format import html, styles
 from piflow_reports.format import names as words
-from piflow_reports.pictures import samples as pictures
+from piflow_reports.pictures.budget import within_budget
+from piflow_reports.pictures.selections import memorised
 from piflow_reports.sections import ceiling, facts, verdicts
 from piflow_reports.sections import rankings as tables
 from piflow_reports.sections import remake as cells
@@ -114,7 +115,7 @@ def section(run: Run, prefix: str, families: int = 1) -> Section:
     groups = figure_groups(
         whole, cells_of_whole, nfes, looks, order, variants, primary, pairs, prefix
     )
-    grids, picked = pictures.within_budget(run.grid, run.selections, looks, order, nfes,
+    grids, picked = within_budget(run.grid, run.selections, looks, order, nfes,
                                            glance.size(glances))  # fmt: skip
     axes = explorer.explorer(
         cells_of_whole, frames.costs(whole.results), nfes, looks, order, primary
@@ -150,7 +151,7 @@ def section(run: Run, prefix: str, families: int = 1) -> Section:
         "legend": [name for name in order if name in looks],
         "grids": grids,
         "picked": picked,
-        "memorised": pictures.memorised(run.selections, order),
+        "memorised": memorised(run.selections, order),
         "origins": [_origin(r, primary) for r in run.merged or (run,)],
         "filters": _filters(found.tables),
         "controls": [(n, CONTROLS[n]) for n in CONTROLS if n in set(results["variant"])],

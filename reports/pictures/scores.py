@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from piflow_reports.pictures.samples import BUDGET
+from piflow_reports.pictures.budget import BUDGET
 from piflow_reports.pictures.strips import Tiles, side_by_side
 
 from piflow_bench.errors import UserError

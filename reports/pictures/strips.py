@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from piflow_reports.pictures import samples as pictures
+from piflow_reports.pictures.images import DETAILS, strip, uri
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ def side_by_side(images: np.ndarray, tile: int, largest: int) -> Tiles:
     They are enlarged by a whole number so that one fills about ``tile`` pixels on the page, or
     reduced to ``largest``; with loss where they are large.
     """
-    picture = pictures.strip(images, largest=largest)
+    picture = strip(images, largest=largest)
     times = max(tile // picture.height, 1)
-    lossy = max(images.shape[1:3]) > pictures.DETAILS[0].exact
+    lossy = max(images.shape[1:3]) > DETAILS[0].exact
     width, height = picture.width * times, picture.height * times
-    return Tiles(pictures.uri(picture, lossy), width, height, (width + times) // len(images))
+    return Tiles(uri(picture, lossy), width, height, (width + times) // len(images))

@@ -10,7 +10,8 @@ from piflow_reports.data import series as frames
 from piflow_reports.figures import base as plots
 from piflow_reports.format import names as words
 from piflow_reports.format import styles
-from piflow_reports.pictures import samples as pictures
+from piflow_reports.pictures.images import strip
+from piflow_reports.pictures.points import common_limits, density, panel
 from piflow_reports.sections import ceiling, verdicts
 from piflow_reports.sections import rankings as tables
 from scipy.stats import t
@@ -317,21 +318,21 @@ def test_exports(five_seeds):
 
 def test_strips_keep_pixels():
     images, _ = synthetic.digit_images(3)
-    picture = np.asarray(pictures.strip(images))
+    picture = np.asarray(strip(images))
     assert picture.shape == (8, 3 * 8 + 2, 4)
     assert np.array_equal(picture[:, 9:17, 0], images[1, ..., 0])
     assert (picture[:, 8, 3] == 0).all()
     colour = np.random.default_rng(0).integers(0, 256, (2, 200, 100, 3), dtype=np.uint8)
-    assert pictures.strip(colour).size == (2 * 64 + 1, 128)
+    assert strip(colour).size == (2 * 64 + 1, 128)
 
 
 def test_points_share_a_window():
     clouds = [np.random.default_rng(i).standard_normal((500, 2)) * (i + 1) for i in range(2)]
-    limits = pictures.common_limits(clouds)
+    limits = common_limits(clouds)
     assert limits[1] - limits[0] == pytest.approx(limits[3] - limits[2])
-    picture = np.asarray(pictures.panel(clouds[0], limits, "#0072B2"))
+    picture = np.asarray(panel(clouds[0], limits, "#0072B2"))
     assert (picture[..., 3] > 0).mean() > 0.01
-    assert pictures.panel(np.full((3, 2), np.nan), limits, "#0072B2").size == (320, 320)
+    assert panel(np.full((3, 2), np.nan), limits, "#0072B2").size == (320, 320)
 
 
 def test_looks_differ():
@@ -373,14 +374,14 @@ def test_an_unknown_paper_is_cited_by_its_number():
 
 def test_a_density_is_where_the_points_are():
     points = np.random.default_rng(0).normal([0.5, -0.5], 0.05, (4000, 2))
-    image = np.asarray(pictures.density(points, (-1, 1, -1, 1), "#0072B2"))
+    image = np.asarray(density(points, (-1, 1, -1, 1), "#0072B2"))
     cover = image[..., 3].astype(float)
     rows, columns = np.indices(cover.shape)
     middle = np.array([(columns * cover).sum(), (rows * cover).sum()]) / cover.sum() / len(cover)
     # x grows to the right, y upwards.
     assert middle == pytest.approx([0.75, 0.75], abs=0.02)
     assert cover.max() == 255 and (cover == 0).mean() > 0.5
-    assert pictures.density(points[:0], (-1, 1, -1, 1), "#0072B2").getextrema()[3] == (0, 0)
+    assert density(points[:0], (-1, 1, -1, 1), "#0072B2").getextrema()[3] == (0, 0)
 
 
 def test_a_point_tells_n_interval_and_protocol(summary):
