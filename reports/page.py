@@ -22,7 +22,7 @@ from piflow_reports.format import html, styles
 from piflow_reports.format import names as words
 from piflow_reports.pictures.budget import within_budget
 from piflow_reports.pictures.selections import memorised
-from piflow_reports.sections import ceiling, facts, verdicts
+from piflow_reports.sections import ceiling, comparisons, facts, verdicts
 from piflow_reports.sections import rankings as tables
 from piflow_reports.sections import remake as cells
 
@@ -137,7 +137,7 @@ def section(run: Run, prefix: str, families: int = 1) -> Section:
         "verdicts": found.verdicts,
         "tracks": words.TRACKS,
         "shared_budget": ONE_BUDGET in set(found.cells["track"]),
-        "pairs": verdicts.pair_rows(pairs),
+        "pairs": comparisons.pair_rows(pairs),
         "pair_note": found.pair_note,
         "alone": verdicts.alone(cells_of_whole),
         "targets": facts.targets(info, primary),

@@ -10,8 +10,8 @@ from piflow_reports.data import read as inputs
 from piflow_reports.data import series as frames
 from piflow_reports.data.run import Run
 from piflow_reports.format import names as words
+from piflow_reports.sections import comparisons, verdicts
 from piflow_reports.sections import rankings as tables
-from piflow_reports.sections import verdicts
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ def of(run: Run, families: int = 1) -> Summary:
     primary = frames.primary(run.info, results)
     cells = frames.with_one_budget(frames.summarise(frames.final(results)))
     order, nfes = frames.series_order(results, run.info), frames.nfes(cells)
-    pairs, pair_note = verdicts.comparisons(cells, primary, families, frames.rules(results))
+    pairs, pair_note = comparisons.comparisons(cells, primary, families, frames.rules(results))
     said = verdicts.verdicts(cells, pairs, primary)
     ranked = tables.rankings(cells, nfes, order, primary, verdicts.marks(said, primary))
-    level_note = verdicts.level_note(pairs, primary, families)
+    level_note = comparisons.level_note(pairs, primary, families)
     return Summary(run, primary, cells, pairs, pair_note, said, nfes, order, ranked, level_note)
 
 

@@ -12,7 +12,7 @@ from piflow_reports.format import names as words
 from piflow_reports.format import styles
 from piflow_reports.pictures.images import strip
 from piflow_reports.pictures.points import common_limits, density, panel
-from piflow_reports.sections import ceiling, verdicts
+from piflow_reports.sections import ceiling, comparisons, verdicts
 from piflow_reports.sections import rankings as tables
 from scipy.stats import t
 
@@ -36,7 +36,7 @@ def primary(results):
 
 
 def ranked(results, summary, primary):
-    table, _ = verdicts.comparisons(summary, primary)
+    table, _ = comparisons.comparisons(summary, primary)
     order = frames.series_order(results, synthetic.info())
     marks = verdicts.marks(verdicts.verdicts(summary, table, primary), primary)
     return tables.rankings(summary, [1, 4], order, primary, marks)
@@ -120,7 +120,7 @@ def test_protocols_get_columns_of_their_own(results, primary):
     summary = frames.summarise(frames.final(mixed))
     columns = tables.columns(summary, primary)[""]
     assert [c.label for c in columns[:2]] == ["FD (5f3c1e)", "FD (other-)"]
-    table, note = verdicts.comparisons(frames.summarise(frames.final(mixed)), primary)
+    table, note = comparisons.comparisons(frames.summarise(frames.final(mixed)), primary)
     assert not len(table) and "protocol" in note
 
 
@@ -144,7 +144,7 @@ def test_several_samplers_of_a_variant_are_several_series(results):
 def test_several_samplers_of_a_student_are_compared(primary):
     table = inputs.normalise(synthetic.results(students=("dmd2", "piflow-dx"), failed=False))
     both = pd.concat([table, table[table["variant"] == "dmd2"].assign(sampler="substeps=8")])
-    pairs, _ = verdicts.comparisons(frames.summarise(frames.final(both)), primary)
+    pairs, _ = comparisons.comparisons(frames.summarise(frames.final(both)), primary)
     summary = frames.summarise(frames.final(both))
     names = {"piflow-dx", "dmd2", "dmd2 · substeps=8"}
     assert set(pairs["a"]) | set(pairs["b"]) == names
@@ -208,7 +208,7 @@ def test_a_verdict_says_what_the_pairs_say():
         "and b (1.9 [1.2, 2.6])."
     ]
     assert few.tone == "open"
-    assert "these checkpoints only" in verdicts.level_note(pairs("checkpoints"), primary)
+    assert "these checkpoints only" in comparisons.level_note(pairs("checkpoints"), primary)
 
 
 def test_what_has_no_p_is_not_called_level():
@@ -228,7 +228,7 @@ def test_a_leader_beside_its_own_samplings_alone_is_described():
     rows["sampler"] = np.where(rows["method"] == "a", "s=1", "s=2")
     primary = frames.Primary("imitation", "fd", "fd", "classifier", leader="a")
     summary = frames.summarise(frames.final(rows))
-    found, _ = verdicts.comparisons(summary, primary)
+    found, _ = comparisons.comparisons(summary, primary)
     (said,) = verdicts.verdicts(summary, found, primary)
     assert said.tone == "described" and said.sentences[0].endswith("Described, not tested.")
     assert "a · s=2; ahead of a · s=1" in said.sentences[0]
@@ -239,7 +239,7 @@ def test_an_elastic_leader_is_no_head_of_those_of_one_budget():
     rows = rows.assign(track="one budget", shares=np.where(rows["variant"] == "a", 1, 2))
     primary = frames.Primary("imitation", "fd", "fd", "classifier", leader="a")
     summary = frames.summarise(frames.final(rows))
-    found, _ = verdicts.comparisons(summary, primary)
+    found, _ = comparisons.comparisons(summary, primary)
     (said,) = verdicts.verdicts(summary, found, primary)
     assert said.leader == "b" and "the lowest FD is that of b; ahead of a" in said.sentences[0]
 
@@ -253,9 +253,9 @@ def test_who_failed_stays_in_the_declared_family():
     primary = frames.Primary("imitation", "fd", "recall", "classifier", leader="a")
     ps = []
     for results in (rows, failed):
-        table, _ = verdicts.comparisons(frames.summarise(frames.final(results)), primary)
+        table, _ = comparisons.comparisons(frames.summarise(frames.final(results)), primary)
         ps.append(table.set_index("metric")["p_holm"].min())
-        words = verdicts.level_note(table, primary)
+        words = comparisons.level_note(table, primary)
     assert ps[1] > ps[0] and "4 comparisons" in words
 
 
@@ -274,8 +274,8 @@ def uneven(a, b):
 def test_runs_on_one_page_share_its_false_reports():
     results = uneven([5.0, 5.3, 4.9, 5.1, 5.2], [4.8, 4.9, 4.3, 4.9, 4.8])
     primary = frames.Primary("imitation", "fd", "fd", "classifier", leader="a")
-    alone, _ = verdicts.comparisons(frames.summarise(frames.final(results)), primary)
-    four, _ = verdicts.comparisons(frames.summarise(frames.final(results)), primary, families=4)
+    alone, _ = comparisons.comparisons(frames.summarise(frames.final(results)), primary)
+    four, _ = comparisons.comparisons(frames.summarise(frames.final(results)), primary, families=4)
     assert four.p_holm[0] == pytest.approx(4 * alone.p_holm[0])
     assert alone.significant[0] and not four.significant[0]
 

@@ -25,8 +25,8 @@ from piflow_reports.data import series as frames
 from piflow_reports.data.run import Run
 from piflow_reports.export import tables as export
 from piflow_reports.figures import heatmaps
+from piflow_reports.sections import comparisons, verdicts
 from piflow_reports.sections import rankings as tables
-from piflow_reports.sections import verdicts
 from rich.console import Console
 
 from piflow_bench.evaluation.uncertainty import jackknife_interval
@@ -157,7 +157,7 @@ def report(rows, leader="m0"):
     results = inputs.normalise(rows)
     primary = frames.primary({**INFO, "family": {"leader": leader}}, results)
     summary = frames.summarise(frames.final(results))
-    pairs, _ = verdicts.comparisons(summary, primary)
+    pairs, _ = comparisons.comparisons(summary, primary)
     return Report(summary, pairs, verdicts.verdicts(summary, pairs, primary))
 
 
@@ -273,7 +273,7 @@ def test_below_five_seeds_a_report_is_of_checkpoints_and_right_about_them(seeds)
         firsts = [verdict.sentences[0] for verdict in found.verdicts]
         assert all("NFE, among these checkpoints, " in text for text in firsts)
         assert not any("method" in text for text in found.sentences)
-        assert "these checkpoints only" in verdicts.level_note(found.pairs, LED)
+        assert "these checkpoints only" in comparisons.level_note(found.pairs, LED)
         assert set(found.pairs["level"]) == {"checkpoints"}
     holds(events, 0.05)
     assert claims > len(events)
@@ -370,7 +370,7 @@ def test_without_a_declared_family_everything_is_described():
         assert not found.claims and not found.marks
         assert all("Described, not tested." in text for text in found.sentences)
         assert {v.tone for v in found.verdicts} == {"described"}
-        note = verdicts.level_note(found.pairs, frames.Primary("", "", "", "", leader=leader))
+        note = comparisons.level_note(found.pairs, frames.Primary("", "", "", "", leader=leader))
         assert "nobody is told apart" in note and (not leader or leader in note)
         assert found.pairs["low"].notna().all() and found.pairs["p"].isna().all()
 
