@@ -26,6 +26,7 @@ from piflow_reports.sections import ceiling, comparisons, facts, verdicts
 from piflow_reports.sections import rankings as tables
 from piflow_reports.sections import remake as cells
 
+from piflow_bench.files.atomic import write_text
 from piflow_bench.tracks import ONE_BUDGET
 
 CONTROLS = {
@@ -67,7 +68,7 @@ def write(folders: list[Path], out: Path, figures: bool = False) -> Path:
     named = [(s.run.name if several else "", ranking) for s in sections for ranking in s.rankings]
     used = [v for run in runs for v in run.info.get("variants") or []]
     export.export(out.parent / "exports", joint, named, used)
-    export.write_atomic(out, page)
+    write_text(out, page)
     if figures:
         drawn = {
             figure.id if several else figure.id.removeprefix(s.id): figure

@@ -16,6 +16,8 @@ from piflow_reports import summary
 from piflow_reports.data import series as frames
 from piflow_reports.export import tables as export
 
+from piflow_bench.files.atomic import write_parquet, write_text
+
 LONG = ("artifact", "rules", "versions", "train_rows", "git_commit", "start", "node", "sampler")
 """Columns of long texts: those that no page here shows are left empty."""
 SHOWN = ("rules", "sampler")
@@ -29,7 +31,7 @@ def keep(run: Path, folder: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     emptied = {name: "" for name in LONG if name in table and name not in SHOWN}
     table = table.assign(**emptied)
-    export.write_parquet(target / "results.parquet", table)
+    write_parquet(target / "results.parquet", table)
     shutil.copyfile(run / "run.json", target / "run.json")
     return target
 
@@ -97,7 +99,7 @@ def main() -> None:
     if not pages(arguments.folder):
         parser.error(f"{arguments.folder}: no kept results there; --keep RUN takes some")
     for target, text in pages(arguments.folder).items():
-        export.write_atomic(target, text)
+        write_text(target, text)
         print(target)
 
 

@@ -107,7 +107,7 @@ class ExtractorPlugin(Plugin):
 
     def identity(self) -> Mapping[str, Any]:
         """Its settings, its rule and the digest of its weights; nothing is loaded."""
-        from piflow_bench.files.hub import digest
+        from piflow_bench.files.digests import digest
 
         path = self.file()
         return {**super().identity(), "rule": self.rule, "weights": digest(path) if path else ""}

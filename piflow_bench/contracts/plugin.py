@@ -49,7 +49,8 @@ class Plugin:
 
         By default every setting, files by the digest of their content.
         """
-        from piflow_bench.files.hub import digest, local_path
+        from piflow_bench.files.digests import digest
+        from piflow_bench.files.hub import local_path
 
         found = {}
         for field in dataclasses.fields(self.config):

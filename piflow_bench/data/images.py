@@ -28,6 +28,7 @@ from piflow_bench.contracts.plugin import Place
 from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.contracts.space import Space, SpacePlugin
 from piflow_bench.errors import UserError
+from piflow_bench.files.atomic import write_atomically
 from piflow_bench.preparation.picture_sizes import CROPS
 from piflow_bench.preparation.pictures import (
     FACTS,
@@ -107,16 +108,16 @@ class EncodedRows:
         with FileLock(f"{self.path}.lock"):
             if not self.path.is_file():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                fresh = self.path.with_suffix(".tmp.npy")
-                written = np.lib.format.open_memmap(
-                    fresh, "w+", np.float32, (len(self), *self.space.shape)
-                )
-                for i in range(0, len(self), ENCODED):
-                    rows = torch.arange(i, min(i + ENCODED, len(self)))
-                    written[i : i + len(rows)] = self.pictures.take(rows, None).numpy()
-                written.flush()
-                fresh.rename(self.path)
+                write_atomically(self.path, self._encode)
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
+
+    def _encode(self, path: Path) -> None:
+        shape = (len(self), *self.space.shape)
+        written = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        for i in range(0, len(self), ENCODED):
+            rows = torch.arange(i, min(i + ENCODED, len(self)))
+            written[i : i + len(rows)] = self.pictures.take(rows, None).numpy()
+        written.flush()
 
     def take(self, rows: Tensor, random: TrainingRandom | None) -> Tensor:
         """Latents ``(B, C, h, w)`` of the given rows."""

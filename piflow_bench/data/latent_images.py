@@ -20,7 +20,8 @@ from piflow_bench.contracts.plugin import Place
 from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.contracts.space import SpacePlugin
 from piflow_bench.errors import UserError
-from piflow_bench.files.hub import digest, local_path
+from piflow_bench.files.digests import digest
+from piflow_bench.files.hub import local_path
 from piflow_bench.preparation.latents import Latents
 from piflow_bench.randomness import SampleRandom, TrainingRandom
 from piflow_bench.settings import Location, setting

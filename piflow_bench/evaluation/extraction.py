@@ -25,7 +25,7 @@ from piflow_bench.evaluation.extractors.extractor import get_extractor
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.npz import DAMAGED
 from piflow_bench.evaluation.pictures.opening import open_images
-from piflow_bench.files.atomic import write_json
+from piflow_bench.files.atomic import write_arrays, write_json
 from piflow_bench.threads import cores
 
 SHARD = 1024
@@ -147,7 +147,7 @@ def in_shards(
         if part is None:
             part = shard(first, last)
             if path is not None:
-                _write(path, part)
+                write_arrays(path, part)
         parts.append(part)
         report(last, total)
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
@@ -160,12 +160,6 @@ def _read(path: Path) -> Arrays | None:
             return dict(arrays)
     except DAMAGED:
         return None
-
-
-def _write(path: Path, arrays: Arrays) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp.npz")
-    np.savez(temporary, **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)
 
 
 # ------------------------------------------------------------------ shards of rows
@@ -215,7 +209,8 @@ def _keep(folder: Path | None, first: int, arrays: Arrays) -> None:
         return
     rows = arrays[ROWS]
     whole = np.array_equal(rows, first + np.arange(len(rows)))
-    _write(folder / f"{first:08d}.npz", {k: v for k, v in arrays.items() if k != ROWS or not whole})
+    kept = {k: v for k, v in arrays.items() if k != ROWS or not whole}
+    write_arrays(folder / f"{first:08d}.npz", kept)
 
 
 def _kept(folder: Path | None, rows: np.ndarray, outputs: Arrays) -> dict[int, Arrays]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from piflow_bench.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any], sync: bool = False) -> None:
@@ -31,6 +35,52 @@ def write_json(path: Path, content: Any, sync: bool = False, indent: int | None 
     """``content`` as JSON, whole or not at all."""
     text = json.dumps(content, indent=indent)
     write_atomically(path, lambda p: p.write_text(text), sync)
+
+
+def write_text(path: Path, text: str) -> None:
+    """``text`` in UTF-8 with its own line ends, whole or not at all; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8", newline="\n"))
+
+
+def write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """A table without its index, whole or not at all; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda p: table.to_parquet(p, index=False))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any], sync: bool = False) -> None:
+    """Arrays by name as one npz file, whole or not at all."""
+    import numpy as np
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as handle:  # A name would be given an ending.
+            np.savez(handle, **arrays)
+
+    write_atomically(path, write, sync)
+
+
+def write_array(path: Path, array: Any, sync: bool = False) -> None:
+    """An array as an npy file, whole or not at all."""
+    import numpy as np
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as handle:
+            np.save(handle, array)
+
+    write_atomically(path, write, sync)
+
+
+def exchange(fresh: Path, folder: Path, old: Path) -> None:
+    """A whole new folder in the place of another, which is ``old`` for as long as that takes.
+
+    At any time one of the two is whole under one of the names.
+    """
+    if folder.exists():  # Else the one before, if any, is the only whole one.
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_json(path: Path) -> Any:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from functools import lru_cache
 from pathlib import Path
 
 from piflow_bench.errors import UserError
@@ -83,21 +81,3 @@ def in_cache(source: str) -> Path | None:
         return None
     folder = root / inside if inside else root
     return folder if folder.is_dir() else None
-
-
-def digest(path: Path) -> str:
-    """sha256 of a file, or of the names and contents of a folder's files."""
-    if path.is_file():
-        return _file_digest(str(path), path.stat().st_size, path.stat().st_mtime_ns)
-    whole = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        facts = file.stat()
-        part = _file_digest(str(file), facts.st_size, facts.st_mtime_ns)
-        whole.update(f"{file.relative_to(path)}\0{part}\n".encode())
-    return whole.hexdigest()
-
-
-@lru_cache(maxsize=256)
-def _file_digest(path: str, size: int, changed: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

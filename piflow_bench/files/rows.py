@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 
 from piflow_bench import interruption
+from piflow_bench.files.atomic import write_arrays
 
 
 class Parts:
@@ -74,13 +74,8 @@ class Parts:
         assert self.folder is not None
         first = self._files[-1].stem.partition("-")[2] if self._files else f"{0:012d}"
         path = self.folder / f"{first}-{self.rows:012d}.npz"
-        temporary = self.folder / f".{path.name}.tmp"
         together = {n: np.concatenate([p[n] for p in self._fresh]) for n in self._fresh[0]}
-        with temporary.open("wb") as file:
-            np.savez(file, **together)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_arrays(path, together, sync=True)
         self._files.append(path)
         self._fresh = []
         self._kept_at = time.monotonic()

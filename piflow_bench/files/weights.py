@@ -75,27 +75,48 @@ def _read_file(path: Path, values: bool) -> tuple[State, str]:
     """Tensors, and the name of the set that was taken of several."""
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
+    content = _content(path, f"checkpoint {path}", values)
+    return (content, "") if path.suffix == ".safetensors" else _tensors(content, path)
+
+
+def read_state(path: Path, where: str) -> State:
+    """A file that holds named tensors and nothing else.
+
+    Args:
+        path: where it is.
+        where: what gave it, for messages.
+
+    Raises:
+        UserError: if it would have to be unpickled, is damaged, or holds something else.
+    """
+    state = _content(path, where)
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{where}: holds something else than named tensors alone")
+    return state
+
+
+def _content(path: Path, where: str, values: bool = True) -> Any:
+    """What a file holds, read without unpickling; of tensors, if asked, the shapes alone."""
     if path.suffix == ".safetensors":
         try:
-            return (load_file(path) if values else _shapes(path)), ""
+            return load_file(path) if values else _shapes(path)
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(
-                f"checkpoint {path}: not readable safetensors ({error}); copy it again"
+                f"{where}: not readable safetensors ({error}); copy it again"
             ) from error
     try:
         # DiT's and SiT's files hold their command-line arguments, which are plain data.
         with torch.serialization.safe_globals([argparse.Namespace]):
             # To the meta device nothing but the file's directory is read.
-            where = "cpu" if values else "meta"
-            content = torch.load(path, map_location=where, weights_only=True)
+            device = "cpu" if values else "meta"
+            return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"checkpoint {path}: not a PyTorch file of plain tensors ({reason}); "
+            f"{where}: not a PyTorch file of plain tensors ({reason}); "
             "files that hold code are refused: save the weights with "
             "safetensors.torch.save_file"
         ) from error
-    return _tensors(content, path)
 
 
 def _shapes(path: Path) -> State:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from piflow_bench.errors import UserError, nearest
-from piflow_bench.files.hub import digest, local_path
+from piflow_bench.files.digests import digest
+from piflow_bench.files.hub import local_path
 from piflow_bench.settings import refuse_name
 
 WEIGHTS = "diffusion_pytorch_model"

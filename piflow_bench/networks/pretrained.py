@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from piflow_bench.errors import UserError
-from piflow_bench.files.hub import digest, local_path
+from piflow_bench.files.digests import digest
+from piflow_bench.files.hub import local_path
 from piflow_bench.files.weights import (
     State,
     is_averaged,

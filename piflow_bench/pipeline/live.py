@@ -19,7 +19,7 @@ from piflow_bench.config.schema import ExperimentConfig, VariantConfig, to_plain
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.metrics.metric import use_plugins
 from piflow_bench.file_plugins import places
-from piflow_bench.files.atomic import write_atomically
+from piflow_bench.files.atomic import write_json, write_parquet, write_text
 from piflow_bench.pipeline.launchers.schedule import Failure, Outcome
 from piflow_bench.pipeline.launchers.slurm.records import outcome_of
 from piflow_bench.pipeline.plan import Plan, make_plan
@@ -59,7 +59,7 @@ def told(folder: Path, config: ExperimentConfig, store: Store, command: str) -> 
     }
 
     def write() -> None:
-        write_atomically(path, lambda p: p.write_text(json.dumps(content)))
+        write_json(path, content)
 
     def failed(stage: Stage, reason: str) -> None:
         failures.append([stage.key, reason])
@@ -186,7 +186,7 @@ def _stamp(outcome: Outcome) -> str:
 def _tell_pages(out: Path, stamp: str) -> None:
     """What open pages look for: a page from a disk may ask for a script, but for nothing else."""
     script = f"window.piflowStamp && window.piflowStamp({json.dumps(stamp)});\n"
-    write_atomically(out / STAMP, lambda p: p.write_text(script))
+    write_text(out / STAMP, script)
 
 
 def _keep_finished(out: Path, live: dict[str, Any] | None) -> None:
@@ -195,11 +195,11 @@ def _keep_finished(out: Path, live: dict[str, Any] | None) -> None:
 
     table = pd.read_parquet(out / "results.parquet")
     table = table[table["reason"] != "not computed"]
-    write_atomically(out / "results.parquet", lambda p: table.to_parquet(p, index=False))
+    write_parquet(out / "results.parquet", table)
     info = json.loads((out / "run.json").read_text())
     if live:
         info["live"] = live
-    write_atomically(out / "run.json", lambda p: p.write_text(json.dumps(info, indent=1)))
+    write_json(out / "run.json", info, indent=1)
 
 
 def watch(folder: Path, build: Callable[[Path], Path], every: float = EVERY) -> Path:
@@ -226,7 +226,7 @@ def watch(folder: Path, build: Callable[[Path], Path], every: float = EVERY) -> 
         snapshot(run, out, build, live=False)
         return out / "report.html"
     # Pages that are open come here once more.
-    write_atomically(out / "report.html", lambda p: p.write_text(MOVED))
+    write_text(out / "report.html", MOVED)
     _tell_pages(out, "")
     return folder / "report.html"
 

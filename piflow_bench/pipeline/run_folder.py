@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench.config.schema import NAME, ExperimentConfig, to_plain
-from piflow_bench.files.hub import digest
+from piflow_bench.files.digests import digest
 from piflow_bench.pipeline.live import configuration_of_live
 from piflow_bench.pipeline.store.uses import OF_THE_CALL, RUN
 

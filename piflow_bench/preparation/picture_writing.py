@@ -14,8 +14,8 @@ import numpy as np
 
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.pictures.files import header_warnings
-from piflow_bench.evaluation.pictures.npz import file_digest
 from piflow_bench.files.atomic import write_json
+from piflow_bench.files.digests import file_digest
 from piflow_bench.preparation.picture_files import PictureSource
 from piflow_bench.preparation.picture_labels import numbered, read_labels
 from piflow_bench.preparation.picture_sizes import common_size, fitted, size_cautions

@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.pictures.folders import walk
-from piflow_bench.files.atomic import check_writable, read_json
+from piflow_bench.files.atomic import check_writable, exchange, read_json
 from piflow_bench.preparation.picture_opening import labels_file, open_source, stamp
 from piflow_bench.preparation.picture_sizes import as_size
 from piflow_bench.preparation.picture_split import split_rows
@@ -125,7 +125,7 @@ def prepare_pictures(
             # Meanwhile another process may have made it.
             if not _kept(out, task):
                 write(job, plan, fresh, {"task": task, "source": str(source)})
-                _exchange(fresh, out)
+                exchange(fresh, out, out.with_name(f".{out.name}.old"))
     return open_pictures(out)
 
 
@@ -218,13 +218,3 @@ def _room(out: Path, needed: int) -> Iterator[Path]:
         raise UserError(
             f"out={out}: cannot be written ({words}); mend that, or choose another out="
         ) from error
-
-
-def _exchange(fresh: Path, out: Path) -> None:
-    """A whole folder in the place of an older one."""
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    fresh.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from piflow_bench.errors import UserError
-from piflow_bench.files.atomic import write_json
+from piflow_bench.files.atomic import write_arrays, write_json
+from piflow_bench.files.digests import file_digest
 from piflow_bench.preparation.encode import decoded
 from piflow_bench.preparation.job import CROP, REFERENCE, Job, Preparation, with_spool
 
@@ -33,12 +33,11 @@ def open_reference(chosen: Preparation, folder: Path, device: str) -> Any:
     path, record = Path(chosen.reference), folder / REFERENCE
     if path.exists():
         known = json.loads(record.read_text()) if record.is_file() else {}
-        with path.open("rb") as file:
-            if known.get("sha256") != hashlib.file_digest(file, "sha256").hexdigest():
-                raise UserError(
-                    f"reference={path}: exists, and was not made from {folder}; remove it, or "
-                    "name another file"
-                )
+        if known.get("sha256") != file_digest(path):
+            raise UserError(
+                f"reference={path}: exists, and was not made from {folder}; remove it, or name "
+                "another file"
+            )
     protocol = load_protocol(chosen.protocol)
     return get_extractor(protocol.extractor, None, device, protocol.precision)
 
@@ -76,9 +75,7 @@ def write_reference(job: Job, extractor: Any, report: Callable[[int, int, str], 
     pooled = moments[FEATURES]
     identity = extractor.identity
     save_statistics(path, Statistics(str(path), pooled, moments.get(SPATIAL), identity, pooled.n))
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    write_json(record, {"file": path.name, "sha256": sha256, "key": key})
+    write_json(record, {"file": path.name, "sha256": file_digest(path), "key": key})
     partial.unlink()
 
 
@@ -93,9 +90,7 @@ def _write_partial(path: Path, key: str, shards: int, moments: dict[str, Any]) -
     arrays = {"key": np.asarray(key), "shards": np.asarray(shards)}
     for name, m in moments.items():
         arrays |= {f"{name}.n": np.asarray(m.n), f"{name}.mean": m.mean, f"{name}.s": m.scatter}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
-    np.savez(temporary, **arrays)  # type: ignore[arg-type]
-    os.replace(temporary, path)
+    write_arrays(path, arrays)
 
 
 def _read_partial(path: Path, key: str) -> tuple[dict[str, Any], int]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-from piflow_bench.files.atomic import write_json
+from piflow_bench.files.atomic import write_array, write_json
+from piflow_bench.files.digests import file_digest
 from piflow_bench.preparation.encode import decoded, encode
 from piflow_bench.preparation.job import Job
 from piflow_bench.preparation.latents import shard_names
@@ -62,13 +61,8 @@ def _encode_shard(job: Job, rows: range, index: int, told: Callable[[int, str], 
     digests = []
     arrays = latents[: len(labels)], np.array(labels, np.int64)
     for name, array in zip(shard_names(index), arrays, strict=True):
-        temporary = folder / f".{name}.{os.getpid()}.tmp"
-        with temporary.open("wb") as file:
-            np.save(file, array)
-            file.flush()
-            os.fsync(file.fileno())  # The record below must not outlive what it vouches for.
-        with temporary.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-        os.replace(temporary, folder / name)
+        # The record below must not outlive what it vouches for.
+        write_array(folder / name, array, sync=True)
+        digests.append(file_digest(folder / name))
     record = {"rows": len(labels), "sha256": digests, "skipped": skipped}
     write_json(job.record(index), record)

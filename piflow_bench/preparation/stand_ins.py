@@ -17,6 +17,8 @@ import torch
 from filelock import FileLock
 from torch import nn
 
+from piflow_bench.files.atomic import exchange
+
 CLASSES, PER_CLASS, SIDE, HEADS = 10, 3, 64, 4
 VERSION = 2
 """Raise it when anything here changes: older folders are made anew."""
@@ -30,13 +32,12 @@ def generate(folder: Path) -> dict[str, str]:
     with FileLock(folder / "imagenet.lock"):
         made = whole / "made.json"
         if not made.is_file() or json.loads(made.read_text()) != {"version": VERSION}:
-            shutil.rmtree(whole, ignore_errors=True)
             fresh = folder / "imagenet.tmp"
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir()
             _make(fresh)
             (fresh / "made.json").write_text(json.dumps({"version": VERSION}))
-            fresh.rename(whole)
+            exchange(fresh, whole, folder / "imagenet.old")
     return {
         "latents": str(whole / "latents"),
         "reference": str(whole / "reference.npz"),

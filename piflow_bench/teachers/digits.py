@@ -13,7 +13,8 @@ from piflow_bench.contracts.data import Dataset
 from piflow_bench.contracts.teacher import Guided, Teacher, TeacherPlugin
 from piflow_bench.data.digits import ASSETS, CLASSES, SHAPE, teacher_network
 from piflow_bench.errors import UserError
-from piflow_bench.files.hub import digest, local_path
+from piflow_bench.files.digests import digest
+from piflow_bench.files.hub import local_path
 from piflow_bench.files.weights import check_shapes, load_into, read_weights
 from piflow_bench.networks.dit import DiT
 from piflow_bench.settings import Location, setting

@@ -14,7 +14,8 @@ from piflow_bench.contracts.data import Dataset
 from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.contracts.teacher import Teacher, TeacherPlugin
 from piflow_bench.errors import UserError
-from piflow_bench.files.hub import digest, local_path
+from piflow_bench.files.digests import digest
+from piflow_bench.files.hub import local_path
 from piflow_bench.files.weights import read_weights
 from piflow_bench.networks.checkpoints.diffusers_unet import (
     diffusers_architecture,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from piflow_bench import interruption
 from piflow_bench.contracts.method import Method, Spec
 from piflow_bench.contracts.teacher import Teacher
+from piflow_bench.files.atomic import write_json, write_text
 from piflow_bench.training import state
 from piflow_bench.training.distributed import from_first, summed, wait_for_all
 from piflow_bench.training.output import CHECKPOINTS_FILE, LOG_FILE, weights_file
@@ -38,13 +38,7 @@ def _truncate_log(path: Path, steps: int) -> None:
             break  # The last line of a killed run may be half-written.
         if row["step"] <= steps:
             kept.append(line + "\n")
-    _write(path, "".join(kept))
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    write_text(path, "".join(kept))
 
 
 def train(
@@ -146,7 +140,7 @@ def _steps(
             if stop:
                 raise interruption.Stopped
     if writes:
-        _write(folder / CHECKPOINTS_FILE, json.dumps(trainer.reached, indent=1))
+        write_json(folder / CHECKPOINTS_FILE, trainer.reached, indent=1)
     wait_for_all()
     state.forget(folder)
     return trainer.reached

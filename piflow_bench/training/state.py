@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from piflow_bench.files.atomic import exchange
 from piflow_bench.training.distributed import from_first, gather_rows, wait_for_all, world
 from piflow_bench.training.trainer import Trainer
 
@@ -115,11 +116,7 @@ def save(trainer: Trainer, folder: Path) -> None:
             "random": torch.get_rng_state().tolist(),
         }
         (fresh / FACTS).write_text(json.dumps(facts))
-        if target.exists():  # Else the one before is the only whole one.
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(target, old)
-        os.replace(fresh, target)
-        shutil.rmtree(old, ignore_errors=True)
+        exchange(fresh, target, old)
     wait_for_all()
 
 

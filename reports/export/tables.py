@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import pandas as pd
 from piflow_reports.export.bibtex import bibtex
 from piflow_reports.format import names as words
 from piflow_reports.sections.rankings import Cell, Ranking
+
+from piflow_bench.files.atomic import write_parquet, write_text
 
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -26,17 +27,6 @@ MARKS = {"": "", "better": "▲", "worse": "▼"}
 MARKED = "▲ better, ▼ worse: told apart from the declared leader; nothing else is tested."
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def export(
     folder: Path,
     results: pd.DataFrame,
@@ -45,25 +35,14 @@ def export(
 ) -> None:
     """Write all rows as CSV and parquet, the rankings as CSV, Markdown and LaTeX, and BibTeX."""
     write_parquet(folder / "results.parquet", results)
-    write_atomic(folder / "citations.bib", bibtex(variants))
+    write_text(folder / "citations.bib", bibtex(variants))
     flat = results.copy()
     flat["replicates"] = [json.dumps(r) if len(r) else "" for r in flat["replicates"]]
-    write_atomic(folder / "results.csv", flat.to_csv(index=False, lineterminator="\n"))
+    write_text(folder / "results.csv", flat.to_csv(index=False, lineterminator="\n"))
     long = ranking_rows(rankings)
-    write_atomic(folder / "ranking.csv", long.to_csv(index=False, lineterminator="\n"))
-    write_atomic(folder / "ranking.md", markdown(rankings))
-    write_atomic(folder / "ranking.tex", latex(rankings))
-
-
-def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Write a parquet file so that a reader sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        table.to_parquet(temporary, index=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(folder / "ranking.csv", long.to_csv(index=False, lineterminator="\n"))
+    write_text(folder / "ranking.md", markdown(rankings))
+    write_text(folder / "ranking.tex", latex(rankings))
 
 
 def ranking_rows(rankings: list[tuple[str, Ranking]]) -> pd.DataFrame:

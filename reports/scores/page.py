@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from piflow_reports.data import series as frames
-from piflow_reports.export import tables as export
 from piflow_reports.format import html
 from piflow_reports.format import names as words
 from piflow_reports.pictures import scores as scores_pictures
@@ -30,6 +29,7 @@ from piflow_reports.scores.tables import (
 from piflow_reports.sections.facts import listed
 
 from piflow_bench.evaluation.tables import DIFFERENCES
+from piflow_bench.files.atomic import write_text
 
 RULES = {
     "images": "Images",
@@ -66,17 +66,17 @@ def build_scores(folders: Sequence[Path], out: Path | None = None) -> Path:
         n = json.loads(part["rules"].iloc[0])["samples"]
         other = page.with_name(f"{page.stem}-n{n}{page.suffix}")
         kept = frames.in_range(part, "ci_low", "ci_high")
-        export.write_atomic(other, render(kept, apart, shown_pictures))
+        write_text(other, render(kept, apart, shown_pictures))
     shown = frames.in_range(scores, "ci_low", "ci_high")
-    export.write_atomic(page, render(shown, apart, shown_pictures))
+    write_text(page, render(shown, apart, shown_pictures))
     exports = page.parent / "exports"
     flat = scores.drop(columns=["rules", "warnings", "provenance"]).to_csv(
         index=False, lineterminator="\n"
     )
-    export.write_atomic(exports / "scores.csv", flat)
+    write_text(exports / "scores.csv", flat)
     columns, rows = table(shown)
-    export.write_atomic(exports / "scores.md", markdown(columns, rows, interval_of(scores)))
-    export.write_atomic(exports / "scores.tex", latex(columns, rows))
+    write_text(exports / "scores.md", markdown(columns, rows, interval_of(scores)))
+    write_text(exports / "scores.tex", latex(columns, rows))
     return page
 
 

@@ -377,7 +377,7 @@ SETTINGS = {
     ),
     "pickled weights": (
         lambda t: {"extractor.weights": file(t, "w.pth", pickled(t))},
-        ["extractor.weights=", "w.pth", "tensors alone"],
+        ["extractor.weights=", "w.pth", "plain tensors"],
     ),
     "missing weights": (
         lambda t: {"extractor.weights": t / "none.pth"},

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from piflow_bench.errors import UserError
-from piflow_bench.files.hub import digest, in_cache, local_path
+from piflow_bench.files.digests import digest
+from piflow_bench.files.hub import in_cache, local_path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

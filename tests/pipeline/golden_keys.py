@@ -93,7 +93,7 @@ def known(**files):
 
     def identity(plugin):
         with mock.patch("piflow_bench.files.hub.local_path", lambda source, what: source), \
-             mock.patch("piflow_bench.files.hub.digest", lambda path: "a file"):  # fmt: skip
+             mock.patch("piflow_bench.files.digests.digest", lambda path: "a file"):  # fmt: skip
             return {**Plugin.identity(plugin), **files}
 
     return identity

@@ -16,11 +16,11 @@ from piflow_bench.contracts.extractor import FEATURES, Extractor, ExtractorPlugi
 from piflow_bench.contracts.plugin import Place
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.extractors.extractor import (
-    digest,
     find_weights,
     pillow_resized,
     standardised,
 )
+from piflow_bench.files.digests import digest
 from piflow_bench.settings import setting
 
 MODEL = "ViT-L-14-336-quickgelu"

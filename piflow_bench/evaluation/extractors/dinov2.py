@@ -15,11 +15,11 @@ from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.extractors.extractor import (
     find_weights,
-    load_state,
     pillow_resized,
     standardised,
     weights_requirement,
 )
+from piflow_bench.files.weights import read_state
 from piflow_bench.settings import setting
 
 SIDE = 224
@@ -59,8 +59,9 @@ class DINOv2(ExtractorPlugin):
         network: Any = timm.create_model(
             self.config.architecture, pretrained=False, num_classes=0, img_size=SIDE
         )
+        state = read_state(path, f"extractor.weights={path}")
         try:
-            network.load_state_dict(checkpoint_filter_fn(load_state(path), network))
+            network.load_state_dict(checkpoint_filter_fn(state, network))
         except (RuntimeError, KeyError) as error:
             line = " ".join(str(error).split())[:200]
             raise UserError(f"extractor.weights={path}: of another network: {line}") from error

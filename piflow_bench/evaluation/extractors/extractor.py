@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from piflow_bench.contracts.extractor import Extractor, ExtractorPlugin, Recipe
 from piflow_bench.contracts.plugin import Place
 from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.files.atomic import write_atomically
+from piflow_bench.files.weights import read_state
 from piflow_bench.precision import PRECISIONS
 from piflow_bench.settings import build_dataclass
 
@@ -113,11 +115,10 @@ def find_weights(
         return path
     reason = "it cannot be downloaded here"
     if url is not None:
-        temporary = path.with_name(path.name + ".part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(temporary), hash_prefix=sha256 or None)
-            temporary.replace(path)
+            fetch = partial(torch.hub.download_url_to_file, url, hash_prefix=sha256 or None)
+            write_atomically(path, lambda fresh: fetch(str(fresh)))
             return path
         except (OSError, RuntimeError) as error:
             reason = f"downloading failed: {str(error).splitlines()[0]}"
@@ -135,37 +136,6 @@ def weights_requirement(name: str, given: str | None, file: str) -> list[Require
     return [Requirement(f"weights of {name}", path, mend)]
 
 
-def digest(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def load_state(path: Path, setting: str = "extractor.weights") -> dict[str, Tensor]:
-    """A state dict from safetensors or a torch file that holds tensors alone.
-
-    ``setting`` is what gave the path, for messages.
-
-    Raises:
-        UserError: if it would have to be unpickled, or is damaged.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        line = str(error).splitlines()[0]
-        raise UserError(
-            f"{setting}={path}: not a state dict of tensors alone, which is all that is read "
-            f"({line})"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{setting}={path}: not a state dict of tensors")
-    return state
-
-
 def load_into(network: torch.nn.Module, path: Path) -> torch.nn.Module:
     """``network`` with the weights of ``path``, frozen, in evaluation mode.
 
@@ -173,7 +143,7 @@ def load_into(network: torch.nn.Module, path: Path) -> torch.nn.Module:
         UserError: naming a key or shape that does not fit.
     """
     try:
-        network.load_state_dict(load_state(path))
+        network.load_state_dict(read_state(path, f"extractor.weights={path}"))
     except RuntimeError as error:
         line = " ".join(str(error).split())[:200]
         raise UserError(f"extractor.weights={path}: of another network: {line}") from error

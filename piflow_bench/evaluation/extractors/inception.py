@@ -16,9 +16,9 @@ from piflow_bench.errors import UserError
 from piflow_bench.evaluation.extractors.extractor import (
     channels_first,
     find_weights,
-    load_state,
     weights_requirement,
 )
+from piflow_bench.files.weights import read_state
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
@@ -56,7 +56,7 @@ class Inception(ExtractorPlugin):
         path = self.file()
         # Its constructor unpickles what it is given: that must be a file we wrote ourselves.
         clean = io.BytesIO()
-        torch.save(load_state(path), clean)
+        torch.save(read_state(path, f"extractor.weights={path}"), clean)
         clean.seek(0)
         try:
             network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], clean)

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.extractors.extractor import (
     channels_first,
-    digest,
     find_weights,
-    load_state,
 )
+from piflow_bench.files.digests import digest
+from piflow_bench.files.weights import read_state
 
 FILE = "weights-vgg16-lpips.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
@@ -172,14 +172,14 @@ def load(weights: str | None = None, device: str = "cpu") -> Lpips:
             has a negative weight.
     """
     path = find_weights("LPIPS", weights, FILE, URL, SHA256, SETTING)
-    state = load_state(path, SETTING)
+    state = read_state(path, f"{SETTING}={path}")
     network, files = Network(), [path]
     _fill(network.weights, state, r"lin(\d)\.model\.1\.weight", path)
     if not all(bool((weight >= 0).all()) for weight in network.weights):
         raise UserError(f"{SETTING}={path}: negative weights, with which LPIPS is no distance")
     if not any(key.startswith("net.") for key in state):
         files.append(find_weights("VGG16", None, VGG_FILE, VGG_URL, "397923af", SETTING))
-        state = load_state(files[-1], SETTING)
+        state = read_state(files[-1], f"{SETTING}={files[-1]}")
     _fill(network.features, state, r"(?:features|net\.slice\d)\.(\d+\.\w+)", files[-1])
     return Lpips(network.requires_grad_(False).eval().to(device), _identity(files), device)
 
@@ -188,7 +188,7 @@ def identity_of(weights: str | None = None) -> str:
     """What decides the numbers of :func:`load`; errors as there, for files that are missing."""
     path = find_weights("LPIPS", weights, FILE, URL, SHA256, SETTING)
     files = [path]
-    if not any(key.startswith("net.") for key in load_state(path, SETTING)):
+    if not any(key.startswith("net.") for key in read_state(path, f"{SETTING}={path}")):
         files.append(find_weights("VGG16", None, VGG_FILE, VGG_URL, "397923af", SETTING))
     return _identity(files)
 

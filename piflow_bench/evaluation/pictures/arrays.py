@@ -16,9 +16,10 @@ from piflow_bench.evaluation.pictures.axes import CHANNELS, FIRST, as_rgb, axes_
 from piflow_bench.evaluation.pictures.batches import gathered, given_once
 from piflow_bench.evaluation.pictures.folders import walk
 from piflow_bench.evaluation.pictures.images import Images
-from piflow_bench.evaluation.pictures.npz import DAMAGED, check_bytes, file_digest, reason
+from piflow_bench.evaluation.pictures.npz import DAMAGED, check_bytes, reason
 from piflow_bench.evaluation.pictures.pillow import rgb
 from piflow_bench.files.atomic import read_json
+from piflow_bench.files.digests import file_digest
 
 RECORD, SAMPLES = "artifact.json", "samples.npy"
 """What the store writes beside every artifact, and what samples are kept in."""

@@ -24,6 +24,7 @@ from piflow_bench.evaluation.pictures.files import (
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.pillow import decode, header
 from piflow_bench.evaluation.pictures.shards import open_shards
+from piflow_bench.files.digests import file_digest
 
 UNREAD = {".gif", ".tif", ".tiff", ".avif", ".heic", ".ppm", ".pgm", ".tga", ".exr"}
 """Suffixes of images that are not read."""
@@ -119,8 +120,7 @@ def open_folder(folder: Path, what: str, workers: int) -> Images:
     def fingerprint() -> str:
         whole = hashlib.sha256()
         for path in files:
-            with path.open("rb") as handle:
-                whole.update(hashlib.file_digest(handle, "sha256").digest())
+            whole.update(bytes.fromhex(file_digest(path)))
         return whole.hexdigest()
 
     return images_of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import shutil
@@ -23,6 +22,8 @@ from piflow_bench.errors import UserError
 from piflow_bench.evaluation.pictures.axes import as_rgb, axes_of
 from piflow_bench.evaluation.pictures.images import Images, printable
 from piflow_bench.evaluation.pictures.labels import as_classes
+from piflow_bench.files.atomic import write_atomically
+from piflow_bench.files.digests import file_digest
 
 NPZ_KEY, LABELS_KEY = "arr_0", "arr_1"
 FAR = 64 << 20
@@ -58,12 +59,6 @@ def check_bytes(count: int, shape: Sequence[int], dtype: np.dtype, what: str) ->
             f"{what}: cannot be read whole ({count} bytes, but its shape {tuple(shape)} is of "
             f"{announced})"
         )
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -260,25 +255,26 @@ def write_npz(path: Path, batches: Iterator[np.ndarray], count: int) -> None:
         batches: arrays ``(b, h, w, 3)`` uint8, ``count`` rows in all.
         count: number of images, which the header states first.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    written = 0
-    with (
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
-        archive.open(f"{NPZ_KEY}.npy", "w", force_zip64=True) as handle,
-    ):
-        for rows in batches:
-            if rows.dtype != np.uint8 or rows.ndim != 4:
-                raise ValueError(f"batches must be uint8 (b, h, w, c), not {rows.dtype}")
-            if not written:
-                header = {
-                    "descr": np.lib.format.dtype_to_descr(rows.dtype),
-                    "fortran_order": False,
-                    "shape": (count, *rows.shape[1:]),
-                }
-                np.lib.format.write_array_header_1_0(handle, header)  # type: ignore[arg-type]
-            handle.write(np.ascontiguousarray(rows).tobytes())
-            written += len(rows)
-    if written != count:
-        temporary.unlink()
-        raise ValueError(f"{written} images were written, {count} announced")
-    temporary.replace(path)
+
+    def write(temporary: Path) -> None:
+        written = 0
+        with (
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+            archive.open(f"{NPZ_KEY}.npy", "w", force_zip64=True) as handle,
+        ):
+            for rows in batches:
+                if rows.dtype != np.uint8 or rows.ndim != 4:
+                    raise ValueError(f"batches must be uint8 (b, h, w, c), not {rows.dtype}")
+                if not written:
+                    header = {
+                        "descr": np.lib.format.dtype_to_descr(rows.dtype),
+                        "fortran_order": False,
+                        "shape": (count, *rows.shape[1:]),
+                    }
+                    np.lib.format.write_array_header_1_0(handle, header)  # type: ignore[arg-type]
+                handle.write(np.ascontiguousarray(rows).tobytes())
+                written += len(rows)
+        if written != count:
+            raise ValueError(f"{written} images were written, {count} announced")
+
+    write_atomically(path, write)

@@ -15,6 +15,7 @@ import numpy as np
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.pictures.npz import DAMAGED, npz_members, reason
+from piflow_bench.files.atomic import write_arrays
 
 POOLED = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
 SPATIAL = (("mu_s", "sigma_s"),)
@@ -160,6 +161,4 @@ def save_statistics(path: Path, statistics: Statistics) -> None:
         arrays["image_size"] = np.asarray(statistics.size)
     if statistics.warnings:
         arrays["warnings"] = np.asarray(statistics.warnings)
-    temporary = path.with_name(path.name + ".tmp.npz")
-    np.savez(temporary, **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)
+    write_arrays(path, arrays)

@@ -18,7 +18,8 @@ import torch
 from torch.nn.functional import linear, silu
 
 from piflow_bench.errors import UserError
-from piflow_bench.files.hub import digest, local_path
+from piflow_bench.files.digests import digest
+from piflow_bench.files.hub import local_path
 from piflow_bench.files.weights import State, load_into, read_weights
 from piflow_bench.networks.checkpoints import Pretrained
 from piflow_bench.networks.unet import UNet

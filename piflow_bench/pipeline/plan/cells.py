@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from piflow_bench.contracts.teacher import Guided
-from piflow_bench.files.hub import digest, local_path
+from piflow_bench.files.digests import digest
+from piflow_bench.files.hub import local_path
 from piflow_bench.pipeline.plan import samples
 from piflow_bench.pipeline.plan.cell import Cell
 from piflow_bench.pipeline.plan.questions import (

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from piflow_bench.errors import UserError
 from piflow_bench.files.atomic import flush, read_json, write_json
+from piflow_bench.files.digests import file_digest
 from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.store.attempts import STARTS, Start, starts_of
 from piflow_bench.pipeline.store.progress import PROGRESS, Progress, read_progress
@@ -62,12 +62,6 @@ def environment_error(error: BaseException) -> str | None:
             return None
         error = following
     return None
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 TRASH = "trash"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from piflow_bench.files.atomic import write_array, write_atomically
 from piflow_bench.preparation.sources.parquet import Groups
 from piflow_bench.preparation.sources.source import ImageSource, Spans
 
@@ -49,21 +50,22 @@ def spooled(
     else:
         spans, done = np.zeros((len(source), 2), np.int64), 0
         rows = np.lexsort(read.places.T[::-1])
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+
+        def copy(temporary: Path) -> None:
+            nonlocal done
             held: tuple[tuple[int, int], list[bytes]] = ((-1, -1), [])
-            for i in rows:
-                f, group, row = (int(number) for number in read.places[i])
-                if held[0] != (f, group):
-                    held = (f, group), read.group(f, group)
-                    report(done)
-                spans[i] = file.tell(), len(held[1][row])
-                file.write(held[1][row])
-                done += 1
-        temporary.replace(path)
-        with temporary.open("wb") as file:
-            np.save(file, spans)
-        temporary.replace(index)
+            with temporary.open("wb") as file:
+                for i in rows:
+                    f, group, row = (int(number) for number in read.places[i])
+                    if held[0] != (f, group):
+                        held = (f, group), read.group(f, group)
+                        report(done)
+                    spans[i] = file.tell(), len(held[1][row])
+                    file.write(held[1][row])
+                    done += 1
+
+        write_atomically(path, copy)
+        write_array(index, spans)
     return ImageSource(
         source.names, source.labels, source.classes, Spans(path, spans), source.description
     )

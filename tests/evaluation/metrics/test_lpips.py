@@ -249,7 +249,9 @@ class TestWeights:
     def test_a_damaged_vgg16_is_named(self, folder, tmp_path, monkeypatch):
         monkeypatch.setenv("PIFLOW_BENCH_WEIGHTS", str(tmp_path))
         (tmp_path / lpips.VGG_FILE).write_bytes(b"x")
-        with pytest.raises(UserError, match=f"^lpips.weights=.*{lpips.VGG_FILE}: not a state dict"):
+        with pytest.raises(
+            UserError, match=f"^lpips.weights=.*{lpips.VGG_FILE}: not a PyTorch file"
+        ):
             lpips.load(str(folder / lpips.FILE))
 
     def test_pickles_and_other_networks_are_refused(self, theirs, tmp_path):
@@ -259,7 +261,7 @@ class TestWeights:
 
         path = tmp_path / "x.pth"
         path.write_bytes(pickle.dumps(Bomb(), protocol=2))
-        with pytest.raises(UserError, match="^lpips.weights=.*tensors alone"):
+        with pytest.raises(UserError, match="^lpips.weights=.*plain tensors"):
             lpips.load(str(path))
         whole = theirs.state_dict()
         for name, change in (

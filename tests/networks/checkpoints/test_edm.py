@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from piflow_bench.contracts.condition import Classes, Unconditional
 from piflow_bench.errors import UserError
-from piflow_bench.files.hub import digest
+from piflow_bench.files.digests import digest
 from piflow_bench.networks.checkpoints.edm import edm_architecture, edm_state, load_edm
 from piflow_bench.networks.unet import UNet
 from tests.networks.checkpoints import edm_layout
