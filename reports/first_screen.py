@@ -12,13 +12,14 @@ from piflow_reports.figures import base as plots
 from piflow_reports.format import names as words
 from piflow_reports.format.styles import TEACHER, Style
 from piflow_reports.pictures import strips
-from piflow_reports.pictures.images import to_bytes, uri
+from piflow_reports.pictures.images import uri
 from piflow_reports.pictures.points import common_limits, panel
 from piflow_reports.pictures.rows import alt, series_of
 from piflow_reports.sections.rankings import Ranking
 from piflow_reports.sections.verdicts import Verdict
 from piflow_reports.summary import Summary
 
+from piflow_bench.evaluation.pictures.uint8 import for_the_eye
 from piflow_bench.tracks import ONE_BUDGET
 
 TILE = 40  # Pixels on the page that a tile should about fill.
@@ -237,7 +238,7 @@ def samples(
 
 def _strip(row: dict[str, object], images: np.ndarray) -> tuple[Row, int]:
     """A row, and the pixels on the page from one of its tiles to the next."""
-    made = strips.side_by_side(to_bytes(images), TILE, LARGEST)
+    made = strips.side_by_side(for_the_eye(images), TILE, LARGEST)
     about = _about(row, f"{len(images)} samples")
     return Row(*about[:3], made.uri, made.width, made.height, about[3]), made.step
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from piflow_bench.errors import UserError, nearest
+from piflow_bench.errors import UserError
 from piflow_bench.files.digests import digest
 from piflow_bench.files.hub import local_path
 from piflow_bench.settings import refuse_name
@@ -20,19 +19,6 @@ from piflow_bench.settings import refuse_name
 WEIGHTS = "diffusion_pytorch_model"
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 DTYPES = ("float32", "float16", "bfloat16")
-UINT8 = {
-    "adm": lambda x: (x + 1) * 127.5,  # Truncated, as ADM's and DiT's sampling scripts do.
-    "round": lambda x: x * 127.5 + 128,  # To the nearest, as the official pi-Flow evaluation does.
-}
-"""How pixels x in [-1, 1] become integers; what is above is clamped to 0..255 and truncated."""
-
-
-def to_uint8(images: Tensor, rule: str) -> np.ndarray:
-    """Images ``(B, 3, H, W)`` in about [-1, 1] as ``(B, H, W, 3)`` uint8, by a rule of UINT8."""
-    if rule not in UINT8:
-        raise UserError(f"uint8={rule}: no such rule; {nearest(rule, list(UINT8))}")
-    pixels = UINT8[rule](images.float()).clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
 
 
 @dataclass(frozen=True)
@@ -116,10 +102,6 @@ class Autoencoder:
             z = part.to(self.device).float() / self.scaling + self.shift
             parts.append(self.model.decode(z.to(self.dtype)).sample.float().cpu())
         return torch.cat(parts)
-
-    def to_uint8(self, images: Tensor, rule: str) -> np.ndarray:
-        """See :func:`to_uint8`."""
-        return to_uint8(images, rule)
 
 
 def stated_facts(folder: Path, source: str) -> dict[str, Any]:

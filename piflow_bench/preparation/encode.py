@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from piflow_bench.errors import UserError
+from piflow_bench.evaluation.pictures.uint8 import signed
 from piflow_bench.networks.autoencoder import Autoencoder
 from piflow_bench.preparation.job import Job, Preparation
 from piflow_bench.preparation.pixels import centre_crop, decode
@@ -56,7 +57,7 @@ def encode(
 ) -> np.ndarray:
     """Latents ``(b, views, c, h, w)`` of images ``(b, size, size, 3)``."""
     # Bytes travel to a GPU, not floats.
-    x = torch.from_numpy(pixels).to(coder.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    x = signed(torch.from_numpy(pixels).to(coder.device).permute(0, 3, 1, 2))
     views = [x, x.flip(-1)] if chosen.flip else [x]
     found = []
     for view, images in enumerate(views):

@@ -141,14 +141,14 @@ def reference(folder: Path) -> None:
     """Images and statistics in one npz, as ADM's reference files hold them."""
     from piflow_bench.evaluation.extractors.extractor import get_extractor, usual_batch
     from piflow_bench.evaluation.moments import Moments
+    from piflow_bench.evaluation.pictures.uint8 import by_rule
     from piflow_bench.networks.autoencoder import Autoencoder
     from piflow_bench.preparation.latents import Latents
 
     latents = Latents(folder / "latents")
     coder = Autoencoder.load(str(folder / "autoencoder"))
-    pictures = coder.to_uint8(
-        coder.decode(latents.take(torch.arange(len(latents)), None, None)), "adm"
-    )
+    decoded = coder.decode(latents.take(torch.arange(len(latents)), None, None))
+    pictures = by_rule(decoded, "adm")
     network, batch = (
         get_extractor("inception", str(folder / "inception.pth")),
         usual_batch("cpu"),

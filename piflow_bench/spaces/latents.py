@@ -15,10 +15,10 @@ from piflow_bench.contracts.plugin import Place
 from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.contracts.space import Space, SpacePlugin
 from piflow_bench.errors import UserError
+from piflow_bench.evaluation.pictures.uint8 import RULES, by_rule, signed
 from piflow_bench.files.hub import download_command, local_path
 from piflow_bench.networks.autoencoder import (
     DTYPES,
-    UINT8,
     Autoencoder,
     autoencoder_digest,
     stated_facts,
@@ -36,7 +36,7 @@ class Config:
     # a folder that diffusers' save_pretrained wrote
     autoencoder: Location | None = setting(Location("hf://stabilityai/sd-vae-ft-ema"))
     dtype: str = setting("float32", choices=DTYPES)  # of its weights and arithmetic
-    uint8: str = setting("adm", choices=tuple(UINT8))  # how pixels become integers
+    uint8: str = setting("adm", choices=tuple(RULES))  # how pixels become integers
 
 
 class Latents(SpacePlugin):
@@ -98,11 +98,11 @@ class Latents(SpacePlugin):
             )
 
         def look(x: Tensor) -> np.ndarray:
-            return autoencoder().to_uint8(autoencoder().decode(x), self.config.uint8)
+            return by_rule(autoencoder().decode(x), self.config.uint8)
 
         def encode(images: np.ndarray) -> Tensor:
             rgb = np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
-            x = torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 127.5 - 1
+            x = signed(torch.from_numpy(rgb).permute(0, 3, 1, 2))
             return autoencoder().encode(x)[0].cpu()
 
         shape = (channels, height // factor, width // factor)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from piflow_bench.contracts.plugin import Place
 from piflow_bench.contracts.space import Space, SpacePlugin
+from piflow_bench.evaluation.pictures.uint8 import of_levels, signed
 from piflow_bench.settings import setting
 
 
@@ -28,14 +29,12 @@ class Pixels(SpacePlugin):
     def load(self, pictures: tuple[int, int, int], place: Place) -> Space:
         """Samples ``(C, height, width)``."""
         height, width, channels = pictures
-        top = self.config.levels - 1
 
         def look(x: Tensor) -> np.ndarray:
-            level = ((x.clamp(-1, 1) + 1) * (top / 2)).round()
-            return (level * (255 / top)).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+            return of_levels(x, self.config.levels)
 
         def encode(images: np.ndarray) -> Tensor:
-            return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+            return signed(torch.from_numpy(images).permute(0, 3, 1, 2))
 
         return Space((channels, height, width), look, encode)
 

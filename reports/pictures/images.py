@@ -72,11 +72,3 @@ def _reduced(tile: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     image = Image.fromarray(tile[..., 0] if tile.shape[-1] < 3 else tile[..., :3])
     small = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
     return small[..., None] if small.ndim == 2 else small
-
-
-def to_bytes(images: np.ndarray) -> np.ndarray:
-    """Images of values in -1..1, or of bytes, as bytes; what is no number is black."""
-    if images.dtype == np.uint8:
-        return images
-    values = np.nan_to_num(images.astype(float), nan=-1.0)
-    return ((values.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 from piflow_reports.format.styles import TEACHER, Style
-from piflow_reports.pictures.images import Detail, scale, strip, to_bytes, uri
+from piflow_reports.pictures.images import Detail, scale, strip, uri
 from piflow_reports.pictures.points import PANEL, density, panel
+
+from piflow_bench.evaluation.pictures.uint8 import for_the_eye
 
 SHOWN = 20  # Samples of a strip that are seen before a class is chosen.
 
@@ -44,7 +46,7 @@ def alt(row: dict[str, Any], what: str) -> str:
 
 def strip_of(row: dict[str, Any], array: np.ndarray, what: str, detail: Detail) -> Strip:
     """Images ``(G, H, W, C)`` of a grid's row; ``what`` they are, in words."""
-    images = to_bytes(array)
+    images = for_the_eye(array)
     picture = strip(images, largest=detail.largest)
     times = scale(picture.height, min(len(images), SHOWN))
     seed = row.get("train_seed")

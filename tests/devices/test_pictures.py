@@ -15,6 +15,7 @@ from piflow_bench.evaluation.extractors.extractor import (
     get_extractor,
     usual_batch,
 )
+from piflow_bench.evaluation.pictures.uint8 import by_rule
 from piflow_bench.networks.autoencoder import Autoencoder
 from piflow_bench.preparation import stand_ins as generated
 from tests.devices.gpu import gpu, on_gpu
@@ -121,7 +122,7 @@ def test_the_autoencoder(dtype, tmp_path):
         assert on_gpu(mean) == on_gpu(std) == (device == "cuda")
         images = coder.decode(mean.cpu())
         assert not on_gpu(images), "pictures of many latents would fill the GPU"
-        return mean.cpu(), std.cpu(), images, torch.from_numpy(coder.to_uint8(images, "adm"))
+        return mean.cpu(), std.cpu(), images, torch.from_numpy(by_rule(images, "adm"))
 
     expected = work("cpu")
     with gpu():

@@ -15,7 +15,7 @@ import torch
 
 from piflow_bench.cli import main
 from piflow_bench.errors import UserError
-from piflow_bench.networks.autoencoder import Autoencoder, to_uint8
+from piflow_bench.networks.autoencoder import Autoencoder
 from piflow_bench.preparation import stand_ins as generated
 from piflow_bench.preparation.imagenet import prepare
 from piflow_bench.preparation.latents import Latents
@@ -279,14 +279,6 @@ def test_decoding_is_diffusers_own_and_independent_of_the_batch(inputs):
     expected = model.decode(z / model.config.scaling_factor).sample
     assert (coder.decode(z, batch=2) - expected).abs().max() < 1e-5
     assert (coder.factor, coder.channels) == (8, 4) and len(coder.digest) == 64
-
-
-def test_uint8_rules():
-    x = torch.tensor([-2.0, -1.0, 0.0, 0.999, 1.0, 3.0]).reshape(1, 1, 1, 6).expand(1, 3, 1, 6)
-    assert to_uint8(x, "adm")[0, 0, :, 0].tolist() == [0, 0, 127, 254, 255, 255]
-    assert to_uint8(x, "round")[0, 0, :, 0].tolist() == [0, 0, 128, 255, 255, 255]
-    with pytest.raises(UserError, match="no such rule"):
-        to_uint8(x, "floor")
 
 
 def test_reading_ahead_keeps_order_and_raises_where_asked():

@@ -9,7 +9,8 @@ import torch
 
 from piflow_bench.contracts.plugin import Place
 from piflow_bench.errors import UserError
-from piflow_bench.networks.autoencoder import Autoencoder, to_uint8
+from piflow_bench.evaluation.pictures.uint8 import by_rule
+from piflow_bench.networks.autoencoder import Autoencoder
 from piflow_bench.spaces import latents
 from tests.preparation.conftest import small_autoencoder
 
@@ -43,7 +44,7 @@ def test_pictures_are_the_autoencoders(folder, uint8):
     z = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     pictures = space.pictures(z)
     assert pictures.shape == (3, 8, 8, 3) and pictures.dtype == np.uint8
-    assert np.array_equal(pictures, to_uint8(coder.decode(z), uint8))
+    assert np.array_equal(pictures, by_rule(coder.decode(z), uint8))
     x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
     assert torch.equal(space.encode(pictures), coder.encode(x)[0])
     grey = pictures[..., :1]

@@ -26,6 +26,7 @@ from piflow_bench.evaluation.extractors.extractor import (
     channels_first,
     find_weights,
 )
+from piflow_bench.evaluation.pictures.uint8 import signed
 from piflow_bench.files.digests import digest
 from piflow_bench.files.weights import read_state
 
@@ -110,7 +111,7 @@ class Lpips:
         # On a GPU convolutions would by default be rounded to TF32.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             for rows in _passes(images):
-                x = channels_first(images[rows]).to(self.device).float() / 127.5 - 1
+                x = signed(channels_first(images[rows]).to(self.device))
                 start = 0
                 for part in self.network(x):
                     stop = start + part.shape[1]

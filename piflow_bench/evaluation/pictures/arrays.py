@@ -18,30 +18,12 @@ from piflow_bench.evaluation.pictures.folders import walk
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.npz import DAMAGED, check_bytes, reason
 from piflow_bench.evaluation.pictures.pillow import rgb
+from piflow_bench.evaluation.pictures.uint8 import of_unit
 from piflow_bench.files.atomic import read_json
 from piflow_bench.files.digests import file_digest
 
 RECORD, SAMPLES = "artifact.json", "samples.npy"
 """What the store writes beside every artifact, and what samples are kept in."""
-
-
-def to_uint8(images: np.ndarray, what: str = "samples") -> np.ndarray:
-    """uint8 of floats in [0, 1], by the rule ``floor(255 x + 1/2)``.
-
-    Raises:
-        UserError: for values out of range or not finite.
-    """
-    if images.itemsize < 4:  # 255 x + 1/2 of half precision is not exact.
-        images = images.astype(np.float32)
-    if not np.isfinite(images).all():
-        raise UserError(f"{what}: values that are not finite")
-    low, high = float(images.min()), float(images.max())
-    if low < 0 or high > 1:
-        raise UserError(
-            f"{what}: floats must lie in [0, 1], not [{low:.3g}, {high:.3g}]; images in [-1, 1] "
-            "are (x + 1) / 2"
-        )
-    return (images * 255 + 0.5).astype(np.uint8)
 
 
 def _images(
@@ -97,7 +79,7 @@ def open_artifact(folder: Path, what: str) -> Images:
         raise UserError(f"{named}: samples.npy {reason(error)}") from error
     if x.ndim != 4 or x.dtype.kind != "f" or x.shape[1] not in (1, 3):
         raise UserError(f"{named}: samples of shape {x.shape} are no images")
-    array = to_uint8((x.clip(-1, 1) + 1) / 2, named)
+    array = of_unit((x.clip(-1, 1) + 1) / 2, named)
     return _images(array, str(folder), named, lambda: file_digest(path), FIRST)
 
 
@@ -134,7 +116,7 @@ def _uint8(found: Any, what: str) -> np.ndarray:
         # numpy has no bfloat16.
         found = (found.float() if found.is_floating_point() else found).numpy()
     array = np.asarray(found)
-    return to_uint8(array, what) if array.dtype.kind == "f" and array.size else array
+    return of_unit(array, what) if array.dtype.kind == "f" and array.size else array
 
 
 def _dataset(source: Any, what: str) -> Images:

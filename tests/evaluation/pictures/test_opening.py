@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.pictures.arrays import to_uint8
 from piflow_bench.evaluation.pictures.npz import write_npz
 from piflow_bench.evaluation.pictures.opening import open_images
 
@@ -140,10 +139,6 @@ def test_the_digest_is_the_contents(tmp_path, rows):
     assert open_images(one).digest() == open_images(two).digest()
     Image.fromarray(255 - rows[3]).save(two / "003.png")
     assert open_images(one).digest() != open_images(two).digest()
-
-
-def test_rounding_of_floats():
-    assert to_uint8(np.array([0.0, 0.5 / 255, 0.499 / 255, 1.0])).tolist() == [0, 1, 0, 255]
 
 
 def refused(source, *words):
