@@ -17,8 +17,7 @@ from piflow_bench.errors import UserError
 from piflow_bench.files.digests import digest
 from piflow_bench.files.hub import local_path
 from piflow_bench.files.weights import read_weights
-from piflow_bench.networks.dit import DiT
-from piflow_bench.networks.pretrained import (
+from piflow_bench.networks.checkpoints.dit import (
     Architecture,
     architecture,
     dit_state,
@@ -26,6 +25,7 @@ from piflow_bench.networks.pretrained import (
     prefix_of,
     which_set,
 )
+from piflow_bench.networks.dit import DiT
 from piflow_bench.settings import Location, setting
 from piflow_bench.teachers.converted import Converted
 from piflow_bench.teachers.process import (

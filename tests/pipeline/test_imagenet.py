@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from piflow_bench.config.compose import compose
-from piflow_bench.networks.pretrained import load_dit
+from piflow_bench.networks.checkpoints.dit import load_dit
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.runtime import Given, Runtime
 from piflow_bench.pipeline.stages.features import DescribeReference

@@ -21,7 +21,7 @@ from piflow_bench.errors import UserError
 from piflow_bench.files.digests import digest
 from piflow_bench.files.hub import local_path
 from piflow_bench.files.weights import State, load_into, read_weights
-from piflow_bench.networks.checkpoints import Pretrained
+from piflow_bench.networks.checkpoints.pretrained import Pretrained
 from piflow_bench.networks.unet import UNet
 from piflow_bench.networks.unet_architecture import Architecture
 from piflow_bench.networks.unet_blocks import frequencies, waves
@@ -271,7 +271,7 @@ def load_diffusers_unet(
     null_label: bool = False,
     time_scale: float = 1.0,
     time_offset: float = 0.0,
-) -> Pretrained:
+) -> Pretrained[UNet]:
     """A U-Net of diffusers, in float32.
 
     Args:

@@ -21,7 +21,7 @@ from piflow_bench.errors import UserError
 from piflow_bench.files.digests import digest
 from piflow_bench.files.hub import local_path
 from piflow_bench.files.weights import State, load_into, one_averaged, read_weights
-from piflow_bench.networks.checkpoints import Pretrained
+from piflow_bench.networks.checkpoints.pretrained import Pretrained
 from piflow_bench.networks.unet import UNet
 from piflow_bench.networks.unet_architecture import Architecture
 
@@ -121,7 +121,7 @@ def _near(found: torch.Tensor, made: torch.Tensor) -> bool:
     return bool((found.float() - made).abs().max() < 1e-3)
 
 
-def load_edm(source: str, time_scale: float = 1.0, time_offset: float = 0.0) -> Pretrained:
+def load_edm(source: str, time_scale: float = 1.0, time_offset: float = 0.0) -> Pretrained[UNet]:
     """A U-Net of EDM, in float32.
 
     Args:

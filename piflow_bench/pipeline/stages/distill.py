@@ -71,7 +71,7 @@ class Publish(OfStudent):
         from safetensors.torch import save_file
 
         from piflow_bench.files.weights import load_into, read_weights
-        from piflow_bench.networks.pretrained import dit_state
+        from piflow_bench.networks.checkpoints.dit import dit_state
 
         source = runtime.student or ""
         spec = spec_of(runtime, 1, 0, "cpu", self.train_nfe)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from piflow_bench.files.weights import (
     one_averaged,
     read_weights,
 )
+from piflow_bench.networks.checkpoints.pretrained import Pretrained
 from piflow_bench.networks.dit import DiT
 
 _INPUTS = ("pos_embed.proj.weight", "x_embedder.proj.weight")
@@ -38,16 +39,6 @@ POSITIONS = ("pos_embed", "pos_embed.pos_embed")
 """Names of the fixed position table, which some files state."""
 POSITIONS_TOLERANCE = 0.01
 """Rounding of a table that was stored in half precision, and more."""
-
-
-class Pretrained(NamedTuple):
-    """A network from a checkpoint."""
-
-    network: DiT
-    digest: str
-    """sha256 of the checkpoint."""
-    taken: str
-    """Which of the file's sets of weights it has; empty if it has one."""
 
 
 # ------------------------------------------------------------------ layouts
@@ -215,7 +206,7 @@ def load_dit(
     height: int | None = None,
     heads: int | None = None,
     width: int | None = None,
-) -> Pretrained:
+) -> Pretrained[DiT]:
     """A velocity network from a checkpoint, in float32.
 
     Args:

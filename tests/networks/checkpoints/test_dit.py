@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from piflow_bench.contracts.condition import Classes
 from piflow_bench.errors import UserError
 from piflow_bench.files.weights import is_averaged, load_into, read_weights
+from piflow_bench.networks.checkpoints.dit import Architecture, architecture, dit_state, load_dit
 from piflow_bench.networks.embeddings import sincos_2d
-from piflow_bench.networks.pretrained import Architecture, architecture, dit_state, load_dit
 
-DATA = Path(__file__).parent.parent / "data"
+DATA = Path(__file__).parents[2] / "data"
 
 
 @pytest.fixture(scope="module")
