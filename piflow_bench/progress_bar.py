@@ -39,6 +39,24 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def time_left(made: float, left: float, seconds: float) -> str:
+    """Words for the time that is left by the pace so far; empty before there is one."""
+    return f"about {duration(left * seconds / made)} left" if made > 0 and left > 0 else ""
+
+
+def now_and_then(say: Callable[[str], None], every: float) -> Callable[[str], None]:
+    """``say``, but silent until so many seconds have passed since its last word, or since now."""
+    last = time.monotonic()
+
+    def report(words: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > every:
+            last = time.monotonic()
+            say(words)
+
+    return report
+
+
 @dataclass
 class _Work:
     """One kind of work: how much of it is done, and since when."""
@@ -54,11 +72,8 @@ class _Work:
         """How far it is, and the time that is left by the pace so far."""
         seconds = now - self.began
         words = f"{self.what}: {self.done:,} of {self.total:,} after {duration(seconds)}"
-        made = self.done - self.first
-        if made > 0 and self.done < self.total:
-            left = (self.total - self.done) * seconds / made
-            words += f"; about {duration(left)} left"
-        return words
+        left = time_left(self.done - self.first, self.total - self.done, seconds)
+        return f"{words}; {left}" if left else words
 
 
 @contextmanager

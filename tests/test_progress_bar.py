@@ -10,7 +10,7 @@ from rich.console import Console
 import piflow_bench
 from piflow_bench import progress_bar
 from piflow_bench.cli import main
-from piflow_bench.progress_bar import _Work, told
+from piflow_bench.progress_bar import _Work, now_and_then, told
 
 
 def quiet():
@@ -104,3 +104,12 @@ def test_the_command_speaks_where_there_is_no_terminal(tmp_path, monkeypatch, ca
     spoken = capsys.readouterr().err
     assert "features of samples: " in spoken and " of 60 after 0 s" in spoken
     assert all(line.count(" after ") + line.count("inputs: ") for line in spoken.splitlines())
+
+
+def test_now_and_then_is_silent_between_two_words(monkeypatch):
+    clock, said = [0.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    report = now_and_then(said.append, every=5.0)
+    for clock[0] in (1.0, 5.5, 6.0, 10.0, 10.6):
+        report(f"at {clock[0]}")
+    assert said == ["at 5.5", "at 10.6"]

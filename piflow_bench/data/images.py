@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +36,7 @@ from piflow_bench.preparation.pictures import (
     prepare_pictures,
     split,
 )
+from piflow_bench.progress_bar import now_and_then
 from piflow_bench.randomness import SampleRandom, TrainingRandom
 from piflow_bench.settings import Location, setting
 from piflow_bench.sources import is_file_plugin, source_digest
@@ -219,15 +219,8 @@ class Images(DatasetPlugin):
 
 def _spoken() -> Callable[[float, str], None]:
     """Says now and then how far the pictures are prepared: a plan waits for them."""
-    last = time.monotonic()
-
-    def report(share: float, text: str) -> None:
-        nonlocal last
-        if time.monotonic() - last > EVERY:
-            last = time.monotonic()
-            print(f"preparing pictures: {share:.0%} {text}".rstrip(), file=sys.stderr, flush=True)
-
-    return report
+    say = now_and_then(lambda words: print(words, file=sys.stderr, flush=True), EVERY)
+    return lambda share, text: say(f"preparing pictures: {share:.0%} {text}".rstrip())
 
 
 def _identity(space: SpacePlugin) -> list[Any]:

@@ -14,9 +14,9 @@ from torch import Tensor
 from piflow_bench.errors import UserError
 from piflow_bench.files.digests import digest
 from piflow_bench.files.hub import local_path
+from piflow_bench.files.weights import WEIGHTS
 from piflow_bench.settings import refuse_name
 
-WEIGHTS = "diffusion_pytorch_model"
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 DTYPES = ("float32", "float16", "bfloat16")
 

@@ -14,7 +14,7 @@ from piflow_bench.pipeline.live import Note
 from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.stages.distill import Distill
 from piflow_bench.pipeline.store.store import Store
-from piflow_bench.progress_bar import EVERY, bars, duration
+from piflow_bench.progress_bar import EVERY, bars, duration, time_left
 
 NAMED = 2
 """Running stages that such a line names."""
@@ -106,9 +106,8 @@ class Display:
     def _line(self, done: float, running: Sequence[str], seconds: float) -> str:
         """How far all is, what runs, and the time that is left by the pace so far."""
         words = [f"{done / max(self.total, 1e-9):.0%} after {duration(seconds)}"]
-        made, left = done - self.cached, self.total - done
-        if made > 0:
-            words.append(f"about {duration(left * seconds / made)} left")
+        if left := time_left(done - self.cached, self.total - done, seconds):
+            words.append(left)
         words += running[:NAMED]
         if len(running) > NAMED:
             words.append(f"{len(running) - NAMED} more")
