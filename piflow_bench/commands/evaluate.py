@@ -163,8 +163,9 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
         _write_statistics(settings)
         if not scoring:
             return None
+    from piflow_bench.evaluation.options import Options
     from piflow_bench.evaluation.pictures.images import printable
-    from piflow_bench.evaluation.score import Options, score
+    from piflow_bench.evaluation.score import score
     from piflow_bench.evaluation.shown import pictures_of, write_pictures
 
     started, clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
@@ -298,8 +299,8 @@ def _check_statistics(settings: Settings, path: Path) -> None:
 
 def _write_statistics(settings: Settings) -> None:
     from piflow_bench.evaluation.cautions import few_for_dimensions
+    from piflow_bench.evaluation.references.from_images import reference_statistics
     from piflow_bench.evaluation.references.statistics import save_statistics
-    from piflow_bench.evaluation.score import reference_statistics
 
     assert settings.statistics is not None and not isinstance(settings.n, list)
     path = Path(settings.statistics)

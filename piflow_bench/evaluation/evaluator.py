@@ -17,10 +17,10 @@ from piflow_bench.evaluation.extraction import DIGESTS, Arrays, extract
 from piflow_bench.evaluation.extractors.extractor import get_extractor, usual_batch
 from piflow_bench.evaluation.measured import Measuring, measure_set
 from piflow_bench.evaluation.metrics.metric import all_metrics, use_plugins
+from piflow_bench.evaluation.options import Options
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.opening import open_images
 from piflow_bench.evaluation.protocols import Protocol
-from piflow_bench.evaluation.score import Options
 from piflow_bench.evaluation.settings import make_settings
 from piflow_bench.evaluation.sources import Given, open_reference
 from piflow_bench.evaluation.tables import rows_of

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial, reduce
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,104 +14,28 @@ import numpy as np
 import pandas as pd
 
 from piflow_bench import file_plugins
-from piflow_bench.contracts.extractor import FEATURES, SPATIAL, Extractor
+from piflow_bench.contracts.extractor import Extractor
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation import needs
-from piflow_bench.evaluation.cautions import of_copies
-from piflow_bench.evaluation.extraction import DIGESTS, Arrays, extract
+from piflow_bench.evaluation.extraction import Arrays, extract
 from piflow_bench.evaluation.extractors.extractor import get_extractor, usual_batch
 from piflow_bench.evaluation.measured import Measured, Measuring, Report, measure_set
 from piflow_bench.evaluation.metrics.metric import use_plugins
-from piflow_bench.evaluation.moments import Moments
+from piflow_bench.evaluation.options import CACHE, Options, silent
 from piflow_bench.evaluation.pictures.images import Images
-from piflow_bench.evaluation.pictures.opening import open_images
 from piflow_bench.evaluation.protocols import (
     Protocol,
     Rules,
-    load_protocol,
     refuse_mixture,
     rules_hash,
 )
-from piflow_bench.evaluation.references.statistics import Statistics
 from piflow_bench.evaluation.sets import several
 from piflow_bench.evaluation.sources import Given, Sources, open_given, open_reference
-from piflow_bench.evaluation.subsets import described, subset
 from piflow_bench.evaluation.tables import DIFFERENCES, compared, resolved_rules, rows_of
-from piflow_bench.files.atomic import check_writable
 
 if TYPE_CHECKING:
     from piflow_bench.evaluation.extractors.clip import Clip
     from piflow_bench.evaluation.metrics.lpips import Lpips
-
-
-CACHE = "runs/store/features"
-"""Where features are kept where nobody says."""
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `evaluate` takes beside the sets and the protocol; see there."""
-
-    extractor: str | None = None
-    weights: str | None = None
-    metrics: str | Sequence[str] | None = None
-    n: int | Sequence[int] | None = None
-    teacher: Any = None
-    prompts: Any = None
-    labels: Any = None
-    per_class: str | Sequence[str] = ()
-    lpips_weights: str | None = None
-    clip_weights: str | None = None
-    device: str = "cpu"
-    precision: str | None = None
-    compiled: bool = False
-    workers: int = 2
-    processes: int = 1
-    batch: int | None = None
-    cache: str | Path | bool | None = CACHE
-    plugins: str | Sequence[str] | None = None
-    report: Report = _silent
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def counts(self) -> list[int]:
-        """The different n, ascending; none where n is not given."""
-        given: list[Any] = (
-            list(self.n) if isinstance(self.n, list | tuple | np.ndarray) else [self.n]
-        )
-        if given == [None]:
-            return []
-        for count in given:
-            if not isinstance(count, Integral) or isinstance(count, bool):
-                raise UserError(f"n={count}: must be a whole number, or a list of such")
-            if int(count) < 1:
-                raise UserError(f"n={count}: must be at least 1")
-        if not given:
-            raise UserError("n=[]: at least one number is needed")
-        return sorted({int(count) for count in given})
-
-    def place(self) -> Path | None:
-        """Where features are kept, which must be writable; None for nowhere."""
-        if self.cache is None or self.cache is False:
-            return None
-        cache = Path(CACHE if self.cache is True else self.cache)
-        check_writable("cache", cache)
-        return cache
-
-    def rules(self, protocol: str | Protocol) -> Protocol:
-        """The protocol with what is given beside it; how many are scored is apart from it."""
-        rules = load_protocol(protocol) if isinstance(protocol, str) else protocol
-        metrics = (self.metrics,) if isinstance(self.metrics, str) else self.metrics
-        return dataclasses.replace(
-            rules,
-            extractors=[self.extractor or rules.extractor],
-            metrics=list(metrics or rules.metrics),
-            precision=self.precision or rules.precision,
-            settings={**rules.settings, **self.settings},
-        )
 
 
 @dataclass(frozen=True)
@@ -150,7 +73,7 @@ def evaluate(
     batch: int | None = None,
     cache: str | Path | bool | None = CACHE,
     plugins: str | Sequence[str] | None = None,
-    report: Report = _silent,
+    report: Report = silent,
     **settings: Any,
 ) -> pd.DataFrame:
     """Scores of ``samples`` against ``reference``, one row a metric, with intervals.
@@ -383,48 +306,3 @@ def _further_networks(
 
         clip = open_model(clip_weights, device, setting="clip.weights")
     return lpips, clip
-
-
-# ------------------------------------------------------------------ statistics
-
-
-def reference_statistics(
-    source: Any,
-    extractor: str = "inception",
-    weights: str | None = None,
-    *,
-    device: str = "cpu",
-    precision: str = "float32",
-    compiled: bool = False,
-    n: int | None = None,
-    workers: int = 2,
-    processes: int = 1,
-    batch: int | None = None,
-    cache: str | Path | bool | None = CACHE,
-    plugins: str | Sequence[str] | None = None,
-    report: Report = _silent,
-) -> Statistics:
-    """Statistics of a reference set, to be written with ``statistics.save_statistics``.
-
-    Arguments as for ``evaluate``.
-    """
-    folders = file_plugins.places(plugins)
-    network = get_extractor(extractor, weights, device, precision, compiled, folders)
-    given = open_images(source, "samples", workers)
-    size = len(given) if n is None else n
-    if not 2 <= size <= len(given):
-        raise UserError(f"samples: n={size} of {len(given)} images; at least 2 are needed")
-    images = given.take(subset(len(given), size, given.labels))
-    told = partial(report, "features of samples")
-    place = Options(cache=cache).place()
-    found = extract(images, network, place, batch or usual_batch(device), told, processes)
-    spatial = Moments.from_features(found[SPATIAL]) if SPATIAL in found else None
-    pooled = Moments.from_features(found[FEATURES])
-    taken = described(len(given), size, given.labels)
-    noted = [text.removeprefix("samples=") for text in images.warnings]
-    noted += of_copies(found[DIGESTS], "images equal")
-    sides = images.width, images.height
-    return Statistics(
-        images.path, pooled, spatial, network.identity, pooled.n, taken, sides, network.precision,
-        tuple(noted),
-    )  # fmt: skip

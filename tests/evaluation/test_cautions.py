@@ -17,6 +17,7 @@ from piflow_bench.evaluation import score
 from piflow_bench.evaluation.cautions import enlargement
 from piflow_bench.evaluation.extractors.extractor import Extractor
 from piflow_bench.evaluation.pictures.opening import open_images
+from piflow_bench.evaluation.references import from_images
 from piflow_bench.evaluation.references.statistics import save_statistics
 
 
@@ -33,7 +34,8 @@ def network(monkeypatch):
 
         return Extractor(name, "0" * 64, "", ("features",), prepare, pooled, "cpu")
 
-    monkeypatch.setattr(score, "get_extractor", load)
+    for module in (score, from_images):
+        monkeypatch.setattr(module, "get_extractor", load)
 
 
 def pictures(n, seed=0, side=8):
@@ -133,7 +135,7 @@ class TestStatistics:
 
     def of_ours(self, tmp_path, source=REFERENCE, **given):
         path = tmp_path / "ours.npz"
-        found = score.reference_statistics(source, cache=tmp_path / "c", **given)
+        found = from_images.reference_statistics(source, cache=tmp_path / "c", **given)
         save_statistics(path, found)
         return path
 

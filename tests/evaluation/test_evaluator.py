@@ -9,6 +9,7 @@ from piflow_bench.errors import UserError
 from piflow_bench.evaluation import evaluator, score
 from piflow_bench.evaluation.extractors.extractor import Extractor
 from piflow_bench.evaluation.moments import Moments
+from piflow_bench.evaluation.protocols import load_protocol
 from piflow_bench.evaluation.references.statistics import Statistics, save_statistics
 
 METRICS = ["fd", "kid_exact", "recall", "vendi"]
@@ -150,7 +151,7 @@ def test_a_protocol_of_a_number_of_images_waits_for_them():
     import dataclasses
 
     rules = dataclasses.replace(
-        score.load_protocol("default"), metrics=["fd"], samples=100, fixed=True, name="hundred"
+        load_protocol("default"), metrics=["fd"], samples=100, fixed=True, name="hundred"
     )
     found = piflow_bench.Evaluator(Y, rules)
     found.update(X[:60])

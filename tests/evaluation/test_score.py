@@ -17,6 +17,7 @@ from piflow_bench.evaluation import protocols, score
 from piflow_bench.evaluation.extractors.extractor import Extractor
 from piflow_bench.evaluation.metrics import lpips
 from piflow_bench.evaluation.moments import Moments
+from piflow_bench.evaluation.references import from_images
 from piflow_bench.evaluation.references.statistics import Statistics, save_statistics
 
 
@@ -36,7 +37,8 @@ def quick(monkeypatch):
         outputs = ("features", "spatial", "logits")
         return Extractor("quick", "0" * 64, "as it is", outputs, prepare, network, device)
 
-    monkeypatch.setattr(score, "get_extractor", lambda *recipe: load())
+    for module in (score, from_images):
+        monkeypatch.setattr(module, "get_extractor", lambda *recipe: load())
 
 
 def pictures(seed, n=120, shift=0.0):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import piflow_bench
+from piflow_bench.evaluation.references.from_images import reference_statistics
 from piflow_bench.evaluation.subsets import described, subset
 
 
@@ -81,9 +82,8 @@ class TestOfClassSortedSamples:
         np.savez(tmp_path / "x.npz", ours, labels)
         network = dict(extractor="digits", cache=tmp_path)
         whole, part = (
-            piflow_bench.evaluation.score.reference_statistics(tmp_path / "x.npz", n=n, **network)
-            for n in (None, 100)
+            reference_statistics(tmp_path / "x.npz", n=n, **network) for n in (None, 100)
         )
-        first = piflow_bench.evaluation.score.reference_statistics(ours[:100], **network)
+        first = reference_statistics(ours[:100], **network)
         gap, far = (np.abs(each.pooled.mean - whole.pooled.mean).max() for each in (part, first))
         assert gap < 0.2 * far and part.taken.startswith("100 of 200")

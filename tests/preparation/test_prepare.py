@@ -238,8 +238,8 @@ def test_statistics_are_those_of_the_cropped_images(
 ):
     from PIL import Image
 
+    from piflow_bench.evaluation.references.from_images import reference_statistics
     from piflow_bench.evaluation.references.statistics import load_statistics
-    from piflow_bench.evaluation.score import reference_statistics
     from piflow_bench.preparation.pixels import centre_crop, decode
     from piflow_bench.preparation.sources.opening import open_source
 
