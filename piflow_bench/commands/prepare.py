@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from piflow_bench.config.paths import split_paths
 from piflow_bench.errors import OK, UserError, nearest
 from piflow_bench.preparation.imagenet import prepare
 from piflow_bench.preparation.job import Preparation
-from piflow_bench.progress_bar import bars
+from piflow_bench.progress_bar import told
 from piflow_bench.settings import DEVICE, build_dataclass, read_setting, setting
 
 PATHS = ("source", "out", "autoencoder", "reference")
@@ -55,46 +54,13 @@ def prepare_imagenet(arguments: Sequence[str]) -> Path:
     if "reference" in paths:
         given[Preparation]["reference"] = paths.pop("reference")
     settings, machine = (build_dataclass(g, v, "") for g, v in given.items())
-    with _Progress() as report:
+    with told(Console()) as report:
         return prepare(
             **paths,
             **dataclasses.asdict(machine),
             **dataclasses.asdict(settings),
             report=report,
         )
-
-
-class _Progress:
-    """A bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        self.console = Console()
-        self.bar = bars(self.console)
-        self.task = self.bar.add_task("images", total=None, words="")
-        self.started = self.told = time.time()
-        self.first: int | None = None
-
-    def __enter__(self) -> Any:
-        self.bar.start()
-        return self.report
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.stop()
-
-    def report(self, done: int, total: int, words: str) -> None:
-        """``done`` of ``total`` images are encoded."""
-        now = time.time()
-        if self.first is None:
-            self.first, self.started = done, now
-        rate = (done - self.first) / max(now - self.started, 1e-9)
-        self.bar.update(
-            self.task, completed=done, total=total, words=f"{rate:.0f} images/s {words}"
-        )
-        if not self.console.is_terminal and now - self.told > 10:
-            self.told = now
-            left = (total - done) / rate / 60 if rate else float("inf")
-            text = f"{done} of {total} images, {rate:.0f} images/s, {left:.0f} min left"
-            self.console.print(text, highlight=False)
 
 
 def prepare_images(arguments: Sequence[str]) -> Path:
@@ -116,14 +82,14 @@ def prepare_images(arguments: Sequence[str]) -> Path:
         if key not in known:
             raise UserError(f"{key}: no such setting; {nearest(key, [*known, 'labels'])}")
     chosen = build_dataclass(Config, {**given, "labels": paths.get("labels")}, "")
-    with _Progress() as report:
+    with told(Console()) as report:
         made = prepare_pictures(
             paths["folder"],
             paths["out"],
             size=chosen.size,
             crop=chosen.crop,
             labels=chosen.labels,
-            report=lambda share, text: report(round(100 * share), 100, text),
+            report=lambda share, text: report(f"pictures {text}", round(100 * share), 100),
         )
     console = Console()
     for caution in made.cautions:

@@ -8,7 +8,6 @@ several; so do several calls on one folder.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,15 @@ import torch
 
 from piflow_bench.errors import UserError
 from piflow_bench.networks.autoencoder import Autoencoder
-from piflow_bench.preparation.job import SPOOL, SPOOL_LOCK, WRITER, Job, Preparation, with_spool
+from piflow_bench.preparation.job import (
+    SPOOL,
+    SPOOL_LOCK,
+    WRITER,
+    Job,
+    Preparation,
+    Report,
+    with_spool,
+)
 from piflow_bench.preparation.latents import FACTS
 from piflow_bench.preparation.processes import in_processes
 from piflow_bench.preparation.reference import open_reference, write_reference
@@ -34,7 +41,7 @@ def prepare(
     batch: int = 32,
     device: str | None = None,
     processes: int = 1,
-    report: Callable[[int, int, str], None] = lambda done, total, text: None,
+    report: Report = lambda what, done, total: None,
     **settings: Any,
 ) -> Path:
     """Encode the images of ``source`` into ``out``; goes on where an earlier call was stopped.
@@ -46,7 +53,7 @@ def prepare(
         batch: images encoded at once; changes no result beyond rounding.
         device: cpu or cuda; None for a GPU where there is one.
         processes: how many encode at once.
-        report: called with images done, images in all, and words.
+        report: called with what is being done, images done and images in all.
         settings: the fields of ``Preparation``.
 
     Raises:

@@ -22,6 +22,8 @@ SPOOL_LOCK = "images.lock"
 WRITER = 2
 """Version of what writes the folder; raised when other bytes would come out."""
 CROP = "centre: halved by boxes, bicubic"
+Report = Callable[[str, int, int], None]
+"""Called with what is being done, images done and images in all."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,11 @@ class Job:
         return self.record(index).is_file() or (self.folder / FACTS).is_file()
 
 
-def with_spool(job: Job, report: Callable[[int, int, str], None]) -> Job:
+def with_spool(job: Job, report: Report) -> Job:
     """The job, its images where each can be read alone."""
     if not is_scattered(job.images):
         return job
     with FileLock(job.folder / SPOOL_LOCK):
         total = len(job.images)
-        told = lambda done: report(done, total, "copied, in the parquet files' order")  # noqa: E731
+        told = lambda done: report("copy in the parquet files' order", done, total)  # noqa: E731
         return replace(job, images=spooled(job.images, job.folder / SPOOL, told))

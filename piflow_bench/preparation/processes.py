@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -12,8 +11,8 @@ import torch
 
 from piflow_bench.errors import UserError
 from piflow_bench.networks.autoencoder import Autoencoder
-from piflow_bench.preparation.job import Job
-from piflow_bench.preparation.shards import encode_shards
+from piflow_bench.preparation.job import Job, Report
+from piflow_bench.preparation.shards import LATENTS, encode_shards
 from piflow_bench.preparation.unfinished import room
 
 
@@ -26,9 +25,9 @@ def _worker(
     torch.set_num_threads(threads)
     before: int | None = None  # What was there at the start is the parent's to tell.
 
-    def report(done: int, total: int, text: str) -> None:
+    def report(what: str, done: int, total: int) -> None:
         nonlocal before
-        tell.send((0 if before is None else done - before, text))
+        tell.send((0 if before is None else done - before, what))
         before = done
 
     try:
@@ -46,13 +45,13 @@ def in_processes(
     autoencoder: str,
     device: str,
     processes: int,
-    report: Callable[[int, int, str], None],
+    report: Report,
 ) -> None:
     """Encode all shards in processes of their own; the first one's trouble ends them all."""
     context = multiprocessing.get_context("spawn")  # A GPU does not survive a fork.
     total = len(job.images)
     done = sum(len(rows) for i, rows in enumerate(job.shards()) if job.is_done(i))
-    report(done, total, "")
+    report(LATENTS, done, total)
     threads = max(torch.get_num_threads() // processes, 1)
     bare = replace(job, coder=None)
     running: dict[Any, Any] = {}  # A pipe to hear from, and its process.
@@ -80,7 +79,7 @@ def in_processes(
                 if images is None:
                     raise UserError(text)
                 done = min(done + images, total)
-                report(done, total, f"{processes} processes")
+                report(text, done, total)
     finally:
         for process in running.values():
             process.terminate()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from piflow_bench.errors import UserError
 from piflow_bench.files.atomic import write_arrays, write_json
 from piflow_bench.files.digests import file_digest
 from piflow_bench.preparation.encode import decoded
-from piflow_bench.preparation.job import CROP, REFERENCE, Job, Preparation, with_spool
+from piflow_bench.preparation.job import CROP, REFERENCE, Job, Preparation, Report, with_spool
 
 
 def _reference_key(job: Job, extractor: Any) -> str:
@@ -42,7 +41,7 @@ def open_reference(chosen: Preparation, folder: Path, device: str) -> Any:
     return get_extractor(protocol.extractor, None, device, protocol.precision)
 
 
-def write_reference(job: Job, extractor: Any, report: Callable[[int, int, str], None]) -> None:
+def write_reference(job: Job, extractor: Any, report: Report) -> None:
     """Statistics of the cropped images, shard by shard: features of all would not fit in memory."""
     from piflow_bench.contracts.extractor import FEATURES, SPATIAL
     from piflow_bench.evaluation.moments import Moments
@@ -67,7 +66,7 @@ def write_reference(job: Job, extractor: Any, report: Callable[[int, int, str], 
             outputs = extractor(np.stack(pixels)) if pixels else {}
             for name in set(outputs) & {FEATURES, SPATIAL}:
                 parts.setdefault(name, []).append(outputs[name])
-            report(group.stop, len(job.images), "features for the reference")
+            report("features of the reference", group.stop, len(job.images))
         for name, arrays in parts.items():
             here = Moments.from_features(np.concatenate(arrays))
             moments[name] = moments[name].merge(here) if name in moments else here

@@ -10,20 +10,23 @@ from filelock import FileLock, Timeout
 from piflow_bench.files.atomic import write_array, write_json
 from piflow_bench.files.digests import file_digest
 from piflow_bench.preparation.encode import decoded, encode
-from piflow_bench.preparation.job import Job
+from piflow_bench.preparation.job import Job, Report
 from piflow_bench.preparation.latents import shard_names
 
+LATENTS = "latents"
+"""What is said to be done."""
 
-def encode_shards(job: Job, report: Callable[[int, int, str], None]) -> None:
+
+def encode_shards(job: Job, report: Report) -> None:
     """Encode every shard that nobody has, then wait for those that others are at."""
     shards, total = job.shards(), len(job.images)
     done = sum(len(rows) for i, rows in enumerate(shards) if job.is_done(i))
-    report(done, total, "")
+    report(LATENTS, done, total)
 
-    def told(images: int, text: str) -> None:
+    def told(images: int) -> None:
         nonlocal done
         done += images
-        report(min(done, total), total, text)
+        report(LATENTS, min(done, total), total)
 
     # Whoever holds a shard may die without having written it: the second round waits and looks.
     for patience in (0, -1):
@@ -38,7 +41,7 @@ def encode_shards(job: Job, report: Callable[[int, int, str], None]) -> None:
                 continue
 
 
-def _encode_shard(job: Job, rows: range, index: int, told: Callable[[int, str], None]) -> None:
+def _encode_shard(job: Job, rows: range, index: int, told: Callable[[int], None]) -> None:
     images, chosen, coder, folder = job.images, job.chosen, job.coder, job.folder
     assert coder is not None
     side = chosen.size // coder.factor
@@ -55,7 +58,7 @@ def _encode_shard(job: Job, rows: range, index: int, told: Callable[[int, str], 
             start = len(labels)
             labels += [images.labels[i] for i in kept]
             latents[start : len(labels)] = encode(pixels, kept, coder, chosen)
-        told(len(group), images.names[group.start].partition("/")[0])
+        told(len(group))
     for stale in folder.glob(f".shard-{index:05d}.*.tmp"):  # Of a process that was killed.
         stale.unlink()
     digests = []
