@@ -153,7 +153,8 @@ def test_reports_import_results_and_statistics_alone(path):
         "piflow_bench.errors",
         "piflow_bench.evaluation",
         "piflow_bench.files.atomic",  # Files that are written whole or not at all.
-        "piflow_bench.pipeline.results",
+        "piflow_bench.pipeline.results.frames",
+        "piflow_bench.pipeline.results.schema",
         "piflow_bench.tracks",  # The names in a column of results.
         "piflow_reports",
     ]

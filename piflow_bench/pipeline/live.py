@@ -19,7 +19,7 @@ from piflow_bench.config.schema import ExperimentConfig, VariantConfig, to_plain
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.metrics.metric import use_plugins
 from piflow_bench.file_plugins import places
-from piflow_bench.files.atomic import write_json, write_parquet, write_text
+from piflow_bench.files.atomic import write_json, write_text
 from piflow_bench.pipeline.launchers.schedule import Failure, Outcome
 from piflow_bench.pipeline.launchers.slurm.records import outcome_of
 from piflow_bench.pipeline.plan import Plan, make_plan
@@ -164,16 +164,24 @@ def snapshot(run: Running, out: Path, build: Callable[[Path], Path], live: bool 
 
     ``build`` makes a page of a folder of results. A page that is ``live`` looks for another stamp.
     """
-    from piflow_bench.pipeline.results import write_run  # pandas: not for what looks at stages.
+    from piflow_bench.pipeline.results.run import write_run  # pandas: not for what looks at stages.
 
     outcome = run.outcome()
     stamp = _stamp(outcome)
     results = [s for cell in run.plan.cells for s in cell.results]
     if any(s.key in outcome.done or s.key in outcome.failures for s in results):
-        write_run(run.plan, run.store, outcome, out, run.command, run.started)
         done, total = len(outcome.done), len(run.plan.stages)
         about = {"done": done, "total": total, "refresh": EVERY, "stamp": stamp}
-        _keep_finished(out, about if live else None)
+        write_run(
+            run.plan,
+            run.store,
+            outcome,
+            out,
+            run.command,
+            run.started,
+            pending=False,
+            live=about if live else None,
+        )
         build(out)
         _tell_pages(out, stamp if live else "")
     return stamp
@@ -187,19 +195,6 @@ def _tell_pages(out: Path, stamp: str) -> None:
     """What open pages look for: a page from a disk may ask for a script, but for nothing else."""
     script = f"window.piflowStamp && window.piflowStamp({json.dumps(stamp)});\n"
     write_text(out / STAMP, script)
-
-
-def _keep_finished(out: Path, live: dict[str, Any] | None) -> None:
-    """Leave out the rows that are still to come, and tell the page how far the run is."""
-    import pandas as pd
-
-    table = pd.read_parquet(out / "results.parquet")
-    table = table[table["reason"] != "not computed"]
-    write_parquet(out / "results.parquet", table)
-    info = json.loads((out / "run.json").read_text())
-    if live:
-        info["live"] = live
-    write_json(out / "run.json", info, indent=1)
 
 
 def watch(folder: Path, build: Callable[[Path], Path], every: float = EVERY) -> Path:

@@ -206,7 +206,7 @@ def _collect(
     """Write the results and the page, unless those in ``folder`` are of just these artifacts."""
     from piflow_reports import build, sources
 
-    from piflow_bench.pipeline.results import fingerprint, write_run
+    from piflow_bench.pipeline.results.run import fingerprint, write_run
 
     record, page = folder / UP_TO_DATE, folder / "report.html"
     current = fingerprint(plan, sources())

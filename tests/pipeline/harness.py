@@ -13,7 +13,7 @@ import pytest
 
 from piflow_bench.cli import main
 from piflow_bench.pipeline import runtime
-from piflow_bench.pipeline.results import COST_AND_PROVENANCE
+from piflow_bench.pipeline.results.schema import COST_AND_PROVENANCE
 
 SMALL = ("profile=smoke", "only=[piflow-gm8,teacher-euler]", "nfes=[1]")
 STUDENTS = ("profile=smoke", "only=[piflow-gm8,dmd2,kd]", "nfes=[1]")

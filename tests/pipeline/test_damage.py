@@ -301,7 +301,7 @@ def test_samples_are_written_as_they_are(tmp_path):
 @pytest.mark.slow
 def test_rows_tell_where_what_they_come_from_was_made(tmp_path, monkeypatch):
     """Trained on one machine by one commit, scored on another: each row names both."""
-    from piflow_bench.pipeline.results import results_table
+    from piflow_bench.pipeline.results.tables import results_table
 
     arguments = ["run", "profile=smoke", "only=[teacher-euler]", "nfes=[1]", "launcher=debug"]
     arguments += ["name=mine", *places(tmp_path)]

@@ -8,8 +8,8 @@ import pytest
 from piflow_bench.config.compose import compose
 from piflow_bench.data import digits_extractor
 from piflow_bench.evaluation.metrics import metric as metrics
-from piflow_bench.pipeline import results
 from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.pipeline.results import run as results
 from piflow_bench.pipeline.stages.features import Describe
 from piflow_bench.sources import package_digest
 from piflow_bench.teachers.dit import DiTTeacher

@@ -15,7 +15,9 @@ from tests.pipeline.harness import STUDENTS, alive, bits, children, command, pla
 KILLS = 20
 OF_PROCESS_TREES = 5
 SETTINGS = (*STUDENTS, "save_seconds=0.1")
-PRELOAD = ["piflow_bench.pipeline.runner", "piflow_bench.pipeline.results", "piflow_methods.dmd2"]
+PRELOAD = [
+    "piflow_bench.pipeline.runner", "piflow_bench.pipeline.results.run", "piflow_methods.dmd2"
+]  # fmt: skip
 
 
 def child(arguments):

@@ -14,7 +14,7 @@ import pytest
 
 from piflow_bench.config.compose import compose
 from piflow_bench.pipeline.plan import make_plan
-from piflow_bench.pipeline.results import COST_AND_PROVENANCE
+from piflow_bench.pipeline.results.schema import COST_AND_PROVENANCE
 from piflow_bench.pipeline.runner import store_of
 from piflow_bench.pipeline.store.attempts import starts_of
 from piflow_bench.pipeline.store.store import Store

@@ -2,7 +2,7 @@
 
 from piflow_bench.config.compose import compose
 from piflow_bench.pipeline.plan import make_plan
-from piflow_bench.pipeline.results import design_warnings
+from piflow_bench.pipeline.results.design import design_warnings
 
 
 def warnings(*settings):

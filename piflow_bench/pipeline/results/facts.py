@@ -1,0 +1,88 @@
+"""What ``run.json`` holds: the run's question and settings, its failures, warnings and origin."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from piflow_bench.config.schema import to_plain
+from piflow_bench.pipeline.launchers.schedule import Outcome
+from piflow_bench.pipeline.outdated import warnings_of
+from piflow_bench.pipeline.plan import Plan
+from piflow_bench.pipeline.results.design import design_warnings
+from piflow_bench.pipeline.store.store import Store
+from piflow_bench.pipeline.store.uses import settings_digest
+from piflow_bench.provenance import git_commit, versions
+
+LOG_LINES = 5
+"""Last lines of a failed stage's log that the report shows."""
+
+
+def run_facts(
+    plan: Plan, store: Store, outcome: Outcome, command: str, started: str
+) -> dict[str, Any]:
+    """What run.json holds."""
+    import yaml
+
+    config = plan.config
+    p = config.protocol
+    roots = {f.stage.key: f for f in outcome.failures.values() if f.root is None}
+    return {
+        "name": config.name,
+        "experiment": config.experiment_file,
+        "title": config.title,
+        "question_text": config.question,
+        "command": command,
+        "config": yaml.safe_dump(to_plain(config), sort_keys=False),
+        "settings": settings_digest(config),
+        "dataset": config.dataset["name"],
+        "protocol": plan.protocol_hash,
+        "primary": {
+            "question": p.primary_question,
+            "quality": p.primary_quality,
+            "diversity": p.primary_diversity,
+            "extractor": p.extractors[0],
+        },
+        "family": {"leader": config.family.leader},
+        "variants": [
+            {
+                "name": v.name,
+                "method": v.config.method,
+                "family": v.facts.family,
+                "track": v.facts.track,
+                "label": v.name,
+                "paper": v.facts.paper,
+                "target": v.facts.target,
+                "settings": v.settings,
+                "training": v.training,
+                "budget": v.budget,
+                "base": v.base,
+                "tuning": v.config.tuning,
+            }
+            for v in plan.variants
+        ],
+        "failures": [
+            {
+                "stage": f.stage.label,
+                "variant": f.stage.about.get("variant", ""),
+                "reason": f.reason,
+                "log": f.traceback.strip().splitlines()[-LOG_LINES:],
+            }
+            for f in roots.values()
+        ],
+        "warnings": warnings_of(plan, store) + design_warnings(plan),
+        "references": list(config.references),
+        "provenance": {
+            "collected": {  # By whom the table was written: every row has its own origin.
+                "git_commit": git_commit(),
+                "node": socket.gethostname(),
+                "versions": versions(),
+            },
+            "threads": config.training.threads,
+            "device": config.scale.device,
+            "processes": config.scale.processes,
+            "teacher_weights": plan.taken,
+            "started": started,
+            "seconds": round(outcome.seconds, 1),
+        },
+    }
