@@ -18,6 +18,7 @@ from typing import Any
 from piflow_bench.config.schema import NAME, ExperimentConfig, to_plain
 from piflow_bench.files.digests import digest
 from piflow_bench.pipeline.live import configuration_of_live
+from piflow_bench.pipeline.results.schema import Status
 from piflow_bench.pipeline.store.uses import OF_THE_CALL, RUN
 
 WORDS = (
@@ -165,7 +166,8 @@ def _without_failed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         table = pd.read_parquet(folder / "results.parquet", columns=["variant", "status"])
     except (OSError, ValueError):
         return config
-    failed = set(table["variant"]) - set(table["variant"][table["status"] == "ok"])
+    measured = table["status"] == Status.OK
+    failed = set(table["variant"]) - set(table["variant"][measured])
     return {**config, "variants": {k: v for k, v in config["variants"].items() if k not in failed}}
 
 

@@ -11,6 +11,8 @@ import pandas as pd
 from piflow_reports.data.read import normalise
 from piflow_reports.data.run import Grid, Run, Selections
 
+from piflow_bench.pipeline.results.schema import Status
+
 
 def protocols(run: Run) -> frozenset[str]:
     """What decides whether two runs may share a ranking: the hashes of their rules."""
@@ -31,8 +33,7 @@ def rules_apart(runs: list[Run]) -> list[str]:
     """The rules of evaluation that differ between runs, in words: 'samples: 1000 and 2000'."""
     rules = []
     for run in runs:
-        texts = run.results["rules"] if "rules" in run.results else pd.Series(dtype=str)
-        own = json.loads(next((text for text in texts if text), "{}"))
+        own = json.loads(next((text for text in run.results["rules"] if text != "{}"), "{}"))
         rules.append({**own, "primary metrics": run.info.get("primary")})
     keys = sorted(set().union(*rules))
     found = []
@@ -96,7 +97,7 @@ def _once(results: pd.DataFrame) -> pd.DataFrame:
     others = others.assign(
         cell=list(zip(*(others[name].astype(str) for name in cell), strict=True))
     )
-    good = others["status"] == "ok"
+    good = others["status"] == Status.OK
     # A failure may name no measure: it goes where another run has the cell's values.
     kept = others[good | ~others["cell"].isin(set(others.loc[good, "cell"]))]
     kept = kept.drop_duplicates(["cell", "question", "extractor", "metric", "protocol"])

@@ -17,6 +17,7 @@ from piflow_bench.evaluation.inference.cells import (
 )
 from piflow_bench.evaluation.inference.cells import summarise as summarise_cells
 from piflow_bench.evaluation.metrics.metric import all_metrics
+from piflow_bench.pipeline.results.schema import Status
 from piflow_bench.tracks import DISTILLED, ONE_BUDGET
 
 __all__ = ["better_higher", "final", "measured", "setting", "summarise", "with_series"]
@@ -113,9 +114,8 @@ def select(summary: pd.DataFrame, question: str, metric: str, extractor: str) ->
 
 
 def rules(results: pd.DataFrame) -> dict[str, str]:
-    """The rules behind each protocol's hash, as JSON, where the rows hold them."""
-    known = results if "rules" in results else results.assign(rules="")
-    return dict(zip(known["protocol"], known["rules"], strict=True))
+    """The rules behind each protocol's hash, as JSON."""
+    return dict(zip(results["protocol"], results["rules"], strict=True))
 
 
 def with_one_budget(summary: pd.DataFrame) -> pd.DataFrame:
@@ -159,7 +159,7 @@ def nfes(summary: pd.DataFrame) -> list[int]:
 def costs(results: pd.DataFrame) -> pd.DataFrame:
     """What each series cost, per NFE: sums of training, medians of sampling."""
     frame = with_series(final(results))
-    frame = frame[(frame["status"] == "ok") & (frame["role"] != "control")]
+    frame = frame[(frame["status"] == Status.OK) & (frame["role"] != "control")]
     columns = [
         "train_tfe", "train_images", "train_seconds", "params", "flops_per_sample",
         "sample_seconds", "policy_seconds", "train_memory", "sample_memory",

@@ -12,6 +12,8 @@ from piflow_reports.figures.base import Figure, blank, heading, safe, spec, wide
 from piflow_reports.format import names as words
 from piflow_reports.format.styles import Style
 
+from piflow_bench.pipeline.results.schema import Status
+
 CHARACTER = 7
 """Pixels that a character of a number takes."""
 COSTS = (
@@ -101,13 +103,11 @@ def evaluations(
 ) -> list[Figure]:
     """Network evaluations in training, by the network's role: what the budget was spent on."""
     rows = with_series(final(results))
-    rows = rows[(rows["role"] == "student") & (rows["status"] == "ok")]
-    if "train_rows" not in rows:
-        return []
+    rows = rows[(rows["role"] == "student") & (rows["status"] == Status.OK)]
     counts: dict[str, dict[str, float]] = {}
     for name in [s for s in order if s in looks]:
-        texts = rows.loc[rows["series"] == name, "train_rows"].dropna()
-        spent = [_counted(text) for text in texts.unique() if text]
+        texts = rows.loc[rows["series"] == name, "train_rows"]
+        spent = [_counted(text) for text in texts.unique()]
         if spent and any(spent):
             roles = dict.fromkeys(role for each in spent for role in each)
             counts[name] = {r: float(np.median([e.get(r, 0) for e in spent])) for r in roles}

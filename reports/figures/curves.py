@@ -259,15 +259,13 @@ def training(
     """
     if not {"variant", "loss"} <= set(curves.columns):
         return []
-    x = next((name for name in ("tfe", "step") if name in curves), None)
-    if x is None:
-        return []
+    x = "tfe" if np.isfinite(curves["tfe"]).any() else "step"
     found = []
     # A training is sampled in several ways; the first series lends its look.
     sampled_as: dict[str, list[str]] = {}
     for series in (s for s in order if s in looks):
         sampled_as.setdefault(variants[series], []).append(series)
-    keys = [key for key in ("train_nfe", "train_seed") if key in curves]
+    keys = ["train_nfe", "train_seed"]
     for number, (name, sampled) in enumerate(sampled_as.items()):
         own = curves[curves["variant"] == name]
         own = own[np.isfinite(pd.to_numeric(own["loss"], errors="coerce"))]
@@ -275,7 +273,7 @@ def training(
             continue
         look = looks[sampled[0]]
         figure = blank("Training compute (TFE)" if x == "tfe" else "Step", "Loss", 240)
-        groups = list(own.groupby(keys, dropna=False, sort=True)) if keys else [((), own)]
+        groups = list(own.groupby(keys, dropna=False, sort=True))
         for key, part in groups:
             part = part.sort_values(x)
             step = max(1, -(-len(part) // POINTS))

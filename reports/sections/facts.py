@@ -10,6 +10,8 @@ from piflow_reports.data import series as frames
 from piflow_reports.data.run import Run
 from piflow_reports.format import names as words
 
+from piflow_bench.pipeline.results.schema import Status
+
 MOSTLY = 0.5
 """Share of a Fréchet distance from which on its bias is warned of."""
 
@@ -21,7 +23,8 @@ def header(run: Run, summary: pd.DataFrame, primary: frames.Primary) -> list[dic
         ["series", "train_seed", "sample_seed", "nfe", "budget_fraction", "status"]
     )
     cells = cells[cells["role"] != "control"]
-    done, failed = int((cells["status"] == "ok").sum()), int((cells["status"] != "ok").sum())
+    done = int((cells["status"] == Status.OK).sum())
+    failed = len(cells) - done
     students = results[results["role"] == "student"]
     seeds = sorted(int(s) for s in students["train_seed"].dropna().unique())
     counts = sorted({int(n) for n in summary["n"].dropna() if n > 0})
@@ -91,7 +94,7 @@ def alerts(run: Run, summary: pd.DataFrame) -> list[dict[str, str]]:
         log = "\n".join(map(str, failure.get("log") or []))
         found.append(("failed", " · ".join(n for n in names if n), reason, log))
     failed = frames.with_series(run.results)
-    failed = failed[failed["status"] != "ok"]
+    failed = failed[failed["status"] != Status.OK]
     for key, rows in failed.groupby(["variant", "series", "reason"], sort=True):
         variant, series, reason = map(str, key)  # type: ignore[arg-type]
         texts = [text for name, text in told if name in ("", variant)]
@@ -193,12 +196,10 @@ def _plain(value: Any) -> str:
 
 def protocols(results: pd.DataFrame) -> list[tuple[str, list[tuple[str, str]]]]:
     """Every protocol's hash and the rules behind it, where the rows hold them."""
-    if "rules" not in results:
-        return []
     pairs = results[["protocol", "rules"]].drop_duplicates("protocol")
     found = []
     for name, text in sorted(pairs.itertuples(index=False)):
-        rules = json.loads(text) if isinstance(text, str) and text else {}
+        rules = json.loads(text)
         rows = [(str(key).replace("_", " "), _plain(value)) for key, value in sorted(rules.items())]
         if name and rows:
             found.append((str(name), rows))
@@ -210,11 +211,10 @@ def provenance(run: Run) -> list[tuple[str, str]]:
     recorded = dict(run.info.get("provenance") or {})
     results = run.results
     for key in ("git_commit", "hardware", "node"):
-        values = sorted(set(results[key]) - {""}) if key in results else []
-        recorded.setdefault(key, ", ".join(values))
+        recorded.setdefault(key, ", ".join(sorted(set(results[key]) - {""})))
     versions = recorded.pop("versions", None)
     if versions is None:
-        versions = _versions([json.loads(t) for t in set(results["versions"]) - {""}])
+        versions = _versions([json.loads(t) for t in set(results["versions"])])
     return listed({**recorded, "versions": versions})
 
 

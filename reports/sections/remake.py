@@ -9,13 +9,15 @@ import pandas as pd
 from piflow_reports.data.series import Primary, final, with_series
 from piflow_reports.format import names as words
 
+from piflow_bench.pipeline.results.schema import Status
+
 NARROWING = ("name=", "only=", "nfes=", "train_seeds=")
 
 
 def cells(results: pd.DataFrame, info: dict[str, Any], primary: Primary) -> list[dict[str, str]]:
     """A record per cell at the full budget, of its first row of the primary question."""
     rows = with_series(final(results))
-    rows = rows[rows["question"].isin([primary.question, ""]) | (rows["status"] != "ok")]
+    rows = rows[rows["question"].isin([primary.question, ""]) | (rows["status"] != Status.OK)]
     keys = ["role", "series", "nfe", "train_seed", "sample_seed"]
     rows = rows.sort_values("question", key=lambda q: q != primary.question, kind="stable")
     first = rows.drop_duplicates(keys).sort_index()

@@ -16,6 +16,8 @@ CELL = [
     "role", "track", "variant", "series", "setting", "method", "family", "nfe", "budget_fraction",
     "serves", "shares",
 ]  # fmt: skip
+OK = "ok"
+"""The status of a row that has a value."""
 MEASURE = ["question", "extractor", "metric", "protocol"]
 USED = [
     "status", "value", "ci_low", "ci_high", "n", "train_seed", "replicates", "reason",
@@ -107,8 +109,8 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
 
 def _cell(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The summary of one cell's rows of one measure."""
-    good = [row for row in rows if row["status"] == "ok"]
-    bad = [row for row in rows if row["status"] != "ok"]
+    good = [row for row in rows if row["status"] == OK]
+    bad = [row for row in rows if row["status"] != OK]
     by_seed: dict[float, list[float]] = {}
     for row in good:
         by_seed.setdefault(_seed(row), []).append(row["value"])
