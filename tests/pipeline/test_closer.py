@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from piflow_reports.data import read as inputs
@@ -15,6 +16,8 @@ from piflow_reports.sections import remake as every
 from piflow_bench.config.compose import compose
 from piflow_bench.evaluation.selection import nearest
 from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.pipeline.results.frames import STORED
+from piflow_bench.pipeline.results.schema import TABLES
 from piflow_bench.pipeline.runner import store_of
 from piflow_bench.pipeline.runtime import Runtime
 from tests.pipeline.harness import call, places, results
@@ -81,6 +84,23 @@ def test_values_by_size_and_class(folder):
     assert set(classes.group) == set("0123456789")
     assert set(classes.metric) == {"fd", "recall"} and (classes.n == 30).all()
     assert classes[classes.metric == "recall"].value.between(0, 1).all()
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda t: t.file)
+def test_a_run_writes_what_the_schema_says(table, folder):
+    path = folder / "runs" / "digits-smoke" / table.file
+    stored = pq.read_schema(path)
+    assert stored.names[: len(table.names)] == table.names
+    assert len(stored.names) == len(table.names) or table.more
+    types = [STORED[column.dtype] for column in table.columns]
+    assert stored.types == types + [STORED["float64"]] * (len(stored.names) - len(types))
+    frame = pd.read_parquet(path)
+    assert len(frame)
+    for column in table.columns:
+        held = frame[column.name]
+        if column.dtype in ("int64", "Int64", "float64", "boolean"):
+            assert str(held.dtype) == column.dtype, column.name
+        assert not column.choices or set(held) <= set(column.choices)
 
 
 def test_selected_samples_are_those_of_the_rule(plan, folder):

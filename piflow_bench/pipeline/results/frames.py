@@ -107,9 +107,9 @@ def typed(frame: pd.DataFrame, table: Table) -> pd.DataFrame:
     lacking = [name for name in table.required if name not in frame]
     if lacking:
         raise ValueError(f"{table.file} has no column {' and no column '.join(lacking)}")
-    known = {column.name: _read(column, frame) for column in table.columns}
-    others = {name: frame[name] for name in frame if name not in known}
-    return pd.DataFrame({**known, **others})
+    columns = {column.name: _read(column, frame) for column in table.columns}
+    columns |= {str(name): frame[name] for name in frame if name not in columns}
+    return pd.DataFrame(columns)
 
 
 def _read(column: Column, frame: pd.DataFrame) -> pd.Series:

@@ -60,12 +60,14 @@ class Table:
         return [column.name for column in self.columns]
 
 
-VARIANT = Column("variant", TEXT, "a method with its settings, by its name")
-METRIC = Column("metric", TEXT, "what was measured, by its name")
+VARIANT = Column(
+    "variant", TEXT, "name of a method with its settings, of the teacher's sampler, or of a control"
+)
+METRIC = Column("metric", TEXT, "name of what was measured")
 ROLE = Column(
     "role",
     TEXT,
-    "a trained student, the teacher's own sampler, or a control: what any student can reach",
+    "a trained student, the teacher's own sampler, or a control, which is never ranked",
     default="student",
     choices=ROLES,
 )
@@ -83,7 +85,7 @@ SAMPLER = Column("sampler", TEXT, "settings of the sampler, as name=value")
 
 OF_CELL = (
     Column("run", TEXT, "the run's name, of its folder too", varies=True),
-    Column("experiment", TEXT, "the experiment's file"),
+    Column("experiment", TEXT, "name of the experiment's file"),
     VARIANT,
     Column("method", TEXT, "the method's name; empty of controls"),
     Column("family", TEXT, "methods of one idea"),
@@ -91,7 +93,7 @@ OF_CELL = (
            default=NONE, choices=TRACKS),
     ROLE,
     Column("serves", TEXT, "NFEs that one training serves, with commas; empty: nothing is trained"),
-    Column("shares", INT, "trainings that share the budget which others have for each NFE",
+    Column("shares", INT, "trainings that share a budget which others have for each NFE",
            "trainings", default=1),
     TRAIN_SEED,
     Column("sample_seed", INT, "seed of the noise and labels that are sampled from", default=0),
@@ -109,22 +111,22 @@ MEASURED = (
     METRIC,
     Column("value", FLOAT, "the metric's value", "the metric's"),
     Column("ci_low", FLOAT, "lower end of its 95 % interval; none: unknown", "the metric's"),
-    Column("ci_high", FLOAT, "upper end", "the metric's"),
+    Column("ci_high", FLOAT, "upper end of it", "the metric's"),
     Column("n", INT, "samples that the value is of", "samples", default=0),
     Column("replicates", LIST, "the value without each block of samples in turn; pairs of rows "
            "leave out the same blocks", "the metric's"),
     Column("interval", TEXT, "how the interval was made"),
     Column("estimand", TEXT, "what the interval is of"),
-    Column("estimator", TEXT, "how the metric treats classes, where it does"),
+    Column("estimator", TEXT, "the metric's estimator, where it has several"),
     Column("higher_is_better", BOOLEAN, "the metric's direction; none: it has no better one"),
-    Column("status", TEXT, "whether there is a value; pending: not yet", default=Status.OK,
-           choices=tuple(Status)),
+    Column("status", TEXT, "whether there is a value, or none: it failed, or is still to come",
+           default=Status.OK, choices=tuple(Status)),
     Column("reason", TEXT, "why there is no value"),
     Column("protocol", TEXT, "hash of the rules: only rows of one are ranked together"),
     Column("rules", TEXT, "the rules behind the hash, as JSON", default="{}"),
 )  # fmt: skip
 COSTS = (
-    Column("budget_tfe", FLOAT, "what the training had spent; the same as train_tfe",
+    Column("budget_tfe", FLOAT, "what the training had spent (train_tfe)",
            "forward passes of the teacher at the training's batch"),
     Column("train_tfe", FLOAT, "what the training had spent, measured",
            "forward passes of the teacher at the training's batch"),
@@ -137,7 +139,8 @@ COSTS = (
     Column("train_memory", FLOAT, "most memory that the training took", "bytes", varies=True),
     Column("flops_per_sample", FLOAT, "floating-point operations of sampling",
            "operations a sample"),
-    Column("sample_seconds", FLOAT, "time of sampling", "s a sample", varies=True),
+    Column("sample_seconds", FLOAT, "time of the student's sampling alone", "s a sample",
+           varies=True),
     Column("policy_seconds", FLOAT, "the part of it outside the network", "s a sample",
            varies=True),
     Column("sample_memory", FLOAT, "most memory that sampling took", "bytes", varies=True),
@@ -179,7 +182,7 @@ CURVES = Table(
 )
 BREAKDOWN = Table(
     "breakdown.parquet",
-    "a metric of some samples of a cell: of its first, or of a class",
+    "a metric of some of a cell's samples: of so many, or of a class",
     (
         VARIANT,
         ROLE,

@@ -1,0 +1,38 @@
+"""What run.json holds."""
+
+import json
+
+import yaml
+
+from piflow_bench.pipeline.launchers.local import Failure, Outcome
+from piflow_bench.pipeline.results.facts import LOG_LINES, run_facts
+
+
+def facts(plan, store, outcome=None):
+    return run_facts(plan, store, outcome or Outcome(seconds=1.26), "the command", "then")
+
+
+def test_facts_say_what_was_asked_and_how(plan, store):
+    found = json.loads(json.dumps(facts(plan, store)))
+    assert (found["name"], found["experiment"]) == ("digits-smoke", "digits")
+    assert (found["command"], found["protocol"]) == ("the command", plan.protocol_hash)
+    assert found["primary"]["quality"] == plan.config.protocol.primary_quality
+    assert [v["name"] for v in found["variants"]] == ["kd", "teacher-euler"]
+    kd = found["variants"][0]
+    assert kd["track"] == "distilled" and kd["settings"] and kd["budget"]["checkpoints"]
+    assert yaml.safe_load(found["config"])["nfes"] == [1]
+    assert found["provenance"]["seconds"] == 1.3 and found["provenance"]["started"] == "then"
+    assert found["failures"] == [] and "live" not in found
+
+
+def test_a_failure_is_told_once_where_it_began(plan, store):
+    training = next(s for s in plan.stages if s.kind == "distill")
+    below = next(s for s in plan.stages if training in s.parents())
+    lines = "\n".join(f"line {i}" for i in range(9))
+    outcome = Outcome(failures={
+        training.key: Failure(training, "boom", lines),
+        below.key: Failure(below, "needs it: boom", root=training),
+    })  # fmt: skip
+    (found,) = facts(plan, store, outcome)["failures"]
+    assert (found["variant"], found["reason"]) == ("kd", "boom")
+    assert found["log"] == [f"line {i}" for i in range(9 - LOG_LINES, 9)]
