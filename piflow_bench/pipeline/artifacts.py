@@ -32,7 +32,18 @@ class NotFinite(RuntimeError):
 
 
 def write_samples(folder: Path, x: Tensor, first: int = 0) -> None:
-    """Write samples ``(n, *shape)``, from index ``first`` on.
+    """Write samples ``(n, *shape)``, from index ``first`` on; errors as of :func:`finite`."""
+    np.save(folder / SAMPLES, finite(x, first).numpy())
+
+
+def sample_file(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The file of samples ``(n, *shape)`` float32, mapped, to be written piece by piece."""
+    found: np.ndarray = np.lib.format.open_memmap(folder / SAMPLES, "w+", np.float32, shape)
+    return found
+
+
+def finite(x: Tensor, first: int = 0) -> Tensor:
+    """The same samples ``(n, *shape)``, of which ``first`` is the index of the first.
 
     Raises:
         NotFinite: naming how many are not, and the first of them.
@@ -42,17 +53,20 @@ def write_samples(folder: Path, x: Tensor, first: int = 0) -> None:
         raise NotFinite(
             f"{len(bad)} of {len(x)} samples are not finite; the first is sample {first + bad[0]}"
         )
-    np.save(folder / SAMPLES, x.numpy())
+    return x
 
 
 def samples(folders: Iterable[Path], most: int | None = None) -> np.ndarray:
-    """Samples ``(n, *shape)`` of all folders; the first ``most`` of them, where it is given."""
+    """Samples ``(n, *shape)`` of all folders; the first ``most`` of them, where it is given.
+
+    Those of one folder are mapped to be read.
+    """
     found: list[np.ndarray] = []
     for folder in folders:
         if most is not None and sum(map(len, found)) >= most:
             break
-        found.append(np.load(folder / SAMPLES, allow_pickle=False))
-    return np.concatenate(found)[:most]
+        found.append(np.load(folder / SAMPLES, mmap_mode="r", allow_pickle=False))
+    return (found[0] if len(found) == 1 else np.concatenate(found))[:most]
 
 
 # ------------------------------------------------------------------ features

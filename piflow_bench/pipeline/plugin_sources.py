@@ -1,23 +1,25 @@
-"""The sources of plugins in keys: what another project's code made is made anew when it is edited.
+"""Plugins in keys: what another project's code made is made anew when it is edited.
 
 A method that is a file has its digest beside its settings, a dataset or teacher that is a file or
 another project's beside its own, a metric beside its version. Code that is edited after the plan
-makes nothing under the key of what it was.
+makes nothing under the key of what it was, nor do data and weights that are other ones by then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from piflow_bench import registry
+from piflow_bench.config.schema import to_plain
+from piflow_bench.contracts.plugin import Plugin
 from piflow_bench.pipeline.runtime import Runtime
-from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.stage import Identity, Stage
 from piflow_bench.pipeline.stages.student import OfStudent
 from piflow_bench.sources import source_digest
 
 
 class SourceChanged(RuntimeError):
-    """A plugin's code is not what the run was planned with; the same command plans it anew."""
+    """Code or files are not what the run was planned with; the same command plans it anew."""
 
 
 def plugin_source(kind: str, name: str, runtime: Runtime) -> dict[str, str]:
@@ -36,27 +38,47 @@ def unchanged_source(stage: Stage, runtime: Runtime) -> str:
     if isinstance(stage.task, OfStudent):
         found = source_digest(registry.get("method", stage.task.method, runtime.folders))
     for what in _changed(stage, found, runtime):
-        raise SourceChanged(f"the source of {what} was edited after the run had begun")
+        raise SourceChanged(f"{what} after the run had begun; the same command plans it anew")
     return found
 
 
 def _changed(stage: Stage, method: str, runtime: Runtime) -> Iterator[str]:
-    """Plugins of the stage whose source here is not that of its key."""
+    """What of the stage's plugins, their code or files, is here not that of its key."""
     config = stage.task.content
     if config.get("source", method) != method:
-        yield f"method '{config['method']}'"
+        yield f"the source of method '{config['method']}' was edited"
     for kind in ("dataset", "space", "teacher"):
         known = config.get(kind, {})
         source = {"source": known["source"]} if "source" in known else None
         if source and plugin_source(kind, known["name"], runtime) != source:
-            yield f"{kind} '{known['name']}'"
+            yield f"the source of {kind} '{known['name']}' was edited"
     described = {**config.get("extractors", {}), **(config.get("judge") or {})}
     for name, known in described.items():
         source = {"source": known["source"]} if "source" in known else None
         if source and plugin_source("extractor", name, runtime) != source:
-            yield f"extractor '{name}'"
+            yield f"the source of extractor '{name}' was edited"
     foreign = {n: key for n, key in config.get("versions", {}).items() if isinstance(key, list)}
     if foreign:
         from piflow_bench.evaluation.metrics.metric import all_metrics
 
-        yield from (f"metric '{n}'" for n, key in foreign.items() if all_metrics()[n].key != key)
+        edited = [n for n, key in foreign.items() if all_metrics()[n].key != key]
+        yield from (f"the source of metric '{name}' was edited" for name in edited)
+    for kind in ("dataset", "space", "teacher"):
+        known = config.get(kind, {})
+        if "settings" in known and not _same_files(kind, known, runtime):
+            yield f"the files of {kind} '{known['name']}' were changed"
+
+
+def _same_files(kind: str, known: Identity, runtime: Runtime) -> bool:
+    """Whether a plugin's settings, by the content of their files, are those of the key."""
+    plugins: dict[str, Callable[[], Plugin]] = {
+        "dataset": runtime.dataset_plugin,
+        "space": runtime.space_plugin,
+        "teacher": runtime.teacher_plugin,
+    }
+    found = plugins[kind]().identity()
+    # What trains a teacher holds a part of the settings.
+    same = all(
+        to_plain(found.get(key)) == to_plain(value) for key, value in known["settings"].items()
+    )
+    return same and (kind != "dataset" or runtime.dataset().digest == known.get("digest"))

@@ -82,10 +82,12 @@ class Run:
 
         ``sampler``: which, where a variant was sampled in several ways (as in the results).
         """
+        import numpy as np
+
         from piflow_bench.pipeline import artifacts
 
         cell = self._cell(variant, nfe, train_seed, sampler)
-        return artifacts.samples(self._kept(s) for s in cell.samples)
+        return np.array(artifacts.samples(self._kept(s) for s in cell.samples))
 
     def images(self, samples: np.ndarray | torch.Tensor) -> np.ndarray:
         """Pictures ``(n, h, w, c)`` uint8 of samples in the model's space, the run's or others."""

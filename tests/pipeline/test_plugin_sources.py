@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+import numpy as np
 import pytest
 
 from piflow_bench.config.compose import compose
@@ -186,3 +187,36 @@ def test_code_that_was_edited_after_the_plan_makes_nothing(edited, kind, words, 
     status, reason, _ = execute(store, stage, Runtime())
     assert status == "failed" and not store.has(stage)
     assert f"the source of {words} was edited after the run had begun" in reason
+
+
+def test_files_that_changed_after_the_plan_make_nothing_under_its_keys(tmp_path, monkeypatch):
+    """Another picture in the folder, or other weights under the same name."""
+    from PIL import Image
+
+    from piflow_bench.pipeline.plan import runtime_of
+
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+
+    def draw(name):
+        pixels = rng.integers(0, 255, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+
+    for number in range(40):
+        draw(number)
+    (config,) = compose(["experiment=images", "profile=smoke", f"dataset.folder={folder}"])
+    store = Store(tmp_path / "store")
+    store.prepare()
+    stage = next(s for s in make_plan(config).stages if s.kind == "draw")
+    assert execute(store, stage, runtime_of(config)) == ("done", "", "")
+    draw("one more")
+    forget()
+    store.discard(store.path(stage))
+    status, reason, _ = execute(store, stage, runtime_of(config))
+    assert status == "failed" and not store.has(stage)
+    assert reason == (
+        "SourceChanged: the files of dataset 'images' were changed after the run had begun; the "
+        "same command plans it anew"
+    )

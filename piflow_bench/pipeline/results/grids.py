@@ -33,7 +33,7 @@ def grids(plan: Plan, store: Store) -> dict[str, np.ndarray]:
     most = POINTS if look is None else PICTURES
 
     def add(key: str, shards: Sequence[Stage], about: Mapping[str, Any]) -> None:
-        x = artifacts.samples([store.path(s) for s in shards], most)
+        x = np.array(artifacts.samples([store.path(s) for s in shards], most))
         arrays[key] = x if look is None else look(torch.from_numpy(x))
         rows.append({"key": key, **about})
 

@@ -43,7 +43,7 @@ class Describe(Task):
 
     def run(self, inputs: Inputs, folder: Path, runtime: Runtime, report: Report) -> None:
         space = runtime.dataset().space
-        x = torch.from_numpy(artifacts.samples(inputs["samples"]))
+        x = artifacts.samples(inputs["samples"])
         names = {n: n for n in self.extractors}
         if self.judge:
             (names[JUDGE],) = self.judge
@@ -51,8 +51,8 @@ class Describe(Task):
         parts = {n: Parts(folder / "parts" / n, runtime.save_seconds) for n in names}
         begun = min(part.rows for part in parts.values())
         for i in range(begun, len(x), space.chunk):
-            batch = x[i : i + space.chunk]
-            seen = batch.numpy() if space.pictures is None else space.pictures(batch)
+            batch = np.array(x[i : i + space.chunk])
+            seen = batch if space.pictures is None else space.pictures(torch.from_numpy(batch))
             for name, part in parts.items():
                 if part.rows > i:  # It had come further.
                     continue

@@ -12,7 +12,7 @@ from piflow_bench.contracts.data import Dataset
 from piflow_bench.contracts.method import Spec
 from piflow_bench.contracts.student import Student
 from piflow_bench.files.rows import Parts
-from piflow_bench.pipeline.artifacts import write_facts, write_samples
+from piflow_bench.pipeline.artifacts import finite, sample_file, write_facts, write_samples
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.stage import Identity, Inputs, Report, Task, left_out
 from piflow_bench.pipeline.stages.student import OfStudent, OfWorld, spec_of, teacher_of
@@ -62,6 +62,10 @@ class Converge(OfWorld):
         parts.forget()
 
 
+AT_ONCE = 1024
+"""Real samples that are held at once."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Draw(Task):
     """Real samples: a split of the dataset, or fresh exact draws."""
@@ -82,13 +86,19 @@ class Draw(Task):
         dataset = runtime.dataset()
         if self.split == "exact":
             assert dataset.truth is not None
-            x = dataset.truth.draw(self.seed, self.n)
-        elif self.split == "train" and self.n:
-            x = dataset.memorised(self.n)
-        else:
-            rows = dataset.held_out if self.split == "test" else dataset.training_rows
-            x = rows.take(torch.arange(len(rows)), None)
-        write_samples(folder, x)
+            write_samples(folder, dataset.truth.draw(self.seed, self.n))
+            return
+        if self.split == "train" and self.n:
+            write_samples(folder, dataset.memorised(self.n))
+            return
+        rows = dataset.held_out if self.split == "test" else dataset.training_rows
+        count = min(self.n or len(rows), len(rows))
+        written = sample_file(folder, (count, *dataset.shape))
+        for i in range(0, count, AT_ONCE):
+            part = torch.arange(i, min(i + AT_ONCE, count))
+            written[i : i + len(part)] = finite(rows.take(part, None), i).numpy()
+            report((i + len(part)) / count, f"{self.split} samples")
+        written.flush()
 
 
 @dataclass(frozen=True)

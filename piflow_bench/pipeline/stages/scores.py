@@ -77,7 +77,7 @@ def _pictures(space: Space, x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Pictures ``(b, h, w, 3)`` uint8 of samples, from which index on."""
     assert space.pictures is not None
     for i in range(0, len(x), space.chunk):
-        seen = space.pictures(torch.from_numpy(x[i : i + space.chunk]))
+        seen = space.pictures(torch.from_numpy(np.array(x[i : i + space.chunk])))
         yield i, np.repeat(seen, 3, axis=3) if seen.shape[3] == 1 else seen
 
 
