@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from piflow_bench.tracks import NONE, TRACKS
+from piflow_bench.tracks import NONE, ONE_BUDGET, TRACKS
 
 TEXT, LIST, BOOLEAN = "text", "list of float64", "boolean"
 INT, MAYBE_INT, FLOAT = "int64", "Int64", "float64"
@@ -90,7 +90,7 @@ OF_CELL = (
     Column("method", TEXT, "the method's name; empty of controls"),
     Column("family", TEXT, "methods of one idea"),
     Column("track", TEXT, "what a student is given: only one track's are compared",
-           default=NONE, choices=TRACKS),
+           default=NONE, choices=(*TRACKS, ONE_BUDGET)),
     ROLE,
     Column("serves", TEXT, "NFEs that one training serves, with commas; empty: nothing is trained"),
     Column("shares", INT, "trainings that share a budget which others have for each NFE",

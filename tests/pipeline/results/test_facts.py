@@ -4,7 +4,7 @@ import json
 
 import yaml
 
-from piflow_bench.pipeline.launchers.local import Failure, Outcome
+from piflow_bench.pipeline.launchers.schedule import Failure, Outcome
 from piflow_bench.pipeline.results.facts import LOG_LINES, run_facts
 
 

@@ -62,6 +62,8 @@ def test_a_column_that_is_not_in_the_schema_is_an_error():
 def test_a_column_that_is_lacking_is_an_error():
     with pytest.raises(ValueError, match=r"small.parquet: a row lacks seed, has sed"):
         framed([{("sed" if k == "seed" else k): v for k, v in ROW.items()}], SMALL)
+    with pytest.raises(ValueError, match=r"small.parquet: a row lacks seed, not as its schema"):
+        framed([{k: v for k, v in ROW.items() if k != "seed"}], SMALL)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,8 @@ def test_read_values_are_plain():
     assert found["count"].dtype == float
     assert found["better"].tolist() == [None, True] and found["parts"][0] == [1.0, 2.5]
     assert typed(found, SMALL).equals(found), "what is read may be read again"
+    (mixed,) = typed(pd.DataFrame({"name": ["a"], "better": [1.0]}), SMALL)["better"]
+    assert mixed is True
 
 
 def test_an_older_file_is_read_with_defaults():

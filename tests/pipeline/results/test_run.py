@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from piflow_bench.pipeline.launchers.local import Outcome
+from piflow_bench.pipeline.launchers.schedule import Outcome
 from piflow_bench.pipeline.results.run import fingerprint, write_run
 from piflow_bench.pipeline.results.schema import TABLES
 

@@ -6,7 +6,9 @@ import math
 import pandas as pd
 import pytest
 
-from piflow_bench.pipeline.launchers.local import Failure, Outcome
+from piflow_bench.config.compose import compose
+from piflow_bench.pipeline.launchers.schedule import Failure, Outcome
+from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.results.schema import CURVES, RESULTS
 from piflow_bench.pipeline.results.tables import curves_table, results_table
 from tests.pipeline.results.made import cell_of, config, finish, plan_of
@@ -119,6 +121,18 @@ def test_what_failed_says_why_and_what_is_to_come_is_no_failure(store):
     assert holes["start"].tolist() == ["", ""] and not holes["higher_is_better"].any()
     known = results_table(plan, store, outcome, pending=False)
     assert known["status"].tolist() == ["ok", "failed"]
+
+
+@pytest.mark.parametrize("name", ["digits", "analytic_mixture2d", "analytic_checkerboard2d"])
+def test_every_row_of_a_shipped_plan_fits(name, store):
+    """Split budgets, controls, several ways of sampling: before anything of it is made."""
+    (asked,) = compose([f"experiment={name}", "profile=smoke"])
+    plan = make_plan(asked)
+    table = results_table(plan, store, Outcome())
+    assert set(table["status"]) == {"pending"} and set(table["role"]) > {"student", "control"}
+    assert len(table) == sum(len(cell.results) for cell in plan.cells)
+    if name == "digits":
+        assert set(table["track"]) == {"distilled", "one budget", "none"}
 
 
 def test_an_empty_plan_has_a_table(store):
