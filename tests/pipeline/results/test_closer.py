@@ -17,6 +17,7 @@ def test_values_by_count_and_class_are_of_their_cell(store):
             {"kind": "class", "group": "3", "metric": "recall", "value": 0.5, "n": 20}]  # fmt: skip
     finish(store, first, breakdown_json=rows)
     picked = stage_of("selection")
+    finish(store, picked)
     cells = [
         cell_of(closer=(first, picked), nfe=4, guidance=1.5),
         cell_of(closer=(second,), variant="unfinished"),
