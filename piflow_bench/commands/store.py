@@ -17,13 +17,12 @@ from rich.table import Table
 
 from piflow_bench.config.paths import split_paths
 from piflow_bench.errors import CHECK_FAILED, OK, UserError
+from piflow_bench.evaluation.cache import ABOUT
 from piflow_bench.files.atomic import read_json
 from piflow_bench.pipeline.store.store import META, Store
 from piflow_bench.pipeline.store.uses import DAY, Use, damaged, uses
 from piflow_bench.progress_bar import bars
 
-ABOUT = "about.json"
-"""What a folder of features says of itself."""
 FEATURES = "features"
 """Folder of what `evaluate` has extracted."""
 INPUTS, MADE = "inputs", "made.json"

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from piflow_bench.contracts.extractor import FEATURES, LOGITS
-from piflow_bench.evaluation.extraction import DIGESTS, Arrays
+from piflow_bench.evaluation.cache import Arrays
+from piflow_bench.evaluation.extraction import DIGESTS
 from piflow_bench.evaluation.metrics.logits import sorted_warning
 from piflow_bench.evaluation.metrics.metric import all_metrics
 from piflow_bench.evaluation.pictures.images import Images

@@ -12,8 +12,9 @@ import numpy as np
 
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation import needs
+from piflow_bench.evaluation.cache import Arrays
 from piflow_bench.evaluation.cautions import LOOKED_AT
-from piflow_bench.evaluation.extraction import DIGESTS, Arrays, extract
+from piflow_bench.evaluation.extraction import DIGESTS, extract
 from piflow_bench.evaluation.extractors.extractor import get_extractor, usual_batch
 from piflow_bench.evaluation.measured import Measuring, measure_set
 from piflow_bench.evaluation.metrics.metric import all_metrics, use_plugins

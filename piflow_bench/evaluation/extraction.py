@@ -8,12 +8,9 @@ threads nor that of processes decides which images meet in a batch.
 from __future__ import annotations
 
 import hashlib
-import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,28 +18,26 @@ from typing import Any
 import numpy as np
 
 from piflow_bench.contracts.extractor import Extractor, Recipe
+from piflow_bench.evaluation.cache import (
+    SHARD,
+    Arrays,
+    Progress,
+    about,
+    read_shard,
+    shard_folder,
+    silent,
+)
 from piflow_bench.evaluation.extractors.extractor import get_extractor
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.npz import DAMAGED
 from piflow_bench.evaluation.pictures.opening import open_images
-from piflow_bench.files.atomic import write_arrays, write_json
+from piflow_bench.files.atomic import write_arrays
 from piflow_bench.threads import cores
 
-SHARD = 1024
 DIGESTS = "digests"
 """Name of the output that tells equal images: ``(n,)`` uint64 of their pixels."""
 ROWS = "rows"
 """Which rows ``(k,)`` a shard holds, ascending, where it does not hold all."""
-ABOUT = "about.json"
-"""What a folder of shards is of, in words."""
-Arrays = dict[str, np.ndarray]
-"""Rows ``(n, ...)`` by name."""
-Progress = Callable[[int, int], None]
-"""Called with images done and to do."""
-
-
-def _silent(done: int, total: int) -> None:
-    pass
 
 
 def extract(
@@ -50,7 +45,7 @@ def extract(
     extractor: Extractor,
     cache: Path | None,
     batch: int = 4,
-    report: Progress = _silent,
+    report: Progress = silent,
     processes: int = 1,
 ) -> Arrays:
     """Outputs of all images, float32, by name; and ``DIGESTS``.
@@ -111,57 +106,6 @@ def extract(
     return {name: outputs[order] for name, outputs in arrays.items()}
 
 
-def shard_folder(cache: Path | None, *identity: Any) -> Path | None:
-    """The folder of what the identity (strings and numbers) names; None without a cache."""
-    if cache is None:
-        return None
-    return cache / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-
-
-def about(folder: Path, label: str) -> None:
-    """Make a folder of shards, or note that it was used; ``label`` says what it is of."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / ABOUT).is_file():
-        write_json(folder / ABOUT, {"label": label})
-    with suppress(OSError):  # Another user's, say.
-        os.utime(folder)
-
-
-def in_shards(
-    folder: Path | None,
-    total: int,
-    shard: Callable[[int, int], Arrays],
-    report: Progress = _silent,
-    label: str = "",
-) -> Arrays:
-    """Arrays of ``total`` rows; ``shard(first, last)`` is called for what ``folder`` lacks, and for
-    what is damaged there. Without a folder nothing is kept.
-    """
-    if folder is not None:
-        about(folder, label)
-    parts = []
-    for first in range(0, total, SHARD):
-        last = min(first + SHARD, total)
-        path = None if folder is None else folder / f"{first:08d}.npz"
-        part = None if path is None else _read(path)
-        if part is None:
-            part = shard(first, last)
-            if path is not None:
-                write_arrays(path, part)
-        parts.append(part)
-        report(last, total)
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-
-
-def _read(path: Path) -> Arrays | None:
-    """What a shard holds; None where it is not there, or damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except DAMAGED:
-        return None
-
-
 # ------------------------------------------------------------------ shards of rows
 
 
@@ -197,7 +141,7 @@ def _groups(missing: dict[int, np.ndarray]) -> Iterator[np.ndarray]:
 
 def _held(folder: Path | None, first: int) -> Arrays | None:
     """A shard with the rows that it holds; None where there is none, or it is damaged."""
-    arrays = None if folder is None else _read(folder / f"{first:08d}.npz")
+    arrays = None if folder is None else read_shard(folder / f"{first:08d}.npz")
     if arrays is None or DIGESTS not in arrays:
         return None
     return {ROWS: first + np.arange(len(arrays[DIGESTS]))} | arrays

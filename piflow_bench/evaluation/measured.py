@@ -13,8 +13,8 @@ import numpy as np
 
 from piflow_bench.contracts.extractor import FEATURES, LOGITS, SPATIAL
 from piflow_bench.errors import UserError
+from piflow_bench.evaluation.cache import Arrays
 from piflow_bench.evaluation.cautions import cautions
-from piflow_bench.evaluation.extraction import Arrays
 from piflow_bench.evaluation.features import MetricValue, evaluate_with_replicates
 from piflow_bench.evaluation.inputs import Extras
 from piflow_bench.evaluation.metrics.metric import all_metrics

@@ -17,7 +17,8 @@ from piflow_bench import file_plugins
 from piflow_bench.contracts.extractor import Extractor
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation import needs
-from piflow_bench.evaluation.extraction import Arrays, extract
+from piflow_bench.evaluation.cache import Arrays
+from piflow_bench.evaluation.extraction import extract
 from piflow_bench.evaluation.extractors.extractor import get_extractor, usual_batch
 from piflow_bench.evaluation.measured import Measured, Measuring, Report, measure_set
 from piflow_bench.evaluation.metrics.metric import use_plugins

@@ -9,13 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from piflow_bench.contracts.extractor import FEATURES
-from piflow_bench.evaluation.extraction import (
-    Arrays,
-    Progress,
-    extract,
-    in_shards,
-    shard_folder,
-)
+from piflow_bench.evaluation.cache import Arrays, Progress, in_shards, shard_folder
+from piflow_bench.evaluation.extraction import extract
 from piflow_bench.evaluation.metrics.agreement import cosines, psnr, squared_errors
 from piflow_bench.evaluation.metrics.diversity import PairDistances
 from piflow_bench.evaluation.pictures.images import Images, printable
