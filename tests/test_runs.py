@@ -1,6 +1,7 @@
 """Runs from Python: the same results, students that give the run's own samples, exports."""
 
 import html
+import json
 import re
 import subprocess
 import sys
@@ -167,3 +168,34 @@ def test_names_are_offered_and_imported_when_asked_for():
     assert done.stdout.split() == ["False", "False"]
     with pytest.raises(AttributeError, match="no attribute .nothing."):
         _ = piflow_bench.nothing
+
+
+@pytest.mark.parametrize("nfe", [1, 4])
+def test_evaluate_of_a_runs_samples_gives_the_runs_numbers(nfe, run, tmp_path):
+    rows = run.results
+    rows = rows[(rows["variant"] == "kd") & (rows["nfe"] == nfe) & (rows["budget_fraction"] == 1)]
+    rows = rows[(rows["question"] == "imitation") & (rows["extractor"] == "digits")]
+    rows = rows.set_index("metric")
+    store = run.folder.parent / "store" / "artifacts"
+
+    def inputs(name, of):
+        """The artifacts that one was made from."""
+        record = json.loads((store / name / "artifact.json").read_text())
+        return record["inputs"][of]
+
+    measured = f"metrics-{rows.loc['fd', 'artifact'][:20]}"
+    folders = {}
+    for side in ("generated", "reference"):
+        folders[side] = tmp_path / side
+        folders[side].mkdir()
+        for features in inputs(measured, side):
+            (samples,) = inputs(features, "samples")
+            (folders[side] / samples).symlink_to(store / samples)
+    names = ["fd", "vendi", "precision", "recall"]  # The classes are not in the samples' record.
+    found = piflow_bench.evaluate(
+        folders["generated"], folders["reference"], "digits", metrics=names,
+        n=int(rows.loc["fd", "n"]), cache=tmp_path / "cache",
+    )  # fmt: skip
+    found = found.set_index("metric")
+    for name in names:
+        assert found.loc[name, "value"] == pytest.approx(rows.loc[name, "value"], rel=1e-6), name

@@ -7,127 +7,31 @@ import json
 import os
 import shlex
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from piflow_bench.errors import OK, UserError, nearest
-from piflow_bench.evaluation.metrics.metric import all_metrics, use_plugins
+from piflow_bench.commands.evaluate_settings import (
+    FILES,
+    OF_THE_MACHINE,
+    PATH_KEYS,
+    SCORED,
+    Settings,
+    cache_of,
+    parse,
+)
+from piflow_bench.errors import OK, UserError
 from piflow_bench.evaluation.protocols import load_protocol
 from piflow_bench.evaluation.sets import Sets, set_name, several, written_list
-from piflow_bench.file_plugins import places
 from piflow_bench.files.atomic import check_writable, read_json, write_json
 from piflow_bench.provenance import git_commit, hardware, versions
-from piflow_bench.settings import DEVICE, NPZ, build_dataclass, read_setting, setting
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from piflow_bench.evaluation.measured import Report
-
-PATH_KEYS = {
-    "samples": "samples",
-    "reference": "reference",
-    "teacher": "teacher",
-    "prompts": "prompts",
-    "labels": "labels",
-    "extractor.weights": "weights",
-    "lpips.weights": "lpips_weights",
-    "clip.weights": "clip_weights",
-    "statistics": "statistics",
-    "out": "out",
-    "store": "store",
-    "plugins": "plugins",
-}
-"""Settings that are paths, taken as they are written, and the fields they fill."""
-FILES = ("samples", "reference", "teacher", "prompts", "labels", "weights", "lpips_weights",
-         "clip_weights")  # fmt: skip
-SCORED = (*FILES, "protocol", "extractor", "metrics", "per_class", "n", "precision", "compiled")
-"""What decides which scores there are, beside the settings of the metrics."""
-OF_THE_MACHINE = ("block", "device")
-"""Settings of the metrics that the scores do not depend on."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of the verb; all others are settings of the metrics."""
-
-    samples: str = setting("")
-    reference: str | None = setting(None)
-    protocol: str = setting("default")
-    extractor: str | None = setting(None)
-    weights: str | None = setting(None)
-    metrics: list[str] | None = setting(None, choices=all_metrics)
-    n: int | list[int] | None = setting(None, least=1)
-    teacher: str | None = setting(None)
-    prompts: str | None = setting(None)
-    labels: str | None = setting(None)
-    per_class: list[str] = setting(factory=list, choices=all_metrics)
-    lpips_weights: str | None = setting(None)
-    clip_weights: str | None = setting(None)
-    device: str = setting("cpu", **DEVICE)
-    precision: str | None = setting(None, choices=("float32", "tf32", "bfloat16"))
-    compiled: bool = False
-    workers: int = setting(2, least=1)
-    processes: int = setting(1, least=1)
-    batch: int | None = setting(None, least=1)
-    cache: bool = True
-    statistics: str | None = setting(None, **NPZ)
-    out: str | None = setting(None)
-    store: str | None = setting(None)
-    plugins: str | None = setting(None)
-
-    def __post_init__(self) -> None:
-        if not self.samples:
-            raise ValueError("samples=PATH is needed")
-
-
-def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
-    """Settings of the verb, and those of the metrics.
-
-    Raises:
-        UserError: naming the key, its value and the nearest valid one.
-    """
-    from piflow_bench.config.paths import split_paths
-    from piflow_bench.evaluation.settings import Settings as MetricSettings
-    from piflow_bench.evaluation.settings import make_settings
-
-    keys = Counter(argument.partition("=")[0] for argument in arguments)
-    twice = next((key for key, count in keys.items() if count > 1), None)
-    if twice is not None:
-        hint = "; several sets are samples=[a,b]" if twice == "samples" else ""
-        raise UserError(f"{twice}=: given twice; each setting has one value{hint}")
-    overrides, paths = split_paths(arguments, list(PATH_KEYS))
-    plain = [f.name for f in fields(Settings) if f.name not in PATH_KEYS.values()]
-    # The device of the network serves the pairwise distances too.
-    of_metrics = [f.name for f in fields(MetricSettings) if f.name != "device"]
-    values: dict[str, Any] = {PATH_KEYS[key]: value for key, value in paths.items()}
-    metric_values = {}
-    for override in overrides:
-        key = override.partition("=")[0]
-        if key in of_metrics:
-            metric_values[key] = read_setting(override)[1]
-        elif key in plain:
-            values[key] = read_setting(override)[1]
-        else:
-            raise UserError(
-                f"{key}: no such setting; {nearest(key, [*PATH_KEYS, *plain, *of_metrics])}"
-            )
-    use_plugins(places(values.get("plugins")))
-    settings = build_dataclass(Settings, values, "")
-    make_settings(metric_values)
-    return settings, metric_values
-
-
-def cache_of(settings: Settings) -> Path | None:
-    """Where finished features are kept; None for nowhere."""
-    if not settings.cache:
-        return None
-    store = Path(settings.store or os.environ.get("PIFLOW_BENCH_STORE") or "runs/store")
-    return store / "features"
 
 
 def run_evaluate(arguments: Sequence[str]) -> Path | None:
@@ -193,6 +97,7 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
                 batch=settings.batch,
                 cache=cache,
                 plugins=settings.plugins,
+                space=settings.space,
                 report=report,
                 settings=metric_values,
             ),
@@ -319,6 +224,7 @@ def _write_statistics(settings: Settings) -> None:
             batch=settings.batch,
             cache=cache_of(settings),
             plugins=settings.plugins,
+            space=settings.space,
             report=report,
         )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -358,8 +264,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "[extractor.weights=FILE] [metrics=[a,b]] [per_class=[a,b]] [labels=FILE] [n=N or [N,M]] "
         "[teacher=PATH] [prompts=FILE] [lpips.weights=FILE] [clip.weights=FILE] [device=cpu] "
         "[precision=float32] [compiled=false] [workers=2] [processes=1] [batch=N] [out=FOLDER] "
-        "[store=PATH] [cache=true] [plugins=PATH] [statistics=FILE to write], and settings of the "
-        "metrics",
+        "[store=PATH] [cache=true] [plugins=PATH] [space.autoencoder=PATH] "
+        "[statistics=FILE to write], and settings of the metrics",
     )
 
 

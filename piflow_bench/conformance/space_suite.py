@@ -79,6 +79,14 @@ def _load(plugin: SpacePlugin, size: tuple[int, int, int], spaces: list[Space]) 
     )
     again = plugin.load(size, Place()).shape
     require(again == shape, f"load() states {again} the second time, {shape} the first")
+    if space.pictures is not None:
+        shown = plugin.pictures_of(shape)
+        # Grey pictures may come back in colour.
+        require(
+            tuple(shown[:2]) == size[:2] and plugin.load(shown, Place()).shape == shape,
+            f"pictures_of({shape}) is {shown}, but these samples are of pictures of "
+            f"{'x'.join(map(str, size))}: say there which size samples of a shape show",
+        )
     spaces.append(space)
     return f"samples of {'x'.join(map(str, shape))}"
 

@@ -40,3 +40,12 @@ class SpacePlugin(Plugin):
             UserError: for pictures that it cannot hold.
         """
         raise NotImplementedError("a space must define load()")
+
+    def pictures_of(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """The size (height, width, channels) of the pictures that samples of a shape show.
+
+        ``load`` of it gives that shape. By default samples are as large as their pictures; a space
+        that changes the size says so here, and its samples can be scored outside of their run.
+        """
+        channels, height, width = (*shape, 1, 1)[:3]
+        return height, width, channels

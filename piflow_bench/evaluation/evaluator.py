@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,8 @@ class Evaluator:
         batch: images at once in the network; None for what suits the device.
         workers: threads that decode the reference.
         cache: folder of the reference's finished features; None for none.
-        plugins: a file or folder of extractors and metrics of one's own, or several.
+        plugins: a file or folder of extractors, metrics and spaces of one's own, or several.
+        space: files of the space that a reference's samples lie in, where it is of a run.
         settings: settings of the metrics that override the protocol's.
 
     Raises:
@@ -77,6 +78,7 @@ class Evaluator:
         workers: int = 2,
         cache: str | Path | None = None,
         plugins: str | Sequence[str] | None = None,
+        space: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
         options = Options(
@@ -85,6 +87,8 @@ class Evaluator:
             precision=precision,
             device=device,
             cache=cache,
+            plugins=plugins,
+            space=space or {},
             settings=settings,
         )
         self._rules = options.rules(protocol)
@@ -101,7 +105,9 @@ class Evaluator:
                     )
                 if need == "reference" and reference is None:
                     raise UserError(f"metric '{name}' needs reference=")
-        self._reference = None if reference is None else open_reference(reference, workers)
+        self._reference = None
+        if reference is not None:
+            self._reference = open_reference(reference, workers, options.look())
         self._network = get_extractor(
             self._rules.extractor, weights, device, self._rules.precision, compiled, self._folders
         )

@@ -11,7 +11,7 @@ import hashlib
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from piflow_bench.evaluation.extractors.extractor import get_extractor
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.npz import DAMAGED
 from piflow_bench.evaluation.pictures.opening import open_images
+from piflow_bench.evaluation.pictures.spaces import Look
 from piflow_bench.files.atomic import write_arrays
 from piflow_bench.threads import cores
 
@@ -83,7 +84,9 @@ def extract(
 
         computed = here()
         if workers > 1 and extractor.recipe is not None and images.source is not None:
-            work = _Work(images.source, images.workers, extractor.recipe, batch)
+            work = _Work(
+                images.source, images.workers, images.look or Look(), extractor.recipe, batch
+            )
             computed = _in_processes(work, groups, workers)
         for group, outputs in computed:
             found |= _kept(folder, group, outputs)
@@ -220,6 +223,7 @@ class _Work:
 
     source: Any
     workers: int
+    look: Look
     recipe: Recipe
     batch: int
 
@@ -258,7 +262,7 @@ def _begin(work: _Work, turns: Any, threads: int) -> None:
         with turns.get_lock():
             device = f"cuda:{turns.value % torch.cuda.device_count()}"
             turns.value += 1
-    images = open_images(work.source, "samples", work.workers)
+    images = open_images(work.source, "samples", work.workers, replace(work.look, device=device))
     _here = work, images, get_extractor(*work.recipe._replace(device=device))
 
 

@@ -7,21 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.measured import Report
-from piflow_bench.evaluation.protocols import (
-    Protocol,
-    load_protocol,
-)
+from piflow_bench.evaluation.pictures.spaces import Look
+from piflow_bench.evaluation.protocols import Protocol, load_protocol
+from piflow_bench.file_plugins import places
 from piflow_bench.files.atomic import check_writable
-
-if TYPE_CHECKING:
-    pass
-
 
 CACHE = "runs/store/features"
 """Where features are kept where nobody says."""
@@ -53,6 +48,7 @@ class Options:
     batch: int | None = None
     cache: str | Path | bool | None = CACHE
     plugins: str | Sequence[str] | None = None
+    space: Mapping[str, str] = field(default_factory=dict)
     report: Report = silent
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -79,6 +75,10 @@ class Options:
         cache = Path(CACHE if self.cache is True else self.cache)
         check_writable("cache", cache)
         return cache
+
+    def look(self) -> Look:
+        """What it takes to look at samples of a run."""
+        return Look(dict(self.space), tuple(places(self.plugins)), self.device, self.place())
 
     def rules(self, protocol: str | Protocol) -> Protocol:
         """The protocol with what is given beside it; how many are scored is apart from it."""

@@ -74,6 +74,7 @@ def evaluate(
     batch: int | None = None,
     cache: str | Path | bool | None = CACHE,
     plugins: str | Sequence[str] | None = None,
+    space: Mapping[str, str] | None = None,
     report: Report = silent,
     **settings: Any,
 ) -> pd.DataFrame:
@@ -83,7 +84,8 @@ def evaluate(
         samples: generated images: a folder, a zip or tar file, an ADM-style npz or a folder of
             such, an npy file, an array, a tensor, a torch dataset or what gives batches (see
             ``pictures.opening.open_images``); or several sets: a list of such, a pattern
-            (``out/step-*``) or a dictionary by name.
+            (``out/step-*``) or a dictionary by name. Samples of a run's store become pictures as
+            the run's own do.
         reference: the same, or an npz of statistics (mu, sigma), which serve Fréchet distances;
             None for metrics that need none.
         protocol: a named protocol, or one of your own.
@@ -110,7 +112,8 @@ def evaluate(
         batch: images at once in the network; None for what suits the device.
         cache: folder of finished features, from which an interrupted call, or one of another n,
             goes on; False or None to keep nothing on disk.
-        plugins: a file or folder of extractors and metrics of one's own, or several.
+        plugins: a file or folder of extractors, metrics and spaces of one's own, or several.
+        space: files of the space that a run's samples lie in: ``{"autoencoder": PATH}``.
         report: called with what is being done, images done and images in all.
         settings: settings of the metrics that override the protocol's.
 
@@ -147,6 +150,7 @@ def evaluate(
         batch=batch,
         cache=cache,
         plugins=plugins,
+        space=space or {},
         report=report,
         settings=settings,
     )
@@ -239,7 +243,7 @@ def _opened(
     several: bool,
 ) -> dict[str, Given]:
     """All sets with the reference, before any work."""
-    found = {}
+    found, look = {}, options.look()
     for name, source in named.items():
         with _named(name if several else ""):
             found[name] = open_given(
@@ -251,10 +255,11 @@ def _opened(
                 prompts=options.prompts,
                 labels=options.labels,
                 workers=options.workers,
+                look=look,
             )
             for count in counts:
                 found[name].places(count)  # Where there are too few, before the others are opened.
-    target = None if reference is None else open_reference(reference, options.workers)
+    target = None if reference is None else open_reference(reference, options.workers, look)
     return {name: dataclasses.replace(each, reference=target) for name, each in found.items()}
 
 

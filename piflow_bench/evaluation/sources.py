@@ -17,6 +17,7 @@ from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.labels import as_classes
 from piflow_bench.evaluation.pictures.npz import NPZ_KEY, npz_members
 from piflow_bench.evaluation.pictures.opening import open_images
+from piflow_bench.evaluation.pictures.spaces import Look
 from piflow_bench.evaluation.references.statistics import Statistics, is_statistics, load_statistics
 from piflow_bench.evaluation.subsets import described, subset
 
@@ -45,15 +46,15 @@ class Reference:
         return side.digest()[:12]
 
 
-def open_reference(source: Any, workers: int) -> Reference:
+def open_reference(source: Any, workers: int, look: Look | None = None) -> Reference:
     """Reference images or precomputed statistics, of at least 2 images."""
-    target = _reference(source, workers)
+    target = _reference(source, workers, look)
     if target.count == 1:
         raise UserError("reference: 1 image, but at least 2 are needed")
     return target
 
 
-def _reference(source: Any, workers: int) -> Reference:
+def _reference(source: Any, workers: int, look: Look | None) -> Reference:
     if isinstance(source, str | Path):
         path = Path(source)
         if path.suffix in (".pkl", ".pickle") and path.exists():
@@ -62,7 +63,7 @@ def _reference(source: Any, workers: int) -> Reference:
             has_images = NPZ_KEY in npz_members(path, f"reference={path}")
             images = open_images(path, "reference", workers) if has_images else None
             return Reference(images, load_statistics(path))
-    return Reference(open_images(source, "reference", workers), None)
+    return Reference(open_images(source, "reference", workers, look), None)
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ def open_given(
     prompts: Any = None,
     labels: Any = None,
     workers: int = 2,
+    look: Look | None = None,
 ) -> Given:
     """Open a set of samples and all that belongs to it.
 
@@ -154,11 +156,12 @@ def open_given(
         labels: one a sample: an array, or a file (see ``labels.read_labels``); or by name; None for
             those that ``samples`` states, or the prompts.
         workers: threads that decode images.
+        look: what it takes to look at samples of a run.
 
     Raises:
         UserError: naming what is wrong, also where what is paired by place may not belong.
     """
-    generated = open_images(samples, "samples", workers)
+    generated = open_images(samples, "samples", workers, look)
     for count in counts:
         total = len(generated) if count is None else count
         if total > len(generated):
@@ -168,7 +171,7 @@ def open_given(
             )
         if total < 2:
             raise UserError(f"samples: n={total}, but at least 2 images are needed")
-    others = None if teacher is None else _teacher(teacher, generated, cut, workers)
+    others = None if teacher is None else _teacher(teacher, generated, cut, workers, look)
     texts = None if prompts is None else _texts(prompts, generated, cut)
     classes = generated.labels if labels is None else _labels(labels, generated, cut)
     if classes is None and texts is not None:
@@ -180,9 +183,9 @@ def open_given(
     return Given(generated, reference, others, texts, classes, shortest)
 
 
-def _teacher(source: Any, samples: Images, cut: bool, workers: int) -> Images:
+def _teacher(source: Any, samples: Images, cut: bool, workers: int, look: Look | None) -> Images:
     """The teacher's images in the samples' order."""
-    found = open_images(source, "teacher", workers)
+    found = open_images(source, "teacher", workers, look)
     check_counts("teacher", len(found), "images", len(samples), cut)
     if (found.height, found.width) != (samples.height, samples.width):
         raise UserError(

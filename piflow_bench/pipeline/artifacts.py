@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from piflow_bench.evaluation.moments import Moments
-from piflow_bench.evaluation.pictures.arrays import SAMPLES
+from piflow_bench.evaluation.pictures.stored import SAMPLES
 
 if TYPE_CHECKING:
     from torch import Tensor

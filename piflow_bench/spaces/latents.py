@@ -74,6 +74,16 @@ class Latents(SpacePlugin):
         """What its configuration states: see :func:`autoencoder.stated_facts`."""
         return stated_facts(local_path(self.source, "autoencoder"), self.source)
 
+    @property
+    def _factor(self) -> int:
+        """Pixels a side of a latent's element."""
+        return int(self.facts().get("factor", 8))
+
+    def pictures_of(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """Colour pictures, larger by the autoencoder's factor."""
+        _, height, width = shape
+        return height * self._factor, width * self._factor, 3
+
     def load(self, pictures: tuple[int, int, int], place: Place) -> Space:
         """Samples ``(C, height / factor, width / factor)``.
 
@@ -81,8 +91,7 @@ class Latents(SpacePlugin):
             UserError: for pictures that do not divide.
         """
         height, width, _ = pictures
-        facts = self.facts()
-        factor, channels = int(facts.get("factor", 8)), int(facts.get("channels", 4))
+        factor, channels = self._factor, int(self.facts().get("channels", 4))
         if height % factor or width % factor:
             raise UserError(
                 f"space.autoencoder={self.source}: pictures of {width}x{height} do not divide by "

@@ -71,6 +71,20 @@ def test_a_name_with_a_dot_stays_whole(tmp_path):
         assert _name(str(tmp_path / name), None) == "samples"
 
 
+def test_files_of_a_space_are_by_the_keys_of_a_run():
+    path = "/a b/[x], 'y'"
+    settings, _ = parse((*BASE, f"space.autoencoder={path}", "space.lexicon=words"))
+    assert settings.space == {"autoencoder": path, "lexicon": "words"}
+    assert _scored(settings, {}) == _scored(*parse(BASE)), "what they are the samples' record says"
+    for given, words in (
+        ("space.autoencoder=", "needs a path"),
+        ("space=x", "space: no such setting"),
+        ("autoencoder=x", "did you mean 'space.autoencoder'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            parse((*BASE, given))
+
+
 def test_metrics_in_another_order_are_the_same_scores(tmp_path):
     out = written(tmp_path, *BASE, "metrics=[fd,recall]", "per_class=[vendi,fd]")
     _refuse_others(out, _scored(*parse((*BASE, "metrics=[recall,fd]", "per_class=[fd,vendi]"))))

@@ -74,6 +74,12 @@ BAD = [
         "samples at -1.5 differ from those at -1",
     ),
     ("space", "encodes_to_one", "8x8x1: encode", "from p, more than one of its"),
+    (
+        "space",
+        "half_as_large",
+        "8x8x1: load",
+        "pictures_of((1, 4, 4)) is (4, 4, 1), but these samples are of pictures of 8x8x1",
+    ),
     ("space", "other_size", "8x8x1: pictures", "gives 4x4x1 for a space of pictures of 8x8x1"),
     ("teacher", "half_a_sample", "digits: load", "gives (2, 1, 4, 8) for (2, 1, 8, 8)"),
     ("teacher", "other_rows", "digits: rows", "depends on the rows beside it"),
@@ -93,7 +99,7 @@ BAD += [
     ("teacher", "wrong_scale", FITS, "its data are 2 times these: another scale"),
     ("teacher", "labels_beside", FITS, "its labels are these -1"),
 ]
-ALONE = {"half_a_sample", "held_out_in_training"}
+ALONE = {"half_a_sample", "half_as_large", "held_out_in_training"}
 """After whose fault little else can be looked at."""
 
 

@@ -27,6 +27,7 @@ from piflow_bench.data.digits import ASSETS
 from piflow_bench.evaluation.extractors.extractor import get_extractor
 from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.references.statistics import Statistics, save_statistics
+from tests.stored import artifact
 
 
 @cache
@@ -82,8 +83,7 @@ def npy(t, array):
 
 def stored(t, array):
     """A folder of the store."""
-    file(t, "artifact.json", b'{"files": {"samples.npy": "0"}}')
-    return npy(t, array).rename(t / "samples.npy").parent
+    return artifact(t, array)
 
 
 def circle(path):

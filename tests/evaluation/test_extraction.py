@@ -107,15 +107,3 @@ def test_damaged_features_are_made_anew(eights, tmp_path, harm, monkeypatch):
     found = extract(images, network, tmp_path)
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
     assert shards[1].read_bytes() == content
-
-
-def test_samples_of_the_store_are_images(tmp_path):
-    x = np.random.default_rng(0).uniform(-1.2, 1.2, (7, 1, 8, 8)).astype(np.float32)
-    np.save(tmp_path / "samples.npy", x)
-    (tmp_path / "artifact.json").write_text('{"files": {"samples.npy": "0"}}')
-    images = open_images(tmp_path)
-    expected = np.floor((x.clip(-1, 1) + 1) / 2 * 255 + 0.5).astype(np.uint8)
-    assert np.array_equal(images.read(0, 7)[..., 0], expected[:, 0])
-    np.save(tmp_path / "samples.npy", x[:, 0, 0])
-    with pytest.raises(UserError, match="are no images"):
-        open_images(tmp_path)

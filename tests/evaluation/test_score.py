@@ -19,6 +19,7 @@ from piflow_bench.evaluation.metrics import lpips
 from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.references import from_images
 from piflow_bench.evaluation.references.statistics import Statistics, save_statistics
+from tests.stored import GREY, artifact
 
 
 @pytest.fixture(autouse=True)
@@ -342,8 +343,7 @@ def test_the_digits_protocol_scores_a_runs_samples(tmp_path, monkeypatch):
 
     monkeypatch.setattr(score, "get_extractor", get_extractor)
     x = images()[0].numpy()
-    np.save(tmp_path / "samples.npy", x[:600])
-    (tmp_path / "artifact.json").write_text('{"files": {"samples.npy": "0"}}')
+    artifact(tmp_path, x[:600], GREY)
     rows = ((x[600:1200].transpose(0, 2, 3, 1) + 1) * 127.5).round().astype(np.uint8)
     found = piflow_bench.evaluate(tmp_path, rows, "digits", cache=tmp_path / "c")
     found = found.set_index("metric")

@@ -31,7 +31,8 @@ class CLASSSpace(SpacePlugin):
         """The space of pictures of (height, width, channels).
 
         Refuse what it cannot hold with a `UserError` that names the setting. A network that decodes
-        is loaded onto `place.device` here, or better when `look` is first called.
+        is loaded onto `place.device` here, or better when `look` is first called. Where samples
+        are not as large as their pictures, define `pictures_of(shape)`, too.
         """
         height, width, channels = pictures
         mean, spread = self.config.mean, self.config.spread

@@ -12,18 +12,13 @@ from typing import Any
 import numpy as np
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.pictures.axes import CHANNELS, FIRST, as_rgb, axes_of
+from piflow_bench.evaluation.pictures.axes import CHANNELS, as_rgb, axes_of
 from piflow_bench.evaluation.pictures.batches import gathered, given_once
-from piflow_bench.evaluation.pictures.folders import walk
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.npz import DAMAGED, check_bytes, reason
 from piflow_bench.evaluation.pictures.pillow import rgb
 from piflow_bench.evaluation.pictures.uint8 import of_unit
-from piflow_bench.files.atomic import read_json
 from piflow_bench.files.digests import file_digest
-
-RECORD, SAMPLES = "artifact.json", "samples.npy"
-"""What the store writes beside every artifact, and what samples are kept in."""
 
 
 def _images(
@@ -51,36 +46,6 @@ def open_npy(path: Path, what: str) -> Images:
         raise UserError(f"{named}: an npz file by its content; call it {path.stem}.npz")
     check_bytes(path.stat().st_size - array.offset, array.shape, array.dtype, named)
     return _images(array, str(path), named, lambda: file_digest(path))
-
-
-def is_artifact(folder: Path) -> bool:
-    """Whether a folder is an artifact of the store: its record says that it holds samples."""
-    record = read_json(folder / RECORD)
-    files = record.get("files") if isinstance(record, dict) else None
-    return isinstance(files, dict) and SAMPLES in files
-
-
-def open_artifact(folder: Path, what: str) -> Images:
-    """Samples of the store: floats ``(n, c, h, w)`` in [-1, 1].
-
-    Raises:
-        UserError: also where images lie beside them, which may be what is meant.
-    """
-    path, named = folder / SAMPLES, f"{what}={folder}"
-    beside = walk(folder, what).names
-    if beside:
-        raise UserError(
-            f"{named}: an artifact of the store that also holds {len(beside)} images, such as "
-            f"{beside[0]}; give these a folder of their own"
-        )
-    try:
-        x = np.load(path, allow_pickle=False)
-    except DAMAGED as error:
-        raise UserError(f"{named}: samples.npy {reason(error)}") from error
-    if x.ndim != 4 or x.dtype.kind != "f" or x.shape[1] not in (1, 3):
-        raise UserError(f"{named}: samples of shape {x.shape} are no images")
-    array = of_unit((x.clip(-1, 1) + 1) / 2, named)
-    return _images(array, str(folder), named, lambda: file_digest(path), FIRST)
 
 
 def in_memory(source: Any, what: str) -> Images:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from piflow_bench.evaluation.pictures.spaces import Look
 
 
 def printable(text: str) -> str:
@@ -38,6 +41,8 @@ class Images:
     source: Any = None
     """What was opened; None where it cannot be opened again."""
     workers: int = 2
+    look: Look | None = None
+    """What it took to open it."""
     chosen: np.ndarray | None = None
     """Places ``(n,)`` in the source; None for all of them."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -37,6 +38,19 @@ def open_shards(folder: Path, files: Sequence[str], what: str) -> Images:
                 f"{where}: {with_classes} states classes (arr_1) and {without} does not; "
                 "give all of them arr_1, or none"
             )
+    others = Counter(PurePosixPath(name).suffix.lower() for name in files if name not in names)
+    warnings = []
+    if others:
+        listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in
+                           sorted(others.items()))  # fmt: skip
+        warnings.append(f"{where}: left out beside {len(names)} npz files: {listed}")
+    whole = joined(parts, str(folder))
+    return replace(whole, warnings=(*whole.warnings, *warnings))
+
+
+def joined(parts: Sequence[Images], path: str) -> Images:
+    """Sets of equally large images, all with classes or none, as one."""
+    first = parts[0]
     edges = np.cumsum([0, *map(len, parts)])
 
     def rows(places: np.ndarray) -> np.ndarray:
@@ -52,13 +66,7 @@ def open_shards(folder: Path, files: Sequence[str], what: str) -> Images:
     labels = None
     if first.labels is not None:
         labels = np.concatenate([part.labels for part in parts if part.labels is not None])
-    warnings = [text for part in parts for text in part.warnings]
-    others = Counter(PurePosixPath(name).suffix.lower() for name in files if name not in names)
-    if others:
-        listed = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in
-                           sorted(others.items()))  # fmt: skip
-        warnings.append(f"{where}: left out beside {len(names)} npz files: {listed}")
+    warnings = tuple(text for part in parts for text in part.warnings)
     return Images(
-        str(folder), int(edges[-1]), first.height, first.width, rows, fingerprint,
-        tuple(warnings), labels,
-    )  # fmt: skip
+        path, int(edges[-1]), first.height, first.width, rows, fingerprint, warnings, labels
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ def reference_statistics(
     batch: int | None = None,
     cache: str | Path | bool | None = CACHE,
     plugins: str | Sequence[str] | None = None,
+    space: Mapping[str, str] | None = None,
     report: Report = silent,
 ) -> Statistics:
     """Statistics of a reference set, to be written with ``statistics.save_statistics``.
@@ -46,14 +47,14 @@ def reference_statistics(
     """
     folders = file_plugins.places(plugins)
     network = get_extractor(extractor, weights, device, precision, compiled, folders)
-    given = open_images(source, "samples", workers)
+    options = Options(device=device, cache=cache, plugins=plugins, space=space or {})
+    given = open_images(source, "samples", workers, options.look())
     size = len(given) if n is None else n
     if not 2 <= size <= len(given):
         raise UserError(f"samples: n={size} of {len(given)} images; at least 2 are needed")
     images = given.take(subset(len(given), size, given.labels))
     told = partial(report, "features of samples")
-    place = Options(cache=cache).place()
-    found = extract(images, network, place, batch or usual_batch(device), told, processes)
+    found = extract(images, network, options.place(), batch or usual_batch(device), told, processes)
     spatial = Moments.from_features(found[SPATIAL]) if SPATIAL in found else None
     pooled = Moments.from_features(found[FEATURES])
     taken = described(len(given), size, given.labels)

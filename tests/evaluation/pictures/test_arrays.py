@@ -1,16 +1,12 @@
 """Pillow's images by the rule for files; axes that may be read in two ways are refused."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.pictures.arrays import RECORD
 from piflow_bench.evaluation.pictures.opening import open_images
-from piflow_bench.pipeline.store.store import META
 
 ROWS = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
 
@@ -129,62 +125,6 @@ def test_what_has_one_meaning_is_taken(shape):
 def test_square_grey_stacks_of_another_number_are_taken(shape):
     images = open_images(np.zeros(shape, np.uint8))
     assert (len(images), images.height, images.width) == shape
-
-
-def artifact(folder, x, **record):
-    """A folder of the store, as far as its samples go."""
-    folder.mkdir(exist_ok=True)
-    np.save(folder / "samples.npy", x)
-    content = {"files": {"samples.npy": "0"}} | record
-    (folder / RECORD).write_text(json.dumps(content))
-    return folder
-
-
-class TestArtifacts:
-    FLOATS = np.random.default_rng(0).uniform(-1.2, 1.2, (5, 3, 6, 6)).astype(np.float32)
-
-    @pytest.mark.parametrize("channels", [1, 3])
-    def test_they_state_their_axes(self, channels, tmp_path):
-        x = np.random.default_rng(0).uniform(-1, 1, (5, channels, 3, 3)).astype(np.float32)
-        expected = np.floor((x[:, 0] + 1) / 2 * 255 + 0.5)
-        found = everything(open_images(artifact(tmp_path, x)))
-        assert np.array_equal(found[..., 0], expected)
-
-    def test_their_file_is_read_as_they_are(self, tmp_path):
-        folder = artifact(tmp_path / "x", self.FLOATS)
-        found, expected = open_images(folder / "samples.npy"), open_images(folder)
-        assert np.array_equal(everything(found), everything(expected))
-        (folder / RECORD).unlink()
-        with pytest.raises(UserError, match="must be uint8"):
-            open_images(folder / "samples.npy")
-
-    def test_their_record_has_the_stores_name(self):
-        assert RECORD == META
-
-    @pytest.mark.parametrize("record", [None, "", "[]", "{}", '{"files": {"x": "0"}}', '{"a": 1}'])
-    def test_a_folder_of_images_may_hold_arrays_of_its_own(self, record, tmp_path):
-        for i, row in enumerate(ROWS):
-            Image.fromarray(row).save(tmp_path / f"{i}.png")
-        np.save(tmp_path / "samples.npy", self.FLOATS)
-        if record is not None:
-            (tmp_path / RECORD).write_text(record)
-        images = open_images(tmp_path)
-        assert np.array_equal(everything(images), ROWS)
-        assert "1 .npy" in images.warnings[0] and "left out" in images.warnings[0]
-
-    @pytest.mark.parametrize("x", [FLOATS, ROWS, (FLOATS.clip(-1, 1) + 1) / 2], ids="abc")
-    def test_arrays_alone_are_named_as_files(self, x, tmp_path):
-        np.save(tmp_path / "samples.npy", x)
-        with pytest.raises(UserError, match=r"1 .npy file \(samples.npy\).*given as a file"):
-            open_images(tmp_path)
-
-    @pytest.mark.parametrize("name", ["0.png", "pictures/0.jpg"])
-    def test_images_beside_an_artifacts_samples_are_refused(self, name, tmp_path):
-        path = artifact(tmp_path / "x", self.FLOATS) / name
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(ROWS[0]).save(path)
-        with pytest.raises(UserError, match=f"also holds 1 images, such as {name}; give"):
-            open_images(tmp_path / "x")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
