@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from filelock import Timeout
@@ -17,14 +18,14 @@ from rich.table import Table
 
 from piflow_bench.config.paths import split_paths
 from piflow_bench.errors import CHECK_FAILED, OK, UserError
-from piflow_bench.evaluation.cache import ABOUT
+from piflow_bench.evaluation.cache import ABOUT, FEATURES
 from piflow_bench.files.atomic import read_json
 from piflow_bench.pipeline.store.store import META, Store
 from piflow_bench.pipeline.store.uses import DAY, Use, damaged, uses
 from piflow_bench.progress_bar import bars
 
-FEATURES = "features"
-"""Folder of what `evaluate` has extracted."""
+CACHE = "features"
+"""Folder of what `evaluate` has extracted and decoded."""
 INPUTS, MADE = "inputs", "made.json"
 """Folder beside a store in ``runs/`` of what profiles generate, and the mark of each."""
 DAYS = 7.0
@@ -38,17 +39,17 @@ class Entry:
     path: Path
     bytes: int
     changed: float
-    """Of features also when they were last used."""
+    """Of what `evaluate` keeps also when it was last used."""
     used_by: tuple[Path, ...]
     """Runs."""
 
     @property
     def kind(self) -> str:
-        """Of the stage."""
-        name = self.path.name.rpartition("-")[0]
-        return {FEATURES: "features of evaluate", INPUTS: "generated inputs"}.get(
-            self.path.parent.name, name
-        )
+        """Of the stage, or of what is no stage's."""
+        place = self.path.parent.name
+        if place == CACHE:
+            return f"{_record(self.path).get('kind', FEATURES)} of evaluate"
+        return "generated inputs" if place == INPUTS else self.path.name.rpartition("-")[0]
 
 
 def open_store(settings: Sequence[str]) -> tuple[Store, dict[str, str]]:
@@ -61,7 +62,7 @@ def open_store(settings: Sequence[str]) -> tuple[Store, dict[str, str]]:
     runs = paths.get("runs", "runs")
     root = paths.get("store") or os.environ.get("PIFLOW_BENCH_STORE") or Path(runs) / "store"
     store = Store(Path(root).absolute())
-    if not any((store.root / part).is_dir() for part in ("artifacts", FEATURES)):
+    if not any((store.root / part).is_dir() for part in ("artifacts", CACHE)):
         raise UserError(f"store={root}: no store is there; name it with store=PATH")
     return store, dict(o.split("=", 1) for o in others)
 
@@ -91,9 +92,9 @@ def entries(store: Store, part: str, known: Sequence[Use]) -> Iterator[Entry]:
 
 
 def caches(store: Store) -> Iterator[Entry]:
-    """What can be had again and belongs to no run: features of `evaluate`, generated inputs."""
+    """What can be had again and belongs to no run: of `evaluate`, and generated inputs."""
     made = [p for p in _folders(store.root.parent / INPUTS) if (p / MADE).is_file()]
-    for folder in [*_folders(store.root / FEATURES), *made]:
+    for folder in [*_folders(store.root / CACHE), *made]:
         yield Entry(folder, _size(folder), folder.stat().st_mtime, ())
 
 
@@ -135,7 +136,7 @@ def print_store(settings: Sequence[str], verbose: bool) -> None:
     for entry in sorted(artifacts, key=lambda e: -e.bytes) if verbose else []:
         text = f"{size_text(entry.bytes):>8}  {entry.path.name}  {_label(entry.path)}"
         names = ", ".join(r.name for r in entry.used_by) or "no run"
-        if entry.path.parent.name == FEATURES:  # No run uses them.
+        if entry.path.parent.name == CACHE:  # No run uses them.
             names = f"last used {time.strftime('%Y-%m-%d', time.localtime(entry.changed))}"
         console.print(f"{text}; {names}", highlight=False, markup=False, soft_wrap=True)
 
@@ -145,11 +146,16 @@ def _sum(part: Sequence[Entry]) -> str:
 
 
 def _label(folder: Path) -> str:
-    for record in (META, ABOUT):
-        found = read_json(folder / record)
+    return str(_record(folder).get("label", "without its record"))
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """What a folder says of itself; nothing where it does not."""
+    for name in (META, ABOUT):
+        found = read_json(folder / name)
         if isinstance(found, dict):
-            return str(found.get("label", ""))
-    return "without its record"
+            return found
+    return {}
 
 
 # ------------------------------------------------------------------ verify
@@ -161,11 +167,11 @@ def verify(settings: Sequence[str]) -> bool:
     _refuse(others)
     console = Console()
     artifacts = _folders(store.root / "artifacts")
-    features = [p for f in _folders(store.root / FEATURES) for p in sorted(f.glob("*.npz"))]
+    kept = [p for f in _folders(store.root / CACHE) for p in sorted(f.glob("*.npz"))]
     with bars(console) as progress:
-        task = progress.add_task("artifacts", total=len(artifacts) + len(features), words="")
+        task = progress.add_task("artifacts", total=len(artifacts) + len(kept), words="")
         broken = {}
-        for path in [*artifacts, *features]:
+        for path in [*artifacts, *kept]:
             words = store.harm(path.name) if path.is_dir() else _torn(path)
             if words:
                 broken[path] = words
@@ -173,14 +179,14 @@ def verify(settings: Sequence[str]) -> bool:
     for path, words in broken.items():
         text = f"broken {path}: {words}"
         console.print(text, highlight=False, markup=False, soft_wrap=True)
-    whole = f"{len(artifacts)} artifacts, {len(features)} files of features, {len(broken)} broken"
+    whole = f"{len(artifacts)} artifacts, {len(kept)} files of evaluate, {len(broken)} broken"
     advice = "; remove these, and the commands that made them make them anew"
     console.print(whole + (advice if broken else ""), highlight=False)
     return not broken
 
 
 def _torn(path: Path) -> str | None:
-    """How a file of features differs from its own checksums, or None."""
+    """How a file of `evaluate` differs from its own checksums, or None."""
     try:
         with ZipFile(path) as file:
             bad = file.testzip()

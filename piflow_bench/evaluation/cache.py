@@ -19,6 +19,8 @@ SHARD = 1024
 """Rows of a file."""
 ABOUT = "about.json"
 """What a folder of shards is of, in words."""
+FEATURES, PICTURES = "features", "pictures"
+"""Kinds of what is kept."""
 Arrays = dict[str, np.ndarray]
 """Rows ``(n, ...)`` by name."""
 Progress = Callable[[int, int], None]
@@ -36,11 +38,11 @@ def shard_folder(cache: Path | None, *identity: Any) -> Path | None:
     return cache / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
 
-def about(folder: Path, label: str) -> None:
+def about(folder: Path, label: str, kind: str = FEATURES) -> None:
     """Make a folder of shards, or note that it was used; ``label`` says what it is of."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / ABOUT).is_file():
-        write_json(folder / ABOUT, {"label": label})
+        write_json(folder / ABOUT, {"label": label, "kind": kind})
     with suppress(OSError):  # Another user's, say.
         os.utime(folder)
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from piflow_bench.cli import main
+from piflow_bench.evaluation.cache import PICTURES, about, shard_folder
+from piflow_bench.files.atomic import write_arrays
 from piflow_bench.pipeline.store.store import Store
 from piflow_bench.pipeline.store.uses import record_use, uses
 from tests.pipeline.tasks import stage_of
@@ -64,7 +66,7 @@ def test_ls_tells_sizes_and_users(store, capsys):
 
 def test_verify_names_what_differs(store, capsys):
     call(store, "verify")
-    assert "3 artifacts, 0 files of features, 0 broken" in capsys.readouterr().out
+    assert "3 artifacts, 0 files of evaluate, 0 broken" in capsys.readouterr().out
     first, second, third = (store.path(s) for s in store.stages)
     (first / "samples.npy").write_bytes(b"y" * 1000)
     (second / "more.txt").touch()
@@ -111,9 +113,9 @@ def test_a_record_of_a_run_that_was_cut_is_named_and_keeps_gc_from_guessing(stor
 @pytest.fixture
 def cached(store):
     """What `evaluate` and a profile leave: features in the store, generated inputs beside it."""
-    features = store.root / "features" / "0a1b"
-    features.mkdir(parents=True)
-    np.savez(features / "00000000.npz", features=np.ones((2, 3)))
+    features = shard_folder(store.root / "features", "0a1b")
+    about(features, "some images: some network")
+    write_arrays(features / "00000000.npz", {"features": np.ones((2, 3))})
     inputs = store.root.parent / "inputs" / "imagenet"
     inputs.mkdir(parents=True)
     (inputs / "made.json").write_text("{}")
@@ -133,17 +135,39 @@ def test_ls_and_gc_see_features_and_generated_inputs_and_nothing_of_the_users(
     assert "features of evaluate" in out and "generated inputs" in out
     call(store, "gc")
     out = capsys.readouterr().out
-    assert "features/0a1b" in out and "inputs/imagenet" in out and "mine" not in out
+    assert f"features/{features.name}" in out and "inputs/imagenet" in out and "mine" not in out
     assert features.exists() and inputs.exists()
     call(store, "gc", "--delete")
     assert not features.exists() and not inputs.exists() and mine.exists()
 
 
+def test_ls_tells_decoded_pictures_and_features_apart_and_when_they_were_used(
+    store, cached, capsys
+):
+    pictures = shard_folder(store.root / "features", "2c3d")
+    about(pictures, "runs/store/artifacts/sample-1", PICTURES)
+    write_arrays(pictures / "00000000.npz", {"pictures": np.ones((2, 8, 8, 3), np.uint8)})
+    (store.root / "features" / "x").mkdir()  # Of an earlier version, say.
+    call(store, "ls", "--verbose")
+    out = capsys.readouterr().out
+    assert [line.split()[5] for line in out.splitlines() if "features of evaluate" in line] == ["2"]
+    assert [line.split()[5] for line in out.splitlines() if "pictures of evaluate" in line] == ["1"]
+    (line,) = [line for line in out.splitlines() if f"{pictures.name}  " in line]
+    today = time.strftime("%Y-%m-%d")
+    assert line.endswith(f"  runs/store/artifacts/sample-1; last used {today}")
+    assert "some images: some network; last used " in out and "  without its record; last" in out
+    os.utime(pictures, (OLD, OLD))
+    about(pictures, "another word for it", PICTURES)  # Used again.
+    call(store, "gc", "--delete")
+    assert pictures.exists() and not cached[0].exists()
+
+
 @pytest.mark.parametrize("how", ["cut", "changed"])
 def test_verify_reads_the_checksums_of_features(store, cached, capsys, how):
     file = cached[0] / "00000000.npz"
+    (cached[0] / ".00000001.npz.77.tmp").write_bytes(b"half")  # In the making.
     call(store, "verify")
-    assert "1 files of features, 0 broken" in capsys.readouterr().out
+    assert "1 files of evaluate, 0 broken" in capsys.readouterr().out
     content = bytearray(file.read_bytes())
     content[content.index(np.ones(1).tobytes())] ^= 1
     file.write_bytes(content[:-30] if how == "cut" else content)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.cache import about, read_shard, shard_folder
+from piflow_bench.evaluation.cache import PICTURES, about, read_shard, shard_folder
 from piflow_bench.evaluation.pictures.axes import LAST, as_rgb
 from piflow_bench.evaluation.pictures.folders import walk
 from piflow_bench.evaluation.pictures.images import Images, printable
@@ -30,7 +30,6 @@ RECORD, SAMPLES = "artifact.json", "samples.npy"
 """What the store writes beside every artifact, and what samples are kept in."""
 PART = 16
 """Samples that are decoded at a time, as a run does: with others a last bit may be another."""
-PICTURES = "pictures"
 RANGE = ("start", "stop")
 """Fields of a record in which the shards of one cell differ: which samples they hold."""
 
@@ -114,7 +113,7 @@ def _place(kept: Path | None, fingerprint: Callable[[], str], folder: Path) -> P
     """Where pictures that were decoded are kept."""
     place = shard_folder(kept, fingerprint(), PICTURES) if kept else None
     if place is not None:
-        about(place, f"{printable(str(folder))}: {PICTURES}")
+        about(place, printable(str(folder)), PICTURES)
     return place
 
 
