@@ -3,11 +3,17 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from piflow_bench.cli import main
 from piflow_bench.commands.evaluate import _name, _refuse_others, _scored, parse
+from piflow_bench.contracts.plugin import Place
 from piflow_bench.errors import UserError
+from piflow_bench.spaces import latents
+from tests.preparation.conftest import small_autoencoder
+from tests.stored import artifact
 
 
 def written(tmp_path, *arguments):
@@ -154,3 +160,43 @@ class TestStatistics:
     def test_metrics_that_are_asked_for_are_scored(self, tmp_path):
         assert main([*self.GIVEN, "metrics=[vendi]", "out=o"]) == 0
         assert (tmp_path / "o" / "scores.json").is_file() and (tmp_path / "s.npz").is_file()
+
+
+def test_latents_of_a_run_are_scored_by_the_autoencoder_of_the_run(tmp_path, capsys):
+    coder = small_autoencoder(tmp_path / "the autoencoder, [1]")
+    space = latents.Latents(latents.Config(autoencoder=str(coder)))
+    recorded = {"name": "latents", "settings": dict(space.identity())}
+    z = np.random.default_rng(0).normal(size=(2, 40, 4, 4, 4)).astype(np.float32)
+    for name, part in zip(("student", "teacher"), z, strict=True):
+        for low in (0, 20):
+            artifact(
+                tmp_path / name / str(low), part[low : low + 20], recorded, start=low, stop=low + 20
+            )
+    given = (
+        "evaluate", f"samples={tmp_path / 'student'}", f"reference={tmp_path / 'teacher'}",
+        "protocol=digits", "metrics=[fd,recall]", f"store={tmp_path / 'store'}",
+        f"out={tmp_path / 'out'}", f"statistics={tmp_path / 'student.npz'}",
+    )  # fmt: skip
+    assert main([*given, f"space.autoencoder={coder}"]) == 0
+    table = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+    assert set(table.metric) == {"fd", "recall"} and (table.n == 40).all()
+    decode = space.load((8, 8, 3), Place()).pictures
+    with np.load(tmp_path / "out" / "pictures.npz") as shown:
+        every = {row.tobytes() for row in decode(torch.from_numpy(z[0]))}
+        assert shown["samples"].shape == (16, 8, 8, 3)
+        assert {row.tobytes() for row in shown["samples"]} <= every
+    with np.load(tmp_path / "student.npz") as statistics:
+        assert statistics["n"] == 40
+    capsys.readouterr()
+    assert main(["store", "ls", f"store={tmp_path / 'store'}"]) == 0
+    assert "pictures of evaluate" in capsys.readouterr().out
+    assert main(["store", "verify", f"store={tmp_path / 'store'}"]) == 0
+    capsys.readouterr()
+    other = small_autoencoder(tmp_path / "other", scaling_factor=0.5)
+    for more, words in (
+        ((f"space.autoencoder={other}",), "give that one by space.autoencoder=PATH"),
+        ((f"space.autoencoder={tmp_path / 'no'}",), "no such file or folder"),
+    ):
+        assert main([*given, *more]) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1

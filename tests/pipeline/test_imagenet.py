@@ -11,7 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import piflow_bench
 from piflow_bench.config.compose import compose
+from piflow_bench.errors import UserError
+from piflow_bench.evaluation.pictures.opening import open_images
+from piflow_bench.evaluation.pictures.spaces import Look
 from piflow_bench.networks.checkpoints.dit import load_dit
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.runtime import Given, Runtime
@@ -73,6 +77,20 @@ def test_the_page_shows_decoded_pictures_and_published_numbers(folder):
     grids = folder / "runs" / "imagenet_1nfe_repa-smoke" / "grids.npz"
     with np.load(grids, allow_pickle=False) as arrays:
         assert arrays["teacher"].shape[1:] == (64, 64, 3) and arrays["teacher"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("variant", ["teacher-euler", "kd"])
+def test_evaluate_sees_the_pictures_that_the_run_saw(variant, folder):
+    inputs = generate(folder / "runs" / "inputs")
+    run = piflow_bench.open(folder / "runs" / "imagenet_1nfe_repa-smoke")
+    (made,) = run._cell(variant, 1, None, "").samples
+    samples = folder / "runs" / "store" / "artifacts" / made.name
+    images = open_images(samples, look=Look({"autoencoder": inputs["autoencoder"]}))
+    expected = run.images(run.samples(variant, 1))
+    assert expected.shape[1:] == (64, 64, 3)
+    assert np.array_equal(images.read(0, len(images)), expected)
+    with pytest.raises(UserError, match=r"space\.autoencoder=PATH"):
+        open_images(samples)
 
 
 def test_a_second_call_finds_everything_done(folder):
