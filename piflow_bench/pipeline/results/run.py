@@ -13,7 +13,7 @@ import pandas as pd
 
 import piflow_bench
 from piflow_bench.config.schema import to_plain
-from piflow_bench.files.atomic import write_atomically
+from piflow_bench.files.atomic import write_atomically, write_json
 from piflow_bench.pipeline.launchers.schedule import Outcome
 from piflow_bench.pipeline.plan import Plan
 from piflow_bench.pipeline.results.closer import breakdown_table, selections
@@ -73,7 +73,7 @@ def write_run(
     write_atomically(folder / "selections.npz", _arrays(selections(plan, store)))
     about = run_facts(plan, store, outcome, command, started)
     about |= {"live": dict(live)} if live else {}
-    write_atomically(folder / "run.json", lambda p: p.write_text(json.dumps(about, indent=1)))
+    write_json(folder / "run.json", about, indent=1)
 
 
 def _arrays(arrays: dict[str, np.ndarray]) -> Callable[[Path], None]:
