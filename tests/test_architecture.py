@@ -57,6 +57,7 @@ ROOMS = [
     "errors",
     "tracks",
     "interruption",
+    "places",
     "sources",
     "meanings",
     "threads",

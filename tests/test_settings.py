@@ -48,7 +48,7 @@ def inside(cls):
 
 def settings_classes():
     """Every settings dataclass of the product by a name."""
-    from piflow_bench.commands.evaluate import Settings as EvaluateSettings
+    from piflow_bench.commands.evaluate_settings import Settings as EvaluateSettings
     from piflow_bench.commands.prepare import Machine
     from piflow_bench.evaluation.settings import Settings as MetricSettings
     from piflow_bench.preparation.job import Preparation
@@ -125,7 +125,7 @@ def allowed(kind, bounds, value):
 def test_odd_values_are_taken_as_declared_or_refused_by_name(cls):
     hints = typing.get_type_hints(cls)
     needed = {f.name: "a" for f in dataclasses.fields(cls) if f.default == "???"}
-    if cls.__module__ == "piflow_bench.commands.evaluate":
+    if cls.__module__ == "piflow_bench.commands.evaluate_settings":
         needed["samples"] = "a"
     for field, value in itertools.product(dataclasses.fields(cls), ODD):
         name, kind = field.name, hints[field.name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +11,10 @@ from typing import Any
 
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.metrics.metric import all_metrics, use_plugins
+from piflow_bench.evaluation.options import Options
+from piflow_bench.evaluation.protocols import USUAL
 from piflow_bench.file_plugins import places
+from piflow_bench.places import CACHE, store_root
 from piflow_bench.settings import DEVICE, NPZ, build_dataclass, read_setting, setting
 
 PATH_KEYS = {
@@ -46,7 +48,7 @@ class Settings:
 
     samples: str = setting("")
     reference: str | None = setting(None)
-    protocol: str = setting("default")
+    protocol: str = setting(USUAL)
     extractor: str | None = setting(None)
     weights: str | None = setting(None)
     metrics: list[str] | None = setting(None, choices=all_metrics)
@@ -57,11 +59,11 @@ class Settings:
     per_class: list[str] = setting(factory=list, choices=all_metrics)
     lpips_weights: str | None = setting(None)
     clip_weights: str | None = setting(None)
-    device: str = setting("cpu", **DEVICE)
+    device: str = setting(Options.device, **DEVICE)
     precision: str | None = setting(None, choices=("float32", "tf32", "bfloat16"))
-    compiled: bool = False
-    workers: int = setting(2, least=1)
-    processes: int = setting(1, least=1)
+    compiled: bool = Options.compiled
+    workers: int = setting(Options.workers, least=1)
+    processes: int = setting(Options.processes, least=1)
     batch: int | None = setting(None, least=1)
     cache: bool = True
     statistics: str | None = setting(None, **NPZ)
@@ -118,5 +120,4 @@ def cache_of(settings: Settings) -> Path | None:
     """Where finished features are kept; None for nowhere."""
     if not settings.cache:
         return None
-    store = Path(settings.store or os.environ.get("PIFLOW_BENCH_STORE") or "runs/store")
-    return store / "features"
+    return store_root(settings.store) / CACHE

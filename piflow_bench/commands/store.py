@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -22,10 +21,9 @@ from piflow_bench.evaluation.cache import ABOUT, FEATURES
 from piflow_bench.files.atomic import read_json
 from piflow_bench.pipeline.store.store import META, Store
 from piflow_bench.pipeline.store.uses import DAY, Use, damaged, uses
+from piflow_bench.places import CACHE, RUNS, store_root
 from piflow_bench.progress_bar import bars
 
-CACHE = "features"
-"""Folder of what `evaluate` has extracted and decoded."""
 INPUTS, MADE = "inputs", "made.json"
 """Folder beside a store in ``runs/`` of what profiles generate, and the mark of each."""
 DAYS = 7.0
@@ -59,9 +57,8 @@ def open_store(settings: Sequence[str]) -> tuple[Store, dict[str, str]]:
         UserError: if there is none.
     """
     others, paths = split_paths(settings, ("store", "runs"))
-    runs = paths.get("runs", "runs")
-    root = paths.get("store") or os.environ.get("PIFLOW_BENCH_STORE") or Path(runs) / "store"
-    store = Store(Path(root).absolute())
+    root = store_root(paths.get("store"), paths.get("runs", RUNS))
+    store = Store(root.absolute())
     if not any((store.root / part).is_dir() for part in ("artifacts", CACHE)):
         raise UserError(f"store={root}: no store is there; name it with store=PATH")
     return store, dict(o.split("=", 1) for o in others)

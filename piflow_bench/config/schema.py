@@ -10,6 +10,7 @@ from typing import Any
 
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.protocols import Protocol
+from piflow_bench.places import RUNS
 from piflow_bench.settings import setting
 from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import Budget, TrainingSettings
@@ -158,7 +159,7 @@ class ExperimentConfig:
     # event files of every training, in the run's folder; needs TensorBoard
     logger: str | None = setting(None, choices=("tensorboard",))
     store: str | None = setting(None)
-    runs: str = setting("runs")
+    runs: str = setting(RUNS)
     plugins: Any = setting(None)  # a file or folder of methods, or several: a,b
     smoke: dict[str, Any] = setting(factory=dict)  # settings by key under profile=smoke
     is_smoke: bool = False

@@ -21,7 +21,7 @@ from piflow_bench.evaluation.metrics.metric import all_metrics, use_plugins
 from piflow_bench.evaluation.options import Options
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.pictures.opening import open_images
-from piflow_bench.evaluation.protocols import Protocol
+from piflow_bench.evaluation.protocols import USUAL, Protocol
 from piflow_bench.evaluation.settings import make_settings
 from piflow_bench.evaluation.sources import Given, open_reference
 from piflow_bench.evaluation.tables import rows_of
@@ -66,16 +66,16 @@ class Evaluator:
     def __init__(
         self,
         reference: Any = None,
-        protocol: str | Protocol = "default",
+        protocol: str | Protocol = USUAL,
         *,
         extractor: str | None = None,
         weights: str | None = None,
         metrics: str | list[str] | None = None,
-        device: str = "cpu",
+        device: str = Options.device,
         precision: str | None = None,
-        compiled: bool = False,
+        compiled: bool = Options.compiled,
         batch: int | None = None,
-        workers: int = 2,
+        workers: int = Options.workers,
         cache: str | Path | None = None,
         plugins: str | Sequence[str] | None = None,
         space: Mapping[str, str] | None = None,

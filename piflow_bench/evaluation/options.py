@@ -17,8 +17,9 @@ from piflow_bench.evaluation.pictures.spaces import Look
 from piflow_bench.evaluation.protocols import Protocol, load_protocol
 from piflow_bench.file_plugins import places
 from piflow_bench.files.atomic import check_writable
+from piflow_bench.places import CACHE, RUNS
 
-CACHE = "runs/store/features"
+KEPT = str(Path(RUNS) / "store" / CACHE)
 """Where features are kept where nobody says."""
 
 
@@ -46,7 +47,7 @@ class Options:
     workers: int = 2
     processes: int = 1
     batch: int | None = None
-    cache: str | Path | bool | None = CACHE
+    cache: str | Path | bool | None = KEPT
     plugins: str | Sequence[str] | None = None
     space: Mapping[str, str] = field(default_factory=dict)
     report: Report = silent
@@ -72,7 +73,7 @@ class Options:
         """Where features are kept, which must be writable; None for nowhere."""
         if self.cache is None or self.cache is False:
             return None
-        cache = Path(CACHE if self.cache is True else self.cache)
+        cache = Path(KEPT if self.cache is True else self.cache)
         check_writable("cache", cache)
         return cache
 

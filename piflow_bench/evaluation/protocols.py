@@ -17,6 +17,8 @@ from piflow_bench.settings import build_dataclass, setting
 
 PACKAGE = "piflow_experiments.protocol"
 IMAGES = "uint8 RGB; floats by floor(255 x + 1/2), alpha dropped, grey repeated"
+USUAL = "default"
+"""The protocol where none is named."""
 QUESTIONS = ("imitation", "data", "truth")
 Rules = Mapping[str, Any]
 """What decides a number, resolved to plain values, by the name a user would set."""

@@ -22,9 +22,10 @@ from piflow_bench.evaluation.extraction import extract
 from piflow_bench.evaluation.extractors.extractor import get_extractor, usual_batch
 from piflow_bench.evaluation.measured import Measured, Measuring, Report, measure_set
 from piflow_bench.evaluation.metrics.metric import use_plugins
-from piflow_bench.evaluation.options import CACHE, Options, silent
+from piflow_bench.evaluation.options import Options, silent
 from piflow_bench.evaluation.pictures.images import Images
 from piflow_bench.evaluation.protocols import (
+    USUAL,
     Protocol,
     Rules,
     refuse_mixture,
@@ -54,7 +55,7 @@ class Outcome:
 def evaluate(
     samples: Any,
     reference: Any = None,
-    protocol: str | Protocol = "default",
+    protocol: str | Protocol = USUAL,
     *,
     extractor: str | None = None,
     weights: str | None = None,
@@ -66,13 +67,13 @@ def evaluate(
     per_class: str | Sequence[str] = (),
     lpips_weights: str | None = None,
     clip_weights: str | None = None,
-    device: str = "cpu",
+    device: str = Options.device,
     precision: str | None = None,
-    compiled: bool = False,
-    workers: int = 2,
-    processes: int = 1,
+    compiled: bool = Options.compiled,
+    workers: int = Options.workers,
+    processes: int = Options.processes,
     batch: int | None = None,
-    cache: str | Path | bool | None = CACHE,
+    cache: str | Path | bool | None = Options.cache,
     plugins: str | Sequence[str] | None = None,
     space: Mapping[str, str] | None = None,
     report: Report = silent,

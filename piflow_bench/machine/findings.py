@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
 
 from piflow_bench.config.schema import ExperimentConfig, keys_that_set
 from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.files.hub import in_cache, is_address
 from piflow_bench.machine.estimates import stored_bytes
+from piflow_bench.places import store_root
 from piflow_bench.preparation.given import is_stand_in
 
 OK, GAP, NOTE = "ok", "missing", "note"
@@ -132,7 +132,7 @@ def _hub_answers() -> bool:
 
 def _disk(config: ExperimentConfig) -> Finding:
     needed = stored_bytes(config)
-    place = Path(config.store or os.environ.get("PIFLOW_BENCH_STORE") or config.runs).absolute()
+    place = store_root(config.store, config.runs).absolute()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free

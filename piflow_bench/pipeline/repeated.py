@@ -27,6 +27,7 @@ from piflow_bench.files.atomic import read_json, write_json
 from piflow_bench.files.hub import is_address
 from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.store.store import Store
+from piflow_bench.places import RUNS
 from piflow_bench.provenance import versions
 from piflow_bench.registry import GROUPS, OURS, find
 
@@ -62,7 +63,7 @@ def unchanged(arguments: Sequence[str]) -> tuple[Path, int] | None:
         _, paths = split_paths(arguments)
     except UserError:
         return None
-    for record in Path(paths.get("runs", "runs")).glob(f"*/{RECORD}"):
+    for record in Path(paths.get("runs", RUNS)).glob(f"*/{RECORD}"):
         found = read_json(record)
         if isinstance(found, dict) and found.get("command") == _command(arguments):
             return (record.parent, found["stages"]) if _is_as_it_was(found, record.parent) else None

@@ -30,6 +30,7 @@ from piflow_bench.pipeline.stage import Stage, closure
 from piflow_bench.pipeline.stages.teacher import note_of_check
 from piflow_bench.pipeline.store.store import Store, environment_error
 from piflow_bench.pipeline.store.uses import record_use, settings_digest, stages_of
+from piflow_bench.places import store_root
 
 UNFIT = "Unfit: "
 """Beginning of the reason of a teacher that is refused."""
@@ -39,8 +40,7 @@ UP_TO_DATE = ".up_to_date"
 
 def store_of(config: ExperimentConfig) -> Store:
     """The store: ``store=``, else PIFLOW_BENCH_STORE, else ``runs/store``."""
-    root = config.store or os.environ.get("PIFLOW_BENCH_STORE") or Path(config.runs) / "store"
-    return Store(Path(root).absolute())
+    return Store(store_root(config.store, config.runs).absolute())
 
 
 def run_experiment(

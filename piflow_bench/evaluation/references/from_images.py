@@ -15,7 +15,7 @@ from piflow_bench.evaluation.extraction import DIGESTS, extract
 from piflow_bench.evaluation.extractors.extractor import get_extractor, usual_batch
 from piflow_bench.evaluation.measured import Report
 from piflow_bench.evaluation.moments import Moments
-from piflow_bench.evaluation.options import CACHE, Options, silent
+from piflow_bench.evaluation.options import Options, silent
 from piflow_bench.evaluation.pictures.opening import open_images
 from piflow_bench.evaluation.references.statistics import Statistics
 from piflow_bench.evaluation.subsets import described, subset
@@ -29,14 +29,14 @@ def reference_statistics(
     extractor: str = "inception",
     weights: str | None = None,
     *,
-    device: str = "cpu",
+    device: str = Options.device,
     precision: str = "float32",
-    compiled: bool = False,
+    compiled: bool = Options.compiled,
     n: int | None = None,
-    workers: int = 2,
-    processes: int = 1,
+    workers: int = Options.workers,
+    processes: int = Options.processes,
     batch: int | None = None,
-    cache: str | Path | bool | None = CACHE,
+    cache: str | Path | bool | None = Options.cache,
     plugins: str | Sequence[str] | None = None,
     space: Mapping[str, str] | None = None,
     report: Report = silent,
