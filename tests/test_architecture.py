@@ -1,7 +1,8 @@
-"""Arrows point one way, packages match the tree, and nothing heavy is imported too early."""
+"""Arrows point one way, files are short, packages match the tree, nothing heavy comes too early."""
 
 import ast
 import fnmatch
+import re
 import subprocess
 import sys
 import tomllib
@@ -22,6 +23,8 @@ LAZY = {
     "piflow_bench/runs/run.py",
 }
 """Files that may import the report, inside a function."""
+OURS_IN = tuple(SETUPTOOLS["package-dir"].values())
+"""Folders of the product."""
 
 
 def files(folder):
@@ -169,6 +172,21 @@ def test_the_harness_imports_no_method_and_no_report(path):
         if within(name, ["piflow_reports"]) and lazy and str(path) in LAZY:
             continue
         assert within(name, ["piflow_bench"]), name
+
+
+LONGEST = 350
+"""Lines of a file that needs no reason to be long."""
+
+
+@pytest.mark.parametrize("path", [p for f in OURS_IN for p in files(f)], ids=str)
+def test_a_file_is_short_or_says_why_it_is_long(path):
+    """A long one states the reason in its first docstring: "long because ..."."""
+    text = (ROOT / path).read_text()
+    words = " ".join((ast.get_docstring(ast.parse(text)) or "").split())
+    lines = len(text.splitlines())
+    assert lines <= LONGEST or re.search(r"\blong because \w", words), (
+        f"{lines} lines: divide them by what they are for, or say why not"
+    )
 
 
 def test_experiments_hold_yaml_alone():
