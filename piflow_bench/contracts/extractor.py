@@ -94,6 +94,8 @@ class ExtractorPlugin(Plugin):
     """What it gives: features, and perhaps logits and spatial features."""
     rule: ClassVar[str] = ""
     """How pictures are resized and scaled: a part of its identity."""
+    seconds: ClassVar[float] = 0.0
+    """That a picture takes on one core, about: for how long a run is said to take; 0: not known."""
     of_points: ClassVar[bool] = False
     """Whether it describes samples themselves: ``prepare`` takes them, ``(b, *shape)`` float32."""
 

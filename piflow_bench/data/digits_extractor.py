@@ -35,6 +35,7 @@ class Digits(ExtractorPlugin):
 
     outputs = (FEATURES, LOGITS)
     rule = GREY
+    seconds = 2e-5
 
     def file(self) -> Path:
         """The package's file, or the given one."""
@@ -60,6 +61,7 @@ class DigitsPixels(ExtractorPlugin):
 
     Config = NoSettings
     rule = GREY
+    seconds = 2e-5
 
     def load(self, name: str, place: Place) -> Extractor:
         """No network."""
@@ -72,6 +74,7 @@ class DigitsJudge(ExtractorPlugin):
     Config = NoSettings
     outputs = (LOGITS,)
     rule = GREY
+    seconds = 2e-5
 
     def file(self) -> Path:
         """The package's file."""
@@ -92,6 +95,7 @@ class Points(ExtractorPlugin):
 
     Config = NoSettings
     rule = "coordinates"
+    seconds = 1e-7
     of_points = True
 
     def load(self, name: str, place: Place) -> Extractor:

@@ -24,7 +24,8 @@ from piflow_bench.pipeline.plan import Plan, runtime_of
 from piflow_bench.pipeline.run_folder import settled
 from piflow_bench.pipeline.stage import Stage, Task
 from piflow_bench.pipeline.stages.distill import Distill
-from piflow_bench.pipeline.stages.samples import Converge, Sample
+from piflow_bench.pipeline.stages.features import Describe
+from piflow_bench.pipeline.stages.samples import Converge, Draw, Sample
 from piflow_bench.pipeline.stages.teacher import TrainTeacher
 from piflow_bench.pipeline.store.store import Store
 from piflow_bench.progress_bar import duration
@@ -53,6 +54,20 @@ class Forecast:
     tried: tuple[str, ...]
     """Methods of which steps were run; the others are taken for as quick as these. None: training
     is given by the teacher's forward passes alone, and takes longer."""
+    describing: float = 0.0
+    """Of extractors whose pace is known."""
+    unknown: tuple[str, ...] = ()
+    """Extractors whose pace is not."""
+
+    @property
+    def seconds(self) -> float:
+        """All that is known."""
+        return self.training + self.sampling + self.describing
+
+    @property
+    def on_top(self) -> str:
+        """What is not counted, in words."""
+        return " and ".join([*(f"features by {name}" for name in self.unknown), "metrics"])
 
 
 def worker_count(config: ExperimentConfig) -> int:
@@ -108,15 +123,15 @@ def _words(plan: Plan, left: Sequence[Stage]) -> str:
         return text
     found, workers = forecast(plan, left), workers_of(plan.config)
     count = 1 if plan.config.launcher.name == "debug" else worker_count(plan.config)
-    seconds = duration((found.training + found.sampling) / count)
+    seconds = duration(found.seconds / count)
     if plan.config.launcher.name == "slurm":
         workers = f"{count} worker{'s' if count != 1 else ''} here"
     if found.tried or not training:
         how = f"by steps of {', '.join(found.tried)} run here" if found.tried else "by its forwards"
-        return f"{text}: about {seconds} on {workers}, {how}; metrics come on top"
+        return f"{text}: about {seconds} on {workers}, {how}; {found.on_top} come on top"
     return (
         f"{text}: at least {seconds} on {workers}, by the time of a teacher forward here; "
-        "policies, optimizers and metrics come on top"
+        f"policies, optimizers, {found.on_top} come on top"
     )
 
 
@@ -142,7 +157,35 @@ def forecast(plan: Plan, stages: Sequence[Stage]) -> Forecast:
         of_unit = [r for (_, unit), r in rates.items() if unit == budget["unit"]]
         alike = sum(of_unit) / len(of_unit) if of_unit else forward
         trained += budget["amount"] * rates.get((task.method, budget["unit"]), alike)
-    return Forecast(trained, sampled, tuple(sorted({method for method, _ in rates})))
+    described, unknown = _describing(plan, stages)
+    tried = tuple(sorted({method for method, _ in rates}))
+    return Forecast(trained, sampled, tried, described, unknown)
+
+
+def _describing(plan: Plan, stages: Sequence[Stage]) -> tuple[float, tuple[str, ...]]:
+    """Seconds of one worker's extractors on a CPU, and those whose pace nobody has said."""
+    runtime = runtime_of(plan.config)
+    seconds, unknown = 0.0, {}
+    for stage in stages:
+        if not isinstance(stage.task, Describe):
+            continue
+        count = sum(_count(s.task, plan) for s in stage.inputs["samples"])
+        for name in stage.task.extractors:
+            pace = runtime.extractor_plugin(name).seconds
+            if not pace or plan.config.scale.device != "cpu":
+                unknown[name] = True
+            seconds += count * pace / plan.config.training.threads
+    return seconds, tuple(unknown)
+
+
+def _count(task: Task, plan: Plan) -> int:
+    """How many samples a stage makes."""
+    if isinstance(task, (Converge, Sample)):
+        return task.stop - task.start
+    if isinstance(task, Draw) and plan.dataset is not None and not task.n:
+        test = task.split == "test"
+        return len(plan.dataset.held_out if test else plan.dataset.training_rows)
+    return task.n if isinstance(task, Draw) else 0
 
 
 def _forward_seconds(plan: Plan, repeats: int = 5) -> float:

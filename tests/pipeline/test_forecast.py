@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from piflow_bench.config.compose import compose
+from piflow_bench.data import digits_extractor
 from piflow_bench.pipeline import forecast as F
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.store.store import Store
@@ -100,3 +101,16 @@ print([m for m in ("torch._dynamo", "torch.utils.flop_counter") if m in sys.modu
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "steps of meanflow" in found.stdout
     assert found.stdout.splitlines()[-1] == "[] 0", found.stdout[-500:] + found.stderr[-500:]
+
+
+def test_features_take_their_extractors_time(monkeypatch):
+    plan = plan_of("only=[teacher-euler]", "nfes=[1]")
+    described = [s for s in plan.stages if s.kind == "features"]
+    count = sum(F._count(s.task, plan) for f in described for s in f.inputs["samples"])
+    drawn = {s.task.split: F._count(s.task, plan) for s in plan.stages if s.kind == "draw"}
+    assert drawn["test"] == len(plan.dataset.held_out) and count > sum(drawn.values())
+    monkeypatch.setattr(digits_extractor.Digits, "seconds", 2.0)
+    monkeypatch.setattr(digits_extractor.DigitsPixels, "seconds", 0.0)
+    found = F.forecast(plan, plan.stages)
+    assert found.describing == pytest.approx(2.0 * count) and found.seconds > found.describing
+    assert found.on_top == "features by digits-pixels and metrics"
