@@ -1,8 +1,12 @@
 """What a page says of an experiment's design before anything is run."""
 
+from types import SimpleNamespace
+
 from piflow_bench.config.compose import compose
 from piflow_bench.pipeline.plan import make_plan
-from piflow_bench.pipeline.results.design import design_warnings
+from piflow_bench.pipeline.results.design import ENOUGH, design_warnings
+from tests.pipeline.results.made import config as made_config
+from tests.pipeline.results.made import plan_of
 
 
 def warnings(*settings):
@@ -34,3 +38,24 @@ def test_imagenet_asks_imitation_first():
     for config in compose(["experiment=imagenet_1nfe"]) + compose(["experiment=imagenet_2nfe"]):
         assert config.protocol.primary_question == "imitation"
         assert "data" in config.protocol.questions
+
+
+def test_a_teacher_that_is_trained_briefly_makes_a_first_look():
+    """By how often it sees each image; a dataset's own cautions come before it."""
+
+    def told(images, unit="images"):
+        budget = SimpleNamespace(amount=images, unit=unit)
+        training = SimpleNamespace(budget=budget)
+        teacher = SimpleNamespace(guidance=SimpleNamespace(scale=1), training=lambda data: training)
+        data = SimpleNamespace(training_rows=range(100), cautions=("few images",))
+        plan = plan_of(
+            teacher=teacher,
+            dataset=data,
+            config=made_config(budget=SimpleNamespace(amount=60, unit="tfe")),
+        )
+        return design_warnings(plan)
+
+    assert told(ENOUGH * 100 + 1) == told(500, "tfe") == ["few images"]
+    first, text = told(500)
+    assert first == "few images" and "on 500 images, each seen 5 times" in text
+    assert "students for 60 TFE" in text
