@@ -90,8 +90,8 @@ def _asked(stage: Stage, plan: Plan) -> dict[str, Any]:
 
 def _reference(stage: Stage, plan: Plan) -> str:
     config = plan.config
-    if isinstance(stage.task, ScoreSamples):
-        return "converged teacher, same noise"
+    if isinstance(stage.task, ScoreSamples):  # Without the teacher: samples of a class alone.
+        return "converged teacher, same noise" if "converged" in stage.inputs else ""
     question = getattr(stage.task, "question", None)
     if question == "imitation":
         return (
