@@ -96,11 +96,13 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
     overrides, paths = split_paths(arguments, [*PATH_KEYS, *of_space])
     plain = [f.name for f in fields(Settings) if f.name not in (*PATH_KEYS.values(), "space")]
     # The device of the network serves the pairwise distances too.
-    of_metrics = [f.name for f in fields(MetricSettings) if f.name != "device"]
+    of_metrics = [f.name for f in fields(MetricSettings) if f.name not in ("device", "of_metrics")]
     files = {key.partition(".")[2]: paths.pop(key) for key in of_space}
     values: dict[str, Any] = {PATH_KEYS[key]: value for key, value in paths.items()}
     values["space"] = files
-    metric_values = {}
+    use_plugins(places(values.get("plugins")))
+    own = {name for name, metric in all_metrics().items() if metric.Config is not None}
+    metric_values: dict[str, Any] = {}
     known = [*PATH_KEYS, "space.autoencoder", *plain, *of_metrics]
     for override in overrides:
         key = override.partition("=")[0]
@@ -108,9 +110,11 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
             metric_values[key] = read_setting(override)[1]
         elif key in plain:
             values[key] = read_setting(override)[1]
+        elif key.partition(".")[0] in own:
+            name, _, part = key.partition(".")
+            metric_values.setdefault(name, {})[part] = read_setting(override)[1]
         else:
             raise UserError(f"{key}: no such setting; {nearest(key, known)}")
-    use_plugins(places(values.get("plugins")))
     settings = build_dataclass(Settings, values, "")
     make_settings(metric_values)
     return settings, metric_values

@@ -115,6 +115,10 @@ def _metric(name: str) -> Iterator[str]:
         value = getattr(metric, field)
         if value is not None:
             yield f"  {field}: {', '.join(value) if isinstance(value, tuple) else value}"
+    if metric.Config is not None:
+        yield ""
+        yield f"settings: protocol.settings.{name}.KEY=VALUE, of evaluate {name}.KEY=VALUE"
+        yield from _fields(metric.Config)
 
 
 def _protocol(name: str) -> Iterator[str]:

@@ -65,8 +65,8 @@ def check_metric(name: str, arguments: Sequence[str]) -> list[CheckResult]:
     folders, given = places(paths.pop("plugins", None)), nested(overrides)
     for key in paths:
         raise UserError(f"{key}=: no setting of a metric")
-    make_settings(given)
     use_plugins(folders)
+    make_settings(given)
     broken = _broken(name, folders)
     if broken is not None:
         return [broken]

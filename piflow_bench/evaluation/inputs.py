@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -62,6 +62,14 @@ class Inputs:
         blocks = np.unique(self.blocks[ours], return_inverse=True)[1].ravel()
         reference = Reference(self.ref.rows[theirs])
         return Inputs(self.rows[ours], reference, blocks, self.settings, Extras())
+
+    def config(self, name: str) -> Any:
+        """The settings of a metric of its own, as they are given or by default."""
+        from piflow_bench.evaluation.metrics.metric import all_metrics
+
+        own = all_metrics()[name].Config
+        assert own is not None, f"metric '{name}' has no Config"
+        return self.settings.of_metrics.get(name) or own()
 
     @cached_property
     def generated(self) -> np.ndarray:

@@ -73,6 +73,8 @@ class Protocol:
         from piflow_bench.evaluation.settings import AFFECT_NO_VALUE, make_settings
 
         found = dataclasses.asdict(make_settings(self.settings, "protocol.settings"))
+        for name, own in found.pop("of_metrics").items():
+            found |= {f"{name}.{key}": value for key, value in own.items()}
         return {key: value for key, value in found.items() if key not in AFFECT_NO_VALUE}
 
     def rules(self, extractor: str, samples: int, reference: str, classes: str) -> Rules:

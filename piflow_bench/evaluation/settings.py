@@ -45,6 +45,8 @@ class Settings:
     """Where pairwise distances are computed."""
     intervals: bool = True
     confidence: float = setting(0.95, above=0, below=1)
+    of_metrics: dict[str, Any] = setting(factory=dict)
+    """Settings of single metrics, by their names: see ``Metric.Config``."""
 
 
 AFFECT_NO_VALUE = ("block", "device", "intervals", "confidence")
@@ -54,7 +56,17 @@ def make_settings(settings: Mapping[str, Any], where: str = "") -> Settings:
     """Settings from keywords; UserError names a key below ``where`` and what it may be."""
     if "generated_labels" in settings:
         raise UserError("generated_labels is called labels now")
-    return build_dataclass(Settings, settings, where)
+    from piflow_bench.evaluation.metrics.metric import all_metrics
+
+    known = all_metrics()
+    own = {n: known[n].Config for n, v in settings.items() if n in known and isinstance(v, Mapping)}
+    made = {
+        name: build_dataclass(config, settings[name], f"{where}.{name}" if where else name)
+        for name, config in own.items()
+        if config is not None
+    }
+    shared = {name: value for name, value in settings.items() if name not in made}
+    return build_dataclass(Settings, {**shared, **({"of_metrics": made} if made else {})}, where)
 
 
 def check_features(features: np.ndarray, what: str) -> np.ndarray:

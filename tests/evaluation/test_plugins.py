@@ -168,3 +168,66 @@ def test_the_jackknife_of_a_mean_is_that_of_means():
     assert found.value == pytest.approx(quick.value)
     assert found.replicates == pytest.approx(quick.replicates)
     assert len(jackknife(lambda x: 0.0, rows, np.zeros(40, int)).replicates) == 0
+
+
+SCALED = """
+from dataclasses import dataclass
+
+from piflow_bench.api import Metric, jackknife, setting
+
+
+@dataclass(frozen=True)
+class Config:
+    factor: float = setting(1.0, above=0)  # by which the mean is taken
+
+
+def compute(inputs):
+    factor = inputs.config("scaled").factor
+    found = jackknife(lambda rows: factor * float(rows.mean()), inputs.generated, inputs.blocks)
+    return {"scaled": (found.value, found.replicates)}
+
+
+SCALED = Metric("scaled", "Scaled mean", None, "other", ("generated",), compute,
+                Config=Config, meaning="The mean of all features, times a factor.")
+"""
+
+
+@pytest.fixture
+def scaled(tmp_path):
+    (tmp_path / "scaled.py").write_text(SCALED)
+    yield str(tmp_path / "scaled.py")
+    use_plugins(())
+
+
+def test_a_metric_has_settings_of_its_own(scaled, tmp_path, capsys):
+    asked = {"extractor": "digits-pixels", "metrics": ["scaled"], "cache": False, "plugins": scaled}
+    plain = piflow_bench.evaluate(ROWS, **asked)
+    twice = piflow_bench.evaluate(ROWS, **asked, scaled={"factor": 2})
+    assert twice["value"][0] == pytest.approx(2 * plain["value"][0])
+    assert json.loads(twice["rules"][0])["scaled.factor"] == 2.0
+    assert twice["protocol_hash"][0] != plain["protocol_hash"][0]
+    with pytest.raises(UserError, match="scaled.factor=-1"):
+        piflow_bench.evaluate(ROWS, **asked, scaled={"factor": -1})
+    with pytest.raises(UserError, match="scaled.facto: no such setting; did you mean 'factor'"):
+        piflow_bench.evaluate(ROWS, **asked, scaled={"facto": 1})
+    np.save(tmp_path / "x.npy", ROWS)
+    given = [f"samples={tmp_path / 'x.npy'}", "extractor=digits-pixels", "metrics=[scaled]"]
+    given += [f"plugins={scaled}", "cache=false", f"out={tmp_path / 'out'}"]
+    assert main(["evaluate", *given, "scaled.factor=2"]) == OK
+    (row,) = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert row["value"] == twice["value"][0]
+    assert main(["show", "metric", "scaled", f"plugins={scaled}"]) == OK
+    shown = capsys.readouterr().out
+    assert "protocol.settings.scaled.KEY=VALUE" in shown and "by which the mean is taken" in shown
+    assert main(["check", "metric", "scaled", f"plugins={scaled}", "scaled.factor=3"]) == OK
+
+
+def test_a_run_gives_a_metric_its_settings(scaled):
+    more = ["protocol.metrics=[fd,recall,scaled]", f"plugins={scaled}"]
+    smoke = ["profile=smoke", "only=[teacher-euler]", "nfes=[1]", *more]
+    plans = [make_plan(compose([*smoke, *own])[0]) for own in
+             ([], ["protocol.settings.scaled.factor=2"])]  # fmt: skip
+    assert plans[1].rules["scaled.factor"] == 2.0
+    assert plans[0].protocol_hash != plans[1].protocol_hash
+    with pytest.raises(UserError, match=r"protocol.settings.scaled.factor=0: must be above 0"):
+        make_plan(compose([*smoke, "protocol.settings.scaled.factor=0"])[0])

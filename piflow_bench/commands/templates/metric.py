@@ -31,4 +31,6 @@ CONSTANT = Metric(
     compute=compute,
     meaning="How far the mean of the samples' features lies from that of the reference's.",
     least=0,  # no value lies below, and none above `most`
+    # Config=Config: a frozen dataclass of settings, given as protocol.settings.NAME.KEY=VALUE and
+    # read in compute by inputs.config("NAME")
 )

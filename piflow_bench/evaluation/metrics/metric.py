@@ -66,6 +66,9 @@ class Metric:
     """What stands for an expectation; of ``PAIRS`` and ``SUBSETS`` it depends on the design."""
     version: int = 1
     """Raise it when the same features give another value: stored values are computed anew."""
+    Config: type | None = None
+    """A frozen dataclass of its own settings, given as ``protocol.settings.NAME.KEY=``, and to
+    ``evaluate`` as ``NAME.KEY=``; ``compute`` reads them by ``inputs.config(NAME)``."""
     source: str = ""
     """Digest of the modules of a plugin that is a file or another project's, set as it is loaded:
     edited, it is computed anew without a word from its author."""
