@@ -170,3 +170,14 @@ def test_results_are_remade_when_the_code_of_intervals_changes(tmp_path, monkeyp
     assert results.fingerprint(made, "") == one
     monkeypatch.setattr(results, "package_digest", lambda folder: "another")
     assert results.fingerprint(made, "") != one
+
+
+def test_real_samples_are_scored_by_what_needs_no_teacher():
+    """Metrics of samples beside the teacher's are asked of students; real ones have no noise."""
+    asked = "protocol.metrics=[fd,recall,teacher_psnr,teacher_cosine]"
+    found = [s.task for s in stages(asked).values() if s.kind == "partition"]
+    assert found and all(task.metrics == ["fd", "recall"] for task in found)
+    assert all(task.versions.keys() == {"fd", "recall"} for task in found)
+    alone = ("protocol.primary_quality=teacher_psnr", "protocol.primary_diversity=teacher_psnr")
+    none = stages("protocol.metrics=[teacher_psnr]", *alone)
+    assert "partition" not in {s.kind for s in none.values()}

@@ -11,6 +11,7 @@ from piflow_bench.pipeline.plan.questions import (
     evaluate,
     inspections,
     labels,
+    of_features,
     score_samples,
     versions,
 )
@@ -55,7 +56,8 @@ def _of_data(shared: Shared) -> list[Cell]:
     of_train = {"from": "train", "n": images.task.content["n"]}
     measured = evaluate(world, train, shared.references, True, "memoriser", of_train)
     cells = [Cell(_columns("memoriser"), measured)]
-    if world.dataset.reference is not None:  # A file has no samples to divide anew.
+    names = of_features(p.metrics)  # Real samples have none of the teacher beside them.
+    if world.dataset.reference is not None or not names:  # A file has no samples to divide anew.
         return cells
     real: Stages = tuple(
         Stage(
@@ -65,8 +67,8 @@ def _of_data(shared: Shared) -> list[Cell]:
                 extractor=extractor,
                 reference=len(world.dataset.held_out),
                 n=min(p.samples, p.data_samples),
-                metrics=list(p.metrics),
-                versions=versions(p.metrics),
+                metrics=names,
+                versions=versions(names),
                 settings=dict(p.settings),
                 labels=[of_train, {"from": "test"}],
                 repeats=REPEATS,

@@ -154,6 +154,11 @@ def _by_sample() -> dict[str, Metric]:
     return {name: metric for name, metric in found.items() if name != COSINE}
 
 
+def of_features(names: Iterable[str]) -> list[str]:
+    """Those metrics that look at features, and at no samples of the teacher."""
+    return [name for name in names if name not in _by_sample() and name != COSINE]
+
+
 def has_modes(dataset: Dataset) -> bool:
     """Whether the samples are of a known mixture."""
     return dataset.truth is not None and dataset.truth.modes is not None
