@@ -1,0 +1,168 @@
+"""Refusals before any work: each is one line that names the setting and mends it."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from piflow_bench.config.schema import VariantConfig
+from piflow_bench.contracts.condition import Unconditional
+from piflow_bench.contracts.method import Facts
+from piflow_bench.contracts.space import Space
+from piflow_bench.errors import UserError
+from piflow_bench.pipeline.plan import refusals
+from piflow_bench.pipeline.plan.refusals import (
+    check_backbones,
+    check_batch,
+    check_machine,
+    check_protocol,
+)
+from piflow_bench.training.scale import Scale
+from piflow_bench.training.settings import TrainingSettings
+from tests.pipeline.plan import made
+
+OUTPUTS = {"one": ("features", "logits"), "two": ("features",)}
+POINTS = {"space": Space((2,))}
+NO_CLASSES = {"train_condition": Unconditional(12)}
+
+
+def world_of(rules=None, **data):
+    found = made.world(rules or {}, data=made.dataset(**data))
+    found.runtime.extractor_plugin = lambda name: SimpleNamespace(outputs=OUTPUTS.get(name, ()))
+    return found
+
+
+def refused(call, *given):
+    with pytest.raises(UserError) as error:
+        call(*given)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "rules, data",
+    [
+        ({}, {}),
+        ({"extractors": ["one"], "metrics": ["fd", "recall", "is"]}, {}),
+        ({"metrics": ["fd", "recall", "teacher_mse", "lpips_within", "teacher_cosine"]}, {}),
+        ({"metrics": ["fd", "recall", "teacher_cosine"], "agreement": "flow_map_error"}, POINTS),
+        ({"curve_extractors": ["two"]}, {}),
+    ],
+)
+def test_what_can_be_measured_passes(rules, data):
+    check_protocol(world_of(rules, **data))
+
+
+@pytest.mark.parametrize(
+    "rules, data, words",
+    [
+        ({"metrics": []}, {}, "protocol.metrics=[]: at least one metric is needed"),
+        ({"curve_metrics": []}, {}, "protocol.curve_metrics=[]: at least one metric is needed"),
+        (
+            {"metrics": ["cmmd"]},
+            {},
+            "protocol.metrics=cmmd: is of the extractor clip, not of one; the formula on any "
+            "features is mmd_rbf_unit",
+        ),
+        (
+            {"curve_metrics": ["teacher_mse"]},
+            {},
+            "protocol.curve_metrics=teacher_mse: is measured at the end of the budget alone; name "
+            "it in protocol.metrics",
+        ),
+        (
+            {"metrics": ["fd", "is"]},
+            {},
+            "protocol.metrics=is: needs logits, which this dataset's extractors do not give",
+        ),
+        (
+            {"metrics": ["teacher_mse"]},
+            POINTS,
+            "protocol.metrics=teacher_mse: looks at pictures, which samples of tiny are not; "
+            "flow_map_error looks at samples as they are",
+        ),
+        ({"agreement": "teacher_mse"}, POINTS, "protocol.agreement=teacher_mse: looks at pictures"),
+        (
+            {"metrics": ["lpips_within"]},
+            NO_CLASSES,
+            "protocol.metrics=lpips_within: compares samples of a class, and tiny has no classes",
+        ),
+        (
+            {"curve_extractors": ["tow"]},
+            {},
+            "protocol.curve_extractors=tow: not in protocol.extractors; did you mean 'two'?",
+        ),
+        (
+            {"primary_quality": "kid_exact"},
+            {},
+            "protocol.primary_quality=kid_exact: not in protocol.metrics",
+        ),
+        (
+            {"metrics": ["fd"]},
+            {},
+            "protocol.primary_diversity=recall: not in protocol.metrics",
+        ),
+        (
+            {"primary_question": "truth"},
+            {},
+            "protocol.primary_question=truth: not in protocol.questions",
+        ),
+        ({"settings": {"kk": 3}}, {}, "protocol.settings.kk"),
+    ],
+)
+def test_what_no_metric_stage_could_do_is_refused(rules, data, words):
+    assert words in refused(check_protocol, world_of(rules, **data))
+
+
+def test_batches_divide_among_processes():
+    config = made.config(training=TrainingSettings(batch=6))
+    check_machine(config, Scale(processes=3))
+    words = refused(check_machine, config, Scale(processes=4))
+    assert words == "training.batch=6: must be a multiple of 4 processes"
+    check_batch(6, Scale(processes=2))
+    assert refused(check_batch, 6, Scale(processes=4)).startswith("teacher.batch=6: must be")
+
+
+def test_gpus_are_counted(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    config = made.config(training=TrainingSettings(batch=6))
+    check_machine(config, Scale("cuda"))
+    assert refused(check_machine, config, Scale("cuda", processes=2)) == (
+        "scale.device=cuda: 2 needed, 1 GPUs found; set scale.processes, or scale.device=cpu"
+    )
+
+
+def test_moments_in_8_bits_need_their_package_where_a_chosen_variant_asks(monkeypatch):
+    own = VariantConfig("kd", training={"optimizer": "adamw8bit"})
+    config = made.config(variants={"a": own, "b": VariantConfig("kd")})
+    monkeypatch.setattr(refusals, "find_spec", lambda name: None)
+    assert refused(check_machine, config, Scale()) == (
+        "variants.a.training.optimizer=adamw8bit: needs bitsandbytes: pip install bitsandbytes, "
+        "or set variants.a.training.optimizer=adamw"
+    )
+    config.only = ["b"]
+    check_machine(config, Scale())
+    config.only = None
+    monkeypatch.setattr(refusals, "find_spec", lambda name: object())
+    check_machine(config, Scale())
+
+
+class Short(torch.nn.Module):
+    """A network that has nothing beyond its forward pass."""
+
+
+def test_a_network_without_what_a_variant_needs_is_named_and_the_others_go_on(monkeypatch):
+    monkeypatch.setattr(refusals, "network_of", lambda dataset, teacher: (Short(), []))
+    world = world_of()
+    world.config.teacher = {"name": "mine"}
+    needing = made.variant("kd", facts=Facts("x", backbone=("heads",)))
+    check_backbones(world, [made.variant("other")])
+    words = refused(check_backbones, world, [needing, made.variant("other")])
+    assert words.startswith("variants.kd: needs ") and "Short of teacher=mine has not" in words
+    assert words.endswith("; only=[other] leaves such variants out")
+    assert "only=" not in refused(check_backbones, world, [needing])
+
+
+def test_no_network_is_made_where_nobody_needs_more_of_one(monkeypatch):
+    monkeypatch.setattr(refusals, "network_of", None)
+    check_backbones(world_of(), [made.variant()])
