@@ -15,8 +15,7 @@ from piflow_bench.config.schema import to_plain
 from piflow_bench.pipeline import live, run_folder
 from piflow_bench.pipeline.run_folder import differences, settled
 from piflow_bench.pipeline.runner import store_of
-from piflow_bench.pipeline.store.uses import RUN, settings_digest, uses
-from tests.pipeline.tasks import stage_of
+from piflow_bench.pipeline.store.uses import RUN, uses
 
 GROWN = [
     [],
@@ -269,43 +268,3 @@ def test_a_run_that_goes_on_is_left_alone(named, tmp_path):
         assert named("sample_seed=1")[0].name == "digits"
         assert named("sample_seed=2")[0].name == "digits-sample_seed-2"
     assert named("sample_seed=2")[0].name == "digits"
-
-
-def test_what_has_grown_is_one_use(tmp_path):
-    from piflow_bench.pipeline.store.store import Store
-    from piflow_bench.pipeline.store.uses import record_use
-
-    store = Store(tmp_path / "store")
-    store.prepare()
-    one, two, three = (stage_of("draw", n) for n in (1, 2, 3))
-    for stages, settings in (([one], "a"), ([one, two], "b"), ([two, three], "c")):
-        record_use(store, tmp_path / "digits", stages, settings)
-    record_use(store, tmp_path / "other", [one, two, three], "d")
-    assert {use.settings for use in uses(store)} == {"b", "c", "d"}
-
-
-def test_what_replaced_results_used_is_let_go_and_what_is_called_stays(tmp_path):
-    import os
-    import time
-
-    from piflow_bench.pipeline.store.store import Store
-    from piflow_bench.pipeline.store.uses import record_use
-
-    store, run = Store(tmp_path / "store"), tmp_path / "digits"
-    store.prepare()
-    run.mkdir()
-    (one,), (two,) = compose(BASE), compose([*BASE, "sample_seed=2"])
-    digests = [settings_digest(each) for each in (one, two)]
-    assert digests[0] == settings_digest(compose([*BASE, "name=x", "runs=x"])[0])
-    for digest in digests:
-        record_use(store, run, [stage_of("draw", digest)], digest)
-    assert [use.is_there for use in uses(store)] == [True, True]
-    (run / RUN).write_text(json.dumps({"settings": digests[1]}))
-    os.utime(run / RUN, (time.time() - 60,) * 2)  # The other was called after it was written.
-    assert [use.is_there for use in uses(store)] == [True, True]
-    os.utime(run / RUN, (time.time() + 60,) * 2)
-    assert {use.settings: use.is_there for use in uses(store)} == {
-        digests[0]: False,
-        digests[1]: True,
-    }
-    assert all(use.counts(days=7) for use in uses(store))

@@ -122,6 +122,7 @@ def test_published_weights_stand_in_the_place_of_a_training(facts, nfe, tmp_path
     (stage,) = trainings(found).values()
     assert (stage.kind, stage.task.train_nfe) == ("published", nfe)
     assert stage.task.weights == "digest of weights.safetensors"
+    assert [c.columns["nfe"] for c in found] == [1, 4]
     for cell in found:
         assert cell.columns["train_seed"] is None and cell.checkpoint is None
         assert cell.columns["budget_fraction"] == 1.0

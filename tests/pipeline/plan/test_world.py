@@ -15,7 +15,6 @@ from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.training.scale import Scale
 from tests.pipeline.plan import made
 
-
 (DIGITS,) = compose(["profile=smoke"])
 
 

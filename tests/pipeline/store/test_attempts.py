@@ -5,15 +5,7 @@ import time
 
 import pytest
 
-from piflow_bench.pipeline.kinds import KINDS
-from piflow_bench.pipeline.launchers.execute import execute
-from piflow_bench.pipeline.runtime import Runtime
-from piflow_bench.pipeline.status import line, status_of
-from piflow_bench.pipeline.store import progress
 from piflow_bench.pipeline.store.attempts import STARTS, begin, starts_of
-from piflow_bench.pipeline.store.progress import progress_writer, read_progress
-from piflow_bench.pipeline.store.store import Store
-from tests.pipeline.tasks import stage_of
 
 
 def at(path, seconds):
@@ -62,34 +54,3 @@ def test_a_damaged_record_begins_anew(tmp_path):
     (tmp_path / STARTS).write_text("[{")
     begin(tmp_path)
     assert len(starts_of(tmp_path)) == 1
-
-
-def test_time_left_is_by_the_pace_of_this_attempt(tmp_path, monkeypatch):
-    now = [1000.0]
-    monkeypatch.setattr(progress.time, "time", lambda: now[0])
-    report = progress_writer(tmp_path)
-    report(0.5, "goes on from half")
-    assert read_progress(tmp_path).left is None
-    now[0] += 10
-    report(0.6, "on")
-    assert read_progress(tmp_path).left == pytest.approx(40.0)
-
-
-def test_status_tells_of_beginnings_and_losses(tmp_path, monkeypatch):
-    store, stage = Store(tmp_path), stage_of("sample", 1, label="samples of mine")
-    store.prepare()
-    attempts = []
-
-    def fails(config, inputs, folder, runtime, report):
-        attempts.append(sorted(p.name for p in folder.iterdir()))
-        report(0.3, "thirty")
-        at(folder / "parts" / "1.npz", time.time())
-        raise OSError("a node was lost")
-
-    monkeypatch.setattr(KINDS["sample"], "run", fails)
-    for _ in range(2):
-        assert execute(store, stage, Runtime())[0] == "failed"
-    assert attempts == [[STARTS], ["parts", "progress.json", STARTS]], "what it had is kept"
-    status = status_of(store, stage)
-    assert (status.state, status.share, len(status.starts)) == ("stopped", 0.3, 2)
-    assert "samples of mine; thirty" in line(status) and "begun 2 times" in line(status)

@@ -1,6 +1,5 @@
 """The artifact store and the keys of its artifacts."""
 
-import copy
 import os
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from piflow_bench.config.compose import compose
 from piflow_bench.data.digits import ASSETS
 from piflow_bench.pipeline.plan import make_plan
-from piflow_bench.pipeline.stage import closure
 from piflow_bench.pipeline.status import is_locked, status_of
 from piflow_bench.pipeline.store.attempts import begin
 from piflow_bench.pipeline.store.progress import Progress, progress_writer
@@ -175,58 +173,6 @@ class TestLock:
         assert status_of(store, stage).state == "stopped"
         with store.lock(stage):
             pass
-
-
-def leaves(value, path=()):
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from leaves(inner, (*path, key))
-    elif isinstance(value, list):
-        for i, inner in enumerate(value):
-            yield from leaves(inner, (*path, i))
-    else:
-        yield path
-
-
-class TestKey:
-    def test_ignores_order_and_words_for_people(self):
-        other = {k: CONFIG[k] for k in reversed(CONFIG)}
-        other["b"] = {"d": "x", "c": [1, 2]}
-        a = stage_of("draw", dataset=CONFIG, label="one", about={"variant": "x"}, weight=1)
-        b = stage_of("draw", dataset=other, label="two", about={"variant": "y"}, weight=9)
-        assert a.key == b.key
-
-    @pytest.mark.parametrize("path", list(leaves(CONFIG)), ids=str)
-    def test_changes_with_every_field(self, path):
-        changed = copy.deepcopy(CONFIG)
-        place = changed
-        for step in path[:-1]:
-            place = place[step]
-        place[path[-1]] = "changed"
-        assert stage_of("draw", dataset=changed).key != stage_of("draw", dataset=CONFIG).key
-
-    def test_changes_with_kind_and_inputs(self):
-        a, b = stage_of("draw", 1), stage_of("draw", 2)
-        keys = {
-            stage_of("draw").key,
-            stage_of("metrics").key,
-            stage_of("metrics", inputs={"generated": (a,)}).key,
-            stage_of("metrics", inputs={"reference": (a,)}).key,
-            stage_of("metrics", inputs={"generated": (b,)}).key,
-            stage_of("metrics", inputs={"generated": (a, b)}).key,
-            stage_of("metrics", inputs={"generated": (b, a)}).key,
-        }
-        assert len(keys) == 7
-
-    def test_a_number_that_is_none_is_refused(self):
-        with pytest.raises(ValueError):
-            _ = stage_of("draw", dataset={"x": float("nan")}).key
-
-    def test_closure_puts_inputs_first_and_each_once(self):
-        a = stage_of("draw", 1)
-        b = stage_of("features", inputs={"samples": (a,)})
-        c = stage_of("metrics", inputs={"generated": (b,), "reference": (stage_of("draw", 1),)})
-        assert [s.kind for s in closure([c, b, a])] == ["draw", "features", "metrics"]
 
 
 BASE = ("profile=smoke",)

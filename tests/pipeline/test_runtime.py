@@ -1,0 +1,142 @@
+"""What a call gives to stages: plugins with their settings, loaded once, and errors in one line."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from piflow_bench.errors import UserError
+from piflow_bench.pipeline import runtime as R
+from piflow_bench.pipeline.runtime import Given, Runtime, described, from_plain, plain
+from piflow_bench.training.scale import Scale
+
+
+@dataclass(frozen=True)
+class Settings:
+    size: int = 3
+
+
+class Anything:
+    """A plugin of any kind, which notes what is loaded."""
+
+    Config, space = Settings, "of its own"
+    loaded: list = []
+
+    def __init__(self, config):
+        self.config = config
+
+    def load(self, *given):
+        self.loaded.append(given)
+        return SimpleNamespace(of=self.config)
+
+
+@pytest.fixture(autouse=True)
+def plugins(monkeypatch):
+    monkeypatch.setattr(R.registry, "get", lambda kind, name, folders: Anything)
+    monkeypatch.setattr(Anything, "loaded", [])
+    caches = (R._dataset, R._teacher, R._extractor)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+GIVEN = Given({"name": "d", "size": 5}, {"name": "t"}, {}, {"eye": {"size": 7}})
+
+
+def test_plugins_have_the_settings_that_are_given():
+    runtime = Runtime(given=GIVEN)
+    assert runtime.dataset_plugin().config.size == 5
+    assert runtime.teacher_plugin().config.size == 3
+    assert runtime.extractor_plugin("eye").config.size == 7
+    assert runtime.extractor_plugin("other").config.size == 3
+
+
+def test_the_space_is_the_datasets_own_where_none_is_given():
+    assert Runtime(given=GIVEN).space_name == "of its own"
+    given = replace(GIVEN, space={"name": "latents", "size": 9})
+    assert Runtime(given=given).space_name == "latents"
+    assert Runtime(given=given).space_plugin().config.size == 9
+
+
+@pytest.mark.parametrize(
+    "given, ask, words",
+    [
+        (Given(), Runtime.teacher_plugin, "teacher: not given; teacher=NAME, see `piflow_bench"),
+        (Given({"name": "d", "sise": 1}), Runtime.dataset_plugin, "dataset.sise"),
+        (
+            Given(extractors={"eye": {"size": "big"}}),
+            lambda r: r.extractor_plugin("eye"),
+            "extractors.eye.size",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_named_as_the_user_would_set_it(given, ask, words):
+    with pytest.raises(UserError) as error:
+        ask(Runtime(given=given))
+    assert str(error.value).startswith(words) and "\n" not in str(error.value)
+
+
+def test_what_is_loaded_is_loaded_once_whatever_changes_nothing_of_it():
+    runtime = Runtime(given=GIVEN)
+    data, teacher = runtime.dataset(), runtime.teacher()
+    other = replace(runtime, sample_batch=3, save_seconds=1.0, scale=Scale(micro_batch=2))
+    assert other.dataset() is data and other.teacher() is teacher
+    guided = replace(runtime, given=replace(GIVEN, teacher={"name": "t", "size": 4}))
+    assert guided.dataset() is data and guided.teacher() is not teacher
+    assert runtime.teacher(Path("made")) is not teacher
+    elsewhere = replace(runtime, inputs="elsewhere")
+    assert elsewhere.dataset() is not data
+
+
+def test_a_teacher_is_loaded_for_its_data_and_from_what_its_stage_made():
+    runtime = Runtime(given=GIVEN)
+    runtime.teacher(Path("made"))
+    assert Anything.loaded[-1] == (runtime.dataset(), Path("made"))
+
+
+@dataclass(frozen=True)
+class Extractor:
+    precision: str = "float32"
+
+
+def test_an_extractor_runs_in_the_precision_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr(Anything, "load", lambda self, name, place: Extractor())
+    runtime = Runtime(given=GIVEN)
+    assert runtime.extractor("eye", "bfloat16").precision == "bfloat16"
+    assert runtime.extractor("eye").precision == "float32"
+
+
+def test_a_runtime_survives_the_way_to_another_process():
+    runtime = Runtime("a,b", GIVEN, 7, 1.5, Scale("cuda", 2, micro_batch=4), "in", "s", "l",
+                      {"distill-1": "events"})  # fmt: skip
+    assert from_plain(json.loads(json.dumps(plain(runtime)))) == runtime
+
+
+def test_folders_of_plugins_and_the_place_of_networks():
+    runtime = Runtime(["a", "b"], scale=Scale("cuda"), inputs="in")
+    assert runtime.folders == ["a", "b"] and Runtime().folders == []
+    assert (runtime.place.device, runtime.place.inputs) == ("cuda", "in")
+
+
+@pytest.mark.parametrize("own, sizes", [(None, [2, 2, 1]), (4, [4, 1])])
+def test_pictures_are_described_in_batches_and_grey_ones_as_rgb(own, sizes):
+    seen = []
+
+    class Eye:
+        batch = own
+
+        def __call__(self, pictures):
+            seen.append(pictures)
+            return {"features": pictures.reshape(len(pictures), -1)}
+
+    grey = np.arange(5 * 4, dtype=np.uint8).reshape(5, 2, 2, 1)
+    found = described(Eye(), grey, 2)
+    assert [len(each) for each in seen] == sizes
+    assert np.array_equal(found["features"], np.repeat(grey, 3, axis=3).reshape(5, -1))
+    points = np.ones((3, 2))
+    assert described(Eye(), points, 2)["features"].shape == (3, 2)
