@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 VARIABLE = "OPENBLAS_NUM_THREADS"
 
@@ -30,3 +32,15 @@ def use_threads(torch_threads: int, workers: int) -> None:
     share = max(cores() // workers, torch_threads)
     threadpool_limits(share, user_api="blas")
     os.environ[VARIABLE] = str(share)  # For what is loaded later.
+
+
+@contextmanager
+def threads_of_its_own() -> Iterator[None]:
+    """What runs inside it may compute with other threads; torch has as many after it as before."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

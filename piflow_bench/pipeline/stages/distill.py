@@ -14,6 +14,7 @@ from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.stage import Inputs, Report
 from piflow_bench.pipeline.stages.student import OfStudent, Training, spec_of, teacher_of
 from piflow_bench.pipeline.store.attempts import begin_anew
+from piflow_bench.threads import threads_of_its_own
 from piflow_bench.training.distributed import world
 from piflow_bench.training.events import followed
 from piflow_bench.training.output import CHECKPOINTS_FILE, LOG_FILE, weights_file
@@ -38,7 +39,8 @@ class Distill(OfStudent, Training):
             return
         dataset, settings = runtime.dataset(), self.training_settings()
         device, seed = runtime.scale.device, self.train_seed
-        with followed(folder / LOG_FILE, runtime.events.get(folder.name), report) as told:
+        events = runtime.events.get(folder.name)
+        with threads_of_its_own(), followed(folder / LOG_FILE, events, report) as told:
             train(
                 self.method_of(runtime),
                 teacher_of(inputs, runtime),

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from piflow_bench.conformance.dataset import teacher_problems
 from piflow_bench.contracts.teacher import Teacher
 from piflow_bench.pipeline.launchers.torchrun import in_processes
@@ -16,6 +14,7 @@ from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.stage import Inputs, Report
 from piflow_bench.pipeline.stages.student import OfWorld, Training, spec_of, teacher_of
 from piflow_bench.pipeline.store.attempts import begin_anew
+from piflow_bench.threads import threads_of_its_own
 from piflow_bench.training.distributed import world
 
 CHECK = "check.json"
@@ -49,8 +48,7 @@ class TrainTeacher(OfWorld, Training):
         assert training is not None
         spec = spec_of(runtime, training.settings.batch, training.seed, runtime.scale.device)
         start = spec.fresh_network()
-        threads = torch.get_num_threads()
-        try:
+        with threads_of_its_own():
             train(
                 training.method,
                 Teacher(start, start),
@@ -65,8 +63,6 @@ class TrainTeacher(OfWorld, Training):
                 scale=runtime.scale,
                 anew=partial(begin_anew, folder),
             )
-        finally:
-            torch.set_num_threads(threads)  # The stages that follow have their own.
 
 
 class Unfit(RuntimeError):
