@@ -12,6 +12,7 @@ def task_of(kind, n=1, **given):
     empty = {
         name: {"n": n} if name in ("dataset", "space", "teacher") else None for name in required
     }
+    empty |= {name: {} for name in ("extractors", "versions") if name in required}
     if "method" in required:
         empty["method"] = "kd"
     return KINDS[kind](**{**empty, **given})
