@@ -16,10 +16,8 @@ from piflow_bench.pipeline.kinds import KINDS
 from piflow_bench.pipeline.launchers import local as launch
 from piflow_bench.pipeline.launchers.execute import execute
 from piflow_bench.pipeline.launchers.schedule import Outcome
-from piflow_bench.pipeline.outdated import discard_outdated, outdated, warnings_of
 from piflow_bench.pipeline.plan import make_plan, runtime_of
 from piflow_bench.pipeline.runtime import Runtime
-from piflow_bench.pipeline.store.attempts import begin
 from piflow_bench.pipeline.store.store import META, SMALL, Store
 from tests.pipeline.harness import bits, places, results
 from tests.pipeline.tasks import stage_of
@@ -238,41 +236,7 @@ def test_an_edit_of_a_file_plugin_changes_what_it_makes_and_nothing_else(tmp_pat
     assert any("dmd2" in s.label for s in second.values())
 
 
-def test_an_edit_of_an_installed_method_is_named_and_made_anew_when_asked(store):
-    plan = plan_of("only=[kd,dmd2]")
-    for stage in plan.stages:
-        work = store.work(stage)
-        work.mkdir()
-        variant = next((v for v in plan.variants if v.name == stage.about.get("variant")), None)
-        begin(work, variant.source if variant else "")
-        store.commit(stage, {})
-    assert warnings_of(plan, store) == []
-    distill = next(s for s in plan.stages if s.kind == "distill" and "kd" in s.label)
-    record = store.path(distill) / META
-    content = json.loads(record.read_text())
-    content["starts"][-1]["source"] = "another"
-    record.write_text(json.dumps(content))
-    assert outdated(plan, store) == {"kd": [distill]}
-    (words,) = warnings_of(plan, store)
-    assert "raise its Facts.version" in words and "--force" in words
-    discard_outdated(plan, store)
-    left = {s.key for s in plan.stages if store.has(s)}
-    gone = [s for s in plan.stages if s.key not in left]
-    assert distill in gone and all("kd" in s.label for s in gone)
-    assert {"distill", "sample", "features", "metrics"} <= {s.kind for s in gone}
-
-
 # ------------------------------------------------------------------ workers
-
-
-@pytest.mark.parametrize("error", [SystemExit, GeneratorExit, RuntimeError])
-def test_whatever_a_stage_raises_is_its_own_failure(store, monkeypatch, error):
-    def make(config, inputs, folder, runtime, report):
-        raise error("odd")
-
-    monkeypatch.setattr(KINDS["draw"], "run", make)
-    status, reason, trace = execute(store, stage_of("draw", 1), Runtime())
-    assert (status, reason) == ("failed", f"{error.__name__}: odd") and "Traceback" in trace
 
 
 def test_a_crash_of_a_worker_leaves_its_stack(tmp_path):

@@ -78,6 +78,7 @@ def test_a_record_that_only_lacks_its_name_is_given_it(store, runs, monkeypatch)
         (ValueError("why\nand more"), "ValueError: why"),
         (KeyError(), "KeyError: "),
         (SystemExit(3), "SystemExit: 3"),
+        (GeneratorExit("odd"), "GeneratorExit: odd"),
     ],
 )
 def test_a_failure_is_the_stages_own_with_one_line_and_a_traceback(

@@ -41,13 +41,13 @@ def test_the_teacher_is_of_what_its_stage_made_where_it_has_one():
 def test_a_fresh_network_is_of_its_seed_and_draws_nothing_from_others():
     spec = spec_of(made.runtime(), 4, 7, "cpu", 2)
     assert (spec.shape, spec.train_nfe, spec.batch, spec.seed) == (made.SHAPE, 2, 4, 7)
+    other = spec_of(made.runtime(), 4, 8, "cpu")
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    first, again = (spec.fresh_network().w.item() for _ in range(2))
+    first, again, another = (s.fresh_network().w.item() for s in (spec, spec, other))
     assert torch.equal(torch.rand(3), expected)
-    other = spec_of(made.runtime(), 4, 8, "cpu").fresh_network().w.item()
-    assert first == again != other
+    assert first == again != another
 
 
 def test_settings_and_budget_of_a_training_are_checked():
