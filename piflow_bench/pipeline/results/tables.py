@@ -15,6 +15,7 @@ from piflow_bench.pipeline.plan import Cell, Plan
 from piflow_bench.pipeline.results.frames import framed
 from piflow_bench.pipeline.results.schema import CURVES, RESULTS, Status
 from piflow_bench.pipeline.stage import Stage
+from piflow_bench.pipeline.stages.metrics import COSINE
 from piflow_bench.pipeline.stages.scores import ScoreSamples
 from piflow_bench.pipeline.store.store import Store
 from piflow_bench.training.output import checkpoints, log_rows
@@ -22,6 +23,8 @@ from piflow_bench.training.output import checkpoints, log_rows
 NAN = float("nan")
 SAMPLING = ("flops_per_sample", "sample_seconds", "policy_seconds")
 """What samples cost, a sample each, as their stages' facts and the results call it."""
+SAME_NOISE = "converged teacher, same noise"
+"""The reference of a sample beside the teacher's."""
 
 
 def results_table(plan: Plan, store: Store, outcome: Outcome, pending: bool = True) -> pd.DataFrame:
@@ -91,7 +94,7 @@ def _asked(stage: Stage, plan: Plan) -> dict[str, Any]:
 def _reference(stage: Stage, plan: Plan) -> str:
     config = plan.config
     if isinstance(stage.task, ScoreSamples):  # Without the teacher: samples of a class alone.
-        return "converged teacher, same noise" if "converged" in stage.inputs else ""
+        return SAME_NOISE if "converged" in stage.inputs else ""
     question = getattr(stage.task, "question", None)
     if question == "imitation":
         return (
@@ -158,6 +161,7 @@ def _measured(stage: Stage, plan: Plan, store: Store, outcome: Outcome) -> list[
             **asdict(score),
             **times,
             **became,
+            **({"reference": SAME_NOISE} if score.metric == COSINE else {}),
             "higher_is_better": known[score.metric].higher_is_better
             if score.metric in known
             else None,

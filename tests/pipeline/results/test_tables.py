@@ -43,6 +43,16 @@ def table_of(store, *cells, outcome=None, **others):
     return results_table(plan_of(*cells, **others), store, outcome or Outcome())
 
 
+def test_what_is_beside_the_teachers_sample_says_so(store):
+    """Not the reference set, with which the other metrics of the stage compare."""
+    stage = measure()
+    cosine = {**FD, **INTERVAL, "metric": "teacher_cosine"}
+    finish(store, stage, metrics_json=[*SCORES, cosine])
+    found = table_of(store, cell_of([stage])).set_index("metric")["reference"]
+    assert found["teacher_cosine"] == "converged teacher, same noise"
+    assert found["fd"].startswith("500 converged samples") and found["recall"] == found["fd"]
+
+
 def test_a_row_for_every_score(store):
     stage = measure()
     finish(store, stage, metrics_json=SCORES)
