@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 
@@ -28,6 +28,6 @@ def digest(path: Path) -> str:
     return whole.hexdigest()
 
 
-@lru_cache(maxsize=256)
+@cache  # A folder of images has more files than any fixed number.
 def _known_digest(path: Path, size: int, changed: int) -> str:
     return file_digest(path)
