@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator
 from piflow_bench import registry
 from piflow_bench.config.schema import to_plain
 from piflow_bench.contracts.plugin import Plugin
+from piflow_bench.files.digests import digest
+from piflow_bench.files.hub import local_path
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.stage import Identity, Stage
+from piflow_bench.pipeline.stages.distill import Publish
 from piflow_bench.pipeline.stages.student import OfStudent
 from piflow_bench.sources import source_digest
 
@@ -67,6 +70,12 @@ def _changed(stage: Stage, method: str, runtime: Runtime) -> Iterator[str]:
         known = config.get(kind, {})
         if "settings" in known and not _same_files(kind, known, runtime):
             yield f"the files of {kind} '{known['name']}' were changed"
+    for name, known in described.items():
+        found = runtime.extractor_plugin(name).identity()
+        if any(to_plain(known.get(key)) != to_plain(value) for key, value in found.items()):
+            yield f"the files of extractor '{name}' were changed"
+    if isinstance(stage.task, Publish) and not _same_weights(stage.task, runtime):
+        yield f"the file of student.checkpoint={runtime.student} was changed"
 
 
 def _same_files(kind: str, known: Identity, runtime: Runtime) -> bool:
@@ -82,3 +91,8 @@ def _same_files(kind: str, known: Identity, runtime: Runtime) -> bool:
         to_plain(found.get(key)) == to_plain(value) for key, value in known["settings"].items()
     )
     return same and (kind != "dataset" or runtime.dataset().digest == known.get("digest"))
+
+
+def _same_weights(task: Publish, runtime: Runtime) -> bool:
+    """Whether a published student's weights are those of the key."""
+    return digest(local_path(runtime.student or "", "student.checkpoint")) == task.weights

@@ -1,6 +1,7 @@
 """Another project's dataset, extractor or metric that is edited makes anew what it made."""
 
 import importlib
+import re
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ from piflow_bench.evaluation.extractors.extractor import get_extractor
 from piflow_bench.evaluation.metrics.metric import all_metrics
 from piflow_bench.pipeline.launchers.execute import execute
 from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.pipeline.plugin_sources import SourceChanged, unchanged_source
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.store.store import Store
 from tests.pipeline.harness import forget
@@ -221,3 +223,24 @@ def test_files_that_changed_after_the_plan_make_nothing_under_its_keys(tmp_path,
         "SourceChanged: the files of dataset 'images' were changed after the run had begun; the "
         "same command plans it anew"
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "words"),
+    [
+        ("extractors.digits.weights", "features", "the files of extractor 'digits' were changed"),
+        ("student.checkpoint", "published", "the file of student.checkpoint={file} was changed"),
+    ],
+)
+def test_weights_that_changed_after_the_plan_make_nothing(key, kind, words, tmp_path):
+    """Those of what describes samples, and published ones."""
+    from piflow_bench.pipeline.plan import runtime_of
+
+    file = tmp_path / "weights"
+    file.write_text("of the plan")
+    (config,) = compose(["profile=smoke", "only=[kd]", "nfes=[1]", f"{key}={file}"])
+    stage = next(s for s in make_plan(config, look=False).stages if s.kind == kind)
+    assert isinstance(unchanged_source(stage, runtime_of(config)), str)
+    file.write_text("of somebody else")
+    with pytest.raises(SourceChanged, match=re.escape(words.format(file=file))):
+        unchanged_source(stage, runtime_of(config))
