@@ -72,7 +72,7 @@ def _changed(stage: Stage, method: str, runtime: Runtime) -> Iterator[str]:
             yield f"the files of {kind} '{known['name']}' were changed"
     for name, known in described.items():
         found = runtime.extractor_plugin(name).identity()
-        if any(to_plain(known.get(key)) != to_plain(value) for key, value in found.items()):
+        if any(to_plain(known[key]) != to_plain(found[key]) for key in known.keys() & found.keys()):
             yield f"the files of extractor '{name}' were changed"
     if isinstance(stage.task, Publish) and not _same_weights(stage.task, runtime):
         yield f"the file of student.checkpoint={runtime.student} was changed"
