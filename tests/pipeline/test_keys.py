@@ -7,6 +7,7 @@ import pytest
 
 from piflow_bench.config.compose import compose
 from piflow_bench.data import digits_extractor
+from piflow_bench.errors import UserError
 from piflow_bench.evaluation.metrics import metric as metrics
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.results import run as results
@@ -178,6 +179,13 @@ def test_real_samples_are_scored_by_what_needs_no_teacher():
     found = [s.task for s in stages(asked).values() if s.kind == "partition"]
     assert found and all(task.metrics == ["fd", "recall"] for task in found)
     assert all(task.versions.keys() == {"fd", "recall"} for task in found)
-    alone = ("protocol.primary_quality=teacher_psnr", "protocol.primary_diversity=teacher_psnr")
-    none = stages("protocol.metrics=[teacher_psnr]", *alone)
+    alone = ("protocol.primary_quality=teacher_cosine", "protocol.primary_diversity=teacher_cosine")
+    none = stages("protocol.metrics=[teacher_cosine,teacher_psnr]", *alone)
     assert "partition" not in {s.kind for s in none.values()}
+
+
+def test_what_ranks_first_is_of_features():
+    """A row that looks at samples stands in no column of the first table."""
+    asked = ("protocol.metrics=[fd,recall,teacher_psnr]", "protocol.primary_quality=teacher_psnr")
+    with pytest.raises(UserError, match="primary_quality=teacher_psnr: looks at samples.*valid: "):
+        stages(*asked)

@@ -11,6 +11,7 @@ from piflow_bench.contracts.backbone import lacking
 from piflow_bench.contracts.condition import Unconditional
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.pipeline.plan.questions import of_features
 from piflow_bench.pipeline.plan.variants import Variant
 from piflow_bench.pipeline.plan.world import World
 from piflow_bench.pipeline.stages.metrics import COSINE
@@ -64,6 +65,12 @@ def check_protocol(world: World) -> None:
             raise UserError(
                 f"protocol.{key}={getattr(p, key)}: not in protocol.metrics; "
                 f"{nearest(getattr(p, key), list(p.metrics))}"
+            )
+        ranking = [*of_features(p.metrics), COSINE]
+        if getattr(p, key) not in ranking:  # No row of a table of features would be of it.
+            raise UserError(
+                f"protocol.{key}={getattr(p, key)}: looks at samples and not at features, by which "
+                f"the first table ranks; {nearest('', [n for n in p.metrics if n in ranking])}"
             )
     if p.primary_question not in p.questions:
         raise UserError(
