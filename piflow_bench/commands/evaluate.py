@@ -23,9 +23,10 @@ from piflow_bench.commands.evaluate_settings import (
     parse,
 )
 from piflow_bench.errors import OK, UserError
-from piflow_bench.evaluation.protocols import load_protocol
+from piflow_bench.evaluation.protocols import is_file, load_protocol
 from piflow_bench.evaluation.sets import Sets, set_name, several, written_list
 from piflow_bench.files.atomic import check_writable, read_json, write_json
+from piflow_bench.files.digests import file_digest
 from piflow_bench.provenance import git_commit, hardware, versions
 
 if TYPE_CHECKING:
@@ -134,6 +135,9 @@ def _scored(
     for name in FILES:
         if given[name] is not None:
             given[name] = printable(os.path.realpath(given[name]))
+    if is_file(settings.protocol):  # Edited, it is another protocol of the same name.
+        path = Path(os.path.realpath(settings.protocol))
+        given |= {"protocol": printable(str(path)), "protocol (sha256)": file_digest(path)[:12]}
     if sets is not None:
         given["samples"] = [printable(os.path.realpath(path)) for path in sets.sources.values()]
     return {k: v for k, v in (given | metric_values).items() if v is not None}

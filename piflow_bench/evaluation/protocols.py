@@ -147,6 +147,11 @@ def load_protocol(name: str) -> Protocol:
     return found
 
 
+def is_file(name: str) -> bool:
+    """Whether a protocol is a file of one's own that is there."""
+    return Path(name).suffix in (".yaml", ".yml") and Path(name).is_file()
+
+
 def _content(name: str) -> dict[str, Any]:
     import yaml
 

@@ -200,3 +200,14 @@ def test_latents_of_a_run_are_scored_by_the_autoencoder_of_the_run(tmp_path, cap
         assert main([*given, *more]) == 2
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1
+
+
+def test_a_protocol_that_was_edited_is_another(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("{extractors: [digits], metrics: [fd], settings: {k: 3}}")
+    out = written(tmp_path, *BASE, f"protocol={mine}")
+    again = _scored(*parse((*BASE, f"protocol={mine}")))
+    _refuse_others(out, again)
+    mine.write_text("{extractors: [digits], metrics: [fd], settings: {k: 4}}")
+    with pytest.raises(UserError, match=r"holds scores with protocol \(sha256\)="):
+        _refuse_others(out, _scored(*parse((*BASE, f"protocol={mine}"))))
