@@ -127,7 +127,10 @@ def _protocol(name: str) -> Iterator[str]:
     protocol = load_protocol(name)
     yield f"{protocol.name}: {protocol.title}"
     yield ""
-    yield f"settings: protocol={name}, and in runs protocol.KEY=VALUE"
+    runs = (
+        "evaluate's; of runs protocol.KEY=VALUE" if is_path(name) else "in runs protocol.KEY=VALUE"
+    )
+    yield f"settings: protocol={name}, and {runs}"
     yield from (f"  {line}" for line in _commented(protocol))
 
 

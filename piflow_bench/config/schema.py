@@ -182,6 +182,8 @@ def checked(config: ExperimentConfig) -> ExperimentConfig:
         raise UserError(f"nfes={config.nfes}: must be distinct and not empty")
     if len(set(config.train_seeds)) != len(config.train_seeds) or not config.train_seeds:
         raise UserError(f"train_seeds={config.train_seeds}: must be distinct and not empty")
+    if config.protocol.curve_extractors == []:
+        raise UserError("protocol.curve_extractors=[]: at least one is needed, or null: the first")
     for key in ("questions", "extractors", "metrics", "curve_metrics", "curve_extractors"):
         names = getattr(config.protocol, key) or []
         if len(set(names)) != len(names):

@@ -121,7 +121,8 @@ def test_which_numbers_there_are_is_no_rule(setting):
 
 
 @pytest.mark.parametrize(
-    "setting", ["protocol.samples=61", "protocol.settings.k=4", "protocol.reference_seed=5",
+    "setting", ["protocol.samples=61", "protocol.curve_samples=41", "protocol.settings.k=4",
+                "protocol.reference_seed=5",
                 "protocol.sampling_precision=bf16", "protocol.extractors=[digits-pixels]",
                 "teacher.guidance=1", "converged.steps=3"],
 )  # fmt: skip

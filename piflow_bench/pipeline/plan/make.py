@@ -99,7 +99,7 @@ def make_plan(config: ExperimentConfig, look: bool = True) -> Plan:
 
 RULES = (
     "precision", "samples", "data_samples", "reference_samples", "reference_seed",
-    "sampling_precision",
+    "sampling_precision", "curve_samples",
 )  # fmt: skip
 """Fields of the protocol that decide numbers. Which numbers there are, and which are primary, is
 the experiment's: another metric or question changes none of the others."""

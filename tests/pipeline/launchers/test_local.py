@@ -189,7 +189,7 @@ def test_shards_make_what_one_worker_makes(plain, tmp_path):
     assert mine == other
 
 
-DATASET = {"name": "digits", "settings": {}, "digest": ""}
+DATASET = {"name": "digits", "settings": {}}
 SPACE = {"name": "grey-levels", "settings": {}}
 GIVEN = Given(dataset={"name": "digits"}, teacher={"name": "digits"})
 
@@ -197,8 +197,9 @@ GIVEN = Given(dataset={"name": "digits"}, teacher={"name": "digits"})
 def test_workers_that_die_with_nothing_to_do_are_replaced(tmp_path):
     store = Store(tmp_path)
     store.prepare()
+    digest = Runtime(given=GIVEN).dataset().digest
     draws = [
-        Stage(Draw(dataset=DATASET, space=SPACE, split=split, seed=0, n=0))
+        Stage(Draw(dataset={**DATASET, "digest": digest}, space=SPACE, split=split, seed=0, n=0))
         for split in ("train", "test")
     ]
     task = Describe(space=SPACE, extractors={"digits-pixels": {}}, judge=None)
