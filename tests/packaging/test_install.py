@@ -37,7 +37,7 @@ def checkout(tmp_path_factory):
     """A copy of the checkout, so that building leaves nothing in it."""
     folder = tmp_path_factory.mktemp("copy") / "checkout"
     ignored = shutil.ignore_patterns(
-        ".git", "runs", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".venv", "venv"
+        ".git", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".venv", "venv"
     )
     folder.mkdir()
     for name in ("piflow_bench", "methods", "experiments", "reports"):
