@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from piflow_bench import registry
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.metrics.metric import all_metrics, use_plugins
 from piflow_bench.evaluation.options import Options
 from piflow_bench.evaluation.protocols import USUAL
 from piflow_bench.file_plugins import places
 from piflow_bench.places import CACHE, store_root
-from piflow_bench.settings import DEVICE, NPZ, build_dataclass, read_setting, setting
+from piflow_bench.settings import DEVICE, NPZ, build_dataclass, is_location, read_setting, setting
 
 PATH_KEYS = {
     "samples": "samples",
@@ -101,6 +102,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
     values: dict[str, Any] = {PATH_KEYS[key]: value for key, value in paths.items()}
     values["space"] = files
     use_plugins(places(values.get("plugins")))
+    _check_files(files, places(values.get("plugins")))
     own = {name for name, metric in all_metrics().items() if metric.Config is not None}
     metric_values: dict[str, Any] = {}
     known = [*PATH_KEYS, "space.autoencoder", *plain, *of_metrics]
@@ -118,6 +120,17 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
     settings = build_dataclass(Settings, values, "")
     make_settings(metric_values)
     return settings, metric_values
+
+
+def _check_files(files: Mapping[str, str], folders: Sequence[str]) -> None:
+    """Refuse files that no space has."""
+    if not files:
+        return
+    configs = [plugin.load().Config for plugin in registry.find("space", folders).values()]
+    known = {f.name for config in configs for f in fields(config) if is_location(config, f.name)}
+    for name in files:
+        if name not in known:
+            raise UserError(f"space.{name}: no file of a space; {nearest(name, sorted(known))}")
 
 
 def cache_of(settings: Settings) -> Path | None:

@@ -79,12 +79,13 @@ def test_a_name_with_a_dot_stays_whole(tmp_path):
 
 def test_files_of_a_space_are_by_the_keys_of_a_run():
     path = "/a b/[x], 'y'"
-    settings, _ = parse((*BASE, f"space.autoencoder={path}", "space.lexicon=words"))
-    assert settings.space == {"autoencoder": path, "lexicon": "words"}
+    settings, _ = parse((*BASE, f"space.autoencoder={path}"))
+    assert settings.space == {"autoencoder": path}
     assert _scored(settings, {}) == _scored(*parse(BASE)), "what they are the samples' record says"
     for given, words in (
         ("space.autoencoder=", "needs a path"),
         ("space=x", "space: no such setting"),
+        ("space.lexicon=words", "space.lexicon: no file of a space"),
         ("autoencoder=x", "did you mean 'space.autoencoder'"),
     ):
         with pytest.raises(UserError, match=words):
@@ -196,6 +197,7 @@ def test_latents_of_a_run_are_scored_by_the_autoencoder_of_the_run(tmp_path, cap
     for more, words in (
         ((f"space.autoencoder={other}",), "give that one by space.autoencoder=PATH"),
         ((f"space.autoencoder={tmp_path / 'no'}",), "no such file or folder"),
+        ((f"space.autoencodr={other}",), "did you mean 'autoencoder'"),
     ):
         assert main([*given, *more]) == 2
         error = capsys.readouterr().err

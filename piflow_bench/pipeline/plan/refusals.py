@@ -15,7 +15,7 @@ from piflow_bench.pipeline.plan.questions import of_features
 from piflow_bench.pipeline.plan.variants import Variant
 from piflow_bench.pipeline.plan.world import World
 from piflow_bench.pipeline.stages.metrics import COSINE
-from piflow_bench.pipeline.stages.scores import IN_MODEL_SPACE
+from piflow_bench.pipeline.stages.scores import BY_SAMPLE, IN_MODEL_SPACE
 from piflow_bench.training.scale import Scale, division
 
 
@@ -85,6 +85,11 @@ def _check_sees(dataset: Dataset, given: str, name: str) -> None:
     from piflow_bench.evaluation.metrics.metric import all_metrics
 
     of_pictures = {"teacher", "lpips"} & set(all_metrics()[name].needs)
+    if of_pictures and name not in (*BY_SAMPLE, COSINE):
+        raise UserError(
+            f"{given}: looks at samples one by one; of such metrics runs measure "
+            f"{', '.join((*BY_SAMPLE, COSINE))}"
+        )
     if of_pictures and name not in (IN_MODEL_SPACE, COSINE) and dataset.space.pictures is None:
         raise UserError(
             f"{given}: looks at pictures, which samples of {dataset.name} are not; "

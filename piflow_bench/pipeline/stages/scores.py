@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 IN_MODEL_SPACE = "flow_map_error"
 """The one that looks at samples as the model has them; the others look at pictures."""
+BY_SAMPLE = (IN_MODEL_SPACE, "teacher_mse", "teacher_psnr", "teacher_lpips", "lpips_within")
+"""Metrics of samples one by one that runs measure."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ from piflow_bench.contracts.condition import Unconditional
 from piflow_bench.contracts.method import Facts
 from piflow_bench.contracts.space import Space
 from piflow_bench.errors import UserError
+from piflow_bench.evaluation.metrics import metric
+from piflow_bench.evaluation.metrics.metric import Metric
 from piflow_bench.pipeline.plan import refusals
 from piflow_bench.pipeline.plan.refusals import (
     check_backbones,
@@ -112,6 +114,14 @@ def test_what_can_be_measured_passes(rules, data):
 )
 def test_what_no_metric_stage_could_do_is_refused(rules, data, words):
     assert words in refused(check_protocol, world_of(rules, **data))
+
+
+def test_a_plugin_that_looks_at_samples_one_by_one_is_evaluates(monkeypatch):
+    odd = Metric("odd", "Odd", None, "agreement", ("teacher",))
+    known = {**metric.all_metrics(), "odd": odd}
+    monkeypatch.setattr(metric, "all_metrics", lambda: known)
+    words = refused(check_protocol, world_of({"metrics": ["fd", "recall", "odd"]}))
+    assert words.startswith("protocol.metrics=odd: looks at samples one by one; of such metrics")
 
 
 def test_batches_divide_among_processes():
