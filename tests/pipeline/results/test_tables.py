@@ -182,7 +182,12 @@ class Data:
         (measure(question="truth"), Data(), "500 exact samples"),
         (measure(question="data"), Data(range(360)), "360 held-out real samples"),
         (measure(question="data"), Data((), "f.npz"), FILE),
-        (stage_of("scores"), Data(), "converged teacher, same noise"),
+        (stage_of("scores"), Data(), ""),
+        (
+            stage_of("scores", inputs={"converged": (stage_of("draw"),)}),
+            Data(),
+            "converged teacher, same noise",
+        ),
     ],
 )  # fmt: skip
 def test_the_reference_in_words(stage, dataset, words, store):
