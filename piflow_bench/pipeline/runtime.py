@@ -7,7 +7,7 @@ is a matter of the call, and here.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,8 +28,6 @@ from piflow_bench.training.scale import Scale
 if TYPE_CHECKING:
     from piflow_bench.evaluation.metrics.lpips import Lpips
 
-Report = Callable[[float, str], None]
-Inputs = Mapping[str, list[Path]]
 Settings = Mapping[str, Any]
 
 
