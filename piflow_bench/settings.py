@@ -28,7 +28,8 @@ DEVICE: dict[str, Any] = {
 NPZ: dict[str, Any] = {"pattern": r".*\.npz", "words": "a file whose name ends in .npz"}
 """Bounds of a file to write."""
 Location = typing.NewType("Location", str)
-"""A file, a folder, or an address on the hub (``hf://owner/name/path``): taken literally."""
+"""A file, a folder, an address on the hub (``hf://owner/name/path``) or in a Python package
+(``package://NAME/path``): taken literally."""
 _KEY = "bounds"
 _FEW = 6
 """Choices that are all named in an error; of more, the nearest."""

@@ -1,7 +1,8 @@
 """Results that are kept with the documentation, as Markdown.
 
 ``python -m piflow_reports.results_page docs/results`` writes ``NAME.md`` for each folder ``NAME``
-there; with ``--keep RUN`` it first takes what these pages need from a finished run's folder.
+there; with ``--keep RUN`` it first takes what these pages need from a finished run's folder. The
+parts of a long experiment are kept together, ``--keep RUN --under NAME``, and share a page.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pandas as pd
 from piflow_reports import summary
+from piflow_reports.data import merge, read
 from piflow_reports.data import series as frames
 from piflow_reports.export import tables as export
 
+from piflow_bench.errors import UserError
 from piflow_bench.files.atomic import write_parquet, write_text
 
 LONG = ("artifact", "rules", "versions", "train_rows", "git_commit", "start", "node", "sampler")
@@ -23,11 +26,14 @@ LONG = ("artifact", "rules", "versions", "train_rows", "git_commit", "start", "n
 SHOWN = ("rules", "sampler")
 
 
-def keep(run: Path, folder: Path) -> Path:
-    """Take a run's rows at the full budget and its facts into ``folder/NAME``."""
+def keep(run: Path, folder: Path, under: str = "") -> Path:
+    """Take a run's rows at the full budget and its facts into ``folder/NAME``.
+
+    A part of a whole goes to ``folder/under/NAME``.
+    """
     info = json.loads((run / "run.json").read_text())
     table = frames.final(pd.read_parquet(run / "results.parquet"))
-    target = folder / str(info["name"])
+    target = folder / under / str(info["name"])
     target.mkdir(parents=True, exist_ok=True)
     emptied = {name: "" for name in LONG if name in table and name not in SHOWN}
     table = table.assign(**emptied)
@@ -37,22 +43,38 @@ def keep(run: Path, folder: Path) -> Path:
 
 
 def page(folder: Path) -> str:
-    """What a kept run says: its question, rankings and verdicts, and what made it."""
-    found = summary.read(folder)
+    """What a kept run says: its question, rankings and verdicts, and what made it.
+
+    Raises:
+        UserError: if parts in one folder were evaluated by different rules.
+    """
+    found = _whole(folder)
     run = found.run
     about = run.info.get("provenance") or {}
+    commands = [str(part.info.get("command", "")) for part in run.merged or (run,)]
     parts = [
         f"# {run.info.get('title') or run.name}",
         "<!-- Written by python -m piflow_reports.results_page docs/results -->",
         str(run.info.get("question_text") or ""),
         f"{found.title}. {_counts(found.cells, found.primary)} Made by",
-        f"```bash\n{run.info.get('command', '')}\n```",
+        "\n".join(["```bash", *commands, "```"]),
         _made(run.results, about),
         found.note,
     ]
     for nfe, ranking in found.rankings.items():
         parts += [export.markdown([("", ranking)]).strip(), *found.sentences(nfe)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _whole(folder: Path) -> summary.Summary:
+    """The summary of a kept run, or of all its parts."""
+    if (folder / "results.parquet").is_file():
+        return summary.read(folder)
+    parts = [path.parent for path in sorted(folder.glob("*/results.parquet"))]
+    whole = merge.sections(read.read_all(parts))
+    if len(whole) > 1:
+        raise UserError(f"{folder}: parts of other rules: {'; '.join(merge.rules_apart(whole))}")
+    return summary.of(whole[0])
 
 
 def _counts(cells: pd.DataFrame, primary: frames.Primary) -> str:
@@ -93,9 +115,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--keep", type=Path, action="append", default=[], metavar="RUN")
+    parser.add_argument("--under", default="", metavar="NAME", help="of parts: the whole's name")
     arguments = parser.parse_args()
     for run in arguments.keep:
-        keep(run, arguments.folder)
+        keep(run, arguments.folder, arguments.under)
     if not pages(arguments.folder):
         parser.error(f"{arguments.folder}: no kept results there; --keep RUN takes some")
     for target, text in pages(arguments.folder).items():
@@ -105,7 +128,11 @@ def main() -> None:
 
 def pages(folder: Path) -> dict[Path, str]:
     """Every page of a folder of kept results, with its text."""
-    found = {p.parent: page(p.parent) for p in sorted(folder.glob("*/results.parquet"))}
+    kept = sorted(
+        {p.parent for p in folder.glob("*/results.parquet")}
+        | {p.parents[1] for p in folder.glob("*/*/results.parquet")}
+    )
+    found = {path: page(path) for path in kept}
     found |= {p.parent: trials(p.parent) for p in sorted(folder.glob("*/trials.csv"))}
     return {folder / f"{kept.name}.md": text for kept, text in found.items()}
 

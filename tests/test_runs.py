@@ -13,6 +13,7 @@ from PIL import Image
 
 import piflow_bench
 from piflow_bench.errors import UserError
+from piflow_bench.files.weights import read_weights
 from piflow_bench.runs.start import _flat
 
 VARIANTS = ("kd", "meanflow", "piflow-gm8", "dmd2", "teacher-euler")
@@ -89,6 +90,16 @@ def test_an_exported_student_is_scored_without_training(run, tmp_path):
     )  # fmt: skip
     np.testing.assert_array_equal(scored.samples("kd", 4), run.samples("kd", 4))
     assert scored.results["train_tfe"].max() == 0 or scored.results["train_tfe"].isna().any()
+
+
+def test_a_student_is_exported_in_half_the_size(run, tmp_path):
+    whole = run.export("kd", tmp_path / "whole", nfe=4, pictures=1)
+    half = run.export("kd", tmp_path / "half", nfe=4, pictures=1, half=True)
+    name = "diffusion_pytorch_model.safetensors"
+    sizes = [(folder / name).stat().st_size for folder in (whole, half)]
+    assert 0.45 < sizes[1] / sizes[0] < 0.6
+    first, second = (read_weights(folder).state for folder in (whole, half))
+    assert all(torch.equal(second[k], first[k].half()) for k in first)
 
 
 def test_a_run_is_opened_from_anywhere(run, tmp_path, monkeypatch):

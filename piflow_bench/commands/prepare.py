@@ -1,4 +1,4 @@
-"""The verb ``prepare``: pictures of one's own, ImageNet's latents, the digits' weights."""
+"""The verb ``prepare``: pictures of one's own, a classifier, ImageNet's latents, the digits."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from piflow_bench.commands.arguments import only_out
 from piflow_bench.config.paths import split_paths
 from piflow_bench.errors import OK, UserError, nearest
+from piflow_bench.files.atomic import check_writable
 from piflow_bench.preparation.imagenet import prepare
 from piflow_bench.preparation.job import Preparation
 from piflow_bench.progress_bar import told
@@ -105,13 +106,50 @@ def prepare_images(arguments: Sequence[str]) -> Path:
     return Path(paths["out"])
 
 
+def prepare_classifier(arguments: Sequence[str]) -> Path:
+    """Train a classifier of an experiment's data from ``key=value`` arguments; returns its file.
+
+    Raises:
+        UserError: naming the setting, or why the data have no classifier.
+    """
+    from piflow_bench.config.compose import compose
+    from piflow_bench.pipeline.plan.world import runtime_of
+    from piflow_bench.preparation.classifier import ClassifierTraining, train_classifier
+
+    names = [f.name for f in dataclasses.fields(ClassifierTraining)]
+    own = {name: a for a in arguments if (name := a.partition("=")[0]) in (*names, "out")}
+    if "out" not in own:
+        raise UserError("prepare classifier: needs out=FILE")
+    out = Path(own.pop("out").partition("=")[2]).expanduser()
+    if out.suffix != ".safetensors":
+        raise UserError(f"out={out}: must be a file whose name ends in .safetensors")
+    settings = build_dataclass(ClassifierTraining, dict(map(read_setting, own.values())), "")
+    configs = compose([a for a in arguments if a.partition("=")[0] not in (*names, "out")])
+    if len(configs) > 1:
+        raise UserError(f"prepare classifier: of one experiment, not of {len(configs)}")
+    check_writable("out", out.parent)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    dataset = runtime_of(configs[0]).dataset()
+    with told(Console()) as report:
+        made = train_classifier(dataset, settings, out, report)
+    Console().print(
+        f"{made.accuracy:.1%} of {made.held_out:,} held-out pictures right; "
+        f"extractors.classifier.weights={out}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return out
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What may be said after the verb."""
-    parser.add_argument("dataset", choices=["images", "imagenet", "digits"])
+    parser.add_argument("dataset", choices=["images", "classifier", "imagenet", "digits"])
     parser.add_argument(
         "settings",
         nargs="*",
         help="images: folder=PATH out=FOLDER [size=32 or [H,W]] [crop=centre] [labels=FILE]. "
+        "classifier: experiment=NAME out=FILE.safetensors [KEY=VALUE of the experiment] "
+        "[epochs=12] [batch=128] [lr=0.003] [decay=0.05] [shift=2] [mirror=true] [seed=0]. "
         "digits: out=FOLDER. imagenet: source=FOLDER_TAR_OR_PARQUET out=FOLDER "
         "[autoencoder=PATH] [size=256] [kind=mean-std | sample] [flip=true] [dtype=float16] "
         "[classes=1000] [shard=10000] [batch=32] [device=cuda] [processes=1] "
@@ -127,6 +165,9 @@ def call(options: argparse.Namespace) -> int:
         return OK
     if options.dataset == "images":
         print(prepare_images(options.settings))
+        return OK
+    if options.dataset == "classifier":
+        print(prepare_classifier(options.settings))
         return OK
     from piflow_bench.pipeline.runner import prepare_digits
 

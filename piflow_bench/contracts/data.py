@@ -136,8 +136,11 @@ class DatasetPlugin(Plugin):
     kind: ClassVar[str] = "dataset"
     space: ClassVar[str] = "pixels"
     """The space its samples are in where ``space=`` names no other."""
-    judge: ClassVar[str | None] = None
-    """An extractor whose logits judge the class of generated samples, independent of all others."""
+
+    @property
+    def judge(self) -> str | None:
+        """An extractor whose logits judge the class of generated samples; best one of its own."""
+        return None
 
     def load(self, space: SpacePlugin, place: Place) -> Dataset:
         """The data, in a space.

@@ -84,7 +84,11 @@ class Digits(DatasetPlugin):
     """Real 8x8 digits of ten classes; on the CPU in minutes."""
 
     space = "grey-levels"
-    judge = "digits-judge"
+
+    @property
+    def judge(self) -> str:
+        """A network of another kind than the one that gives features."""
+        return "digits-judge"
 
     def load(self, space: SpacePlugin, place: Place) -> Dataset:
         """Four fifths for training, a stratified fifth held out."""

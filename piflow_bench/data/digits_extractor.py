@@ -12,7 +12,7 @@ from piflow_bench.contracts.extractor import FEATURES, LOGITS, Extractor, Extrac
 from piflow_bench.contracts.plugin import NoSettings, Place
 from piflow_bench.data.digits import ASSETS, SHAPE, Classifier, Perceptron
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.extractors.extractor import channels_first, load_into
+from piflow_bench.evaluation.extractors.extractor import channels_first, given_file, load_into
 
 WHOLE = 2000
 """Images at once: of networks this small."""
@@ -39,10 +39,7 @@ class Digits(ExtractorPlugin):
 
     def file(self) -> Path:
         """The package's file, or the given one."""
-        path = Path(self.config.weights or ASSETS / "digits_classifier.safetensors")
-        if not path.is_file():
-            raise UserError(f"extractor.weights={path}: no such file")
-        return path
+        return given_file(self.config.weights or str(ASSETS / "digits_classifier.safetensors"))
 
     def load(self, name: str, place: Place) -> Extractor:
         """A small convolutional network."""

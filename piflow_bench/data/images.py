@@ -62,6 +62,8 @@ class Config:
     held_out: float = setting(0.1, above=0)
     split_seed: int = setting(0, least=0)
     mirror: bool = False  # whether training sees mirror images, too
+    install: str = ""  # how the pictures are had, where they are not in their folder
+    judge: str | None = None  # an extractor that says which class a generated sample shows
     # by which generated samples get their classes
     label_law: str = setting("as data", choices=LAWS)
 
@@ -131,7 +133,14 @@ class Images(DatasetPlugin):
 
     def requirements(self) -> list[Requirement]:
         """The pictures."""
-        return [Requirement("dataset.folder", self.config.folder, "dataset.folder=PATH")]
+        mend = self.config.install or "dataset.folder=PATH"
+        return [Requirement("dataset.folder", self.config.folder, mend)]
+
+    @property
+    def judge(self) -> str | None:
+        """The one that was named: a folder of pictures brings none."""
+        judge: str | None = self.config.judge
+        return judge
 
     def identity(self) -> Mapping[str, Any]:
         """What is held out, and how training and samples see the rest; of the pictures a digest."""
@@ -153,6 +162,8 @@ class Images(DatasetPlugin):
         if c.folder is None:
             raise UserError("dataset.folder: not given; dataset.folder=PATH names your pictures")
         source = Path(c.folder).expanduser()
+        if c.install and not source.exists():
+            raise UserError(f"dataset.folder={source}: no such file or folder; {c.install}")
         if (source / FACTS).is_file():
             given = {"size": c.size, "labels": c.labels}
             for name, value in given.items():

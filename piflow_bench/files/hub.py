@@ -1,13 +1,15 @@
-"""Files named by a local path or by an address on the Hugging Face hub."""
+"""Files named by a local path, by an address on the Hugging Face hub, or in a Python package."""
 
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 from piflow_bench.errors import UserError
 
 SCHEME = "hf://"
+IN_PACKAGE = "package://"
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:/([^@]+?))?/?(?:@([\w./-]+))?")
 
 
@@ -19,15 +21,16 @@ def is_address(source: str) -> bool:
 def local_path(source: str, what: str = "checkpoint") -> Path:
     """The local file or folder of ``PATH`` or ``hf://owner/name[/path/inside][@revision]``.
 
-    An address whose path has a suffix is a file, any other a folder. Downloads are kept in the
+    ``package://NAME/path/inside`` is what an installed Python package brings along. An address
+    on the hub whose path has a suffix is a file, any other a folder. Downloads are kept in the
     hub's own cache; with ``HF_HUB_OFFLINE=1`` nothing but the cache is looked at.
 
     Raises:
         UserError: if there is no such file, or it cannot be had.
     """
     if not is_address(source):
-        path = Path(source).expanduser()
-        if not path.exists():
+        path = _here(source)
+        if path is None or not path.exists():
             raise UserError(f"{what}={source}: no such file or folder")
         return path
     match = _ADDRESS.fullmatch(source)
@@ -53,6 +56,16 @@ def local_path(source: str, what: str = "checkpoint") -> Path:
     return folder
 
 
+def _here(source: str) -> Path | None:
+    """Where a path, or what a package brings, is on this machine; None: no such package."""
+    if not source.startswith(IN_PACKAGE):
+        return Path(source).expanduser()
+    name, _, inside = source.removeprefix(IN_PACKAGE).partition("/")
+    spec = find_spec(name) if name.isidentifier() else None
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    return Path(places[0]) / inside if places else None
+
+
 def download_command(source: str | None) -> str:
     """The command that fetches an address where there is a network; "" for a path."""
     if source is None or not is_address(source):
@@ -64,8 +77,8 @@ def download_command(source: str | None) -> str:
 def in_cache(source: str) -> Path | None:
     """Where ``source`` lies without any download, or None."""
     if not is_address(source):
-        path = Path(source).expanduser()
-        return path if path.exists() else None
+        path = _here(source)
+        return path if path is not None and path.exists() else None
     match = _ADDRESS.fullmatch(source)
     if match is None:
         return None

@@ -3,6 +3,7 @@
 centre: resized until it just covers the size (Lanczos, antialiased), then the centre of it.
 adm: ADM's crop for squares, halved by boxes while twice too large, bicubic, then the centre.
 none: the whole picture resized (Lanczos, antialiased), whatever that does to its aspect.
+pad: every pixel as it is, in the middle of a black picture of the size.
 
 A picture that has the size already is taken as it is.
 """
@@ -19,7 +20,7 @@ from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.pictures.pillow import Header
 from piflow_bench.preparation.pixels import centre_crop
 
-CROPS = ("centre", "adm", "none")
+CROPS = ("centre", "adm", "none", "pad")
 NEARLY = 0.01
 """By how much an aspect may change by rounding alone."""
 
@@ -65,6 +66,8 @@ def fitted(pixels: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
     """A picture ``(h, w, c)`` uint8 of 1 or 3 channels, at a size by a rule."""
     if pixels.shape[:2] == size:
         return pixels
+    if crop == "pad":
+        return _padded(pixels, *size)
     from PIL import Image
 
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
@@ -73,6 +76,13 @@ def fitted(pixels: np.ndarray, size: tuple[int, int], crop: str) -> np.ndarray:
     else:
         image = centre_crop(image, size[0]) if crop == "adm" else _covering(image, *size)
     return np.asarray(image).reshape(*size, pixels.shape[2])
+
+
+def _padded(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    framed = np.zeros((height, width, pixels.shape[2]), np.uint8)
+    top, left = (height - pixels.shape[0]) // 2, (width - pixels.shape[1]) // 2
+    framed[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return framed
 
 
 def _covering(image: Any, height: int, width: int) -> Any:
@@ -85,10 +95,31 @@ def _covering(image: Any, height: int, width: int) -> Any:
     return image.crop((left, top, left + width, top + height))
 
 
+def refuse_larger(
+    headers: Sequence[Header], names: Sequence[str], size: tuple[int, int], where: str
+) -> None:
+    """Refuse pictures that no frame of a size can hold.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    height, width = size
+    large = [i for i, each in enumerate(headers) if each.height > height or each.width > width]
+    if large:
+        most = max(each.height for each in headers), max(each.width for each in headers)
+        raise UserError(
+            f"{where}: crop=pad adds a frame, and {len(large)} of {len(headers)} images are larger "
+            f"than {_shown(size)}, such as {names[large[0]]}, {_shown_of(headers[large[0]])}; set "
+            f"size=[{most[0]},{most[1]}] or more, or crop=centre"
+        )
+
+
 def size_cautions(
     headers: Sequence[Header], names: Sequence[str], size: tuple[int, int], crop: str
 ) -> Iterator[str]:
     """What a rule does to pictures that are too small for it, or of another aspect."""
+    if crop == "pad":
+        return
     height, width = size
     small = [i for i, each in enumerate(headers) if each.height < height or each.width < width]
     if small:

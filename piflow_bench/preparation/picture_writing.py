@@ -18,7 +18,12 @@ from piflow_bench.files.atomic import write_json
 from piflow_bench.files.digests import file_digest
 from piflow_bench.preparation.picture_files import PictureSource
 from piflow_bench.preparation.picture_labels import numbered, read_labels
-from piflow_bench.preparation.picture_sizes import common_size, fitted, size_cautions
+from piflow_bench.preparation.picture_sizes import (
+    common_size,
+    fitted,
+    refuse_larger,
+    size_cautions,
+)
 
 FACTS, FORMAT = "pictures.json", 1
 IMAGES, LABELS, HASHES = "images.npy", "labels.npy", "hashes.npy"
@@ -99,6 +104,8 @@ def planned(job: Job) -> Plan:
     labels, classes, cautions = _labels(job)
     headers = list(job.each(job.source.header, 0, LOOKED, "looked at"))
     size = job.size or common_size(headers, names, job.where)
+    if job.crop == "pad":
+        refuse_larger(headers, names, size, job.where)
     grey = sum(each.grey for each in headers)
     cautions = [*job.source.notes, *header_warnings(headers), *cautions]
     if 0 < grey < total:

@@ -27,6 +27,26 @@ if TYPE_CHECKING:
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
+def _write_weights(weights: Path, folder: Path, half: bool) -> None:
+    """The weights as they are, or rounded to 16 bits."""
+    import shutil
+
+    if not half:
+        shutil.copyfile(weights, folder / WEIGHTS)
+        return
+    from safetensors.torch import save_file
+
+    from piflow_bench.files.weights import read_weights
+
+    state = read_weights(weights).state
+    for name, value in state.items():
+        if value.is_floating_point():
+            state[name] = value.half()
+            if not state[name].isfinite().all():
+                raise UserError(f"half=True: {name} has values beyond those of 16 bits")
+    save_file(state, folder / WEIGHTS)
+
+
 def open_run(path: str | Path) -> Run:
     """A finished or partial run's folder.
 
@@ -114,21 +134,21 @@ class Run:
         train_seed: int | None = None,
         sampler: str = "",
         pictures: int = 64,
+        half: bool = False,
     ) -> Path:
         """Write a student's weights, what made them, and some of its samples as PNGs.
 
         ``folder`` holds ``diffusion_pytorch_model.safetensors`` and ``config.json``, which
         ``student.checkpoint=`` reads, and ``samples/``. ``variant="teacher"`` writes a teacher that
-        the run trained, which ``teacher=dit teacher.checkpoint=FOLDER`` reads.
+        the run trained, which ``teacher=dit teacher.checkpoint=FOLDER`` reads. ``half`` rounds the
+        weights to 16 bits (float16): half the size, and no longer what was scored to the last bit.
         """
-        import shutil
-
         from PIL import Image
 
         from piflow_bench.training.output import weights_file
 
         if variant == "teacher":
-            return self._export_teacher(Path(folder))
+            return self._export_teacher(Path(folder), half)
 
         nfes = [c.columns["nfe"] for c in self._cells(variant)]
         cell = self._cell(variant, nfes[0] if nfe is None else nfe, train_seed, sampler)
@@ -138,7 +158,7 @@ class Run:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         weights = weights_file(self._store.path(cell.distill), cell.checkpoint)
-        shutil.copyfile(weights, target / WEIGHTS)
+        _write_weights(weights, target, half)
         facts = {**cell.distill.task.content, "sampling": cell.samples[0].task.content["sampling"]}
         (target / "config.json").write_text(json.dumps(facts, indent=1))
         dataset = self._plan.dataset
@@ -151,9 +171,7 @@ class Run:
                 Image.fromarray(image.squeeze()).save(target / "samples" / f"{i:05d}.png")
         return target
 
-    def _export_teacher(self, target: Path) -> Path:
-        import shutil
-
+    def _export_teacher(self, target: Path, half: bool) -> Path:
         from piflow_bench.pipeline.stages.teacher import TrainTeacher
         from piflow_bench.training.output import weights_file
 
@@ -163,7 +181,7 @@ class Run:
             raise UserError("teacher: the run trained none; its files are where it has it from")
         target.mkdir(parents=True, exist_ok=True)
         weights = weights_file(self._kept(made))
-        shutil.copyfile(weights, target / WEIGHTS)
+        _write_weights(weights, target, half)
         facts = {**teacher.stated(dataset), "training": made.task.content}
         (target / "config.json").write_text(json.dumps(facts, indent=1))
         return target

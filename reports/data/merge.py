@@ -72,7 +72,9 @@ def merge(runs: list[Run]) -> Run:
         for run in renamed:
             items += [item for item in run.info.get(key) or [] if item not in items]
         info[key] = items
-    info["title"] = " + ".join(run.name for run in runs)
+    titles = {str(run.info.get("title") or run.name) for run in runs}
+    # The parts of one experiment have its title.
+    info["title"] = titles.pop() if len(titles) == 1 else " + ".join(run.name for run in runs)
     info["warnings"] = info["warnings"] + [
         f"{name}: its samples have other indices or labels and are not shown beside the others"
         for name in _apart([(run.name, run.grid) for run in runs])

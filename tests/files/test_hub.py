@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -77,3 +78,23 @@ def test_digest_sees_contents_and_names(tmp_path):
     assert digest(tmp_path / "b") == first and digest(tmp_path) != whole
     (tmp_path / "b").write_text("y")
     assert digest(tmp_path / "b") != first
+
+
+class TestPackages:
+    """What an installed package brings along: `package://NAME/PATH`."""
+
+    def test_a_file_and_a_folder_of_one(self):
+        import piflow_experiments
+
+        root = Path(piflow_experiments.__file__).parent
+        assert local_path("package://piflow_experiments/config.yaml") == root / "config.yaml"
+        assert local_path("package://piflow_experiments/dataset") == root / "dataset"
+        assert in_cache("package://piflow_experiments/config.yaml") == root / "config.yaml"
+
+    @pytest.mark.parametrize(
+        "address", ["package://none_such/x", "package://piflow_experiments/none", "package://a-b/x"]
+    )
+    def test_what_is_not_there_is_one_line(self, address):
+        with pytest.raises(UserError, match=f"teacher={address}: no such file or folder"):
+            local_path(address, "teacher")
+        assert in_cache(address) is None

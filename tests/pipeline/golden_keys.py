@@ -110,7 +110,7 @@ STAND_INS = {
         "identity": known(checkpoint="a teacher"),
         "look": lambda plugin, dataset: "",
         "load": lambda plugin, dataset, made=None: Teacher(Still(), Still(), plugin.guidance),
-        "fresh_network": lambda plugin, dataset: DiT(4, 32, 32, 8, 1, 1, 2, CLASSES),
+        "fresh_network": lambda plugin, dataset: DiT(*dataset.shape, 8, 1, 1, 2, CLASSES),
     },
     Inception: {"identity": lambda plugin: {"rule": plugin.rule, "weights": "weights"}},
 }

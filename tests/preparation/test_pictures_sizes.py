@@ -102,3 +102,25 @@ class TestPictures:
         with pytest.raises(UserError, match=expected):
             prepare_pictures(source, tmp_path / "out")
         assert {p.name for p in tmp_path.iterdir()} == {"x"}
+
+
+class TestPad:
+    @pytest.mark.parametrize("shape", [(28, 28, 1), (27, 28, 3), (32, 31, 1), (1, 1, 3)])
+    def test_every_pixel_stays_as_it_is_in_a_black_frame(self, shape):
+        one = own.pixels(1, *shape[:2])[0][..., : shape[2]]
+        out = fitted(one, (32, 32), "pad")
+        top, left = (32 - shape[0]) // 2, (32 - shape[1]) // 2
+        assert np.array_equal(out[top : top + shape[0], left : left + shape[1]], one)
+        assert out.sum() == one.sum() and out.shape == (32, 32, one.shape[2])
+
+    def test_a_frame_is_no_change_that_needs_a_caution(self, tmp_path):
+        source = own.folder(tmp_path / "x", own.pixels(24, 6, 8))
+        found = prepare_pictures(source, tmp_path / "out", size=[8, 12], crop="pad")
+        assert found.images.shape[1:3] == (8, 12) and found.facts["crop"] == "pad"
+        assert not any("enlarged" in each or "aspect" in each for each in found.cautions)
+
+    def test_larger_pictures_are_refused_before_any_is_written(self, tmp_path):
+        source = own.folder(tmp_path / "x", own.pixels(24, 6, 8))
+        with pytest.raises(UserError, match=r"24 of 24 images are larger than 7x7.*size=\[6,8\]"):
+            prepare_pictures(source, tmp_path / "out", size=7, crop="pad")
+        assert not (tmp_path / "out").exists()

@@ -18,6 +18,7 @@ from piflow_bench.contracts.plugin import Place
 from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.files.atomic import write_atomically
+from piflow_bench.files.hub import local_path
 from piflow_bench.files.weights import read_state
 from piflow_bench.precision import PRECISIONS
 from piflow_bench.settings import build_dataclass
@@ -106,10 +107,7 @@ def find_weights(
         UserError: saying which file to put where.
     """
     if given is not None:
-        path = Path(given)
-        if not path.is_file():
-            raise UserError(f"{setting}={given}: no such file")
-        return path
+        return given_file(given, setting)
     path = cache_folder() / file
     if path.is_file():
         return path
@@ -127,6 +125,18 @@ def find_weights(
         f"{setting}: no weights of {name}, and {reason}; put {file}{known} into {path.parent}, or "
         f"give {setting}=FILE"
     )
+
+
+def given_file(given: str, setting: str = "extractor.weights") -> Path:
+    """The file that a path or an address names.
+
+    Raises:
+        UserError: if it is none.
+    """
+    path = local_path(given, setting)
+    if not path.is_file():
+        raise UserError(f"{setting}={given}: no such file")
+    return path
 
 
 def weights_requirement(name: str, given: str | None, file: str) -> list[Requirement]:
