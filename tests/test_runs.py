@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 import piflow_bench
+from piflow_bench.data.digits import ASSETS
 from piflow_bench.errors import UserError
 from piflow_bench.files.weights import read_weights
 from piflow_bench.runs.start import _flat
@@ -110,6 +112,19 @@ def test_a_run_is_opened_from_anywhere(run, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         np.testing.assert_array_equal(again.samples("kd", 1), seen)
         monkeypatch.chdir(run.folder)
+
+
+def test_files_of_extractors_are_found_where_the_run_was_called(tmp_path, monkeypatch):
+    shutil.copyfile(ASSETS / "digits_classifier.safetensors", tmp_path / "eye.safetensors")
+    monkeypatch.chdir(tmp_path)
+    found = piflow_bench.run(
+        "digits", "extractors.digits.weights=eye.safetensors", profile="smoke",
+        only=["teacher-euler"], nfes=[1], runs="runs", protocol={"extractors": ["digits"]},
+    )  # fmt: skip
+    seen = found.samples("teacher-euler", 1)
+    monkeypatch.chdir("/")
+    again = piflow_bench.open(found.folder)
+    np.testing.assert_array_equal(again.samples("teacher-euler", 1), seen)
 
 
 def test_one_of_several_ways_of_sampling_is_named(tmp_path):

