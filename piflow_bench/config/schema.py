@@ -165,6 +165,10 @@ class ExperimentConfig:
     is_smoke: bool = False
 
 
+SPLIT = "-split"
+"""The end of the name of a variant's twin that has one budget for all NFEs; `only` may name it."""
+
+
 def keys_that_set(config: ExperimentConfig, optimizer: str) -> list[str]:
     """The keys by which the chosen variants ask for an optimizer."""
     found: dict[str, None] = {}
@@ -198,7 +202,7 @@ def checked(config: ExperimentConfig) -> ExperimentConfig:
                 "only=[NAME,...] leaves a variant out"
             )
     for name in config.only or []:
-        if name not in config.variants:
+        if name.removesuffix(SPLIT) not in config.variants and name not in config.variants:
             raise UserError(f"only={name}: no such variant; {nearest(name, list(config.variants))}")
     leader = config.family.leader
     if leader is not None and leader not in config.variants:

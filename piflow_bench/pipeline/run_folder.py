@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from piflow_bench.config.schema import NAME, ExperimentConfig, to_plain
+from piflow_bench.config.schema import NAME, SPLIT, ExperimentConfig, to_plain
 from piflow_bench.files.digests import digest
 from piflow_bench.pipeline.live import configuration_of_live
 from piflow_bench.pipeline.results.schema import Status
@@ -85,7 +85,10 @@ def _of_variants(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[
 
 def _entered(config: Mapping[str, Any]) -> dict[str, Any]:
     chosen = config.get("only") or list(config["variants"])
-    return {name: config["variants"][name] for name in chosen if name in config["variants"]}
+    known = {
+        n: config["variants"].get(n, config["variants"].get(n.removesuffix(SPLIT))) for n in chosen
+    }
+    return {name: entry for name, entry in known.items() if entry is not None}
 
 
 def _nfes(config: Mapping[str, Any], variant: Mapping[str, Any]) -> list[int]:

@@ -129,3 +129,38 @@ def test_rows_are_described_beside_the_elastic_student_and_can_be_made_again(tmp
     assert again.returncode == 0, again.stderr
     made = pd.read_parquet(tmp_path / "runs" / "digits-smoke-row" / "results.parquet")
     assert cell["artifact"] in set(made["artifact"])
+
+
+WHOLE = "only=[kd,dmd2,meanflow,teacher-euler]"
+
+
+def test_parts_that_name_the_twins_make_what_the_whole_makes():
+    whole = {stage.key for stage in planned(WHOLE).stages}
+    parts = ["[teacher-euler]", "[kd,kd-split]", "[dmd2-split]", "[dmd2]", "[meanflow]"]
+    made = [{stage.key for stage in planned(f"only={only}").stages} for only in parts]
+    assert set.union(*made) >= {s.key for s in planned(WHOLE).stages if s.kind == "distill"}
+    assert set.union(*made) == whole
+
+
+def test_a_twin_is_entered_alone_as_it_is_in_the_whole():
+    plan = planned("only=[kd-split]")
+    assert [v.name for v in plan.variants] == ["kd-split"]
+    whole = trainings(planned(WHOLE), "kd-split")
+    assert {n: s.key for n, s in trainings(plan, "kd-split").items()} == {
+        n: s.key for n, s in whole.items()
+    }
+    assert [v.name for v in planned("only=[kd]").variants] == ["kd"], "unless it is named"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["only=[meanflow-split]"], "only=meanflow-split: .* it has piflow-gm8-split, dmd2-split"),
+        (["only=[kd-split]", "split_budget=false"], "only=kd-split: .* it has none"),
+        (["only=[kd-split]", "nfes=[1]"], "only=kd-split: .* it has none"),
+        (["only=[kdd-split]"], "only=kdd-split: no such variant"),
+    ],
+)
+def test_twins_that_the_whole_has_not_are_refused(settings, words):
+    with pytest.raises(UserError, match=words):
+        planned(*settings)

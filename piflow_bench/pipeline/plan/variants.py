@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from piflow_bench import registry
-from piflow_bench.config.schema import ExperimentConfig, VariantConfig, to_plain
+from piflow_bench.config.schema import SPLIT, ExperimentConfig, VariantConfig, to_plain
 from piflow_bench.contracts.method import Facts, Method
 from piflow_bench.errors import UserError
 from piflow_bench.file_plugins import places
@@ -73,27 +73,51 @@ def variants_of(config: ExperimentConfig) -> list[Variant]:
     Raises:
         UserError: for settings, budgets or NFEs that a method has not.
     """
-    chosen = dict(config.variants)
-    if config.only:
-        chosen = {name: chosen[name] for name in config.only}
-    if not chosen:
+    chosen = {n: e for n, e in config.variants.items() if not config.only or n in config.only}
+    chosen = {n: chosen[n] for n in config.only or chosen if n in chosen}
+    if not config.variants:
         raise UserError("variants: the experiment has none")
-    folders = places(config.plugins)
-    entered = [_variant(config, name, entry, folders) for name, entry in chosen.items()]
-    variants = [v for v in entered if v.nfes]
-    if not variants:
+    variants = _entered(config, chosen)
+    named = _named_twins(config)
+    if not variants and not named:
         raise UserError(
             f"nfes={config.nfes}: no chosen variant is entered there; "
             + "; ".join(f"{name}: {entry.nfes}" for name, entry in chosen.items())
         )
     _check_roles(config, variants)
-    twins = _sharing_one_budget(config, variants)
+    twins = {v.name: v for v in [*_sharing_one_budget(config, variants), *named]}
     first = next((v for v in variants if v.facts.trains), None)
     if config.aa and first is not None:
-        name = _twin_name(config, first, "aa", "aa=true")
+        name = _twin_name(config, first, "-aa", "aa=true")
         twin = replace(first.config, seed_offset=first.config.seed_offset + 1000)
         variants.append(replace(first, name=name, config=twin, base=first.name))
-    return variants + twins
+    return [*variants, *twins.values()]
+
+
+def _entered(config: ExperimentConfig, entries: Mapping[str, VariantConfig]) -> list[Variant]:
+    """Those of the entries that have a number of evaluations here."""
+    folders = places(config.plugins)
+    found = (_variant(config, name, entry, folders) for name, entry in entries.items())
+    return [variant for variant in found if variant.nfes]
+
+
+def _named_twins(config: ExperimentConfig) -> list[Variant]:
+    """Twins that ``only`` names: of a part, as they are in the whole experiment.
+
+    Raises:
+        UserError: if the whole experiment enters no such twin.
+    """
+    names = [name for name in config.only or [] if name not in config.variants]
+    if not names:
+        return []
+    whole = {v.name: v for v in _sharing_one_budget(config, _entered(config, config.variants))}
+    for name in names:
+        if name not in whole:
+            raise UserError(
+                f"only={name}: the experiment has no such variant; of one budget for all NFEs it "
+                f"has {', '.join(whole) or 'none'}"
+            )
+    return [whole[name] for name in names]
 
 
 def _check_roles(config: ExperimentConfig, variants: Sequence[Variant]) -> None:
@@ -153,7 +177,7 @@ def _variant(
 
 
 def _twin_name(config: ExperimentConfig, variant: Variant, suffix: str, setting: str) -> str:
-    name = f"{variant.name}-{suffix}"
+    name = f"{variant.name}{suffix}"
     if name in config.variants:
         raise UserError(
             f"{setting}: enters {variant.name} again as {name}, a variant that the experiment "
@@ -180,7 +204,7 @@ def _sharing_one_budget(config: ExperimentConfig, variants: list[Variant]) -> li
         found.append(
             replace(
                 v,
-                name=_twin_name(config, v, "split", "split_budget=true"),
+                name=_twin_name(config, v, SPLIT, "split_budget=true"),
                 config=replace(v.config, tuning=f"settings of {v.name}"),
                 facts=replace(v.facts, track=ONE_BUDGET),
                 budget=budget,
