@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock
+
 from piflow_bench.config.schema import NAME, SPLIT, ExperimentConfig, to_plain
 from piflow_bench.files.digests import digest
 from piflow_bench.pipeline.live import configuration_of_live
@@ -188,6 +190,11 @@ def _is_whole(config: Any) -> bool:
 def _held_otherwise(folder: Path, config: ExperimentConfig) -> list[Difference]:
     here = to_plain(config)
     return next((found for each in held(folder) if (found := differences(each, here))), [])
+
+
+def one_at_a_time(folder: Path) -> BaseFileLock:
+    """Held while results are written there: of two runs of one folder none loses the other's."""
+    return FileLock(folder / ".results.lock", mode=0o664)
 
 
 def settled(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:

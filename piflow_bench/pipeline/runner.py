@@ -25,7 +25,7 @@ from piflow_bench.pipeline.loggers import complete, folders_of
 from piflow_bench.pipeline.outdated import discard_outdated, warnings_of
 from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
 from piflow_bench.pipeline.repeated import Watch, tally
-from piflow_bench.pipeline.run_folder import settled
+from piflow_bench.pipeline.run_folder import one_at_a_time, settled
 from piflow_bench.pipeline.stage import Stage, closure
 from piflow_bench.pipeline.stages.teacher import note_of_check
 from piflow_bench.pipeline.store.store import Store, environment_error
@@ -91,7 +91,15 @@ def run_experiment(
         if config.logger:
             complete(stages, store, folder)
             say(console, f"tensorboard --logdir {folder / TENSORBOARD}")
-        page = _collect(plan, store, outcome, folder, command, started)
+        with one_at_a_time(folder):
+            # Meanwhile a run of more variants may have come to its end there.
+            config, overtaken = settled(config)
+            if overtaken:
+                plan.config, folder = config, Path(config.runs) / config.name
+                _prepare_folders(folder, store, config)
+                record_use(store, folder, stages, settings_digest(config))
+                say(console, overtaken)
+            page = _collect(plan, store, outcome, folder, command, started)
     from piflow_reports.terminal import print_results
 
     print_results(console, folder)
@@ -100,7 +108,7 @@ def run_experiment(
     console.print(words, highlight=False)
     print_causes(console, outcome.failures.values())
     print(page)
-    said = warned or elsewhere or plan.taken or config.logger
+    said = warned or elsewhere or overtaken or plan.taken or config.logger
     if watch is not None and not outcome.failures and not said:
         watch.remember(folder, store, stages)
     return len(outcome.failures)

@@ -12,10 +12,11 @@ import piflow_bench
 from piflow_bench.cli import main
 from piflow_bench.config.compose import compose
 from piflow_bench.config.schema import to_plain
-from piflow_bench.pipeline import live, run_folder
+from piflow_bench.pipeline import live, run_folder, runner
 from piflow_bench.pipeline.run_folder import differences, settled
 from piflow_bench.pipeline.runner import store_of
 from piflow_bench.pipeline.store.uses import RUN, uses
+from tests.pipeline import harness
 
 GROWN = [
     [],
@@ -268,3 +269,35 @@ def test_a_run_that_goes_on_is_left_alone(named, tmp_path):
         assert named("sample_seed=1")[0].name == "digits"
         assert named("sample_seed=2")[0].name == "digits-sample_seed-2"
     assert named("sample_seed=2")[0].name == "digits"
+
+
+def test_whoever_ends_later_with_fewer_variants_leaves_the_results_of_more(tmp_path, monkeypatch):
+    small = (
+        "profile=smoke",
+        "nfes=[4]",
+        "protocol.extractors=[digits-pixels]",
+        *harness.places(tmp_path),
+    )
+    one, two = "only=[teacher-euler]", "only=[teacher-euler,teacher-dpmpp]"
+    launch = runner._launch
+
+    def overtaken(*arguments):
+        made = launch(*arguments)
+        monkeypatch.setattr(runner, "_launch", launch)
+        assert harness.call("run", two, *small, cwd=tmp_path).returncode == 0
+        return made
+
+    monkeypatch.setattr(runner, "_launch", overtaken)
+    done = harness.call("run", one, *small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    kept = tmp_path / "runs" / "digits-smoke"
+    assert {"teacher-euler", "teacher-dpmpp"} <= set(variants(kept))
+    assert f"{kept} keeps the results of other settings (here" in done.stdout + done.stderr
+    (beside,) = (
+        p.parent for p in (tmp_path / "runs").glob("*/results.parquet") if p.parent != kept
+    )
+    assert "teacher-dpmpp" not in variants(beside) and f"{beside}/report.html" in done.stdout
+
+
+def variants(folder):
+    return list(pd.read_parquet(folder / "results.parquet")["variant"].unique())
