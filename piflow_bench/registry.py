@@ -9,11 +9,12 @@ sources, without importing anything.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -102,17 +103,35 @@ def _file_plugins(kind: str, folders: Sequence[str]) -> list[Plugin]:
     ]
 
 
+def _places() -> tuple[tuple[str, int], ...]:
+    """Where packages are looked for, and when something was last installed there."""
+
+    def changed(path: str) -> int:
+        try:
+            return os.stat(path or ".").st_mtime_ns
+        except OSError:  # Python looks for none there either.
+            return 0
+
+    return tuple((path, changed(path)) for path in sys.path)
+
+
+@lru_cache(maxsize=len(GROUPS))
+def _installed(kind: str, places: tuple[tuple[str, int], ...]) -> tuple[Plugin, ...]:
+    """Plugins of the packages at ``places``, read once: a plan asks for them dozens of times."""
+    found = []
+    for entry in entry_points(group=GROUPS[kind]):
+        source = entry.dist.name if entry.dist is not None else entry.value
+        found.append(Plugin(kind, entry.name, source, entry.load, entry.module, entry.attr))
+    return tuple(found)
+
+
 def find(kind: str, folders: Sequence[str] = ()) -> dict[str, Plugin]:
     """All plugins of a kind by name.
 
     Raises:
         UserError: if two have one name (both are named), or a folder does not exist.
     """
-    found = []
-    for entry in entry_points(group=GROUPS[kind]):
-        source = entry.dist.name if entry.dist is not None else entry.value
-        found.append(Plugin(kind, entry.name, source, entry.load, entry.module, entry.attr))
-    found += _file_plugins(kind, folders)
+    found = [*_installed(kind, _places()), *_file_plugins(kind, folders)]
     plugins: dict[str, Plugin] = {}
     for plugin in found:
         other = plugins.get(plugin.name)

@@ -1,5 +1,6 @@
 """Plugins are found by name without being imported; one that is broken breaks no other."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -24,6 +25,22 @@ def folder(tmp_path):
 
 def test_built_in_methods_are_registered():
     assert set(registry.find("method")) >= BUILT_IN
+
+
+def test_installed_ones_are_read_once_and_anew_when_another_is_installed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    asked, read = [], registry.entry_points
+    monkeypatch.setattr(
+        registry, "entry_points", lambda **given: asked.append(given) or read(**given)
+    )
+    before = [set(registry.find("method")) for _ in range(3)]
+    assert len(asked) == 1 and before[0] == before[2]
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[piflow_bench.methods]\nnew = theirs:New\n")
+    os.utime(tmp_path, (1, 1))  # Another time than before, however coarse its clock is.
+    assert set(registry.find("method")) == before[0] | {"new"}
 
 
 def test_names_are_listed_without_importing(folder, capsys):

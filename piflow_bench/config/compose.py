@@ -83,7 +83,6 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
     """``compose``, each experiment with the settings that describe it alone."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
-    from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -92,7 +91,7 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
 
     refuse_renamed(arguments)
     overrides, paths = split_paths(arguments)
-    ConfigStore.instance().store(name="schema", node=_schema())
+    _register_schema()
     _register_third_party_configs()
     GlobalHydra.instance().clear()
     with initialize_config_module("piflow_experiments", version_base="1.3"):
@@ -218,8 +217,10 @@ def _as_given(override: str, files: Mapping[str, OwnFile]) -> str:
     return f"{key}={files[value].path}" if value in files else override
 
 
-def _schema() -> Any:
+@functools.cache  # It is the same at every composition, and a tenth of the time of one.
+def _register_schema() -> None:
     """The experiment's dataclasses as hydra's schema: frozen ones would refuse every override."""
+    from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
     def thaw(node: Any) -> None:
@@ -231,7 +232,7 @@ def _schema() -> Any:
 
     node = OmegaConf.structured(ExperimentConfig)
     thaw(node)
-    return node
+    ConfigStore.instance().store(name="schema", node=node)
 
 
 OWN = "own"

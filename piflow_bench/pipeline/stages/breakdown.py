@@ -100,12 +100,13 @@ class BreakDown(Task):
 def _by_size(
     generated: np.ndarray, reference: np.ndarray | None, moments: Any
 ) -> list[dict[str, Any]]:
-    from piflow_bench.evaluation.metrics.frechet import FrechetReference, at_infinity, fd_by_size
+    from piflow_bench.evaluation.metrics.frechet import at_infinity, fd_by_size
     from piflow_bench.evaluation.moments import Moments
+    from piflow_bench.evaluation.references.facts import factored
 
     known = moments or Moments.from_features(np.asarray(reference, np.float64))
     try:
-        sizes, values = fd_by_size(np.asarray(generated, np.float64), FrechetReference(known))
+        sizes, values = fd_by_size(np.asarray(generated, np.float64), factored(known))
     except ValueError:  # Too few samples to nest.
         return []
     rows = [
