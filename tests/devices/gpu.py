@@ -19,7 +19,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-import torch._dynamo  # It looks through torch's functions at its first use: before they change.
 from torch import Tensor, distributed
 from torch.amp.autocast_mode import autocast
 from torch.distributed.checkpoint import filesystem
@@ -221,6 +220,8 @@ def _patches(mode: _Devices) -> dict[Any, dict[str, Any]]:
 @contextmanager
 def gpu() -> Iterator[None]:
     """Inside it ``cuda`` is a device."""
+    import torch._dynamo  # noqa: F401  It looks through torch's functions before they change.
+
     mode = _Devices()
     started = []
     try:

@@ -6,7 +6,6 @@ import shutil
 import socket
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -33,8 +32,16 @@ def embed_texts(texts, weights=None, model=clip.MODEL, batch=64):
     return clip.open_model(weights, model=model, setting="clip.weights").embed_texts(texts, batch)
 
 
+@pytest.fixture(scope="module")
+def open_clip():
+    """The package: imported here, it costs no time where other files are collected."""
+    import open_clip
+
+    return open_clip
+
+
 @pytest.fixture(scope="module", autouse=True)
-def model(tmp_path_factory):
+def model(open_clip, tmp_path_factory):
     """A small architecture that open_clip knows by name."""
     path = tmp_path_factory.mktemp("configs") / f"{MODEL}.json"
     path.write_text(json.dumps(CONFIG))
@@ -45,7 +52,7 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def network(model):
+def network(open_clip, model):
     torch.manual_seed(0)
     return open_clip.create_model(MODEL).eval()
 
@@ -89,7 +96,7 @@ class TestScores:
         with pytest.raises(UserError, match="aligned"):
             clip_scores(self.IMAGES, self.PROMPTS[:3], "cosine")
 
-    def test_equal_open_clips_from_pixels_and_words(self, network, weights, no_network):
+    def test_equal_open_clips_from_pixels_and_words(self, open_clip, network, weights, no_network):
         rows = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
         plugin = extractor_plugin("clip", {"weights": str(weights), "model": MODEL})
         extractor = plugin.load("clip", Place())
@@ -104,7 +111,7 @@ class TestScores:
 
 
 class TestTexts:
-    def test_equal_open_clips(self, network, weights, no_network):
+    def test_equal_open_clips(self, open_clip, network, weights, no_network):
         found = embed_texts(TEXTS, weights, MODEL)
         with torch.no_grad():
             raw = network.encode_text(open_clip.get_tokenizer(MODEL)(TEXTS)).numpy()
@@ -120,7 +127,7 @@ class TestTexts:
             embed_texts(TEXTS, weights, MODEL, batch=batch), whole, atol=1e-6
         )
 
-    def test_texts_pass_in_batches_and_recurring_ones_once(self, weights, monkeypatch):
+    def test_texts_pass_in_batches_and_recurring_ones_once(self, open_clip, weights, monkeypatch):
         seen, get = [], open_clip.get_tokenizer
 
         def watched(name):
