@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 
 from piflow_bench.cli import main
 from piflow_bench.commands.evaluate import parse
+from tests.pipeline.harness import call, forget
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -70,7 +71,12 @@ LINES = {
     "composes": r"python -m piflow_bench (run|show|doctor)\b(?!.*plugins=)",
 }
 
-BRIEF = "profile=smoke only=[kd,teacher-euler] nfes=[1] protocol.questions=[imitation]"
+BRIEF = (
+    "profile=smoke launcher=debug only=[kd,teacher-euler] nfes=[1] protocol.questions=[imitation] "
+    "protocol.samples=20 protocol.curve_samples=20 protocol.reference_samples=40"
+)
+ALONE = "teacher.threads=1"
+"""For a teacher that is trained: other tests run beside it."""
 
 
 def kind_of(line):
@@ -83,11 +89,25 @@ def of_kind(kind, *names):
 
 
 def run(command, folder):
+    """A command in a process of its own: those of the README."""
     environment = {**os.environ, "PIFLOW_BENCH_STORE": str(folder / "store")}
     command = command.replace("python -m", f"{sys.executable} -m", 1)
     return subprocess.run(
         command, shell=True, cwd=folder, env=environment, capture_output=True, text=True
     )
+
+
+def called(command, folder):
+    """The same command in this process, where all libraries are at hand and no inputs loaded."""
+    forget()
+    words = shlex.split(command)
+    assert words[:3] == ["python", "-m", "piflow_bench"]
+    return call(*words[3:], cwd=folder, PIFLOW_BENCH_STORE=str(folder / "store"))
+
+
+def in_its_way(name):
+    """How the commands of a page are given: the README's as they are typed."""
+    return run if name == "README.md" else called
 
 
 def test_every_line_is_of_one_kind():
@@ -113,10 +133,13 @@ def test_what_is_developed_with_is_there():
 
 
 def test_the_store_is_looked_at(tmp_path):
-    made = run("python -m piflow_bench run profile=smoke only=[teacher-euler] nfes=[1]", tmp_path)
+    made = called(
+        "python -m piflow_bench run profile=smoke launcher=debug only=[teacher-euler] nfes=[1]",
+        tmp_path,
+    )
     assert made.returncode == 0, made.stderr
     for line in of_kind("looks at the store"):
-        done = run(line, tmp_path)
+        done = called(line, tmp_path)
         assert done.returncode == 0, (line, done.stderr)
 
 
@@ -163,7 +186,7 @@ def pictures(tmp_path):
 def test_samples_are_scored_as_it_says(name, images):
     printed = []
     for command in of_kind("scores", name):
-        done = run(command, images)
+        done = in_its_way(name)(command, images)
         assert done.returncode == 0, (command, done.stderr)
         printed.append(done.stdout)
     assert all(word in printed[0] for word in ("fd", "recall", "mind", "30 / 30"))
@@ -186,18 +209,21 @@ def test_pythons_blocks_run_one_after_the_other(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "stages computed" in done.stdout and (tmp_path / "exported" / "samples").is_dir()
     for command in of_kind("composes", "docs/python.md"):
-        assert run(command, tmp_path).returncode == 0, command
+        assert called(f"{command} launcher=debug", tmp_path).returncode == 0, command
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/add-a-method.md"])
 def test_a_method_is_checked_and_stands_beside_the_built_ins(name, tmp_path):
     write_plugins(tmp_path, name)
+    given = in_its_way(name)
     *before, experiment = of_kind("writes a plugin", name)
     for command in before:
-        done = run(command, tmp_path)
+        done = given(command, tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     own = re.search(r"add=\[(\w+)\]", experiment).group(1)
-    done = run(f"{experiment} profile=smoke only=[{own},kd,teacher-euler] runs=out", tmp_path)
+    launcher = "launcher=local" if given is run else "launcher=debug"
+    only = f"profile=smoke {launcher} only=[{own},kd,teacher-euler] runs=out"
+    done = given(f"{experiment} {only}", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     last = tmp_path / done.stdout.strip().splitlines()[-1]
     assert last.name == "report.html" and own in last.read_text()
@@ -210,16 +236,17 @@ def test_a_dataset_and_a_teacher_are_checked_and_used(kind, tmp_path):
     *before, experiment = of_kind("writes a plugin", name)
     assert [line for line in before if f"check {kind} " in line]
     for command in before:
-        done = run(command, tmp_path)
+        done = called(command, tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
-    done = run(f"{experiment} {BRIEF} runs=out", tmp_path)
+    settings = {"dataset": f"{BRIEF} {ALONE}", "teacher": BRIEF}[kind]
+    done = called(f"{experiment} {settings} runs=out", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_pictures_need_no_python_and_their_teacher_serves_again(pictures):
     (first,) = {line for line in of_kind("composes", "README.md") if "dataset.folder=" in line}
     assert first in of_kind("composes", "docs/add-a-dataset.md")
-    done = run(f"{first} {BRIEF}", pictures)
+    done = called(f"{first} {BRIEF} {ALONE}", pictures)
     assert done.returncode == 0, done.stdout + done.stderr
     (export,) = [
         code for code in blocks(page("docs/add-a-teacher.md"), "python") if "export" in code
@@ -228,7 +255,7 @@ def test_pictures_need_no_python_and_their_teacher_serves_again(pictures):
     done = run("python -m blocks", pictures)
     assert done.returncode == 0, done.stderr
     (again,) = [line for line in of_kind("composes") if "checkpoint=earlier" in line]
-    done = run(f"{again} {BRIEF} name=again --plan", pictures)
+    done = called(f"{again} {BRIEF} name=again --plan", pictures)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "train_teacher" not in done.stdout and "teacher_check" in done.stdout
 

@@ -1,21 +1,16 @@
 """What the doctor finds, and that a run refuses what it finds missing."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 
 from piflow_bench.config.compose import compose
 from piflow_bench.machine import estimates, findings
+from tests.pipeline import harness
 
 
 def call(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "piflow_bench", *arguments],
-        capture_output=True, text=True, cwd=folder, timeout=120,
-        env={**__import__("os").environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"},
-    )  # fmt: skip
+    return harness.call(*arguments, cwd=folder, HF_HUB_OFFLINE="1", COLUMNS="200")
 
 
 @pytest.mark.parametrize("experiment", ["imagenet_1nfe", "imagenet_2nfe"])

@@ -25,8 +25,9 @@ VARIANTS = ("kd", "meanflow", "piflow-gm8", "dmd2", "teacher-euler")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     return piflow_bench.run(
-        "digits", "protocol.extractors=[digits]", profile="smoke", only=VARIANTS, runs=folder
-    )
+        "digits", "protocol.extractors=[digits]", "launcher=debug", profile="smoke",
+        only=VARIANTS, runs=folder,
+    )  # fmt: skip
 
 
 def test_settings_are_written_as_the_command_line_takes_them(tmp_path):
@@ -86,7 +87,7 @@ def test_an_exported_student_is_scored_without_training(run, tmp_path):
         np.asarray(Image.open(images[2])), run.images(run.samples("kd", 4))[2, ..., 0]
     )
     scored = piflow_bench.run(
-        "digits", profile="smoke", only=["kd"], nfes=[4], runs=tmp_path / "runs",
+        "digits", "launcher=debug", profile="smoke", only=["kd"], nfes=[4], runs=tmp_path / "runs",
         student={"checkpoint": folder}, store=run.folder.parent / "store",
         protocol={"extractors": ["digits"]},
     )  # fmt: skip
@@ -129,8 +130,9 @@ def test_files_of_extractors_are_found_where_the_run_was_called(tmp_path, monkey
 
 def test_one_of_several_ways_of_sampling_is_named(tmp_path):
     warm = piflow_bench.run(
-        "digits", "variants.piflow-gm8.sampling.temperature=[0.5,1.0]", profile="smoke",
-        only=["piflow-gm8"], nfes=[1], runs=tmp_path, protocol={"extractors": ["digits"]},
+        "digits", "variants.piflow-gm8.sampling.temperature=[0.5,1.0]", "launcher=debug",
+        profile="smoke", only=["piflow-gm8"], nfes=[1], runs=tmp_path,
+        protocol={"extractors": ["digits"]},
     )  # fmt: skip
     with pytest.raises(UserError, match="sampled in several ways"):
         warm.student("piflow-gm8", 1)

@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 SITES = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 OURS = ("piflow_bench", "piflow_methods", "piflow_experiments", "piflow_reports")
 SMOKE = ["run", "profile=smoke", "only=[piflow-gm8,teacher-euler]", "nfes=[1]"]
+BRIEF = ["launcher=debug", "protocol.questions=[imitation]", "protocol.extractors=[digits]"]
+"""The same with less to measure and no worker processes, where one whole run is made elsewhere."""
 
 SETUPTOOLS = importlib.util.find_spec("setuptools") and version("setuptools").partition(".")[0]
 OFFLINE = ("--no-build-isolation", "--no-index") if int(SETUPTOOLS or 0) >= 77 else ()
@@ -89,8 +91,8 @@ def where(python, cwd):
     return dict(zip(OURS, call(python, "-c", code, cwd=cwd).splitlines(), strict=True))
 
 
-def smoke(python, cwd, out):
-    text = call(python, "-m", "piflow_bench", *SMOKE, f"runs={out}", cwd=cwd)
+def smoke(python, cwd, out, *settings):
+    text = call(python, "-m", "piflow_bench", *SMOKE, *settings, f"runs={out}", cwd=cwd)
     assert "0 failed" in text
     for name in ("results.parquet", "report.html", "run.json"):
         assert (out / "digits-smoke" / name).is_file()
@@ -110,7 +112,7 @@ def test_editable(checkout, tmp_path):
         "piflow_experiments": source / "experiments",
         "piflow_reports": source / "reports",
     }
-    smoke(python, empty, tmp_path / "runs")
+    smoke(python, empty, tmp_path / "runs", *BRIEF)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +137,7 @@ def test_wheel_from_the_root_of_the_checkout(installed, checkout, tmp_path):
     # The current folder comes first, so the harness is the checkout's; the rest is the wheel's.
     assert found.pop("piflow_bench") == str(checkout / "piflow_bench")
     assert found == {name: str(site / name) for name in found}
-    smoke(python, checkout, tmp_path / "runs")
+    smoke(python, checkout, tmp_path / "runs", *BRIEF)
     assert not (checkout / "runs").exists()
 
 

@@ -11,7 +11,7 @@ from piflow_bench.pipeline import plan as planning
 from piflow_bench.pipeline import repeated
 from piflow_bench.pipeline.repeated import RECORD, TooMany, look
 
-RUN = ["run", "profile=smoke", "only=[teacher-euler]", "nfes=[1]"]
+RUN = ["run", "profile=smoke", "launcher=debug", "only=[teacher-euler]", "nfes=[1]"]
 
 
 class Planned(Exception):
@@ -146,8 +146,8 @@ def test_a_run_whose_sources_were_edited_meanwhile_is_not_remembered(place, monk
 
 
 def test_runs_that_failed_or_had_something_to_say_are_not_remembered(place, capsys):
-    failing = ["run", "profile=smoke", "only=[kd,teacher-euler]", "nfes=[1]", "name=failing",
-               "variants.kd.settings.lr=1e12"]  # fmt: skip
+    failing = ["run", "profile=smoke", "launcher=debug", "only=[kd,teacher-euler]", "nfes=[1]",
+               "name=failing", "variants.kd.settings.lr=1e12"]  # fmt: skip
     assert main(failing) == 3
     assert not (place / "runs" / "failing" / RECORD).exists()
     assert main([*RUN, "budget.amount=61", "sample_seed=5"]) == 0  # Beside what is there.
