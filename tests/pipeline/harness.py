@@ -1,11 +1,11 @@
 """Running the command line on a small experiment, in this process or in another."""
 
 import io
-import os
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ import pytest
 from piflow_bench.cli import main
 from piflow_bench.pipeline import runtime
 from piflow_bench.pipeline.results.schema import COST_AND_PROVENANCE
+from tests.pipeline.forked import Forked
 
 SMALL = ("profile=smoke", "only=[piflow-gm8,teacher-euler]", "nfes=[1]")
 STUDENTS = ("profile=smoke", "only=[piflow-gm8,dmd2,kd]", "nfes=[1]")
@@ -34,16 +35,19 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "piflow_bench", "run", *arguments]
 
 
-def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, cwd: Path, timeout: float = 300, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run to the end in a process of its own."""
-    return subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, **environment},
-    )
+    given = ["run", *arguments]
+    with TemporaryDirectory() as folder:
+        out, error = Path(folder, "out"), Path(folder, "error")
+        process = Forked(given, cwd, out, error, **environment)
+        try:
+            code = process.wait(timeout)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(given, code, out.read_text(), error.read_text())
 
 
 def call(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,9 +1,6 @@
 """ImageNet's experiments end to end under the smoke profile: prepare, teacher, methods, page."""
 
 import json
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -21,7 +18,7 @@ from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.runtime import Given, Runtime
 from piflow_bench.pipeline.stages.features import DescribeReference
 from piflow_bench.preparation.stand_ins import HEADS, generate
-from tests.pipeline.harness import call
+from tests.pipeline import harness
 
 STUDENTS = {
     *("piflow-gm32", "piflow-gm8", "piflow-dx20", "meanflow"),
@@ -33,19 +30,19 @@ SMOKE = ("profile=smoke", "budget.checkpoints=[1.0]")
 
 
 def run(folder, *settings):
-    command = [sys.executable, "-m", "piflow_bench", "run", *SMOKE, *settings]
-    started = time.time()
-    result = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=1100)
+    """In this process."""
+    harness.forget()
+    result = harness.call("run", *SMOKE, "launcher=debug", *settings, cwd=folder)
     assert result.returncode == 0, result.stdout + result.stderr
-    print(f"{' '.join(settings)}: {time.time() - started:.0f} s")
     return result
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One evaluation, all methods, both teachers."""
+    """One evaluation, all methods, both teachers, by a process and its workers."""
     folder = tmp_path_factory.mktemp("imagenet")
-    run(folder, "experiment=imagenet_1nfe")
+    result = harness.run("experiment=imagenet_1nfe", *SMOKE, cwd=folder, timeout=1100)
+    assert result.returncode == 0, result.stdout + result.stderr
     return folder
 
 
@@ -145,7 +142,7 @@ def test_published_weights_are_scored_without_training(folder, tmp_path):
 
 
 def refused(folder, *settings):
-    result = call("run", "experiment=imagenet_1nfe_repa", *SMOKE, *settings, cwd=folder)
+    result = harness.call("run", "experiment=imagenet_1nfe_repa", *SMOKE, *settings, cwd=folder)
     assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
     return result.stderr
 

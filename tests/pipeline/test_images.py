@@ -1,9 +1,7 @@
 """One's own pictures end to end under the smoke profile: teacher, methods, page."""
 
 import json
-import os
 import shutil
-import subprocess
 import time
 import zipfile
 from pathlib import Path
@@ -16,7 +14,8 @@ from safetensors.torch import load_file
 
 from piflow_bench.pipeline.runtime import Given, Runtime
 from piflow_bench.runs.run import open_run
-from tests.pipeline.harness import call, command, forget
+from tests.pipeline.forked import Forked
+from tests.pipeline.harness import call, forget
 from tests.stripes import class_folders
 
 ALL = ("experiment=images", "profile=smoke", "launcher=debug", "budget.checkpoints=[1.0]")
@@ -213,9 +212,7 @@ def weights(root):
 
 def test_a_teacher_whose_training_is_killed_is_the_same(ours, tmp_path):
     settings = arguments(ours, tmp_path, "teacher.images=1200")
-    process = subprocess.Popen(
-        command(*settings), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = Forked(["run", *settings], tmp_path)
     work = tmp_path / "runs" / "store" / "work"
     end = time.monotonic() + 120
     while not list(work.glob("train_teacher-*/state/facts.json")):
@@ -240,11 +237,8 @@ def test_two_processes_train_the_teacher_that_one_does(ours, tmp_path):
         root = tmp_path / str(processes)
         root.mkdir()
         settings = arguments(ours, root, "teacher.precision=fp64", f"scale.processes={processes}")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        result = subprocess.run(
-            command(*settings), cwd=root, capture_output=True, text=True, timeout=300,
-            env=environment,
-        )  # fmt: skip
+        forget()
+        result = call("run", *settings, cwd=root)
         assert result.returncode == 0, result.stdout + result.stderr
         found.append(load_file(weights(root)))
     one, two = found

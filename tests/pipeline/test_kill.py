@@ -1,31 +1,21 @@
 """`kill -9` at random moments: the same command again ends with the same bits."""
 
-import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from piflow_bench.cli import main
 from piflow_bench.pipeline.store.store import Store
+from tests.pipeline.forked import Forked
 from tests.pipeline.harness import STUDENTS, alive, bits, children, command, places, results
 
 KILLS = 20
 OF_PROCESS_TREES = 5
 SETTINGS = (*STUDENTS, "save_seconds=0.1")
-PRELOAD = [
-    "piflow_bench.pipeline.runner", "piflow_bench.pipeline.results.run", "piflow_methods.dmd2"
-]  # fmt: skip
-
-
-def child(arguments):
-    """The command, in a process forked after the imports; silent."""
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 1)
-        os.dup2(nothing.fileno(), 2)
-    os._exit(main(arguments))
 
 
 def wait_until(condition, seconds):
@@ -43,8 +33,6 @@ class Runs:
     def __init__(self, root: Path, seed: int) -> None:
         self.root, self.random = root, random.Random(seed)
         self.kills, self.completed = 0, 0
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOAD)
 
     @property
     def folder(self) -> Path:
@@ -57,28 +45,24 @@ class Runs:
         self.completed += 1
 
     def forked(self, expected, kill: bool) -> None:
-        """The debug launcher in a forked process, killed after a while or left to its end."""
-        arguments = ["run", *SETTINGS, "launcher=debug", *places(self.folder)]
-        process = self.context.Process(target=child, args=(arguments,))
-        process.start()
-        process.join(self.random.uniform(0.3, 4) if kill else 300)
-        if process.exitcode is None:
+        """The debug launcher in one process, killed after a while or left to its end."""
+        process = Forked(["run", *SETTINGS, "launcher=debug", *places(self.folder)], self.root)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(self.random.uniform(0.3, 4) if kill else 300)
+        if process.poll() is None:
             process.kill()
-            process.join()
             self.kills += 1
-        assert process.exitcode in (0, -signal.SIGKILL)
-        if process.exitcode == 0:
+        assert process.wait() in (0, -signal.SIGKILL)
+        if process.poll() == 0:
             self.finish(expected)
 
     def tree(self, expected, worker_too: bool) -> None:
         """The local launcher with its workers; after the kill no process may be left."""
-        arguments = command(*SETTINGS, "launcher.workers=2", *places(self.folder))
-        process = subprocess.Popen(
-            arguments, cwd=self.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        arguments = ["run", *SETTINGS, "launcher.workers=2", *places(self.folder)]
+        process = Forked(arguments, self.root)
         work = self.folder / "store" / "work"
         before = set(work.glob("*")) if work.exists() else set()
-        # Starting takes seconds in which nothing is written: count from the first stage on.
+        # Workers take seconds to start, in which nothing is written: count from the first stage on.
         wait_until(lambda: process.poll() is not None or set(work.glob("*")) - before, 60)
         time.sleep(self.random.uniform(0, 3))
         family = children(process.pid)
@@ -92,7 +76,7 @@ class Runs:
             self.kills += 1
         assert process.wait() in (0, -signal.SIGKILL)
         assert wait_until(lambda: not any(alive(p) for p in family), 60), "orphans stay"
-        if process.returncode == 0:
+        if process.poll() == 0:
             self.finish(expected)
 
 

@@ -14,7 +14,8 @@ from piflow_bench.config.compose import compose
 from piflow_bench.pipeline import live
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.runner import store_of
-from tests.pipeline.harness import STUDENTS, command, places
+from tests.pipeline.forked import Forked
+from tests.pipeline.harness import STUDENTS, places
 
 
 def until(condition, seconds=120):
@@ -25,26 +26,33 @@ def until(condition, seconds=120):
     return found
 
 
-@pytest.fixture
-def going_on(tmp_path):
-    """A run in another process that makes some results at once, and then trains for long."""
+@pytest.fixture(scope="module")
+def going_on(tmp_path_factory):
+    """A run in another process that makes some results at once, and then trains for long.
+
+    One for all tests, of which the last one kills it.
+    """
+    root = tmp_path_factory.mktemp("going on")
     settings = [*STUDENTS, "launcher.workers=2", "only=[piflow-gm8]", "budget.amount=100000"]
-    process = subprocess.Popen(
-        command(*settings, *places(tmp_path)), cwd=tmp_path, stdout=subprocess.DEVNULL
-    )
-    folder = tmp_path / "runs" / "digits-smoke"
-    until(lambda: list((tmp_path / "store" / "artifacts").glob("metrics-*")))
-    yield folder, process
+    process = Forked(["run", *settings, *places(root)], root)
+    until(lambda: list((root / "store" / "artifacts").glob("metrics-*")))
+    yield root / "runs" / "digits-smoke", process
     process.kill()
     process.wait()
 
 
-def test_the_page_of_a_run_that_goes_on(going_on, monkeypatch):
-    folder, process = going_on
+def test_a_run_tells_that_it_goes_on(going_on):
+    folder, _ = going_on
+    facts = json.loads((folder / live.LIVE).read_text())
+    assert facts["command"].startswith("python -m piflow_bench run")
+    assert live.goes_on(folder)
+
+
+def test_the_page_of_a_run_that_goes_on(going_on, tmp_path, monkeypatch):
+    folder, _ = going_on
     monkeypatch.chdir(folder)
     run = live.running(folder)
-    out = folder / "live"
-    out.mkdir()
+    out = tmp_path
     stamp = live.snapshot(run, out, piflow_reports.build)
     done = int(stamp.removesuffix("-0"))
     assert 0 < done < len(run.plan.stages)
@@ -57,27 +65,23 @@ def test_the_page_of_a_run_that_goes_on(going_on, monkeypatch):
     assert not (folder / "results.parquet").exists(), "the run's own files are the run's"
     # What the launcher tells of failed at once, with all that needs it.
     (stage,) = [s for s in run.plan.stages if s.kind == "distill"]
-    facts = json.loads((folder / live.LIVE).read_text())
-    facts["failures"] = [[stage.key, "loss is not finite"]]
+    told = (folder / live.LIVE).read_text()
+    facts = json.loads(told) | {"failures": [[stage.key, "loss is not finite"]]}
     (folder / live.LIVE).write_text(json.dumps(facts))
     assert live.snapshot(run, out, piflow_reports.build) != stamp
+    (folder / live.LIVE).write_text(told)
     page = (out / "report.html").read_text()
     assert "Some results are missing" in page and "loss is not finite" in page
 
 
-def watching(folder):
+def test_watching_ends_with_a_run_that_is_killed(going_on):
+    folder, process = going_on
     watcher = subprocess.Popen(
         [sys.executable, "-m", "piflow_bench", "report", "--watch", str(folder)],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert watcher.stdout.readline().strip() == str(folder / "live" / "report.html")
     until(lambda: (folder / "live" / "report.html").exists())
-    return watcher
-
-
-def test_watching_ends_with_a_run_that_is_killed(going_on):
-    folder, process = going_on
-    watcher = watching(folder)
     process.kill()
     process.wait()
     assert (folder / live.LIVE).exists(), "nobody took it back"
@@ -89,10 +93,7 @@ def test_watching_ends_with_a_run_that_is_killed(going_on):
 
 def test_watching_leads_to_the_page_of_a_run_that_has_ended(tmp_path):
     folder = tmp_path / "runs" / "digits-smoke"
-    process = subprocess.Popen(
-        command(*STUDENTS, "only=[piflow-gm8]", *places(tmp_path)), cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = Forked(["run", *STUDENTS, "only=[piflow-gm8]", *places(tmp_path)], tmp_path)
     until(lambda: (folder / live.LIVE).exists())
     watcher = subprocess.Popen(
         [sys.executable, "-m", "piflow_bench", "report", "--watch", str(folder)],
@@ -103,15 +104,6 @@ def test_watching_leads_to_the_page_of_a_run_that_has_ended(tmp_path):
     assert lines[-1] == str(folder / "report.html") and watcher.returncode == 0
     assert "../report.html" in (folder / "live" / "report.html").read_text()
     assert (folder / "report.html").is_file()
-
-
-def test_a_run_tells_that_it_goes_on_and_takes_it_back(going_on):
-    folder, process = going_on
-    facts = json.loads((folder / live.LIVE).read_text())
-    assert facts["command"].startswith("python -m piflow_bench run")
-    assert live.goes_on(folder)
-    process.terminate()
-    process.wait()
 
 
 def test_a_second_run_leaves_the_telling_to_the_first(tmp_path):

@@ -17,6 +17,7 @@ from piflow_bench.preparation import imagenet as prepare_imagenet
 from piflow_bench.preparation import reference as made_reference
 from piflow_bench.preparation.latents import Latents
 from piflow_bench.preparation.sources.source import ReadError
+from tests.pipeline.forked import SERVER
 from tests.preparation.conftest import Inputs, contents
 
 
@@ -29,19 +30,16 @@ def work(folder, out, settings):
 @pytest.fixture(scope="module")
 def start():
     """Starts processes that have PyTorch at hand; each has its own memory and can be killed."""
-    context = multiprocessing.get_context("forkserver")
-    heavy = "diffusers.models.autoencoders.autoencoder_kl"
-    context.set_forkserver_preload([heavy, "tests.preparation.test_prepare"])
 
     def run(inputs, out, **settings):
-        process = context.Process(target=work, args=(inputs.folder, out, settings))
+        process = SERVER.Process(target=work, args=(inputs.folder, out, settings))
         process.start()
         return process
 
     return run
 
 
-def wait_for(what, process=None, seconds=60):
+def wait_for(what, process=None, seconds=300):
     deadline = time.time() + seconds
     while not what():
         assert time.time() < deadline, "it takes too long"

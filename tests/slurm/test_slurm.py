@@ -19,6 +19,7 @@ from piflow_bench.pipeline.runner import store_of
 from piflow_bench.pipeline.store.attempts import starts_of
 from piflow_bench.pipeline.store.store import Store
 from tests.pipeline import harness
+from tests.pipeline.forked import Forked
 
 SMALL = [
     "experiment=digits",
@@ -78,10 +79,6 @@ Trainer.run_step = slowly
 """The same: a training is slow as long as the hook's file exists."""
 
 
-def command(verb, *settings):
-    return [sys.executable, "-m", "piflow_bench", verb, *settings]
-
-
 def call(cluster, folder, *arguments, verb="run", small=SMALL, expect=0):
     """The command line in this process; returns what it prints."""
     done = harness.call(verb, *small, *arguments, cwd=folder, **cluster.environment)
@@ -91,14 +88,11 @@ def call(cluster, folder, *arguments, verb="run", small=SMALL, expect=0):
 
 def start(cluster, folder, *settings):
     """A process that can be killed; its errors are in a file."""
-    with open(folder / "errors.txt", "w") as errors:
-        return subprocess.Popen(
-            command("run", *SMALL, *SLURM, *settings), cwd=folder, env=cluster.environment,
-            stdout=subprocess.DEVNULL, stderr=errors,
-        )  # fmt: skip
+    given = ["run", *SMALL, *SLURM, *settings]
+    return Forked(given, folder, errors=folder / "errors.txt", **cluster.environment)
 
 
-def until(condition, seconds=120.0):
+def until(condition, seconds=300.0):
     deadline = time.time() + seconds
     while not (found := condition()):
         assert time.time() < deadline, "waited in vain"
@@ -233,7 +227,7 @@ def test_a_job_killed_without_a_word_is_noticed_and_tried_again(cluster, local, 
     run, job, hook = start_training(cluster, folder)
     os.kill(starts_of(training_state(folder).parent.parent)[-1].pid, signal.SIGKILL)
     hook.unlink()
-    assert run.wait(timeout=300) == 0
+    assert run.wait(timeout=900) == 0
     assert job_of(folder) != job, "another job"
     same(folder, local)
     verified(folder)
@@ -263,7 +257,7 @@ def test_preempted_work_is_kept_and_goes_on_under_its_id(cluster, local, begun, 
     else:
         assert parts_of(folder, kind)
     go_on_now(cluster, job)
-    assert run.wait(timeout=300) == 0
+    assert run.wait(timeout=900) == 0
     assert job_of(folder, kind) == job, "the same job went on"
     same(folder, local)
     verified(folder)
@@ -284,7 +278,7 @@ def test_a_time_limit_puts_the_job_back(cluster, local, begun):
     assert "Requeue=1 Restarts=1" in cluster.call("scontrol", "show", "job", job)
     hook.unlink()
     cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=20", "StartTime=now+3")
-    assert run.wait(timeout=300) == 0
+    assert run.wait(timeout=900) == 0
     assert job_of(folder) == job
     same(folder, local)
     verified(folder)
@@ -308,7 +302,7 @@ def test_the_submitter_may_die_and_come_again(cluster, local, begun):
 def test_two_runs_at_once_do_each_stage_once(cluster, local, begun):
     folder = begun(rest=True)
     runs = [start(cluster, folder) for _ in range(2)]
-    assert [run.wait(timeout=300) for run in runs] == [0, 0]
+    assert [run.wait(timeout=900) for run in runs] == [0, 0]
     for record in folder.glob("runs/store/slurm/*.json"):
         assert json.loads(record.read_text()).get("attempts", 1) == 1
     assert all(len(m["starts"]) == 1 for m in meta_of(folder, "*"))
@@ -334,7 +328,7 @@ def test_scancel_by_hand_is_told_and_undone_by_the_same_command(cluster, local, 
     run, job, hook = start_training(cluster, folder)
     before = json.loads(training_state(folder).read_text())["step"]
     cluster.call("scancel", job)
-    assert run.wait(timeout=100) == 3
+    assert run.wait(timeout=300) == 3
     assert json.loads(training_state(folder).read_text())["step"] >= before, "it wrote its state"
     table = pd.read_parquet(folder / "runs" / "digits-smoke" / "results.parquet")
     assert table[table.status == "failed"].reason.str.contains(f"job {job} was cancelled").all()
@@ -388,7 +382,7 @@ def test_a_restarted_controller_loses_nothing(cluster, local, begun):
     time.sleep(2)
     cluster.start_controller()
     hook.unlink()
-    assert run.wait(timeout=300) == 0
+    assert run.wait(timeout=900) == 0
     same(folder, local)
     assert len(meta_of(folder, "distill")[0]["starts"]) == 1
 
@@ -409,7 +403,7 @@ def test_nodes_that_go_and_come_again(cluster, local, begun, state):
     cluster.set_nodes("resume")
     if state == "down":
         go_on_now(cluster, job)
-    assert run.wait(timeout=300) == 0
+    assert run.wait(timeout=900) == 0
     same(folder, local)
     verified(folder)
     starts = meta_of(folder, "distill")[0]["starts"]
@@ -444,7 +438,7 @@ def test_a_store_that_becomes_read_only(cluster, local, begun):
     run, _, hook = start_training(cluster, folder)
     with read_only(store):
         hook.unlink()
-        assert run.wait(timeout=100) == 2
+        assert run.wait(timeout=300) == 2
     error = (folder / "errors.txt").read_text()
     assert "Read-only file system" in error, error
     assert error.strip().splitlines()[-1].startswith("error:")
@@ -466,7 +460,7 @@ def test_a_training_over_nodes_is_preempted_and_goes_on(cluster, local, begun):
     until(lambda: state_of(cluster, job) == "PENDING")
     hook.unlink()
     go_on_now(cluster, job)
-    assert run.wait(timeout=300) == 0
+    assert run.wait(timeout=900) == 0
     mine, alone = (results(f)[lambda t: t.variant == "kd"] for f in (folder, local))
     assert (mine.train_steps.to_numpy() == alone.train_steps.to_numpy()).all()
     assert mine.value.to_numpy() == pytest.approx(alone.value.to_numpy(), rel=0.05)

@@ -166,7 +166,7 @@ class TestFailures:
     def test_the_log_goes_when_all_is_well(self, disturbed):
         folder, _ = disturbed
         # What had failed is mended; what had not stays what it was.
-        settings = (*STUDENTS, METHODS[1], f"plugins={folder / 'plugins'}", "launcher.workers=1")
+        settings = (*STUDENTS, METHODS[1], f"plugins={folder / 'plugins'}", "launcher=debug")
         done = call("run", *settings, *places(folder), cwd=folder, MARK=str(folder / "mark"))
         assert done.returncode == 0, done.stderr
         assert not (folder / "runs" / "digits-smoke" / "failures.log").exists()
@@ -175,14 +175,14 @@ class TestFailures:
 
 def test_shards_make_what_one_worker_makes(plain, tmp_path):
     """Samples and features in pieces of an index range: the same numbers to the last bit."""
-    settings = (*STUDENTS, "shard=20", "sample_batch=20", "launcher.workers=2")
+    one = (*STUDENTS, "only=[piflow-gm8]", "sample_batch=20")
+    settings = (*one, "shard=20", "launcher.workers=2")
     done = run(*settings, *places(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "store" / "artifacts").glob("sample-*"))) == 15, "3 x (3 + 2)"
+    assert len(list((tmp_path / "store" / "artifacts").glob("sample-*"))) == 3 + 2
     whole = tmp_path / "whole"
     whole.mkdir()
-    settings = ("run", *STUDENTS, "sample_batch=20", "launcher=debug")
-    done = call(*settings, *places(whole), cwd=whole)
+    done = call("run", *one, "launcher=debug", *places(whole), cwd=whole)
     assert done.returncode == 0, done.stderr
     mine, other = bits(results(tmp_path)), bits(results(whole))
     assert mine.pop("artifact") != other.pop("artifact")
@@ -239,8 +239,9 @@ print("ended", code)
 """
 
 
-@pytest.mark.parametrize("launcher", ["local", "debug"])
-@pytest.mark.parametrize("how", ["script", "stdin"])
+@pytest.mark.parametrize(
+    "how, launcher", [("script", "local"), ("stdin", "local"), ("script", "debug")]
+)
 def test_workers_do_not_run_a_script_without_a_guard_again(how, launcher, tmp_path):
     text = SCRIPT.replace("{launcher}", launcher)
     (tmp_path / "script.py").write_text(text)

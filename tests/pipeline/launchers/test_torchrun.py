@@ -4,14 +4,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from tests.pipeline.harness import call
+from tests.pipeline.forked import Forked
+from tests.pipeline.harness import call, forget
 
 SETTINGS = [
     "experiment=digits",
@@ -24,18 +24,14 @@ SETTINGS = [
 ]
 
 
-def command(folder, *settings):
-    return [sys.executable, "-m", "piflow_bench", *arguments(folder, *settings)]
-
-
 def arguments(folder, *settings):
     return ["run", *SETTINGS, f"runs={folder}", *settings]
 
 
 def run(folder, *settings):
-    return subprocess.run(
-        command(folder, *settings), capture_output=True, text=True, cwd=folder, timeout=300
-    )
+    """Stages in this process, from which torchrun starts those of a training."""
+    forget()
+    return call(*arguments(folder, *settings), "launcher=debug", cwd=folder)
 
 
 def students(folder):
@@ -78,10 +74,7 @@ def test_an_error_in_one_process_is_the_cells_reason(tmp_path):
 
 def test_no_process_outlives_a_killed_run_and_the_next_one_goes_on(tmp_path):
     settings = ["scale.processes=2", "budget={unit: images, amount: 2400}", "save_seconds=0.2"]
-    process = subprocess.Popen(
-        command(tmp_path, *settings), cwd=tmp_path,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = Forked(arguments(tmp_path, *settings), tmp_path)
     deadline = time.time() + 240
     while not list(tmp_path.glob("store/work/distill-*/state/facts.json")):
         assert process.poll() is None and time.time() < deadline
@@ -95,7 +88,7 @@ def test_no_process_outlives_a_killed_run_and_the_next_one_goes_on(tmp_path):
     (facts,) = tmp_path.glob("store/work/distill-*/state/facts.json")
     reached = json.loads(facts.read_text())["step"]
     assert reached > 0
-    result = run(tmp_path, *settings)
+    result = run(tmp_path, *settings)  # Where a worker began, this process goes on.
     assert result.returncode == 0, result.stdout + result.stderr
     rows, _ = students(tmp_path)
     assert rows[-1]["step"] == 150 > reached
