@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from piflow_bench.errors import INTERRUPTED, OK, USER_ERROR, UserError
+from piflow_bench.garbage import leave_at_exit
 
 VERBS = {
     "run": "run an experiment; only what is missing is computed",
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code (0, 1 bug, 2 user, 3 failed cells, 4 check, 130)."""
     # PyTorch warns of its own use of torch.jit at import; users can do nothing about it.
     warnings.filterwarnings("ignore", message=".*torch.jit.*", category=FutureWarning)
+    if arguments is None:
+        leave_at_exit()
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
         return import_module(f"piflow_bench.commands.{options.verb}").call(options)

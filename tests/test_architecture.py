@@ -59,6 +59,7 @@ def imports(path, types=True):
 ROOMS = [
     "errors",
     "tracks",
+    "garbage",
     "interruption",
     "places",
     "sources",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from piflow_bench.commands.arguments import SETTINGS
 from piflow_bench.errors import FAILED_CELLS, OK, UserError
+from piflow_bench.garbage import kept
 
 if TYPE_CHECKING:
     from piflow_bench.config.schema import ExperimentConfig
@@ -38,18 +39,17 @@ def call(options: argparse.Namespace) -> int:
     if again is not None:
         _show_again(*again)
         return OK
-    from piflow_bench.config.compose import expand
-    from piflow_bench.pipeline.forecast import print_plan
-    from piflow_bench.pipeline.plan import make_plan
-    from piflow_bench.pipeline.runner import run_experiment, store_of
+    with kept():
+        if options.plan:
+            _print_plans(options.settings)
+            return OK
+        from piflow_bench.config.compose import expand
+        from piflow_bench.pipeline.plan import make_plan
+        from piflow_bench.pipeline.runner import run_experiment
 
+        found = expand(options.settings)
     code = OK
-    found = expand(options.settings)
     configs = [config for _, config in found]
-    if options.plan:
-        for plan in [make_plan(config) for config in configs]:  # All are valid, or none is shown.
-            print_plan(plan, store_of(plan.config))
-        return OK
     _refuse_gaps(configs)
     for config in configs if len(configs) > 1 else []:
         make_plan(config)  # A mistake in any of them is refused before the first runs.
@@ -59,6 +59,16 @@ def call(options: argparse.Namespace) -> int:
         failed = run_experiment(config, command, options.detach, options.force, watch)
         code = max(code, FAILED_CELLS if failed else OK)
     return code
+
+
+def _print_plans(settings: Sequence[str]) -> None:
+    from piflow_bench.config.compose import compose
+    from piflow_bench.pipeline.forecast import print_plan
+    from piflow_bench.pipeline.plan import make_plan
+    from piflow_bench.pipeline.runner import store_of
+
+    for plan in [make_plan(config) for config in compose(settings)]:  # All are valid, or none is.
+        print_plan(plan, store_of(plan.config))
 
 
 def _show_again(folder: Path, stages: int) -> None:
