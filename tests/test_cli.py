@@ -2,12 +2,17 @@
 
 import subprocess
 import sys
+from collections import Counter
 
 import pandas as pd
 import pytest
 
+from piflow_bench import registry
 from piflow_bench.cli import main
+from piflow_bench.pipeline.plan import refusals, world
+from piflow_bench.pipeline.runtime import Runtime
 from tests.pipeline.harness import bits
+from tests.stripes import class_folders
 
 TINY = (
     "profile=smoke",
@@ -69,6 +74,46 @@ class TestPlan:
         assert main(["run", "--plan", "profile=smoke"]) == 0
         assert "600 tfe" in capsys.readouterr().out
         assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("seeds", ["[0]", "[0,1,2,3,4,5]"])
+    def test_asks_as_much_for_many_stages_as_for_few(self, seeds, monkeypatch, capsys):
+        """Every experiment is planned in less than three seconds of a CPU, torch's half of it."""
+        asked = Counter()
+
+        def counted(place, name):
+            function = getattr(place, name)
+
+            def call(*given, **named):
+                asked[name] += 1
+                return function(*given, **named)
+
+            monkeypatch.setattr(place, name, call)
+
+        monkeypatch.setattr(world, "_sound", {})
+        monkeypatch.setattr(refusals, "network_of", lambda *_: pytest.fail("it was looked at"))
+        registry._installed.cache_clear()
+        counted(world, "network_of")
+        counted(registry, "entry_points")
+        counted(Runtime, "extractor_plugin")
+        assert main(["run", "--plan", *TINY[:2], f"train_seeds={seeds}"]) == 0
+        assert "stages to do" in capsys.readouterr().out
+        assert asked["network_of"] == asked["entry_points"] == 1
+        assert asked["extractor_plugin"] <= 12
+
+    @pytest.mark.parametrize("experiment", ["digits", "images"])
+    def test_imports_nothing_that_a_plan_has_no_use_for(self, experiment, tmp_path):
+        class_folders(tmp_path / "pictures", each=10)
+        folder = f"dataset.folder={tmp_path / 'pictures'}" if experiment == "images" else "aa=false"
+        code = f"""
+import sys
+from piflow_bench.cli import main
+code = main(["run", "--plan", "experiment={experiment}", {folder!r}])
+heavy = ["pandas", "scipy", "sklearn", "pyarrow", "plotly", "matplotlib", "diffusers"]
+heavy += ["transformers", "torchvision", "open_clip", "torch._dynamo", "torch.utils.flop_counter"]
+print([name for name in heavy if name in sys.modules], code)
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1:] == ["[] 0"], done.stdout[-500:] + done.stderr[-500:]
 
     def test_status_of_nothing(self, tmp_path, capsys, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -164,18 +164,16 @@ def forecast(plan: Plan, stages: Sequence[Stage]) -> Forecast:
 
 def _describing(plan: Plan, stages: Sequence[Stage]) -> tuple[float, tuple[str, ...]]:
     """Seconds of one worker's extractors on a CPU, and those whose pace nobody has said."""
-    runtime = runtime_of(plan.config)
-    seconds, unknown = 0.0, {}
+    runtime, counts = runtime_of(plan.config), dict[str, int]()
     for stage in stages:
-        if not isinstance(stage.task, Describe):
-            continue
-        count = sum(_count(s.task, plan) for s in stage.inputs["samples"])
-        for name in stage.task.extractors:
-            pace = runtime.extractor_plugin(name).seconds
-            if not pace or plan.config.scale.device != "cpu":
-                unknown[name] = True
-            seconds += count * pace / plan.config.training.threads
-    return seconds, tuple(unknown)
+        if isinstance(stage.task, Describe):
+            count = sum(_count(s.task, plan) for s in stage.inputs["samples"])
+            for name in stage.task.extractors:
+                counts[name] = counts.get(name, 0) + count
+    paces = {name: runtime.extractor_plugin(name).seconds for name in counts}
+    seconds = sum(counts[name] * paces[name] for name in counts) / plan.config.training.threads
+    on_cpu = plan.config.scale.device == "cpu"
+    return seconds, tuple(name for name in counts if not (paces[name] and on_cpu))
 
 
 def _count(task: Task, plan: Plan) -> int:

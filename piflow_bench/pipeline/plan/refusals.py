@@ -136,7 +136,9 @@ def check_backbones(world: World, variants: Iterable[Variant]) -> None:
     needing = [v for v in variants if v.facts.backbone]
     if not needing:
         return
-    network, _ = network_of(world.dataset, world.teacher)
+    network = world.network
+    if network is None:
+        network, _ = network_of(world.dataset, world.teacher)
     found = {v.name: lacking(network, v.facts.backbone) for v in needing}
     short = [name for name, parts in found.items() if parts]
     if short:

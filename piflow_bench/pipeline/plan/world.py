@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from piflow_bench.config.schema import ExperimentConfig
 from piflow_bench.conformance.dataset import dataset_problems, network_of
@@ -21,6 +22,9 @@ from piflow_bench.evaluation.protocols import QUESTIONS, Protocol
 from piflow_bench.pipeline.plugin_sources import plugin_source
 from piflow_bench.pipeline.runtime import Given, Runtime
 from piflow_bench.pipeline.stage import Identity
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +45,8 @@ class World:
     """What decides the numbers of LPIPS, where a metric is of it."""
     judge: dict[str, Identity] | None
     """The one that says of a sample which class it shows, where there is one."""
+    network: nn.Module | None = None
+    """The teacher's without its weights, where it was looked at."""
 
     @property
     def protocol(self) -> Protocol:
@@ -80,7 +86,7 @@ def world_of(config: ExperimentConfig, look: bool) -> World:
     """
     runtime = runtime_of(config)
     use_plugins(runtime.folders)
-    dataset, teacher, taken = _data_and_teacher(config, runtime, look)
+    dataset, teacher, taken, network = _data_and_teacher(config, runtime, look)
     for key, choices in (("extractors", ["NAME"]), ("questions", QUESTIONS)):
         if not getattr(config.protocol, key):
             raise UserError(f"protocol.{key}=[]: at least one of {', '.join(choices)} is needed")
@@ -124,6 +130,7 @@ def world_of(config: ExperimentConfig, look: bool) -> World:
         {name: described(name) for name in config.protocol.extractors},
         _lpips(config),
         {judge: described(judge)} if judge else None,
+        network,
     )
 
 
@@ -146,8 +153,8 @@ def _check_extractor(name: str, extractor: ExtractorPlugin, dataset: Dataset) ->
 
 def _data_and_teacher(
     config: ExperimentConfig, runtime: Runtime, look: bool
-) -> tuple[Dataset, TeacherPlugin, str]:
-    """Data, teacher, and which set of weights it takes; with ``look`` both are tried.
+) -> tuple[Dataset, TeacherPlugin, str, nn.Module | None]:
+    """Data, teacher, which weights it takes, its network; with ``look`` data and teacher are tried.
 
     Raises:
         UserError: with all that is wrong with data, conditions or teacher.
@@ -163,16 +170,17 @@ def _data_and_teacher(
         taken = teacher.look(dataset)
     except (TypeError, ValueError) as error:
         raise UserError(f"dataset={name}: {error}") from error
+    network = None
     key = (id(dataset), json.dumps(config.teacher, sort_keys=True))
     if look and key not in _sound:
         problems = dataset_problems(dataset, "data" in config.protocol.questions)
         if problems:
             raise UserError(f"dataset {name}: {'; '.join(problems)}")
-        _, problems = network_of(dataset, teacher)
+        network, problems = network_of(dataset, teacher)
         if problems:
             raise UserError(f"teacher {config.teacher['name']}: {'; '.join(problems)}")
         _sound[key] = dataset  # Kept, so that the number is its own.
-    return dataset, teacher, taken
+    return dataset, teacher, taken, network
 
 
 _sound: dict[tuple[int, str], Dataset] = {}
