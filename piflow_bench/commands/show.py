@@ -50,7 +50,10 @@ def print_shown(arguments: Sequence[str]) -> None:
             print("\n".join(_commented(config)))
         return
     if len(names) == 1 and is_path(names[0]):
-        raise UserError(f"show {names[0]}: a file is shown by experiment={names[0]}")
+        raise UserError(
+            f"show {names[0]}: an experiment's file is shown by experiment={names[0]}, a "
+            f"protocol's by show protocol {names[0]}"
+        )
     words = " ".join(names)
     overrides, paths = split_paths([a for a in arguments if "=" in a])
     if overrides or set(paths) - {"plugins"}:
@@ -127,10 +130,7 @@ def _protocol(name: str) -> Iterator[str]:
     protocol = load_protocol(name)
     yield f"{protocol.name}: {protocol.title}"
     yield ""
-    runs = (
-        "evaluate's; of runs protocol.KEY=VALUE" if is_path(name) else "in runs protocol.KEY=VALUE"
-    )
-    yield f"settings: protocol={name}, and {runs}"
+    yield f"settings: protocol={name}, and in runs protocol.KEY=VALUE"
     yield from (f"  {line}" for line in _commented(protocol))
 
 

@@ -72,6 +72,20 @@ def test_a_protocol_is_shown_with_its_rules(name, capsys):
     assert yaml.safe_load(rules) == to_plain(protocol)
 
 
+def test_a_file_is_shown_as_what_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("extractors: [digits]\nmetrics: [fd]\n")
+    (tmp_path / "my.yaml").write_text("defaults: [digits]\n")
+    code, out, err = shown(capsys, "./mine.yaml")
+    assert code == 2 and not out and err.count("\n") == 1
+    experiment, protocol = err.partition("shown by ")[2].strip().split(", a protocol's by show ")
+    assert (experiment, protocol) == ("experiment=./mine.yaml", "protocol ./mine.yaml")
+    code, out, _ = shown(capsys, *protocol.split())
+    assert code == 0 and "settings: protocol=./mine.yaml, and in runs protocol.KEY=VALUE" in out
+    code, out, _ = shown(capsys, experiment.replace("mine", "my"))
+    assert code == 0 and out.startswith("name: my\n")
+
+
 def test_a_plugin_of_ones_own(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(PLUGIN)
     code, out, _ = shown(capsys, "mine", f"plugins={tmp_path}")
