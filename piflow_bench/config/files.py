@@ -1,8 +1,9 @@
-"""Experiments that are files of one's own: ``experiment=./my.yaml``.
+"""Experiments and protocols that are files of one's own: ``experiment=./my.yaml``.
 
 Hydra finds experiments by name in packages. A file is read here and given to hydra under a name
 that no package has, and so are the files that it names in turn; ``defaults`` work as in the
-shipped ones. Its name is the file's, where it does not say another.
+shipped ones. Its name is the file's, where it does not say another. A protocol's file is read as
+``evaluate`` reads it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.evaluation.protocols import Protocol, is_own, settings_of
 
-KEY = "experiment"
+KEY, PROTOCOL = "experiment", "protocol"
 ENDINGS = (".yaml", ".yml")
 PREFIX = "own-file-"
 """Beginning of the names by which hydra knows them."""
@@ -28,8 +30,10 @@ SETTINGS = "must hold settings, a line each, such as 'nfes: [1]'"
 
 @dataclass(frozen=True)
 class OwnFile:
-    """A file that is an experiment."""
+    """A file that is an experiment, or a protocol."""
 
+    key: str
+    """The setting that names it."""
     path: Path
     """As it was given."""
     name: str
@@ -44,7 +48,7 @@ def is_path(value: str) -> bool:
 def read_given(
     overrides: Sequence[str], schema: type, groups: Mapping[str, list[str]]
 ) -> tuple[list[str], dict[str, OwnFile]]:
-    """Settings that name experiments by hydra's names alone, and the files behind those names.
+    """Settings that name files of one's own by hydra's names alone, and the files behind those.
 
     Args:
         overrides: ``key=value`` settings.
@@ -58,23 +62,43 @@ def read_given(
     written = []
     for override in overrides:
         key, _, value = override.partition("=")
-        names = _split(value) if key == KEY else []
-        if any(map(is_path, names)):
+        names = _split(value) if key in (KEY, PROTOCOL) else []
+        is_ours = is_path if key == KEY else is_own
+        if any(map(is_ours, names)):
             values = []
             for name in names:
-                if is_path(name):
-                    own, called = _Files(schema, groups).give(Path(name), f"{KEY}={name}")
-                    found[own] = OwnFile(Path(name), called)
+                if is_ours(name):
+                    if key == KEY:
+                        own, called = _Files(schema, groups).give(Path(name), f"{KEY}={name}")
+                    else:
+                        own, called = _give_protocol(name, f"{key}={name}")
+                    found[own] = OwnFile(key, Path(name), called)
                     values.append(own)
                 else:
                     values.append(name)
-            override = f"{KEY}={','.join(values)}"
+            override = f"{key}={','.join(values)}"
         written.append(override)
     return written, found
 
 
+def _give_protocol(path: str, what: str) -> tuple[str, str]:
+    """Give a protocol's file to hydra; the name by which it knows it, and the protocol's own."""
+    from hydra.core.config_store import ConfigStore
+
+    node = settings_of(path)
+    for key, value in node.items():
+        _check_key(str(key), value, Protocol, what)
+    name = _hydras(Path(path).resolve())
+    ConfigStore.instance().store(name, node, PROTOCOL, provider=path)
+    return name, str(node["name"])
+
+
+def _hydras(where: Path) -> str:
+    return PREFIX + hashlib.sha256(str(where).encode()).hexdigest()[:12]
+
+
 def _split(value: str) -> list[str]:
-    """The experiments that a value names; a file's name may hold a comma."""
+    """The experiments or protocols that a value names; a file's name may hold a comma."""
     value = value.strip("'\"")
     return [value] if Path(value).is_file() else [v.strip().strip("'\"") for v in value.split(",")]
 
@@ -107,7 +131,7 @@ class _Files:
         found = [self._entry(entry, path, what) for entry in entries]
         # Hydra takes what overrides its own defaults at the end of a list alone.
         node["defaults"] = sorted(found, key=lambda entry: isinstance(entry, dict))
-        name = PREFIX + hashlib.sha256(str(where).encode()).hexdigest()[:12]
+        name = _hydras(where)
         ConfigStore.instance().store(name, node, KEY, package="_global_", provider=str(path))
         self.begun.pop()
         stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", path.stem).lstrip("._+-")[:64]
@@ -131,7 +155,9 @@ class _Files:
             ((key, value),) = entry.items()
             group = str(key).removeprefix("override ").strip("/ ")
             if group != KEY and group in self.groups and isinstance(value, str):
-                if value not in self.groups[group]:
+                if group == PROTOCOL and is_own(value):
+                    value, _ = _give_protocol(str(_beside(path, value)), f"{said}: {value}")
+                elif value not in self.groups[group]:
                     known = nearest(value, self.groups[group])
                     raise UserError(f"{said}: {group}: {value}: no such {group}; {known}")
                 return {f"override /{group}": value}

@@ -139,7 +139,7 @@ def explain(
         if "ListConfig" in first:
             first = f"must be a list, such as {full}: [1]"
         first = f"{full}: {first}"
-    own = next((f"experiment={files[n].path}: " for n in files if n in str(error)), "")
+    own = next((f"{f.key}={f.path}: " for n, f in files.items() if n in str(error)), "")
     return f"{own}{first}"
 
 

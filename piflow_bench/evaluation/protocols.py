@@ -138,28 +138,43 @@ def load_protocol(name: str) -> Protocol:
     Raises:
         UserError: naming the nearest, or what is wrong in the file.
     """
-    content = _content(name)
     where = f"protocol={name}"
-    found: Protocol = build_dataclass(Protocol, {"name": Path(name).stem, **content}, where)
+    found: Protocol = build_dataclass(Protocol, settings_of(name), where)
     for key in ("extractors", "metrics"):
         if not getattr(found, key):
             raise UserError(f"{where}.{key}=[]: at least one is needed")
     return found
 
 
+def is_own(name: str) -> bool:
+    """Whether what is given as a protocol is a file of one's own, there or not."""
+    return Path(name).suffix in (".yaml", ".yml")
+
+
 def is_file(name: str) -> bool:
     """Whether a protocol is a file of one's own that is there."""
-    return Path(name).suffix in (".yaml", ".yml") and Path(name).is_file()
+    return is_own(name) and Path(name).is_file()
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """What a named protocol, or a file of one's own, says, as it stands there; and its name.
+
+    Raises:
+        UserError: naming the nearest, or where the file is none of settings.
+    """
+    return {"name": Path(name).stem, **_content(name)}
 
 
 def _content(name: str) -> dict[str, Any]:
     import yaml
 
-    own = Path(name)
-    if own.suffix in (".yaml", ".yml"):
-        if not own.is_file():
+    if is_own(name):
+        if not is_file(name):
             raise UserError(f"protocol={name}: no such file")
-        text = own.read_text("utf-8")
+        try:
+            text = Path(name).read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"protocol={name}: is no text in UTF-8") from error
     elif name in names():
         text = (files(PACKAGE) / f"{name}.yaml").read_text("utf-8")
     else:

@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from piflow_bench.config.files import ENDINGS
 from piflow_bench.config.paths import split_paths
 from piflow_bench.config.schema import ExperimentConfig, to_plain
 from piflow_bench.errors import UserError
@@ -88,10 +89,10 @@ class Watch:
 
     def __init__(self, arguments: Sequence[str], config: ExperimentConfig) -> None:
         self.command, self.around = _command(arguments), _around()
-        settings = set(_texts(to_plain(config)))
+        settings = set(_texts([to_plain(config), [a.partition("=")[2] for a in arguments]]))
         variables = {k: v for k, v in self.around["variables"].items() if k not in WRITTEN}
         settings |= set(_texts(list(variables.values())))
-        self.roots = sorted({*_packages(), *_named(settings)})
+        self.roots = sorted({*_packages(), *_followed(_named(settings))})
         self.looked: str | None = None
         # What an address on the hub stands for is not seen here, nor where another project's
         # dataset has its data.
@@ -189,11 +190,25 @@ def _texts(value: Any) -> Iterator[str]:
         yield from (part.strip() for part in (value, *value.strip("[]").split(",")))
 
 
-def _named(settings: Iterable[str]) -> Iterator[Path]:
-    """Files and folders that settings name."""
+def _named(settings: Iterable[str], folder: Path = Path()) -> Iterator[Path]:
+    """Files and folders that settings name, where they are read in a folder."""
     for text in settings:
         # A name that is also that of a folder here, such as a method's, is looked at for nothing.
         with suppress(OSError, RuntimeError, ValueError):
-            path = Path(text).expanduser()
+            path = folder / Path(text).expanduser()
             if text and path.exists():
                 yield path.absolute()
+
+
+def _followed(paths: Iterable[Path]) -> set[Path]:
+    """Files and folders, and what those among them that hold settings name in turn."""
+    import yaml
+
+    found, waiting = set[Path](), list(paths)
+    while waiting:
+        path = waiting.pop()
+        if path not in found and path.suffix in ENDINGS and path.is_file():
+            with suppress(OSError, ValueError, yaml.YAMLError):
+                waiting += _named(_texts(yaml.safe_load(path.read_bytes())), path.parent)
+        found.add(path)
+    return found

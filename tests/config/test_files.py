@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 import piflow_bench
 from piflow_bench.cli import main
 from piflow_bench.config.compose import compose, expand
+from piflow_bench.config.schema import to_plain
 from piflow_bench.errors import UserError
+from piflow_bench.evaluation.protocols import load_protocol
 
 FILES = {
     "my.yaml": "defaults: [digits]\nnfes: [2]\nvariants:\n  mine: {method: kd}\n",
@@ -152,6 +155,90 @@ class TestFiles:
         assert "mine" in set(made.table["variant"])
         (here / "my.yaml").unlink()  # Its results stand without it.
         assert piflow_bench.open(made.folder).samples("mine", 1).shape == (60, 1, 8, 8)
+
+
+RULES = "extractors: [digits]\nmetrics: [fd, recall, vendi]\nsettings: {k: 4}\nsamples: 60\n"
+
+
+class TestProtocols:
+    @pytest.fixture(autouse=True)
+    def rules(self, here):
+        (here / "rules.yaml").write_text(RULES)
+
+    @pytest.mark.parametrize("path", ["./rules.yaml", "rules.yaml", "{here}/rules.yaml"])
+    def test_a_file_is_what_evaluate_takes_it_for(self, path, here):
+        config = only(f"protocol={path.format(here=here)}")
+        assert config.protocol == load_protocol("rules.yaml")
+        assert config.protocol.name == "rules" and config.variants == only().variants
+
+    def test_settings_stand_above_it(self):
+        found = only("protocol=rules.yaml", "protocol.settings.k=5", "profile=smoke").protocol
+        assert found.settings == {"k": 5} and found.samples == 60 and found.curve_samples == 40
+
+    def test_an_experiments_file_names_one_beside_it(self, here):
+        (here / "sub" / "rules.yml").write_text(f"name: other\n{RULES}")
+        for word in ("protocol", "override /protocol"):
+            (here / "sub" / "x.yaml").write_text(f"defaults: [digits, {{{word}: ./rules.yml}}]\n")
+            config = only("experiment=sub/x.yaml")
+            assert config.protocol.name == "other" and config.protocol.settings == {"k": 4}
+
+    def test_lists_hold_files_and_names(self):
+        found = expand(["protocol=digits,./rules.yaml"])
+        assert [c.name for _, c in found] == ["digits-protocol-digits", "digits-protocol-rules"]
+        assert [c.protocol.name for _, c in found] == ["digits", "rules"]
+        for settings, config in found:
+            assert compose(settings) == [config]
+            assert not any("own-file" in word for word in settings)
+        assert len(compose(["experiment=analytic", "protocol=./rules.yaml"])) == 2
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            (None, ["protocol=./x.yaml: no such file"]),
+            ("extractor: digits\n", ["x.yaml: extractor", "did you mean 'extractors'?"]),
+            ("samples: many\n", ["x.yaml: protocol.samples", "many", "Integer"]),
+            ("- fd\n", ["x.yaml: must hold settings"]),
+            ("a: [", ["x.yaml: no YAML"]),
+            (b"\xff\xfe\x00a: 1", ["x.yaml: is no text in UTF-8"]),
+            ("defaults: [digits]\n", ["x.yaml: defaults: no such setting"]),
+            ("metrics: [fdd]\n", ["protocol.metrics=fdd", "did you mean 'fd'"]),
+            ("metrics: [fd]\n", ["protocol.extractors=[]: at least one"]),
+        ],
+    )
+    @pytest.mark.parametrize("verb", ["run", "status"])
+    def test_mistakes_are_one_line(self, verb, text, words, here, capsys):
+        if text is not None:
+            (here / "x.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+        assert main([verb, "protocol=./x.yaml"]) == 2
+        said = capsys.readouterr()
+        assert said.err.count("\n") == 1 and "own-file" not in said.err
+        for word in words:
+            assert word in said.err
+        assert not (here / "runs").exists()
+
+    @pytest.mark.parametrize("verb", [["show"], ["doctor"], ["run", "--plan"]])
+    def test_verbs_take_it_alike(self, verb, here, capsys):
+        assert main([*verb, "protocol=./rules.yaml", "profile=smoke"]) == 0
+        assert ("name: rules\n" in capsys.readouterr().out) == (verb == ["show"])
+
+    @pytest.mark.slow
+    def test_a_run_is_repeated_and_reported_without_the_file(self, here, capsys):
+        small = ["profile=smoke", "only=[teacher-euler]", "nfes=[1]", "launcher=debug"]
+        small += ["protocol.primary_diversity=recall"]
+        assert main(["run", "protocol=./rules.yaml", *small]) == 0
+        folder = here / "runs" / "digits-smoke"
+        made = piflow_bench.open(folder)
+        assert {"fd", "recall", "vendi"} <= set(made.results["metric"])
+        assert main(["status", "protocol=./rules.yaml", *small]) == 0
+        assert "missing" not in capsys.readouterr().out
+        (here / "rules.yaml").unlink()
+        assert made.config.protocol.settings == {"k": 4}
+        assert made.samples("teacher-euler", 1).shape == (60, 1, 8, 8)
+        assert main(["report", str(folder)]) == 0
+        (here / "again.yaml").write_text(yaml.safe_dump(to_plain(made.config.protocol)))
+        assert main(["run", "protocol=again.yaml", *small]) == 0  # In the same folder.
+        said = capsys.readouterr().out
+        assert "0 stages computed" in said and said.endswith("runs/digits-smoke/report.html\n")
 
 
 MINE = {

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from importlib.resources import files
 
 import pytest
 
@@ -106,14 +107,24 @@ def test_other_flags_and_settings_are_planned(further, place, monkeypatch):
 
 
 def test_files_that_settings_name_are_watched(place, monkeypatch):
-    """An experiment of one's own and a plugin with a module beside it."""
-    (place / "own.yaml").write_text("defaults: [digits]\nname: own\n")
+    """An experiment of one's own and what it builds on, a protocol, a plugin and what it imports.
+
+    An edit is seen even where it changes nothing: what it means only a plan can say.
+    """
+    (place / "base").mkdir()
+    (place / "base" / "own.yaml").write_text("defaults: [digits]\n")
+    (place / "own.yaml").write_text("defaults: [./base/own.yaml]\nname: own\n")
+    rules = (files("piflow_experiments.protocol") / "digits.yaml").read_text()
+    (place / "rules.yaml").write_text(rules)
     (place / "plugins").mkdir()
     (place / "plugins" / "_helper.py").write_text("")
-    command = ["run", "experiment=./own.yaml", "plugins=plugins", *RUN[1:]]
+    command = ["run", "experiment=./own.yaml", "protocol=./rules.yaml", "plugins=plugins", *RUN[1:]]
     assert main(command) == 0
     changes = (
         lambda: (place / "own.yaml").write_text("defaults: [digits]\nname: own\ntitle: new\n"),
+        lambda: (place / "own.yaml").write_text("defaults: [base/own.yaml]\nname: own\n"),
+        lambda: (place / "base" / "own.yaml").write_text("defaults: [digits]\ntitle: new\n"),
+        lambda: (place / "rules.yaml").write_text(f"{rules}# Nothing else.\n"),
         lambda: (place / "plugins" / "_helper.py").write_text("x = 1\n"),
         lambda: (place / "plugins" / "_another.py").write_text(""),
     )
