@@ -34,10 +34,10 @@ def execute(
     resumable = stage.task.resumable
     try:
         use_plugins(runtime.folders)
-        source = unchanged_source(stage, runtime)
         with store.lock(stage):
             if store.has(stage) or store.finish(stage):
                 return "done", "", ""
+            source = unchanged_source(stage, runtime)
             work = store.work(stage)
             work.mkdir(parents=True, exist_ok=True)
             begin(work, source, resumable)

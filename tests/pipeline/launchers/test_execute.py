@@ -10,6 +10,7 @@ from piflow_bench import interruption
 from piflow_bench.pipeline.kinds import KINDS
 from piflow_bench.pipeline.launchers import execute as module
 from piflow_bench.pipeline.launchers.execute import execute
+from piflow_bench.pipeline.plugin_sources import SourceChanged
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.store.attempts import starts_of
 from piflow_bench.pipeline.store.store import META, Store
@@ -62,6 +63,20 @@ def test_what_is_made_is_not_made_again(store, runs):
     for _ in range(2):
         assert execute(store, stage, Runtime(), lambda: before.append(1))[0] == "done"
     assert len(runs) == len(before) == 1
+
+
+def test_what_is_made_is_found_before_its_sources_are_looked_at(store, runs, monkeypatch):
+    stage = stage_of("features")
+    assert execute(store, stage, Runtime())[0] == "done"
+
+    def look(stage, runtime):
+        raise SourceChanged("edited")
+
+    monkeypatch.setattr(module, "unchanged_source", look)
+    assert execute(store, stage, Runtime())[0] == "done"
+    other = stage_of("features", 7)
+    assert execute(store, other, Runtime())[:2] == ("failed", "SourceChanged: edited")
+    assert len(runs) == 1 and not store.work(other).exists()
 
 
 def test_a_record_that_only_lacks_its_name_is_given_it(store, runs, monkeypatch):
