@@ -7,7 +7,8 @@ is a matter of the call, and here.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -170,7 +171,18 @@ def _lpips(weights: str | None, device: str) -> Lpips:
 @lru_cache(maxsize=8)
 def _extractor(text: str, name: str) -> Extractor:
     runtime = _read(text)
-    return runtime.extractor_plugin(name).load(name, runtime.place)
+    with by_its_setting(name):
+        return runtime.extractor_plugin(name).load(name, runtime.place)
+
+
+@contextmanager
+def by_its_setting(extractor: str) -> Iterator[None]:
+    """Refusals of an extractor's weights, which ``evaluate`` has one setting for, by the run's."""
+    try:
+        yield
+    except UserError as error:
+        words = str(error).replace("extractor.weights", f"extractors.{extractor}.weights")
+        raise type(error)(words) from error
 
 
 def described(extractor: Extractor, pictures: Any, batch: int) -> dict[str, Any]:

@@ -56,6 +56,18 @@ def test_plugins_have_the_settings_that_are_given():
     assert runtime.extractor_plugin("other").config.size == 3
 
 
+def test_weights_are_asked_for_by_the_setting_of_a_run(monkeypatch):
+    def refuse(self, *given):
+        raise UserError("extractor.weights=x: no such file; give extractor.weights=FILE")
+
+    monkeypatch.setattr(Anything, "load", refuse)
+    with pytest.raises(UserError) as refused:
+        Runtime(given=GIVEN).extractor("eye")
+    assert str(refused.value) == (
+        "extractors.eye.weights=x: no such file; give extractors.eye.weights=FILE"
+    )
+
+
 def test_the_space_is_the_datasets_own_where_none_is_given():
     assert Runtime(given=GIVEN).space_name == "of its own"
     given = replace(GIVEN, space={"name": "latents", "size": 9})

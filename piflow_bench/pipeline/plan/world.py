@@ -20,7 +20,7 @@ from piflow_bench.errors import UserError
 from piflow_bench.evaluation.metrics.metric import use_plugins
 from piflow_bench.evaluation.protocols import QUESTIONS, Protocol
 from piflow_bench.pipeline.plugin_sources import plugin_source
-from piflow_bench.pipeline.runtime import Given, Runtime
+from piflow_bench.pipeline.runtime import Given, Runtime, by_its_setting
 from piflow_bench.pipeline.stage import Identity
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ def world_of(config: ExperimentConfig, look: bool) -> World:
     }
 
     def described(name: str) -> Identity:
-        own = runtime.extractor_plugin(name).identity()
+        with by_its_setting(name):
+            own = runtime.extractor_plugin(name).identity()
         p = config.protocol.precision
         precise = {} if p == "float32" else {"precision": p}
         return {**own, **precise, **plugin_source("extractor", name, runtime)}

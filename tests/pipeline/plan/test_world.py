@@ -70,6 +70,11 @@ def test_lpips_is_in_the_world_of_its_metrics_alone(digits, monkeypatch):
         ),
         ({}, {"teacher": {"name": "digit"}}, "no teacher is called 'digit'; did you mean 'digits'"),
         ({}, {"teacher": {}}, "teacher: not given; teacher=NAME"),
+        (
+            {},
+            {"extractors": {"digits": {"weights": "no.file"}}},
+            "extractors.digits.weights=no.file: no such file",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(rules, others, words):
