@@ -115,7 +115,7 @@ def _change(row: dict[Any, Any], difference: Any, p: float) -> Change:
 
 
 def _same_rules(old: Run, new: Run) -> None:
-    if merge.protocols(old) & merge.protocols(new):
+    if merge.protocols(old) & merge.protocols(new) and not merge.measures_apart([old, new]):
         return
     named = merge.rules_apart([old, new])
     raise UserError(

@@ -21,16 +21,42 @@ def protocols(run: Run) -> frozenset[str]:
 
 def sections(runs: list[Run]) -> list[Run]:
     """Runs that were evaluated alike merged into one, the others as they are; in their order."""
-    groups: dict[Any, list[Run]] = {}
-    for number, run in enumerate(runs):
-        primary = json.dumps(run.info.get("primary"), sort_keys=True)
-        key = (protocols(run), primary) if protocols(run) else number
-        groups.setdefault(key, []).append(run)
-    return [merge(group) if len(group) > 1 else group[0] for group in groups.values()]
+    groups: list[list[Run]] = []
+    for run in runs:
+        group = next((g for g in groups if all(_alike(run, other) for other in g)), None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    return [merge(group) if len(group) > 1 else group[0] for group in groups]
+
+
+def _alike(a: Run, b: Run) -> bool:
+    """Whether two runs may share a ranking."""
+    same = protocols(a) == protocols(b) and a.info.get("primary") == b.info.get("primary")
+    return bool(protocols(a)) and same and not measures_apart([a, b])
+
+
+def measures_apart(runs: list[Run]) -> list[str]:
+    """What runs measured by other versions or weights, in words: 'version of fd: 1 and 2'.
+
+    Of what a run has not measured, or written before this was recorded, it says nothing.
+    """
+    known: dict[str, dict[str, str]] = {}
+    for run in runs:
+        for name, value in _measures(run).items():
+            known.setdefault(name, {})[json.dumps(value)] = _short(value)
+    apart = {name: each.values() for name, each in known.items() if len(each) > 1}
+    return [f"{name}: {' and '.join(values)}" for name, values in apart.items()]
+
+
+def _measures(run: Run) -> dict[str, Any]:
+    found = run.info.get("measures")
+    return found if isinstance(found, dict) else {}
 
 
 def rules_apart(runs: list[Run]) -> list[str]:
-    """The rules of evaluation that differ between runs, in words: 'samples: 1000 and 2000'."""
+    """The rules of evaluation and versions of metrics that differ between runs, in words."""
     rules = []
     for run in runs:
         own = json.loads(next((text for text in run.results["rules"] if text != "{}"), "{}"))
@@ -41,7 +67,7 @@ def rules_apart(runs: list[Run]) -> list[str]:
         values = list(dict.fromkeys(_short(each.get(key)) for each in rules))
         if len(values) > 1:
             found.append(f"{key}: {' and '.join(values)}")
-    return found
+    return found + measures_apart(runs)
 
 
 def _short(value: Any) -> str:
@@ -72,6 +98,7 @@ def merge(runs: list[Run]) -> Run:
         for run in renamed:
             items += [item for item in run.info.get(key) or [] if item not in items]
         info[key] = items
+    info["measures"] = {name: value for run in renamed for name, value in _measures(run).items()}
     titles = {str(run.info.get("title") or run.name) for run in runs}
     # The parts of one experiment have its title.
     info["title"] = titles.pop() if len(titles) == 1 else " + ".join(run.name for run in runs)

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from piflow_reports.data import merge
+from piflow_reports.data.read import read
 
 from piflow_bench.cli import main
 from piflow_bench.errors import UserError
@@ -81,6 +83,38 @@ def test_other_rules_are_refused_and_named(two, capsys):
     assert diff(*two[:2]) == 2
     error = capsys.readouterr().err
     assert "other rules" in error and "samples: 1000 and 2000" in error and "k:" not in error
+
+
+def measures(folder, **values):
+    path = folder / "run.json"
+    names = {name.replace("_", " "): value for name, value in values.items()}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "measures": names}))
+
+
+@pytest.mark.parametrize(
+    "old, new, words",
+    [
+        ({"version_of_fd": 1, "version_of_kid": 1}, {"version_of_fd": 2}, "version of fd: 1 and 2"),
+        ({"weights_of_LPIPS": "a"}, {"weights_of_LPIPS": "b"}, "weights of LPIPS: a and b"),
+        ({"version_of_fd": 1}, {"version_of_fd": [1, "own"]}, "version of fd: 1 and [1, 'own']"),
+        ({"version_of_fd": 1}, {"version_of_fd": 1, "version_of_kid": 3}, ""),
+        ({"version_of_fd": 1}, {}, ""),
+    ],
+)
+def test_values_of_other_versions_are_neither_compared_nor_ranked_together(
+    old, new, words, two, capsys, tmp_path
+):
+    measures(two[0], **old)
+    measures(two[1], **new)
+    assert diff(*two[:2]) == (2 if words else 0)
+    assert words in capsys.readouterr().err
+    runs = merge.sections([read(folder) for folder in two[:2]])
+    assert len(runs) == (2 if words else 1)
+    assert merge.rules_apart(runs) == ([words] if words else [])
+    if not words:  # A third is compared with all that any of them says.
+        third = synthetic.write(tmp_path / "third")
+        measures(third, version_of_kid=4)
+        assert len(merge.sections([*runs, read(third)])) == (2 if "version_of_kid" in new else 1)
 
 
 def test_two_trainings_of_the_same_are_seldom_told_apart():

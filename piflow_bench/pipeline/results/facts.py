@@ -18,6 +18,15 @@ LOG_LINES = 5
 """Last lines of a failed stage's log that the report shows."""
 
 
+def _measures(plan: Plan) -> dict[str, Any]:
+    """What decides the numbers of metrics beside the rules: versions by name, LPIPS's weights."""
+    found: dict[str, Any] = {}
+    for content in (stage.task.content for stage in plan.stages):
+        found |= {f"version of {name}": key for name, key in content.get("versions", {}).items()}
+        found |= {"weights of LPIPS": content["lpips"]} if content.get("lpips") else {}
+    return found
+
+
 def run_facts(
     plan: Plan, store: Store, outcome: Outcome, command: str, started: str
 ) -> dict[str, Any]:
@@ -71,6 +80,7 @@ def run_facts(
             for f in roots.values()
         ],
         "warnings": warnings_of(plan, store) + design_warnings(plan),
+        "measures": _measures(plan),
         "references": list(config.references),
         "provenance": {
             "collected": {  # By whom the table was written: every row has its own origin.

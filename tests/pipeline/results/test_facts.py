@@ -1,11 +1,14 @@
 """What run.json holds."""
 
 import json
+from dataclasses import replace
 
 import yaml
 
+from piflow_bench.evaluation.metrics.metric import all_metrics
 from piflow_bench.pipeline.launchers.schedule import Failure, Outcome
 from piflow_bench.pipeline.results.facts import LOG_LINES, run_facts
+from piflow_bench.pipeline.stage import Stage
 
 
 def facts(plan, store, outcome=None):
@@ -23,6 +26,18 @@ def test_facts_say_what_was_asked_and_how(plan, store):
     assert yaml.safe_load(found["config"])["nfes"] == [1]
     assert found["provenance"]["seconds"] == 1.3 and found["provenance"]["started"] == "then"
     assert found["failures"] == [] and "live" not in found
+
+
+def test_versions_of_metrics_and_weights_that_measured_are_said(plan, store):
+    found = facts(plan, store)["measures"]
+    assert found["version of fd"] == all_metrics()["fd"].key
+    named = {name for s in plan.stages for name in s.task.content.get("versions", {})}
+    assert set(found) == {f"version of {name}" for name in named}
+    (scored,) = [s for s in plan.stages if s.kind == "scores"][:1]
+    seen = Stage(replace(scored.task, lpips="abc"), scored.inputs)
+    (cell,) = [c for c in plan.cells if scored in c.results][:1]
+    looked = replace(plan, cells=[replace(cell, results=(seen,))])
+    assert facts(looked, store)["measures"]["weights of LPIPS"] == "abc"
 
 
 def test_a_failure_is_told_once_where_it_began(plan, store):
