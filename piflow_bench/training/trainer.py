@@ -54,7 +54,7 @@ class TrainingData:
 @torch.no_grad()
 def teacher_forward_flops(teacher: Teacher, shape: tuple[int, ...], condition: Condition) -> float:
     """FLOPs of one forward pass of the teacher's network for one sample."""
-    like = next(teacher.network.parameters())
+    like = next(teacher.network.parameters(), torch.zeros(()))  # A formula has none.
     x, rows = like.new_zeros((1, *shape)), condition[torch.arange(1)].to(like.device)
     with count_all_flops() as counter:
         teacher.network(x, x.new_full((1,), 0.5), rows)
@@ -101,6 +101,11 @@ class Trainer:
         self.meter = Meter(eager=self.eager)
         teacher = teacher.to(self.device, self.dtype)
         unit = teacher_forward_flops(teacher, spec.shape, data.condition)
+        if not unit:
+            raise UserError(
+                f"teacher: {type(teacher.network).__name__} has no matrix product, in which costs "
+                "are counted; a network needs a linear layer or a convolution"
+            )
         self.unit_flops = unit
         self.tfe_flops = unit * (budget.batch or settings.batch)
         torch.manual_seed(train_seed)

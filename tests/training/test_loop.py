@@ -17,6 +17,7 @@ from torch import multiprocessing
 
 from piflow_bench.api import Classes, Guidance, Optimizer, SampleRandom, Spec, Teacher, Update
 from piflow_bench.contracts.data import TensorRows
+from piflow_bench.errors import UserError
 from piflow_bench.networks.dit import DiT
 from piflow_bench.training import loop, state
 from piflow_bench.training.distributed import leave_group
@@ -281,6 +282,25 @@ def test_budget_in_teacher_forwards_is_what_the_networks_did(tmp_path):
     trainer.run_step()
     trainer.run_step()
     assert trainer.tfe - before == pytest.approx(2 * 9 + 3, rel=0.05), "24 pairs are 3 batches"
+
+
+class Elementwise(torch.nn.Module):
+    def __init__(self, trained):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(())) if trained else 1.0
+
+    def forward(self, x, t, condition, duration=None):
+        return self.gain * x * t.view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("unit", ["tfe", "images"])
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_teacher_whose_forward_counts_nothing_is_refused_in_one_line(unit, trained):
+    method, _, data, spec = parts("kd")
+    teacher = Teacher(Elementwise(trained), Elementwise(trained))
+    with pytest.raises(UserError, match="Elementwise has no matrix product") as refused:
+        Trainer(method, teacher, data, spec, TrainingSettings(batch=8), Budget(unit, 100), 0)
+    assert "\n" not in str(refused.value)
 
 
 def test_jvp_is_measured(tmp_path):
