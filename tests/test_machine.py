@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from piflow_bench.cli import main
 from piflow_bench.config.compose import compose
 from piflow_bench.machine import estimates, findings
 from tests.pipeline import harness
@@ -22,6 +23,17 @@ def test_without_gpu_and_data_a_run_is_refused_with_the_table_and_writes_nothing
     for words in ("GPU", "prepare imagenet", "VIRTUAL_imagenet256_labeled.npz", "hf download"):
         assert words in result.stdout, words
     assert result.stderr.count("\n") == 1 and "profile=smoke" in result.stderr
+
+
+@pytest.mark.parametrize("more", [[], ["profile=smoke"], ["dataset.folder=nowhere"]])
+def test_pictures_that_nobody_gave_are_asked_for_and_no_small_settings_advised(
+    more, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "experiment=images", *more]) == 2
+    error = capsys.readouterr().err
+    assert error.endswith("this machine lacks dataset.folder; give dataset.folder=PATH\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_verb_exits_4_with_a_gap_and_0_without(tmp_path):

@@ -14,6 +14,7 @@ from piflow_bench.garbage import kept
 
 if TYPE_CHECKING:
     from piflow_bench.config.schema import ExperimentConfig
+    from piflow_bench.machine.findings import Finding
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,6 +96,18 @@ def _refuse_gaps(configs: Sequence[ExperimentConfig]) -> None:
             print_table(config.name, lacking)
             words = ", ".join(f.what for f in lacking)
             raise UserError(
-                f"{config.name}: this machine lacks {words}; see the table above, `piflow_bench "
-                "doctor`, or try profile=smoke"
+                f"{config.name}: this machine lacks {words}; {_advice(config, lacking)}"
             )
+
+
+def _advice(config: ExperimentConfig, lacking: Sequence[Finding]) -> str:
+    """What to do: the smoke profile, but where files lack for which it has no stand-ins."""
+    from piflow_bench.machine.findings import requirements
+    from piflow_bench.preparation.given import is_stand_in
+
+    files = {r.name for r in requirements(config)}
+    mends = [f.mend for f in lacking if f.what in files]
+    if mends and not any(map(is_stand_in, config.smoke.values())):
+        return f"give {'; '.join(mends)}"
+    table = "see the table above or `piflow_bench doctor`"
+    return table if config.is_smoke else f"{table}, or try profile=smoke"
