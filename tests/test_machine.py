@@ -7,7 +7,9 @@ import pytest
 from piflow_bench.cli import main
 from piflow_bench.config.compose import compose
 from piflow_bench.machine import estimates, findings
+from piflow_bench.pipeline.plan import runtime_of
 from tests.pipeline import harness
+from tests.stripes import class_folders
 
 
 def call(folder, *arguments):
@@ -90,6 +92,23 @@ def test_estimates_follow_the_published_network():
     config.training = replace(config.training, checkpointing=False)
     more = estimates.network_of(config)
     assert more.activations > 5 * network.activations
+
+
+def test_estimates_are_of_the_experiments_own_network(tmp_path):
+    folder = f"dataset.folder={class_folders(tmp_path / 'pictures', each=10)}"
+    found = {}
+    for dim in (32, 64):
+        given = ["experiment=images", folder, f"runs={tmp_path / 'runs'}", f"teacher.dim={dim}"]
+        (config,) = compose([*given, "scale.device=cuda", "training.checkpointing=false"])
+        found[dim] = estimates.network_of(config)
+        runtime = runtime_of(config)
+        network = runtime.teacher_plugin().fresh_network(runtime.dataset())
+        assert found[dim].parameters == sum(p.numel() for p in network.parameters())
+        assert found[dim].sample == 3 * 16 * 16
+        called = found[dim].subject.inputs(2, "cpu")
+        assert network(*called).shape == (2, 3, 16, 16)  # What a GPU's pace is measured by.
+    assert found[64].flops > 2 * found[32].flops and found[64].activations > found[32].activations
+    assert estimates.network_of(compose(given)[0]) is None, "small enough for a CPU"
 
 
 def test_the_smoke_profile_asks_for_little(monkeypatch):

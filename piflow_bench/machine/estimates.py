@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from piflow_bench import registry
 from piflow_bench.config.schema import ExperimentConfig, to_plain
+from piflow_bench.errors import UserError
 from piflow_bench.file_plugins import places
 from piflow_bench.preparation.given import is_stand_in
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from piflow_bench.contracts.condition import Condition
 
 PEAK, UTILISATION = 989e12, 0.4
 """FLOP/s of an H100 in bfloat16, and the share of it that is assumed where none is measured."""
@@ -17,9 +25,27 @@ MEASURED_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Network:
-    """A teacher's backbone in numbers."""
+class Subject:
+    """A network of fresh weights, and what it is called on."""
 
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    conditions: Callable[[int], Condition]
+    """Those of so many samples."""
+
+    def inputs(self, n: int, device: str) -> tuple[Tensor, Tensor, Condition]:
+        """Samples ``(n, *shape)``, times ``(n,)`` and conditions, of values that mean nothing."""
+        import torch
+
+        x, t = torch.zeros(n, *self.shape, device=device), torch.full((n,), 0.5, device=device)
+        return x, t, self.conditions(n).to(device)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A teacher's network in numbers."""
+
+    subject: Subject
     parameters: int
     flops: float
     """Of one forward pass of one sample."""
@@ -30,44 +56,85 @@ class Network:
 
 
 def network_of(config: ExperimentConfig) -> Network | None:
-    """The backbone of latent-image experiments, measured without memory on the meta device.
+    """The network of the experiment's teacher, measured without memory on the meta device.
 
-    The published XL/2 where the teacher's own file is not at hand; None for other datasets, which
-    are small.
+    Of ImageNet's the published XL/2 where latents or teacher are not at hand yet; None for others
+    of which that is so, and for experiments that run on a CPU, which are small.
     """
+    if config.scale.device == "cpu":
+        return None
+    subject = _own(config) or _published(config)
+    return None if subject is None else _measured(subject, config)
+
+
+def _own(config: ExperimentConfig) -> Subject | None:
+    """The network that the plan is made with; None where it cannot be made from what is there."""
+    from piflow_bench.pipeline.plan import runtime_of
+
+    given = (config.dataset, config.teacher, config.space)
+    if any(is_stand_in(value) for settings in given for value in settings.values()):
+        return None  # What nobody gives is not made for this.
+    runtime = runtime_of(config)
+    plugin = runtime.teacher_plugin()
+    try:
+        dataset = runtime.dataset()
+        subject = Subject(
+            lambda: plugin.fresh_network(dataset),
+            dataset.shape,
+            lambda n: dataset.conditions(0, range(n)),
+        )
+        _on_meta(subject)
+    except (UserError, OSError, TypeError, ValueError):
+        return None
+    return subject
+
+
+def _published(config: ExperimentConfig) -> Subject | None:
     if config.dataset["name"] != "imagenet" or is_stand_in(config.teacher.get("checkpoint")):
         return None
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from piflow_bench.contracts.condition import Classes
     from piflow_bench.networks.dit import DiT
 
-    with torch.device("meta"):
-        network = DiT()
-        network.place_positions()
-    network.checkpointing = config.training.checkpointing
-    kept = 0
+    def conditions(n: int) -> Classes:
+        return Classes(torch.zeros(n, dtype=torch.int64), 1000)
 
-    def keep(x: torch.Tensor) -> torch.Tensor:
+    return Subject(DiT, (4, 32, 32), conditions)
+
+
+def _on_meta(subject: Subject) -> nn.Module:
+    import torch
+
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        return subject.build()
+
+
+def _measured(subject: Subject, config: ExperimentConfig) -> Network:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = _on_meta(subject)
+    for part in network.modules():
+        if hasattr(part, "checkpointing"):
+            part.checkpointing = config.training.checkpointing
+    kept, each = 0, 2 if config.training.precision == "bf16" else 4
+
+    def keep(x: Tensor) -> Tensor:
         nonlocal kept
-        kept += x.numel() * (2 if config.training.precision == "bf16" else 4)
+        kept += x.numel() * each
         return x
 
-    x = torch.zeros(1, 4, 32, 32, device="meta")
-    t, classes = (
-        torch.zeros(1, device="meta"),
-        Classes(torch.zeros(1, dtype=torch.int64, device="meta"), 1000),
-    )
+    given = subject.inputs(1, "meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(x, t, classes)
+        network(*given)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        network(x, t, classes)
+        network(*given)
     parameters = sum(p.numel() for p in network.parameters())
-    weights = sum(p.numel() for p in network.parameters() if p.ndim > 1)
     # Weights are saved for the backward pass as well, but lie there anyway.
-    kept -= weights * (2 if config.training.precision == "bf16" else 4)
-    return Network(parameters, float(counter.get_total_flops()), max(kept, 0), 4 * 32 * 32)
+    kept -= each * sum(p.numel() for p in network.parameters() if p.ndim > 1)
+    flops = float(counter.get_total_flops())
+    return Network(subject, parameters, flops, max(kept, 0), math.prod(subject.shape))
 
 
 def chosen_variants(config: ExperimentConfig) -> list[tuple[str, Any, Any]]:
@@ -148,21 +215,15 @@ def measured_rate(network: Network) -> float | None:
 
     if not torch.cuda.is_available():
         return None
-    from piflow_bench.contracts.condition import Classes
-    from piflow_bench.networks.dit import DiT
-
-    model = DiT().cuda().eval()
-    batch = 64
-    x = torch.randn(batch, 4, 32, 32, device="cuda")
-    t = torch.rand(batch, device="cuda")
-    classes = Classes(torch.zeros(batch, dtype=torch.int64, device="cuda"), 1000)
+    batch, model = 64, network.subject.build().cuda().eval()
+    given = network.subject.inputs(batch, "cuda")
     done, started = 0, 0.0
     with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
-        model(x, t, classes)
+        model(*given)
         torch.cuda.synchronize()
         started = time.perf_counter()
         while time.perf_counter() - started < MEASURED_SECONDS:
-            model(x, t, classes)
+            model(*given)
             torch.cuda.synchronize()
             done += batch
     return done * network.flops / (time.perf_counter() - started)
