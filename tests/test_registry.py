@@ -174,20 +174,3 @@ def test_every_plugin_that_comes_with_the_package_is_a_class_of_its_kind(kind):
     for plugin in registry.find(kind).values():
         cls = plugin.load()
         assert cls.kind == kind and cls(cls.Config()).config == cls.Config()
-
-
-def test_metadata_are_read_once_while_nothing_is_installed(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    registry.find("method")
-    asked, read = [], registry.entry_points
-    monkeypatch.setattr(registry, "entry_points", lambda: asked.append(1) or read())
-    assert registry.find("method").keys() >= BUILT_IN and registry.find("dataset") and not asked
-    info = tmp_path / "theirs-1.0.dist-info"
-    info.mkdir()  # By pip, in a process that goes on.
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[piflow_bench.methods]\nmine = mine:Mine\n")
-    assert registry.find("method")["mine"].source == "theirs" and asked == [1]
-    (info / "entry_points.txt").unlink()
-    (info / "METADATA").unlink()
-    info.rmdir()
-    assert "mine" not in registry.find("method") and asked == [1, 1]
