@@ -62,8 +62,8 @@ class Config:
     held_out: float = setting(0.1, above=0)
     split_seed: int = setting(0, least=0)
     mirror: bool = False  # whether training sees mirror images, too
-    install: str = ""  # how the pictures are had, where they are not in their folder
-    judge: str | None = None  # an extractor that says which class a generated sample shows
+    install: str = setting("")  # how the pictures are had, where they are not in their folder
+    judge: str | None = setting(None)  # an extractor that says which class a generated sample shows
     # by which generated samples get their classes
     label_law: str = setting("as data", choices=LAWS)
 

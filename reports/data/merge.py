@@ -108,7 +108,7 @@ def merge(runs: list[Run]) -> Run:
     ]
     results = normalise(_once(_joint([run.results for run in renamed])))
     return Run(
-        info["title"],
+        " + ".join(run.name for run in runs),
         results,
         _joint([run.curves for run in renamed]),
         merge_grids([run.grid for run in renamed]),

@@ -93,6 +93,7 @@ def test_the_whole_in_a_minute_by_the_smoke_profile(inputs):
     assert (table.status == "ok").all()
     students = table[table.role == "student"]
     assert set(students.variant) >= {"piflow-gm8", "meanflow", "dmd2", "kd"}
-    assert set(students.extractor.dropna()) == {"efficientnet-lite0", "classifier"}
+    looked = set(students.extractor.dropna()) - {"samples"}
+    assert looked == {"efficientnet-lite0", "classifier"}
     assert "class_accuracy" in set(students.metric)
     assert (inputs / "fashion-smoke" / "report.html").is_file()

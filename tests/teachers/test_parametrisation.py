@@ -366,7 +366,8 @@ def test_derivatives_are_those_of_differences(name, prediction):
     scale = 1 + expected.abs().max()
     for derivative in (torch.func.jvp, forward_mode.jvp):
         value, slope = derivative(moved, (x, t), (dx, dt))
-        assert torch.equal(value, moved(x, t))
+        # A sum in another order on some processors, and no more.
+        assert (value - moved(x, t)).abs().max() < 1e-14 * scale
         assert (slope - expected).abs().max() < 1e-5 * scale
 
 
