@@ -24,6 +24,7 @@ SLOW = (
     "preparation/test_prepare.py",
     "evaluation/test_fashion.py",
     "reports/test_first_screen.py",
+    "pipeline/test_fashion_experiment.py",
     "evaluation/test_coverage.py",
     "test_docs.py",
     "reports/test_verdict_truth.py",

@@ -85,7 +85,6 @@ def test_parts_make_what_the_whole_makes_and_nothing_else(inputs):
     assert len(hashes) == 1
 
 
-@pytest.mark.slow
 def test_the_whole_in_a_minute_by_the_smoke_profile(inputs):
     done = call("run", "experiment=fashion", "profile=smoke", f"runs={inputs}", cwd=inputs)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -93,7 +92,6 @@ def test_the_whole_in_a_minute_by_the_smoke_profile(inputs):
     assert (table.status == "ok").all()
     students = table[table.role == "student"]
     assert set(students.variant) >= {"piflow-gm8", "meanflow", "dmd2", "kd"}
-    looked = set(students.extractor.dropna()) - {"samples"}
-    assert looked == {"efficientnet-lite0", "classifier"}
+    assert set(students.extractor.dropna()) == {"classifier", "samples"}
     assert "class_accuracy" in set(students.metric)
     assert (inputs / "fashion-smoke" / "report.html").is_file()
