@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from functools import cache
 from pathlib import Path
+
+TICK = 100_000_000
+"""Nanoseconds within which a file may change twice and bear one time of change."""
 
 
 def file_digest(path: Path) -> str:
@@ -19,13 +23,18 @@ def digest(path: Path) -> str:
     A file that keeps its size and time of change is read once in the life of the process.
     """
     if path.is_file():
-        return _known_digest(path, path.stat().st_size, path.stat().st_mtime_ns)
+        return _digest_of(path)
     whole = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        facts = file.stat()
-        part = _known_digest(file, facts.st_size, facts.st_mtime_ns)
-        whole.update(f"{file.relative_to(path)}\0{part}\n".encode())
+        whole.update(f"{file.relative_to(path)}\0{_digest_of(file)}\n".encode())
     return whole.hexdigest()
+
+
+def _digest_of(file: Path) -> str:
+    facts = file.stat()
+    if time.time_ns() - facts.st_mtime_ns < TICK:
+        return file_digest(file)
+    return _known_digest(file, facts.st_size, facts.st_mtime_ns)
 
 
 @cache  # A folder of images has more files than any fixed number.
