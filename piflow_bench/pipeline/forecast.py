@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 BOX = 0.15
 """Seconds after which no further method is tried."""
+PASSES, FEWEST = 10, 8
+"""Passes of a step, about, and rows of which one is tried at least."""
+ENOUGH = 0.2
+"""Seconds after which a forward pass is timed no more."""
 SLOW = 0.1
 """Seconds of a forward pass beyond which no step is tried."""
 EVALUATIONS = {"heun": 2}
@@ -144,7 +148,7 @@ def forecast(plan: Plan, stages: Sequence[Stage]) -> Forecast:
     try:
         forward = _forward_seconds(plan)
         training = [s.task for s in stages if isinstance(s.task, Distill)]
-        rates = _rates(plan, training) if forward < SLOW else {}
+        rates = _rates(plan, training, forward) if forward < SLOW else {}
     finally:
         torch.set_num_threads(before)
     rows, trained = plan.config.training.batch, 0.0
@@ -207,11 +211,16 @@ def _forward_seconds(plan: Plan, repeats: int = 5) -> float:
         with torch.no_grad(), watch.running():
             network(x, t, condition)
         times.append(watch.seconds())
+        if len(times) > 2 and sum(times) > ENOUGH:
+            break
     return min(times[1:]) * batch / rows  # Other work on the machine only adds.
 
 
-def _rates(plan: Plan, training: Sequence[Distill]) -> dict[tuple[str, str], float]:
-    """Seconds of a unit of budget, by method and unit, for as many methods as time allows."""
+def _rates(plan: Plan, training: Sequence[Distill], forward: float) -> dict[tuple[str, str], float]:
+    """Seconds of a unit of budget, by method and unit, for as many methods as time allows.
+
+    ``forward``: seconds of the teacher's pass of a batch; where it is slow a part of one is tried.
+    """
     first: dict[tuple[str, str], Distill] = {}
     for task in sorted(training, key=lambda task: -task.budget["amount"]):
         first.setdefault((task.method, task.budget["unit"]), task)
@@ -221,7 +230,7 @@ def _rates(plan: Plan, training: Sequence[Distill]) -> dict[tuple[str, str], flo
             break
         # An estimate is no place to fail: what is wrong with a method, its training says.
         with suppress(Exception):
-            found[key] = _seconds_of_a_unit(plan, task)
+            found[key] = _seconds_of_a_unit(plan, task, min(1.0, BOX / (PASSES * forward)))
     return found
 
 
@@ -263,8 +272,8 @@ class _Foreseen(Context):
             return function(*primals), function(*primals)
 
 
-def _seconds_of_a_unit(plan: Plan, task: Distill) -> float:
-    """By the second step of a training, since the first one warms up.
+def _seconds_of_a_unit(plan: Plan, task: Distill, share: float) -> float:
+    """By the second step of a training, since the first one warms up, of a share of its batch.
 
     The methods' part of a step alone: optimizers and averages add a few per cent, and what counts
     FLOPs in a training takes longer to import than all of this.
@@ -278,7 +287,7 @@ def _seconds_of_a_unit(plan: Plan, task: Distill) -> float:
     dataset, plugin = plan.dataset, plan.teacher
     assert dataset is not None and plugin is not None
     teacher = _of_any_weights(plugin, dataset)
-    size = settings.batch
+    size = min(settings.batch, max(FEWEST, round(share * settings.batch)))
     condition = dataset.conditions(0, range(size))
     method = task.method_of(runtime_of(plan.config))
     spec = Spec(
@@ -300,8 +309,10 @@ def _seconds_of_a_unit(plan: Plan, task: Distill) -> float:
                 module.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - since
     spent = {
-        "tfe": rows.forwards / (budget.batch or size), "images": float(size), "seconds": seconds
-    }  # fmt: skip
+        "tfe": rows.forwards / (budget.batch or settings.batch),
+        "images": float(size),
+        "seconds": seconds,
+    }
     return seconds / spent[budget.unit]
 
 

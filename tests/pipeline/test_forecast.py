@@ -10,7 +10,7 @@ import torch
 from piflow_bench.config.compose import compose
 from piflow_bench.data import digits_extractor
 from piflow_bench.pipeline import forecast as F
-from piflow_bench.pipeline.plan import make_plan
+from piflow_bench.pipeline.plan import make_plan, runtime_of
 from piflow_bench.pipeline.store.store import Store
 from piflow_bench.teachers import closed_form
 
@@ -48,7 +48,7 @@ def test_a_method_that_fails_is_taken_for_as_quick_as_the_others(monkeypatch):
     plan = plan_of("only=[kd,meanflow]")
     monkeypatch.setattr(F, "BOX", 60.0)
 
-    def failing(plan, task):
+    def failing(plan, task, share):
         if task.method == "kd":
             raise RuntimeError("broken")
         return 0.5
@@ -57,6 +57,26 @@ def test_a_method_that_fails_is_taken_for_as_quick_as_the_others(monkeypatch):
     found = F.forecast(plan, plan.stages)
     budgets = [s.task.budget["amount"] for s in plan.stages if s.kind == "distill"]
     assert found.tried == ("meanflow",) and found.training == pytest.approx(0.5 * sum(budgets))
+
+
+def test_where_a_forward_takes_long_a_part_of_a_batch_is_tried(monkeypatch):
+    plan, shares, seen = plan_of("only=[kd]"), [], []
+    (task, *_) = (s.task for s in plan.stages if s.kind == "distill")
+    monkeypatch.setattr(F, "_seconds_of_a_unit", lambda *a: shares.append(a[-1]) or 1.0)
+    for forward in (1e-5, 0.05, 10.0):
+        F._rates(plan, [task], forward)
+    assert shares[0] == 1.0 and 0.1 < shares[1] < 0.5 and shares[2] < 0.01
+    monkeypatch.undo()
+    step = type(task.method_of(runtime_of(plan.config))).training_step
+
+    def watched(method, batch, context):
+        seen.append(len(batch.x0))
+        return step(method, batch, context)
+
+    monkeypatch.setattr(type(task.method_of(runtime_of(plan.config))), "training_step", watched)
+    for share in (1.0, 0.5, 0.0):
+        assert F._seconds_of_a_unit(plan, task, share) > 0
+    assert set(seen) == {16, 8}, "a whole batch, and no fewer than eight rows"
 
 
 @pytest.mark.parametrize("unit", ["tfe", "images", "seconds"])
