@@ -83,6 +83,8 @@ def _counts(cells: pd.DataFrame, primary: frames.Primary) -> str:
     counts = sorted({int(n) for n in students["n"].dropna() if n > 0})
     seeds = sorted({int(n) for n in students["seeds"] if n > 0})
     listed = ", ".join(f"{n:,}" for n in counts)
+    if not len(students):
+        return "No students yet."
     return f"n = {listed} samples; train seeds of each variant: {', '.join(map(str, seeds))}."
 
 
