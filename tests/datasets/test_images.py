@@ -7,10 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from piflow_bench.config.compose import compose
 from piflow_bench.conformance.dataset import dataset_problems
 from piflow_bench.contracts.condition import Unconditional
 from piflow_bench.data.images import EncodedRows, PictureRows
 from piflow_bench.errors import UserError
+from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.runtime import Given, Runtime
 from piflow_bench.preparation.picture_sizes import CROPS
 from piflow_bench.randomness import TrainingRandom
@@ -270,6 +272,21 @@ def test_a_folder_that_is_not_there_says_how_it_is_had(tmp_path, inputs):
         load(gone, inputs, install="apt-get install them")
     (found,) = runtime(gone, inputs, install="apt-get install them").dataset_plugin().requirements()
     assert found.mend == "apt-get install them"
+
+
+@pytest.mark.parametrize(
+    ("judge", "words"),
+    [
+        ("digits-pixels", "dataset.judge=digits-pixels: gives no logits of classes"),
+        ("classifyer", "did you mean 'classifier'"),
+        ("classifier", "extractors.classifier.weights: not given; piflow_bench prepare classifier"),
+    ],
+)
+def test_who_cannot_judge_is_refused_in_the_plan(judge, words, root, inputs):
+    settings = [f"dataset.folder={root}", f"runs={inputs}", f"dataset.judge={judge}"]
+    (config,) = compose(["experiment=images", "profile=smoke", *settings])
+    with pytest.raises(UserError, match=words):
+        make_plan(config)
 
 
 def test_a_judge_is_named_and_how_to_install_is_no_part_of_the_data(root, inputs):

@@ -21,7 +21,7 @@ MAKE = (
     "piflow_bench prepare classifier experiment=NAME out=FILE, extractors.classifier.weights=FILE"
 )
 SIZE = "size"
-"""In the file: height and width of the pictures that it was trained on, as ``32x32``."""
+"""In the file: height and width of the pictures that it was trained on, int64 ``(2,)``."""
 AT_ONCE = 256
 """Pictures at once: of a network this small."""
 

@@ -14,7 +14,7 @@ from piflow_bench.config.schema import ExperimentConfig
 from piflow_bench.conformance.dataset import dataset_problems, network_of
 from piflow_bench.contracts.condition import Unconditional
 from piflow_bench.contracts.data import Dataset
-from piflow_bench.contracts.extractor import ExtractorPlugin
+from piflow_bench.contracts.extractor import LOGITS, ExtractorPlugin
 from piflow_bench.contracts.teacher import TeacherPlugin
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.metrics.metric import use_plugins
@@ -93,6 +93,8 @@ def world_of(config: ExperimentConfig, look: bool) -> World:
     for name in [*config.protocol.extractors, *(config.protocol.curve_extractors or [])]:
         _check_extractor(name, runtime.extractor_plugin(name), dataset)
     judge = runtime.dataset_plugin().judge
+    if judge and LOGITS not in runtime.extractor_plugin(judge).outputs:
+        raise UserError(f"dataset.judge={judge}: gives no logits of classes; choose one that does")
     space = runtime.space_plugin().identity()
     name = config.dataset["name"]
     identities: dict[str, Identity] = {
