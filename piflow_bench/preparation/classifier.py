@@ -166,12 +166,20 @@ def _fresh(channels: int, classes: int, seed: int) -> Classifier:
         return Classifier(channels, classes).to(memory_format=FORM).train()
 
 
+def _left(kept: Path) -> dict[str, Any]:
+    """What a killed training left; nothing is unpickled."""
+    try:
+        return dict(torch.load(kept, weights_only=True))
+    except Exception as error:  # Of many kinds, by what a file holds.
+        raise UserError(f"out={kept.with_suffix('')}: {kept} is damaged; remove it") from error
+
+
 def _resumed(kept: Path, of: dict[str, str], parts: dict[str, Any]) -> int:
     """How many epochs a killed training had done; ``parts`` are as it left them."""
     if not kept.is_file():
         return 0
-    found = torch.load(kept, weights_only=True)
-    if any(found[key] != value for key, value in of.items()):
+    found = _left(kept)
+    if any(found.get(key) != value for key, value in of.items()):
         raise UserError(
             f"out={kept.with_suffix('')}: {kept} is of other data or settings; remove it"
         )

@@ -112,6 +112,15 @@ def test_a_training_of_other_settings_is_refused(tmp_path):
         train_classifier(dataset, ClassifierTraining(epochs=2, batch=480), out, killed)
 
 
+def test_what_a_killed_training_left_may_be_damaged(tmp_path):
+    out = tmp_path / "a.safetensors"
+    out.with_name(f"{out.name}.training").write_bytes(b"junk")
+    with pytest.raises(UserError, match=r"a.safetensors.training is damaged; remove it"):
+        train_classifier(
+            world("digits").dataset(), ClassifierTraining(epochs=1), out, lambda *_: None
+        )
+
+
 def test_pictures_move_by_whole_pixels_and_keep_their_content():
     x = torch.arange(2 * 3 * 6 * 6.0).reshape(2, 3, 6, 6)
     still = _moved(x, ClassifierTraining(shift=0, mirror=False), np.random.default_rng(0))
