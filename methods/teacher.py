@@ -31,6 +31,8 @@ class Config:
     solver: str = setting("euler", choices=tuple(flow.SOLVERS))
     guided: bool = False  # guidance costs two evaluations a step
     shift: float = setting(1.0, above=0)  # time warp of the grid
+    # the last time before 0, to which the others are stretched; 0: as they are (Qwen-Image: .02)
+    terminal: float = setting(0.0, least=0, below=1, added=True)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,12 @@ class Sampling:
 
 
 def spent(
-    solver: str, steps: int, options: dict[str, Any], guidance: Guidance, shift: float
+    solver: str,
+    steps: int,
+    options: dict[str, Any],
+    guidance: Guidance,
+    shift: float,
+    terminal: float = 0.0,
 ) -> int:
     """Evaluations per sample of ``solver``: guided times cost two, times outside guidance one."""
     count = 0
@@ -51,12 +58,17 @@ def spent(
         count += 2 if guidance.holds(t).all() else 1
         return torch.zeros_like(x)
 
-    flow.SOLVERS[solver](velocity, torch.zeros(1, 1), flow.time_grid(steps, shift), **options)
+    times = flow.time_grid(steps, shift, terminal=terminal)
+    flow.SOLVERS[solver](velocity, torch.zeros(1, 1), times, **options)
     return count
 
 
 def plan(
-    solver: str, evaluations: int, guidance: Guidance | None = None, shift: float = 1.0
+    solver: str,
+    evaluations: int,
+    guidance: Guidance | None = None,
+    shift: float = 1.0,
+    terminal: float = 0.0,
 ) -> tuple[int, dict[str, Any]]:
     """Steps and options with which ``solver`` spends exactly ``evaluations``.
 
@@ -68,7 +80,8 @@ def plan(
     ways: list[dict[str, Any]] = [{}] + ([{"euler_first": True}] if solver == "heun" else [])
     for steps in range(1, evaluations + 1):
         for options in ways:
-            if spent(solver, steps, options, guidance or Guidance(), shift) == evaluations:
+            cost = spent(solver, steps, options, guidance or Guidance(), shift, terminal)
+            if cost == evaluations:
                 return steps, options
     raise ValueError(f"no number of {solver} steps spends exactly {evaluations} evaluations")
 
@@ -89,9 +102,10 @@ class TeacherStudent(Student):
         if "guidance" in settings:
             guidance = replace(guidance, scale=float(settings["guidance"]))
         teacher = self.teacher.bind(self.network).guided(guidance)
-        steps, options = plan(self.config.solver, nfe, guidance, self.config.shift)
-        times = flow.time_grid(steps, self.config.shift)
-        solver = flow.SOLVERS[self.config.solver]
+        c = self.config
+        steps, options = plan(c.solver, nfe, guidance, c.shift, c.terminal)
+        times = flow.time_grid(steps, c.shift, terminal=c.terminal)
+        solver = flow.SOLVERS[c.solver]
         return solver(lambda x, t: teacher(x, t, condition), noise, times, **options)
 
 

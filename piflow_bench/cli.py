@@ -18,6 +18,7 @@ VERBS = {
     "show": "print a plugin's settings and facts, or the composed configuration",
     "store": "what a store holds and who uses it; whether it is whole; what can go",
     "report": "make the HTML report and the exports of finished runs",
+    "export": "write a student's weights, or a run's pictures as other scorers read them",
     "evaluate": "score samples you have against a reference",
     "list": "list plugins and experiments",
     "check": "run the contract's tests on a plugin",

@@ -84,7 +84,7 @@ def kinds(file: Path) -> dict[str, str]:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError):
         return {"method": ""}  # Whoever loads it says what is wrong.
-    found = {}
+    found: dict[str, str] = {}
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             for base in node.bases:
@@ -121,12 +121,12 @@ def load(path: Path, kind: str = "method") -> Any:
     if kind == "metric":
         module = _module(path)
         names = dict.fromkeys(_metrics(ast.parse(path.read_bytes())))
-        found = {name: getattr(module, name) for name in names}
+        metrics = {name: getattr(module, name) for name in names}
         metric = getattr(importlib.import_module(METRICS_OF), METRIC)
-        for name, value in found.items():
+        for name, value in metrics.items():
             if not isinstance(value, metric):
                 raise TypeError(f"{name} is {type(value).__name__}, not {METRICS_OF}.{METRIC}")
-        return tuple(found.values())
+        return tuple(metrics.values())
     name, where = next((n, m) for n, (k, m) in BASES.items() if k == kind)
     base = getattr(importlib.import_module(where), name)
     module = _module(path)

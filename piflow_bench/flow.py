@@ -66,9 +66,18 @@ def unwarp(t: Tensor, shift: float) -> Tensor:
     return t / (shift + (1 - shift) * t)
 
 
-def time_grid(steps: int, shift: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Times ``1 = t_0 > ... > t_steps = 0``, uniform in raw time, shape ``(steps + 1,)``."""
-    return warp(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).to(dtype)
+def time_grid(
+    steps: int, shift: float = 1.0, dtype: torch.dtype = torch.float32, terminal: float = 0.0
+) -> Tensor:
+    """Times ``1 = t_0 > ... > t_steps = 0``, uniform in raw time, shape ``(steps + 1,)``.
+
+    With ``terminal`` all but the last are stretched so that the one before it is that (Qwen-Image's
+    schedule, .02); of a single step nothing is left to stretch.
+    """
+    times = warp(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)
+    if terminal and steps > 1:
+        times[:-1] = 1 - (1 - times[:-1]) * (1 - terminal) / (1 - times[-2])
+    return times.to(dtype)
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,24 @@ def renoise(x_dst: Tensor, step: FlowMapStep, noise: Tensor) -> Tensor:
 def guide(conditional: Tensor, unconditional: Tensor, w: float) -> Tensor:
     """Classifier-free guidance ``u_c + (w - 1)(u_c - u_0)``; w = 1 is off."""
     return conditional + (w - 1) * (conditional - unconditional)
+
+
+def rescaled(guided: Tensor, conditional: Tensor, patch: int = 2) -> Tensor:
+    """A guided velocity ``(B, C, H, W)`` with the norm of the unguided one in every patch.
+
+    The rule of diffusers' pipeline for Qwen-Image, whose tokens are patches of 2x2: another field
+    than plain guidance.
+    """
+
+    def norms(u: Tensor) -> Tensor:
+        batch, _, height, width = u.shape
+        patches = u.reshape(batch, -1, height // patch, patch, width // patch, patch)
+        return patches.square().sum((1, 3, 5), keepdim=True).sqrt()
+
+    batch, _, height, width = guided.shape
+    scale = norms(conditional) / norms(guided).clamp(min=torch.finfo(guided.dtype).tiny)
+    scale = scale.expand(batch, 1, height // patch, patch, width // patch, patch)
+    return guided * scale.reshape(batch, 1, height, width)
 
 
 # ---------------------------------------------------------------------------- ODE solvers
@@ -251,7 +278,9 @@ def adams(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
     corrected (Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, III.5).
     """
     grid = times.to(torch.float64)
-    u, u_last, h_last = velocity(x, _at(grid[0], x)), None, None
+    u = velocity(x, _at(grid[0], x))
+    u_last: Tensor | None = None
+    h_last = grid[0]  # Of no step yet: read from the second one on.
     for i, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
         h = s - t
         mean = u if u_last is None else u + (h / (2 * h_last)).to(x.dtype) * (u - u_last)

@@ -79,7 +79,8 @@ def _of_fields(source: str) -> dict[str, str]:
     for node in cls.body:
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
             continue
-        above, number = [], node.lineno - 1
+        above: list[str] = []
+        number = node.lineno - 1
         while number in alone:
             above.insert(0, lines[number])
             number -= 1

@@ -182,6 +182,7 @@ def converged(
     arithmetic: Arithmetic = CPU,
     parts: Parts | None = None,
     shift: float = 1.0,
+    terminal: float = 0.0,
 ) -> tuple[Tensor, float]:
     """Samples of the guided teacher solved to convergence, ``(n, *shape)`` float32, and their NFE.
 
@@ -197,7 +198,7 @@ def converged(
         condition: Condition = dataset.conditions(sample_seed, part).to(arithmetic.device)
         noise = SampleRandom(sample_seed, part, arithmetic.device).noise(dataset.shape)
         with arithmetic.autocast():
-            x = solve(teacher, noise, condition, steps, solver, shift).float().cpu()
+            x = solve(teacher, noise, condition, steps, solver, shift, terminal).float().cpu()
         parts.add(len(part), x=x.numpy(), evaluations=[sum(meter.rows.values())])
         meter.rows.clear()
         report(parts.rows / len(indices), f"{parts.rows} samples")

@@ -30,7 +30,7 @@ NPZ: dict[str, Any] = {"pattern": r".*\.npz", "words": "a file whose name ends i
 Location = typing.NewType("Location", str)
 """A file, a folder, an address on the hub (``hf://owner/name/path``) or in a Python package
 (``package://NAME/path``): taken literally."""
-_KEY = "bounds"
+_KEY, _ADDED = "bounds", "added"
 _FEW = 6
 """Choices that are all named in an error; of more, the nearest."""
 
@@ -106,6 +106,7 @@ def setting(
     choices: Collection[str] | Callable[[], Collection[str]] | None = None,
     pattern: str | None = None,
     words: str = "",
+    added: bool = False,
 ) -> Any:
     """A field of a settings dataclass, with what it may hold.
 
@@ -117,9 +118,11 @@ def setting(
         choices: the names that a text may be.
         pattern: a regular expression that a text matches as a whole, and what it asks for in
             ``words``: "must be" stands before them; beside choices they follow.
+        added: to settings that keys hold: at its default it is in none, so that what was made
+            before there was such a setting keeps its name (see :func:`in_keys`).
     """
     bounds = Bounds(least, above, most, below, choices, pattern, words)
-    metadata = {_KEY: bounds}
+    metadata = {_KEY: bounds, _ADDED: added}
     if factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -128,6 +131,16 @@ def setting(
 def bounds_of(field: dataclasses.Field[Any]) -> Bounds | None:
     """The declared bounds of a field; None if it declares none."""
     return field.metadata.get(_KEY)
+
+
+def in_keys(settings: Any, plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Of settings as plain values those that keys hold: none that was added and has its default."""
+    fields = {f.name: f for f in dataclasses.fields(settings)}
+    return {
+        name: value
+        for name, value in plain.items()
+        if not (fields[name].metadata.get(_ADDED) and value == fields[name].default)
+    }
 
 
 def is_location(settings: type, name: str) -> bool:

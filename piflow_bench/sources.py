@@ -16,6 +16,7 @@ from types import ModuleType
 
 FILE_PLUGIN = "piflow_plugin_"
 """Beginning of the module names of plugins that are files."""
+HARNESS = __name__.partition(".")[0]
 
 
 def is_file_plugin(plugin: type) -> bool:
@@ -107,11 +108,13 @@ def _imported(file: Path, within: Sequence[tuple[str, Path]]) -> Iterator[Path]:
 def lies_beside(folder: Path, name: str) -> bool:
     """Whether a module that is imported as ``name`` is one of a plugin's folder.
 
-    Those of Python itself are not: a plugin may be called like one of them.
+    Those of Python itself are not: a plugin may be called like one of them. Nor is the harness,
+    beside a plugin in a clone's first folder: a second copy of it would know none of its types.
     """
     top = name.partition(".")[0]
-    beside = (step for step in _steps(folder, name) if step != folder / "__init__.py")
-    return top not in sys.stdlib_module_names and any(beside)
+    if top == HARNESS or top in sys.stdlib_module_names:
+        return False
+    return any(step for step in _steps(folder, name) if step != folder / "__init__.py")
 
 
 def _names(tree: ast.AST) -> Iterator[tuple[int, str]]:

@@ -160,6 +160,7 @@ def section(run: Run, prefix: str, families: int = 1) -> Section:
         "agreement": ceiling.agreement(cells_of_whole, nfes, primary),
         "nfes": nfes,
         "references": info.get("references") or [],
+        "elsewhere": info.get("elsewhere") or [],
         "variants": facts.variant_facts(info),
         "protocols": facts.protocols(results),
     }

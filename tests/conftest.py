@@ -22,6 +22,7 @@ SLOW = (
     "test_docs.py",
     "reports/test_scores.py",
     "pipeline/launchers/test_local.py",
+    "pipeline/test_text_to_image.py",
     "pipeline/test_images.py",
     "pipeline/test_kill.py",
     "evaluation/test_fashion.py",

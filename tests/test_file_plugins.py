@@ -7,6 +7,7 @@ import pytest
 
 import piflow_bench
 from piflow_bench import file_plugins, registry
+from piflow_bench.api import Method
 from piflow_bench.cli import main
 from piflow_bench.config.compose import compose
 from piflow_bench.errors import OK, UserError
@@ -203,6 +204,21 @@ def test_a_folder_that_is_a_package_imports_what_is_installed(tmp_path):
     assert not lies_beside(tmp_path, "torch.nn") and not lies_beside(tmp_path, "numpy")
     (tmp_path / "_common.py").write_text("")
     assert lies_beside(tmp_path, "_common") and lies_beside(tmp_path, "_common.x")
+
+
+def test_the_harness_beside_a_plugin_is_the_one_that_runs(tmp_path):
+    """A plugin in a clone's first folder: a copy of the harness's types would be other types."""
+    (tmp_path / "piflow_bench").symlink_to(Path(piflow_bench.__file__).parent)
+    file = tmp_path / "mine.py"
+    file.write_text(METHOD.format(first="STEPS = 2", name="Mine", late=""))
+    assert issubclass(file_plugins.load(file), Method)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine.py").write_text(file.read_text())
+    assert file_plugins.source(file) == file_plugins.source(outside / "mine.py")
+    metrics = tmp_path / "several.py"
+    metrics.write_text(METRICS)
+    assert len(file_plugins.load(metrics, "metric")) == 2
 
 
 METRICS = """

@@ -1,6 +1,8 @@
 """What the doctor finds, and that a run refuses what it finds missing."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +26,16 @@ def test_without_gpu_and_data_a_run_is_refused_with_the_table_and_writes_nothing
     assert result.returncode == 2 and not list(tmp_path.iterdir())
     for words in ("GPU", "prepare imagenet", "VIRTUAL_imagenet256_labeled.npz", "hf download"):
         assert words in result.stdout, words
+    assert result.stderr.count("\n") == 1 and "profile=smoke" in result.stderr
+
+
+@pytest.mark.parametrize("experiment", ["flux_4nfe", "qwen_4nfe"])
+def test_without_gpu_and_weights_text_to_image_is_refused_the_same_way(experiment, tmp_path):
+    result = call(tmp_path, "run", f"experiment={experiment}")
+    assert result.returncode == 2 and not list(tmp_path.iterdir())
+    told = " ".join(result.stdout.split())
+    for words in ("GPU", "teacher.pipeline", "dataset.prompts", "hf download", "HPS_v2.1", "GB,"):
+        assert words in told, words
     assert result.stderr.count("\n") == 1 and "profile=smoke" in result.stderr
 
 
@@ -117,3 +129,51 @@ def test_the_smoke_profile_asks_for_little(monkeypatch):
     monkeypatch.setattr(findings.shutil, "disk_usage", lambda place: SimpleNamespace(free=2e9))
     for config in compose(["experiment=imagenet_1nfe", "profile=smoke"]):
         assert findings.gaps(config) == [] and estimates.network_of(config) is None
+
+
+def test_adapters_on_a_frozen_network_are_estimated_as_such(tmp_path, monkeypatch):
+    """FLUX.1 [dev] at its size, of which no weights are here."""
+    import diffusers
+    import torch
+    from safetensors.torch import save_file
+
+    from piflow_bench.preparation.stand_ins import generate
+
+    made = generate(tmp_path / "inputs", ["flux"])
+    with torch.device("meta"):
+        model = diffusers.FluxTransformer2DModel(guidance_embeds=True)
+    stated = {k: v for k, v in model.config.items() if not k.startswith("_")}
+    folder = Path(made["flux"]) / "transformer"
+    config = {"_class_name": "FluxTransformer2DModel", **stated}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({"x": torch.zeros(1)}, folder / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    monkeypatch.chdir(tmp_path)
+    (config,) = compose(
+        [
+            "experiment=flux_4nfe",
+            "dataset.prompts=prompts.txt",
+            f"teacher.pipeline={made['flux']}",
+            f"space.autoencoder={made['flux']}/vae",
+            "only=[piflow-gm8,kd]",
+        ]
+    )
+    network = estimates.network_of(config)
+    assert network.parameters == 11_901_408_320 and network.trained < 0.06 * network.parameters
+    assert network.conditions == 2 * 512 * 4096 * 2
+    (_, entry, facts), _ = estimates.chosen_variants(config)
+    whole = estimates.memory(config, network, entry, facts)
+    assert 24e9 < whole < 60e9, "one base in 16 bits, and the adapters' own"
+    config.scale = replace(config.scale, parallel="fsdp", processes=8)
+    assert estimates.memory(config, network, entry, facts) < 0.4 * whole
+    guided = estimates.hours(config, network, 1e15)["converged teacher"]
+    assert guided == pytest.approx(6400 * 50 * network.flops / 1e15 / 3600), "told, not guided"
+
+
+def test_what_is_known_of_a_file_is_that_of_its_nearest_address():
+    from piflow_bench.machine.known import about
+
+    assert "gated" in about("hf://black-forest-labs/FLUX.1-dev@main")
+    assert about("hf://black-forest-labs/FLUX.1-dev/vae").startswith("0.2 GB")
+    assert about("hf://Lakonik/pi-FLUX.1/gmflux_k8_piid_4step").startswith("1.3 GB")
+    assert about("hf://nobody/nothing") == about("a/path") == about(None) == ""

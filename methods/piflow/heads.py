@@ -32,6 +32,8 @@ class PolicyNetwork(nn.Module):
 
         Such files have no output layer beside the head: the backbone's own stays.
         """
+        if hasattr(self.backbone, "shape_as"):  # Adapters are on the layers that the file has.
+            self.backbone.shape_as(state)
         layer = self.backbone.output_layer
         name = next(n for n, module in self.backbone.named_modules() if module is layer)
         own = self.state_dict()
@@ -61,7 +63,8 @@ class GMNetwork(PolicyNetwork):
         generator = torch.Generator().manual_seed(seed)
         jitter = noise * torch.randn(components * backbone.channels, generator=generator)
         with torch.no_grad():
-            self.proj_out_means.bias += jitter.repeat(elements)  # type: ignore[operator]
+            bias = self.proj_out_means.bias
+            bias += jitter.repeat(elements).to(bias.device)
         self.proj_out_logweights = _like(backbone.output_layer, elements * components)
         nn.init.zeros_(self.proj_out_logweights.weight)
         _zero_bias(self.proj_out_logweights)
@@ -72,7 +75,7 @@ class GMNetwork(PolicyNetwork):
             torch.manual_seed(seed)
             logstds[1].reset_parameters()  # type: ignore[operator]
         nn.init.zeros_(logstds[3].weight)  # type: ignore[arg-type]
-        nn.init.constant_(logstds[3].bias, torch.log(torch.tensor(0.05)).item())  # type: ignore[arg-type]
+        nn.init.constant_(logstds[3].bias, torch.tensor(0.05, device="cpu").log().item())  # type: ignore[arg-type]
         self.proj_out_logstds = logstds
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> dict[str, Tensor]:
@@ -118,11 +121,13 @@ class DXNetwork(PolicyNetwork):
 
 
 def _like(layer: nn.Module, outputs: int) -> Any:
-    """A layer of the same kind with another number of outputs."""
+    """A layer of the same kind with another number of outputs; without values where it has none."""
+    device = "meta" if layer.weight.is_meta else None  # type: ignore[union-attr]
     if isinstance(layer, nn.Conv2d):
-        return nn.Conv2d(layer.in_channels, outputs, layer.kernel_size, layer.stride, layer.padding)  # type: ignore[arg-type]
+        sizes: Any = (layer.kernel_size, layer.stride, layer.padding)
+        return nn.Conv2d(layer.in_channels, outputs, *sizes, device=device)
     assert isinstance(layer, nn.Linear)
-    return nn.Linear(layer.in_features, outputs)
+    return nn.Linear(layer.in_features, outputs, device=device)
 
 
 def _zero_bias(layer: nn.Module) -> None:

@@ -36,12 +36,20 @@ from piflow_bench.api import (
     setting,
 )
 
+MODES = {
+    "dx-grid": "grid",
+    "dx-polynomial": "coefficients",
+    "dx-polynomial-as-published": "polynomial",
+}
+"""`DXPolicy`'s modes; published polynomials take every output for a velocity (METHODS 1.2)."""
+POLICIES = ("gm", *MODES)
+
 
 @dataclass(frozen=True)
 class Config:
     """Settings of pi-Flow; names and defaults follow the paper's ImageNet recipe where they can."""
 
-    policy: str = setting("gm", choices=("gm", "dx-grid", "dx-polynomial"))
+    policy: str = setting("gm", choices=POLICIES)
     components: int = setting(8, least=1)  # K of the mixture, or N estimates of a DX policy
     data_free: bool = False
     states: int = setting(2, least=1)  # M supervised states of a segment
@@ -79,8 +87,7 @@ def make_policy(
         return GMPolicy(
             output["means"], output["logstds"], output["logweights"], x, t, config.shift
         )
-    mode = "grid" if config.policy == "dx-grid" else "coefficients"
-    return DXPolicy(output["output"], x, t, segment, config.shift, mode)
+    return DXPolicy(output["output"], x, t, segment, config.shift, MODES[config.policy])
 
 
 @dataclass

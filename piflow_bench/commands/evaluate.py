@@ -90,6 +90,7 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
                 per_class=settings.per_class,
                 lpips_weights=settings.lpips_weights,
                 clip_weights=settings.clip_weights,
+                scorers=settings.scorers,
                 device=settings.device,
                 precision=settings.precision,
                 compiled=settings.compiled,
@@ -135,6 +136,8 @@ def _scored(
     for name in FILES:
         if given[name] is not None:
             given[name] = printable(os.path.realpath(given[name]))
+    scorers = {name: os.path.realpath(path) for name, path in settings.scorers.items()}
+    given["scorers"] = scorers or None
     if is_file(settings.protocol):  # Edited, it is another protocol of the same name.
         path = Path(os.path.realpath(settings.protocol))
         given |= {"protocol": printable(str(path)), "protocol (sha256)": file_digest(path)[:12]}

@@ -35,9 +35,21 @@ PATH_KEYS = {
 """Settings that are paths, taken as they are written, and the fields they fill."""
 OF_SPACE = re.compile(r"space\.[A-Za-z_]\w*")
 """Files of the space that a run's samples lie in, by the key that the run has for them."""
+OF_SCORERS = re.compile(r"scorers\.(\w+)\.weights")
+"""Weights of metrics of pictures with prompts, by metric."""
 FILES = ("samples", "reference", "teacher", "prompts", "labels", "weights", "lpips_weights",
          "clip_weights")  # fmt: skip
-SCORED = (*FILES, "protocol", "extractor", "metrics", "per_class", "n", "precision", "compiled")
+SCORED = (
+    *FILES,
+    "protocol",
+    "extractor",
+    "metrics",
+    "per_class",
+    "n",
+    "precision",
+    "compiled",
+    "scorers",
+)
 """What decides which scores there are, beside the settings of the metrics."""
 OF_THE_MACHINE = ("block", "device")
 """Settings of the metrics that the scores do not depend on."""
@@ -72,6 +84,7 @@ class Settings:
     store: str | None = setting(None)
     plugins: str | None = setting(None)
     space: dict[str, str] = setting(factory=dict)  # files by setting: space.autoencoder=PATH
+    scorers: dict[str, str] = setting(factory=dict)  # scorers.METRIC.weights=PATH
 
     def __post_init__(self) -> None:
         if not self.samples:
@@ -94,18 +107,21 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
         hint = "; several sets are samples=[a,b]" if twice == "samples" else ""
         raise UserError(f"{twice}=: given twice; each setting has one value{hint}")
     of_space = [key for key in keys if OF_SPACE.fullmatch(key)]
-    overrides, paths = split_paths(arguments, [*PATH_KEYS, *of_space])
-    plain = [f.name for f in fields(Settings) if f.name not in (*PATH_KEYS.values(), "space")]
+    of_scorers = [key for key in keys if OF_SCORERS.fullmatch(key)]
+    overrides, paths = split_paths(arguments, [*PATH_KEYS, *of_space, *of_scorers])
+    other = (*PATH_KEYS.values(), "space", "scorers")
+    plain = [f.name for f in fields(Settings) if f.name not in other]
     # The device of the network serves the pairwise distances too.
     of_metrics = [f.name for f in fields(MetricSettings) if f.name not in ("device", "of_metrics")]
     files = {key.partition(".")[2]: paths.pop(key) for key in of_space}
+    scorers = {key.split(".")[1]: paths.pop(key) for key in of_scorers}
     values: dict[str, Any] = {PATH_KEYS[key]: value for key, value in paths.items()}
-    values["space"] = files
+    values |= {"space": files, "scorers": scorers}
     use_plugins(places(values.get("plugins")))
     _check_files(files, places(values.get("plugins")))
     own = {name for name, metric in all_metrics().items() if metric.Config is not None}
     metric_values: dict[str, Any] = {}
-    known = [*PATH_KEYS, "space.autoencoder", *plain, *of_metrics]
+    known = [*PATH_KEYS, "space.autoencoder", "scorers.METRIC.weights", *plain, *of_metrics]
     for override in overrides:
         key = override.partition("=")[0]
         if key in of_metrics:

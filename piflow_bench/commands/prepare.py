@@ -55,13 +55,13 @@ def prepare_imagenet(arguments: Sequence[str]) -> Path:
     if "reference" in paths:
         given[Preparation]["reference"] = paths.pop("reference")
     settings, machine = (build_dataclass(g, v, "") for g, v in given.items())
+    every: dict[str, Any] = {
+        **paths,
+        **dataclasses.asdict(machine),
+        **dataclasses.asdict(settings),
+    }
     with told(Console()) as report:
-        return prepare(
-            **paths,
-            **dataclasses.asdict(machine),
-            **dataclasses.asdict(settings),
-            report=report,
-        )
+        return prepare(**every, report=report)
 
 
 def prepare_images(arguments: Sequence[str]) -> Path:

@@ -26,7 +26,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="also write every figure as SVG and PNG, by kaleido and an installed Chromium",
     )
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="folders of runs or scores, or out=PATH"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folders of runs or scores; out=PATH; elsewhere=FILE.csv of numbers of one run's "
+        "samples that other programs measured (variant,nfe,metric,value[,scorer,note])",
     )
 
 
@@ -42,10 +46,14 @@ def call(options: argparse.Namespace) -> int:
         print(watch(Path(options.runs[0]), build))
         return OK
     out: Path | None = None
+    elsewhere: list[Path] = []
     folders = []
     for argument in options.runs:
         if argument.startswith("out="):
             out = Path(argument.removeprefix("out="))
+            continue
+        if argument.startswith("elsewhere="):
+            elsewhere.append(Path(argument.removeprefix("elsewhere=")))
             continue
         folder = Path(argument)
         if not any((folder / name).is_file() for name in ("results.parquet", "scores.parquet")):
@@ -61,6 +69,8 @@ def call(options: argparse.Namespace) -> int:
         from piflow_reports.diff import print_changes
 
         return OK if print_changes(*folders) else CHECK_FAILED
+    if elsewhere:
+        _take(elsewhere, folders)
     scored = [folder for folder in folders if (folder / "scores.parquet").is_file()]
     if scored:
         if len(scored) < len(folders):
@@ -78,3 +88,17 @@ def call(options: argparse.Namespace) -> int:
     else:
         print(build_many(folders, out, options.figures))
     return OK
+
+
+def _take(files: list[Path], folders: list[Path]) -> None:
+    """Keep numbers that were measured elsewhere in the folder of the run that they are of."""
+    import pandas as pd
+
+    from piflow_bench.pipeline.results.elsewhere import take
+
+    if len(folders) != 1 or not (folders[0] / "results.parquet").is_file():
+        raise UserError("report elsewhere=: takes the folder of the one run that they are of")
+    results = pd.read_parquet(folders[0] / "results.parquet", columns=["variant", "nfe"])
+    cells = results.dropna().drop_duplicates()
+    sampled = [(str(v), int(n)) for v, n in zip(cells["variant"], cells["nfe"], strict=True)]
+    take(files, folders[0], sampled)

@@ -132,10 +132,10 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
             else:
                 choices.append([override.input_line or ""])
         found: list[tuple[list[str], ExperimentConfig, str]] = []
-        for combination, values in zip(
+        for combination, of_sweeps in zip(
             itertools.product(*choices), itertools.product(*swept), strict=True
         ):
-            words = " ".join(v for v in values if v)
+            words = " ".join(v for v in of_sweeps if v)
             try:
                 composed = _composed(list(combination), groups)
                 chosen = str(composed.hydra.runtime.choices["experiment"])
@@ -148,19 +148,19 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
                 if composed.is_smoke and not named:  # Never where results are.
                     composed.name = f"{composed.name[:58]}-smoke"
                 if composed.is_smoke:
-                    given = {o.partition("=")[0].lstrip("+") for o in combination} | set(paths)
+                    set_keys = {o.partition("=")[0].lstrip("+") for o in combination} | set(paths)
                     for key, value in composed.smoke.items():
                         # Of a plugin that the user chose, they would be another's settings.
-                        if not {key, key.partition(".")[0]} & given:
+                        if not {key, key.partition(".")[0]} & set_keys:
                             OmegaConf.update(
                                 composed, key, value, force_add=bool(OPEN.match(f"{key}="))
                             )
-                plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+                plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
             except (HydraException, OmegaConfBaseException) as error:
                 # What consists of several has none of the variants that its parts have.
-                chosen = [o for o in combination if o.startswith("experiment=")]
+                alone = [o for o in combination if o.startswith("experiment=")]
                 try:
-                    plain = {"name": "parts", "parts": list(hydra_compose("config", chosen).parts)}
+                    plain = {"name": "parts", "parts": list(hydra_compose("config", alone).parts)}
                 except (HydraException, OmegaConfBaseException):
                     plain = {"parts": []}
                 if not plain["parts"]:
@@ -175,8 +175,8 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
                 set_path(plain, key, value)
             use_plugins(places(plain.get("plugins")))
             config = build_dataclass(ExperimentConfig, plain, "")
-            given = [_as_given(each, files) for each in combination]
-            own = [*given, *(f"{key}={value}" for key, value in paths.items())]
+            own = [_as_given(each, files) for each in combination]
+            own += [f"{key}={value}" for key, value in paths.items()]
             found.append((own, config, words))
     # Hydra composes one experiment at a time: those of several come after it is let go.
     every: list[tuple[list[str], ExperimentConfig]] = []
@@ -239,7 +239,7 @@ OWN = "own"
 """The option of ``space=`` that is the dataset's own space."""
 OPEN = re.compile(
     r"(variants\.[^.=]+\.(settings|sampling|training|budget)|protocol\.settings|"
-    r"dataset|teacher|space|extractors|launcher\.(stages|variants|extra))\."
+    r"dataset|teacher|space|extractors|scorers|launcher\.(stages|variants|extra))\."
     r"|(variants\.[^.=]+\.(settings|sampling|training|budget)|protocol\.settings|"
     r"launcher\.(stages|variants|extra))="
 )

@@ -24,7 +24,7 @@ PATH_KEYS = (
     "lpips.weights",
 )
 """Keys whose values are taken literally, before hydra's grammar: any character may occur."""
-OF_PLUGINS = re.compile(r"(dataset|teacher|space|extractors\.[^.=]+)\.[A-Za-z_]\w*")
+OF_PLUGINS = re.compile(r"(dataset|teacher|space|(?:extractors|scorers)\.[^.=]+)\.[A-Za-z_]\w*")
 """Settings of plugins, some of which are places."""
 
 
@@ -39,7 +39,8 @@ def split_paths(
 
     Of the settings of plugins those are paths whose values look like one.
     """
-    overrides, paths = [], {}
+    overrides: list[str] = []
+    paths: dict[str, str] = {}
     for argument in arguments:
         if argument.startswith("-"):
             raise UserError(f"unknown flag {argument}; settings are given as key=value, see --help")

@@ -16,8 +16,8 @@ from piflow_bench.config.schema import (
 )
 from piflow_bench.errors import UserError, nearest
 
-_TEACHERS = ("checkpoint", "units", "reverse", "heads", "guidance", "guidance_low")
-_TEACHERS += ("guidance_high", "dim", "depth", "untrained", "backbone", "backbone_steps")
+_TEACHERS = ["checkpoint", "units", "reverse", "heads", "guidance", "guidance_low"]
+_TEACHERS += ["guidance_high", "dim", "depth", "untrained", "backbone", "backbone_steps"]
 RENAMED = {
     "checkpoint": "teacher.checkpoint",
     "dataset.fit_backbone": "teacher=closed-form, which has it",

@@ -38,6 +38,8 @@ class VariantConfig:
     budget: dict[str, Any] = setting(factory=dict)  # overrides of the experiment's budget
     seed_offset: int = setting(0, least=0)  # added to every train seed (the A/A control)
     tuning: str = setting("")  # how the settings were chosen: trials, seeds, split
+    # published weights that are scored in the place of a training: path, or hf://owner/name/folder
+    checkpoint: str | None = setting(None)
 
 
 @dataclass
@@ -63,14 +65,18 @@ class ConvergedConfig:
     solver: str = setting("unipc", choices=_solvers)
     steps: int = setting(16, least=1)
     shift: float = setting(1.0, above=0)  # of its times: below 1, more steps are near data
+    # the last time before 0, to which the others are stretched; 0: as they are
+    terminal: float = setting(0.0, least=0, below=1)
 
     def __str__(self) -> str:
-        shifted = "" if self.shift == 1 else f", shift {self.shift:g}"
-        return f"{self.solver}, {self.steps} steps{shifted}"
+        words = [f"{self.solver}, {self.steps} steps"]
+        words += [f"{name} {value:g}" for name, value in self.warped_for_key().items()]
+        return ", ".join(words)
 
-    def shift_for_key(self) -> dict[str, float]:
-        """The shift, where there is one: keys from before there was any stay as they are."""
-        return {} if self.shift == 1 else {"shift": self.shift}
+    def warped_for_key(self) -> dict[str, float]:
+        """What its times are warped by: keys from before there was any stay as they are."""
+        found = {"shift": self.shift} if self.shift != 1 else {}
+        return found | ({"terminal": self.terminal} if self.terminal else {})
 
 
 @dataclass
@@ -132,6 +138,8 @@ class ExperimentConfig:
     check_teacher: bool = True
     extractors: dict[str, Any] = setting(factory=dict)  # settings of extractors by name
     lpips: WeightsConfig = setting(factory=WeightsConfig)
+    # weights of networks of metrics of pictures with prompts: {METRIC: {weights: FILE}}
+    scorers: dict[str, Any] = setting(factory=dict)
     converged: ConvergedConfig = setting(factory=ConvergedConfig)
     protocol: Protocol = setting(factory=Protocol)
     launcher: LauncherConfig = setting(factory=LauncherConfig)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from piflow_bench.contracts.condition import Classes, Condition
+from piflow_bench.contracts.condition import Classes, Condition, Prompts
 from piflow_bench.contracts.data import Dataset, Rows
 from piflow_bench.contracts.teacher import Teacher, TeacherPlugin
 from piflow_bench.errors import UserError
@@ -50,9 +50,10 @@ def dataset_findings(dataset: Dataset, held_out: bool = True) -> dict[str, list[
         sets.append(("test", dataset.held_out, dataset.test_condition))
         needed += ["test"] if held_out else []
     samples, labels = found["samples"], found["labels"]
+    alone = isinstance(dataset.train_condition, Prompts)  # They have no pictures of their own.
     for name, rows, condition in sets:
         if not len(rows):
-            samples += [f"{name} is empty"] if name in needed else []
+            samples += [f"{name} is empty"] if name in needed and not alone else []
             continue
         if len(rows) != len(condition):
             labels.append(f"{name} has {len(rows)} samples and {len(condition)} conditions")

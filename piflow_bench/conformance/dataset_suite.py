@@ -30,11 +30,12 @@ from piflow_bench.conformance.results import (
     require,
     run_tests,
 )
-from piflow_bench.contracts.condition import Classes
+from piflow_bench.contracts.condition import Classes, Prompts
 from piflow_bench.contracts.data import Dataset, DatasetPlugin
 from piflow_bench.contracts.plugin import Place
 from piflow_bench.contracts.space import SpacePlugin
 from piflow_bench.errors import UserError
+from piflow_bench.laws import BY_PROMPT
 from piflow_bench.randomness import TrainingRandom
 
 MOST = 50_000
@@ -133,6 +134,8 @@ def _some(dataset: Dataset, n: int) -> Tensor:
 
 def _plain_rows(dataset: Dataset) -> None:
     """Without draws the same rows always, whatever is taken beside them."""
+    if not len(dataset.training_rows):
+        raise Skip("prompts alone")
     rows, take = _some(dataset, 8), dataset.training_rows.take
     whole = take(rows, None)
     require(
@@ -174,6 +177,9 @@ def _drawn_rows(dataset: Dataset) -> str:
 def _label_law(dataset: Dataset) -> str:
     """Conditions of samples follow the law that is stated."""
     law, classes = dataset.label_law, isinstance(dataset.train_condition, Classes)
+    if isinstance(dataset.train_condition, Prompts):
+        require(law == BY_PROMPT, f"label_law is '{law}'; of prompts it is '{BY_PROMPT}'")
+        return BY_PROMPT
     require(
         classes or law is None,
         f"label_law is '{law}', but the conditions are {type(dataset.train_condition).__name__}",

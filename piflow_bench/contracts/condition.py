@@ -6,11 +6,15 @@ Any condition offers ``len``, ``c[rows]``, ``null()``, ``to(device)``, ``cat(oth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
+
+EMPTY = -1
+"""The id of the empty prompt."""
 
 
 class Condition(Protocol):
@@ -79,6 +83,56 @@ class Classes:
     def unpack(self, packed: Tensor) -> Classes:
         """Labels from :meth:`pack`."""
         return Classes(packed, self.count)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Prompts by reference: ids ``(B,)`` int64, on the CPU, into a list that all batches share.
+
+    What text encoders made of them lies elsewhere, under the same ids; -1 is the empty prompt.
+    """
+
+    ids: Tensor
+    known: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: Any) -> Prompts:
+        return Prompts(self.ids[rows.cpu() if isinstance(rows, Tensor) else rows], self.known)
+
+    @property
+    def count(self) -> int:
+        """Number of prompts in the list."""
+        return len(self.known)
+
+    def null(self) -> Prompts:
+        """As many empty prompts."""
+        return Prompts(torch.full_like(self.ids, EMPTY), self.known)
+
+    def to(self, device: torch.device | str) -> Prompts:
+        """Itself: texts are looked up by the CPU."""
+        return self
+
+    def cat(self, other: Prompts) -> Prompts:
+        """These prompts followed by others of the same list."""
+        return Prompts(torch.cat([self.ids, other.ids]), self.known)
+
+    def where(self, mask: Tensor, other: Prompts) -> Prompts:
+        """These prompts where ``mask`` is true, the other's elsewhere."""
+        return Prompts(torch.where(mask.cpu(), self.ids, other.ids), self.known)
+
+    def pack(self) -> Tensor:
+        """The ids."""
+        return self.ids
+
+    def unpack(self, packed: Tensor) -> Prompts:
+        """Prompts from :meth:`pack`."""
+        return Prompts(packed.cpu(), self.known)
+
+    def texts(self) -> list[str]:
+        """The prompts themselves."""
+        return ["" if i == EMPTY else self.known[i] for i in self.ids.tolist()]
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,8 @@ from torch import Tensor
 from piflow_bench.contracts.condition import Condition
 from piflow_bench.contracts.plugin import Place, Plugin
 from piflow_bench.contracts.space import Space, SpacePlugin
+from piflow_bench.laws import BY_PROMPT, LAWS
 from piflow_bench.randomness import TrainingRandom
-
-LAWS = ("balanced", "uniform", "as data")
-"""How samples get their labels: in turn; each drawn for itself; as the data have them."""
 
 
 class Rows(Protocol):
@@ -99,7 +97,7 @@ class Dataset:
     """What a user should know of the data, a line each."""
 
     def __post_init__(self) -> None:
-        if self.label_law is not None and self.label_law not in LAWS:
+        if self.label_law not in (None, BY_PROMPT, *LAWS):
             raise ValueError(f"label_law={self.label_law!r} must be one of {', '.join(LAWS)}")
 
     @property

@@ -47,9 +47,16 @@ class Facts:
     features, the words of ``contracts.backbone.PARTS``."""
     guidance: str = "baked"
     """baked | at inference | none."""
+    published: bool = False
+    """Whether it is scored with published weights alone, which a variant names, never trained."""
     paper: str = ""
     version: int = 1
     """Raise it when the method's mathematics change: it is part of every artifact's key."""
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether a run trains it."""
+        return self.trains and not self.published
 
     def stochastic_at(self, nfe: int) -> bool:
         """Whether samples depend on more than their initial noise: renoising needs two steps."""

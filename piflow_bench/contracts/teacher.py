@@ -22,9 +22,18 @@ from piflow_bench.settings import setting
 class Guidance:
     """Classifier-free guidance of scale w for t in [low, high]; w = 1 is off."""
 
+    RULES: ClassVar[tuple[str, ...]] = ("plain", "norm-rescaled")
+
     scale: float = 1.0
     low: float = 0.0
     high: float = 1.0
+    rule: str = "plain"
+    """One of ``RULES``; norm-rescaled: each token keeps the norm of its unguided velocity."""
+
+    def __call__(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
+        """The guided velocity of rows where it holds."""
+        guided = flow.guide(conditional, unconditional, self.scale)
+        return flow.rescaled(guided, conditional) if self.rule == "norm-rescaled" else guided
 
     @property
     def on(self) -> bool:
@@ -73,8 +82,15 @@ class Teacher:
         return bound
 
     def to(self, device: str, dtype: torch.dtype = torch.float32) -> Self:
-        """A copy whose network (and field, where they are one) is on a device, in a dtype."""
+        """A copy whose network (and field, where they are one) is on a device, in a dtype.
+
+        A network that is in memory once, for all (it has ``roles``), is moved itself and keeps its
+        precision.
+        """
         moved = copy.copy(self)
+        if hasattr(self.network, "roles"):
+            self.network.to(device)
+            return moved
         first = next(self.network.parameters(), None)
         if first is not None and (first.device != torch.device(device) or first.dtype != dtype):
             moved.network = copy.deepcopy(self.network).to(device, dtype)
@@ -112,8 +128,8 @@ class Teacher:
             )
             u, empty = both[: len(x)], both[len(x) :]
             if every:
-                return flow.guide(u, empty, g.scale)
-            return u.index_copy(0, rows, flow.guide(u[rows], empty, g.scale))
+                return g(u, empty)
+            return u.index_copy(0, rows, g(u[rows], empty))
 
 
 @dataclass(frozen=True)
@@ -154,6 +170,8 @@ class TeacherPlugin(Plugin):
     kind: ClassVar[str] = "teacher"
     made: ClassVar[bool] = False
     """Whether its weights are made by a stage of the run: :meth:`training`, else :meth:`make`."""
+    encodes: ClassVar[bool] = False
+    """Whether its conditions are encoded by a stage of the run: :meth:`encode`."""
 
     @property
     def guidance(self) -> Guidance:
@@ -182,6 +200,10 @@ class TeacherPlugin(Plugin):
         """The teacher on the CPU, in float32; ``made`` holds what the stage wrote."""
         raise NotImplementedError("a teacher must define load()")
 
+    def frame(self, dataset: Dataset, made: Path | None = None) -> Teacher:
+        """The teacher without its weights, where those are large: what another model fits into."""
+        return self.load(dataset, made)
+
     def training(self, dataset: Dataset) -> TeacherTraining | None:
         """How a stage trains it; its checkpoint is ``checkpoint_0.safetensors``. None: made."""
         return None
@@ -194,6 +216,26 @@ class TeacherPlugin(Plugin):
         """Write its weights into ``folder``, of a teacher that is made."""
         raise NotImplementedError("a teacher that is made must define make()")
 
+    def encodings(self) -> dict[str, Any]:
+        """What decides the encoded conditions, of a teacher that encodes them."""
+        raise NotImplementedError("a teacher that encodes conditions must define encodings()")
+
+    def encoded_bytes(self, dataset: Dataset) -> float:
+        """Bytes that the dataset's encoded conditions take, about."""
+        return 0.0
+
+    def encode(
+        self, dataset: Dataset, folder: Path, device: str, report: Callable[[float, str], None]
+    ) -> list[str]:
+        """Write all of the dataset's conditions, encoded, into ``folder``, which `load` is given.
+
+        Goes on after what it had written there before.
+
+        Returns:
+            What a user should know of them, a line each.
+        """
+        raise NotImplementedError("a teacher that encodes conditions must define encode()")
+
 
 def solve(
     teacher: Callable[[Tensor, Tensor, Condition], Tensor],
@@ -202,8 +244,9 @@ def solve(
     steps: int,
     solver: str = "heun",
     shift: float = 1.0,
+    terminal: float = 0.0,
     **options: Any,
 ) -> Tensor:
     """Integrate the teacher from noise to data in ``steps`` steps, uniform in raw time."""
-    times = flow.time_grid(steps, shift, torch.float64)
+    times = flow.time_grid(steps, shift, torch.float64, terminal)
     return flow.SOLVERS[solver](lambda x, t: teacher(x, t, condition), noise, times, **options)

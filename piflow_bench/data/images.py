@@ -22,12 +22,13 @@ from filelock import FileLock
 from torch import Tensor
 
 from piflow_bench.contracts.condition import Classes, Condition, Unconditional
-from piflow_bench.contracts.data import LAWS, Dataset, DatasetPlugin
+from piflow_bench.contracts.data import Dataset, DatasetPlugin
 from piflow_bench.contracts.plugin import Place
 from piflow_bench.contracts.requirement import Requirement
 from piflow_bench.contracts.space import Space, SpacePlugin
 from piflow_bench.errors import UserError
 from piflow_bench.files.atomic import write_atomically
+from piflow_bench.laws import LAWS
 from piflow_bench.preparation.picture_sizes import CROPS
 from piflow_bench.preparation.pictures import (
     FACTS,
@@ -236,7 +237,7 @@ def _spoken() -> Callable[[float, str], None]:
 
 def _identity(space: SpacePlugin) -> list[Any]:
     """All that decides what a space makes of pictures."""
-    cls = type(space)
+    cls: type = type(space)
     source = source_digest(cls) if is_file_plugin(cls) else ""
     return [f"{cls.__module__}.{cls.__qualname__}" * (not source), source, dict(space.identity())]
 

@@ -98,7 +98,8 @@ class LatentImages(DatasetPlugin):
         latents = Latents(Path(self.config.latents))
         reference = local_path(self.config.reference, "reference")
         _check_autoencoder(latents, space)
-        factor = int(getattr(space, "facts", dict)().get("factor", 8))
+        facts: Mapping[str, Any] = space.facts() if hasattr(space, "facts") else {}
+        factor = int(facts.get("factor", 8))
         made = space.load((latents.shape[1] * factor, latents.shape[2] * factor, 3), place)
         if made.shape != latents.shape:
             raise UserError(

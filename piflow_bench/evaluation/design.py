@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from piflow_bench.laws import BY_PROMPT
+
 BLOCKS = 20
 _SEED = 2020
 
@@ -47,6 +49,8 @@ class Design:
     n: int
     groups: np.ndarray | None = None
     chance: float = 0.0
+    units: np.ndarray | None = None
+    """Ids ``(n,)`` of what was drawn as a whole, such as a prompt with all its samples."""
 
     @classmethod
     def of(cls, n: int, labels: np.ndarray | None = None, law: str | None = None) -> Design:
@@ -55,10 +59,13 @@ class Design:
         Args:
             n: number of samples.
             labels: group of every sample, None where they are not known.
-            law: "balanced", another one (see ``data.dataset.LAWS``), or None where nobody stated
+            law: "balanced", another one (see ``contracts.data``), or None where nobody stated
                 it: then it is balanced if the groups' sizes differ by at most 1, which draws hardly
-                ever do.
+                ever do. "by prompt": groups are what was drawn, each as a whole.
         """
+        if labels is not None and law == BY_PROMPT:
+            units = _by_appearance(labels)
+            return cls(n) if _alone(np.bincount(units)) else cls(n, units=units)
         if labels is None or law not in (None, "balanced"):
             return cls(n)
         groups = _by_appearance(labels)
@@ -85,8 +92,15 @@ class Design:
         """Block ids ``(n,)`` 0..g-1 of up to ``count`` blocks of 2 or more samples.
 
         Sizes differ by at most 1, and so do a balanced group's counts in the blocks. Two samples of
-        one design have the same blocks, so that replicates of aligned samples are paired.
+        one design have the same blocks, so that replicates of aligned samples are paired. Of what
+        was drawn as a whole no part is in one block and another part in the next.
         """
+        if self.units is not None:
+            drawn = int(self.units.max()) + 1
+            own = np.empty(drawn, dtype=np.int64)
+            own[np.random.RandomState(_SEED).permutation(drawn)] = np.arange(drawn)
+            blocks: np.ndarray = own[self.units] % max(2, min(count, drawn))
+            return blocks
         count = max(2, min(count, self.n // 2))
         order = np.random.RandomState(_SEED).permutation(self.n)
         if self.groups is not None:

@@ -178,7 +178,15 @@ class Evaluator:
         sources = given.take(places)
         needs.check_inputs(self._rules.metrics, sources)
         by = Measuring(
-            self._rules, (), None, None, self._device, self._batch, None, lambda what, i, n: None
+            self._rules,
+            (),
+            lpips=None,
+            clip=None,
+            scorers={},
+            device=self._device,
+            batch=self._batch,
+            cache=None,
+            report=lambda what, i, n: None,
         )
         taken = {name: rows[places] for name, rows in ours.items()}
         found = measure_set(by, sources, taken, self._theirs, lambda what, images: {})

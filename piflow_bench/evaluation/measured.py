@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from piflow_bench.evaluation.extractors.clip import Clip
     from piflow_bench.evaluation.metrics.lpips import Lpips
     from piflow_bench.evaluation.pictures.images import Images
+    from piflow_bench.evaluation.scorers import Scorer
 
 WHOLE = "all"
 """The group of rows over all samples."""
@@ -53,6 +54,8 @@ class Measuring:
     per_class: Sequence[str]
     lpips: Lpips | None
     clip: Clip | None
+    scorers: Mapping[str, Scorer]
+    """Networks of other metrics of pictures with prompts, by metric."""
     device: str
     batch: int
     cache: Path | None
@@ -112,6 +115,14 @@ def measure_set(
             by.cache,
             by.batch,
             partial(by.report, f"CLIP features of {name}"),
+        )
+    for metric, scorer in by.scorers.items():
+        from piflow_bench.evaluation.metrics.per_sample import scorer_scores
+
+        assert sources.prompts is not None
+        told = partial(by.report, f"{metric} of {name}")
+        scores[metric] = scorer_scores(
+            scorer, sources.samples, sources.prompts, by.cache, by.batch, told
         )
     groups = None
     if by.lpips is not None and "lpips_within" in asked:

@@ -41,6 +41,7 @@ class Options:
     per_class: str | Sequence[str] = ()
     lpips_weights: str | None = None
     clip_weights: str | None = None
+    scorers: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     precision: str | None = None
     compiled: bool = False

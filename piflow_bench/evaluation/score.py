@@ -15,7 +15,7 @@ import pandas as pd
 
 from piflow_bench import file_plugins
 from piflow_bench.contracts.extractor import Extractor
-from piflow_bench.errors import UserError
+from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation import needs
 from piflow_bench.evaluation.cache import Arrays
 from piflow_bench.evaluation.extraction import extract
@@ -38,6 +38,7 @@ from piflow_bench.evaluation.tables import DIFFERENCES, compared, resolved_rules
 if TYPE_CHECKING:
     from piflow_bench.evaluation.extractors.clip import Clip
     from piflow_bench.evaluation.metrics.lpips import Lpips
+    from piflow_bench.evaluation.scorers import Scorer
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def evaluate(
     per_class: str | Sequence[str] = (),
     lpips_weights: str | None = None,
     clip_weights: str | None = None,
+    scorers: Mapping[str, str] | None = None,
     device: str = Options.device,
     precision: str | None = None,
     compiled: bool = Options.compiled,
@@ -96,8 +98,9 @@ def evaluate(
         n: score n samples, a fixed draw that keeps the shares of classes; or a list of several n.
         teacher: the teacher's images for the same noise, one a sample (``teacher_*`` metrics); two
             folders are paired by their images' names.
-        prompts: one a sample: a list, a .txt file of lines or a .json list (``clip_score``); or by
-            the samples' names, a dictionary or a .json file of one.
+        prompts: one a sample: a list, a .txt file of lines or a .json list (``clip_score``,
+            ``hpsv2``, ``hpsv2_quickgelu``, ``vqascore``); or by the samples' names, a dictionary
+            or a .json file of one.
         labels: class or prompt of every sample: an array, a .npy, .csv, .txt or .json file; or by
             name, as prompts; known without it for npz files with ``arr_1``, for folders of folders,
             and from ``prompts``.
@@ -105,6 +108,7 @@ def evaluate(
             that is too small for one has a row without a value, and a warning says why.
         lpips_weights: LPIPS's weights, where they are not in the cache folder.
         clip_weights: the same of the CLIP model of ``clip_score``.
+        scorers: the same of the other metrics of pictures with prompts: ``{"hpsv2": PATH}``.
         device: cpu, cuda or cuda:1.
         precision: of the network: float32, tf32 or bfloat16, in place of the protocol's.
         compiled: whether ``torch.compile`` takes the network first.
@@ -143,6 +147,7 @@ def evaluate(
         per_class=per_class,
         lpips_weights=lpips_weights,
         clip_weights=clip_weights,
+        scorers=scorers or {},
         device=device,
         precision=precision,
         compiled=compiled,
@@ -198,7 +203,10 @@ def score(samples: Any, reference: Any, protocol: str | Protocol, options: Optio
         told = partial(options.report, f"features of {what}")
         return extract(images, network, cache, batch, told, options.processes)
 
-    by = Measuring(rules, per_class, lpips, clip, options.device, batch, cache, options.report)
+    networks = _scorers(asked, options)
+    by = Measuring(
+        rules, per_class, lpips, clip, networks, options.device, batch, cache, options.report
+    )
     theirs: Arrays | None = None
     measured: dict[str, list[Measured]] = {}
     for name, each in given.items():
@@ -313,3 +321,18 @@ def _further_networks(
 
         clip = open_model(clip_weights, device, setting="clip.weights")
     return lpips, clip
+
+
+def _scorers(metrics: Sequence[str], options: Options) -> dict[str, Scorer]:
+    """The networks of other metrics of pictures with prompts, before any work."""
+    from piflow_bench.evaluation import scorers
+
+    known = [name for name in scorers.names() if name != "clip_score"]
+    for name in options.scorers:
+        if name not in known:
+            raise UserError(f"scorers.{name}: no such metric; {nearest(name, known)}")
+    return {
+        name: scorers.load(name, options.scorers.get(name), options.device)
+        for name in known
+        if name in metrics
+    }

@@ -20,6 +20,8 @@ from piflow_bench.evaluation.pictures.opening import open_images
 from piflow_bench.evaluation.pictures.spaces import Look
 from piflow_bench.evaluation.references.statistics import Statistics, is_statistics, load_statistics
 from piflow_bench.evaluation.subsets import described, subset
+from piflow_bench.files.prompts import read_prompts
+from piflow_bench.laws import BY_PROMPT
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class Given:
     """Class or prompt of the samples that have one."""
     count: int
     """How many samples have all that belongs to them: the first ones."""
+    by_prompt: bool = False
+    """Whether the labels are the prompts, each of which was drawn with all its samples."""
 
     def places(self, count: int | None) -> np.ndarray:
         """Places ``(n,)`` of the samples that are scored: all, or ``count`` by ``subset``.
@@ -127,8 +131,13 @@ class Given:
             None if self.prompts is None else [self.prompts[i] for i in places],
             None if self.labels is None else self.labels[places],
             described(len(self.samples), len(places), self.labels, self.count),
-            Design.part(places, self.labels),
+            self._design(places),
         )
+
+    def _design(self, places: np.ndarray) -> Design:
+        if self.by_prompt and self.labels is not None:
+            return Design.of(len(places), self.labels[places], BY_PROMPT)
+        return Design.part(places, self.labels)
 
 
 def open_given(
@@ -174,13 +183,14 @@ def open_given(
     others = None if teacher is None else _teacher(teacher, generated, cut, workers, look)
     texts = None if prompts is None else _texts(prompts, generated, cut)
     classes = generated.labels if labels is None else _labels(labels, generated, cut)
-    if classes is None and texts is not None:
+    by_prompt = classes is None and texts is not None
+    if by_prompt:
         classes = np.array(texts)
     paired = [each for each in (others, texts, classes) if each is not None]
     shortest = min(map(len, [generated, *paired]))
     if classes is not None:
         classes = classes[:shortest]
-    return Given(generated, reference, others, texts, classes, shortest)
+    return Given(generated, reference, others, texts, classes, shortest, by_prompt)
 
 
 def _teacher(source: Any, samples: Images, cut: bool, workers: int, look: Look | None) -> Images:
@@ -202,9 +212,7 @@ def _texts(source: Any, samples: Images, cut: bool) -> list[str]:
     """A prompt for every sample, in the samples' order."""
     found = source
     if isinstance(source, str | Path):
-        from piflow_bench.evaluation.metrics.clip_score import read_prompts
-
-        found = read_prompts(Path(source))
+        found = read_prompts(Path(source), f"prompts={source}")
     return list(_in_order(found, samples, "prompts", cut))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from piflow_bench.errors import UserError
+from piflow_bench.files.digests import digest
 
 State = dict[str, Tensor]
 WEIGHTS = "diffusion_pytorch_model"
+PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "params", "module")
 """Where a training script's file keeps the weights, if it has no averaged ones."""
 
@@ -75,7 +78,7 @@ def _read_file(path: Path, values: bool) -> tuple[State, str]:
     """Tensors, and the name of the set that was taken of several."""
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
-    content = _content(path, f"checkpoint {path}", values)
+    content = read_content(path, f"checkpoint {path}", values)
     return (content, "") if path.suffix == ".safetensors" else _tensors(content, path)
 
 
@@ -89,14 +92,23 @@ def read_state(path: Path, where: str) -> State:
     Raises:
         UserError: if it would have to be unpickled, is damaged, or holds something else.
     """
-    state = _content(path, where)
+    state = read_content(path, where)
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{where}: holds something else than named tensors alone")
     return state
 
 
-def _content(path: Path, where: str, values: bool = True) -> Any:
-    """What a file holds, read without unpickling; of tensors, if asked, the shapes alone."""
+def read_content(path: Path, where: str, values: bool = True) -> Any:
+    """What a file holds, read without unpickling; of tensors, if asked, the shapes alone.
+
+    Args:
+        path: where it is.
+        where: what gave it, for messages.
+        values: whether tensors' values are read.
+
+    Raises:
+        UserError: if it would have to be unpickled, or is damaged.
+    """
     if path.suffix == ".safetensors":
         try:
             return load_file(path) if values else _shapes(path)
@@ -120,10 +132,16 @@ def _content(path: Path, where: str, values: bool = True) -> Any:
 
 
 def _shapes(path: Path) -> State:
-    """The tensors that a safetensors file's header states, on the meta device."""
+    """The tensors that a safetensors file's header states, on the meta device.
+
+    Single numbers have their values: a LoRA's ``alpha``, by which its layout is converted.
+    """
     with safe_open(path, "pt") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        return {
+            name: torch.empty(shape, device="meta") if shape else file.get_tensor(name)
+            for name, shape in shapes.items()
+        }
 
 
 def is_averaged(name: str) -> bool:
@@ -184,6 +202,11 @@ def check_finite(state: Mapping[str, Tensor], where: str) -> None:
             raise UserError(f"{where}: {bad} of {value.numel()} values of {name} are not finite")
 
 
+def without_values(network: nn.Module) -> bool:
+    """Whether a network is a frame on the meta device."""
+    return any(parameter.is_meta for parameter in network.parameters())
+
+
 def check_shapes(network: nn.Module, state: State, where: str) -> None:
     """Refuse weights of another network, by names and shapes alone.
 
@@ -209,3 +232,23 @@ def load_into(network: nn.Module, state: State, where: str, assign: bool = False
     check_shapes(network, state, where)
     check_finite(state, where)
     network.load_state_dict(state, assign=assign)
+
+
+def weights_digest(folder: Path, where: str) -> str:
+    """sha256 of the weights that diffusers wrote into a folder, whatever else lies there.
+
+    Raises:
+        UserError: if there are none that are read without unpickling.
+    """
+    if (folder / f"{WEIGHTS}.safetensors").is_file():
+        return digest(folder / f"{WEIGHTS}.safetensors")
+    shards = sorted(folder.glob(f"{WEIGHTS}-*-of-*.safetensors"))
+    if shards:
+        return hashlib.sha256("".join(digest(shard) for shard in shards).encode()).hexdigest()
+    pickled = next((p for kind in PICKLED for p in sorted(folder.glob(f"*{kind}"))), None)
+    if pickled is not None:
+        raise UserError(
+            f"{where}: {pickled.name} is a pickle, which is not read; where you "
+            f"trust it: AutoencoderKL.from_pretrained({str(folder)!r}).save_pretrained(FOLDER)"
+        )
+    raise UserError(f"{where}: no {WEIGHTS}.safetensors in {folder}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from piflow_bench import registry
@@ -32,6 +33,8 @@ class Subject:
     shape: tuple[int, ...]
     conditions: Callable[[int], Condition]
     """Those of so many samples."""
+    encoded: float = 0.0
+    """Bytes on the disk of what they are encoded as."""
 
     def inputs(self, n: int, device: str) -> tuple[Tensor, Tensor, Condition]:
         """Samples ``(n, *shape)``, times ``(n,)`` and conditions, of values that mean nothing."""
@@ -47,12 +50,21 @@ class Network:
 
     subject: Subject
     parameters: int
+    trained: int
+    """Of a student: all, or those of its adapters on a frozen network."""
     flops: float
     """Of one forward pass of one sample."""
     activations: float
     """Bytes kept for the backward pass of one sample."""
     sample: int
     """Values of a sample."""
+    conditions: float = 0.0
+    """Bytes on the disk of what its conditions are encoded as."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether students are adapters on it."""
+        return self.trained != self.parameters
 
 
 def network_of(config: ExperimentConfig) -> Network | None:
@@ -82,6 +94,7 @@ def _own(config: ExperimentConfig) -> Subject | None:
             lambda: plugin.fresh_network(dataset),
             dataset.shape,
             lambda n: dataset.conditions(0, range(n)),
+            plugin.encoded_bytes(dataset) if plugin.encodes else 0.0,
         )
         _on_meta(subject)
     except (UserError, OSError, TypeError, ValueError):
@@ -115,7 +128,9 @@ def _measured(subject: Subject, config: ExperimentConfig) -> Network:
     from torch.utils.flop_counter import FlopCounterMode
 
     network = _on_meta(subject)
-    for part in network.modules():
+    student = _student(network, config)
+    parts: list[Any] = [*network.modules(), *student.modules()]
+    for part in parts:
         if hasattr(part, "checkpointing"):
             part.checkpointing = config.training.checkpointing
     kept, each = 0, 2 if config.training.precision == "bf16" else 4
@@ -129,12 +144,26 @@ def _measured(subject: Subject, config: ExperimentConfig) -> Network:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(*given)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        network(*given)
+        student(*given)
     parameters = sum(p.numel() for p in network.parameters())
     # Weights are saved for the backward pass as well, but lie there anyway.
-    kept -= each * sum(p.numel() for p in network.parameters() if p.ndim > 1)
+    kept -= each * sum(p.numel() for p in student.parameters() if p.ndim > 1)
     flops = float(counter.get_total_flops())
-    return Network(subject, parameters, flops, max(kept, 0), math.prod(subject.shape))
+    trained = sum(p.numel() for p in student.parameters())
+    values = math.prod(subject.shape)
+    return Network(subject, parameters, trained, flops, max(kept, 0), values, subject.encoded)
+
+
+def _student(network: nn.Module, config: ExperimentConfig) -> nn.Module:
+    """What is trained: the network, or adapters on it."""
+    import torch
+
+    if not hasattr(network, "adapt_with"):
+        return network
+    t = config.training
+    network.adapt_with(t.adapter_rank, t.adapter_dropout)  # type: ignore[operator]
+    with torch.device("meta"):
+        return copy.deepcopy(network).requires_grad_(True)
 
 
 def chosen_variants(config: ExperimentConfig) -> list[tuple[str, Any, Any]]:
@@ -159,12 +188,12 @@ def stored_bytes(config: ExperimentConfig) -> float:
         return 0.5e9
     trained = [v for v in chosen_variants(config) if v[2].trains]
     runs = len(config.train_seeds) * len(config.nfes) * len(trained)
-    checkpoints = 4 * network.parameters * len(config.budget.checkpoints) * runs
-    state = 20 * network.parameters * min(runs, 2)
+    checkpoints = 4 * network.trained * len(config.budget.checkpoints) * runs
+    state = 20 * network.trained * min(runs, 2)
     p = config.protocol
     sets = runs * len(config.budget.checkpoints) + 4
     samples = sets * p.samples * (4 * network.sample + 4 * (2048 + 2023 + 1008))
-    return float(checkpoints + state + samples)
+    return float(checkpoints + state + samples + network.conditions)
 
 
 def memory(config: ExperimentConfig, network: Network, entry: Any, facts: Any) -> float:
@@ -172,21 +201,28 @@ def memory(config: ExperimentConfig, network: Network, entry: Any, facts: Any) -
     optimizer = entry.training.get("optimizer", config.training.optimizer)
     moments = 2 if optimizer == "adamw8bit" else 8
     own = 4 + 4 + moments
-    nets = network.parameters * (own + 4 + len(facts.auxiliary) * own)
+    nets: float = network.trained * (own + 4 + len(facts.auxiliary) * own)
+    # A frozen network is there once, in 16 bits; another teacher in 32, beside its students.
+    base: float = network.parameters * (2 if network.is_shared else 4)
+    in_eight_bits = config.teacher.get("weights") == "int8"
+    if in_eight_bits:
+        base /= 2
     if config.scale.parallel == "fsdp":
         nets /= config.scale.processes
+        # Weights of 8 bits are no parameters, and whole in every process.
+        base /= config.scale.processes if network.is_shared and not in_eight_bits else 1
     batch = int(entry.training.get("batch", config.training.batch))
     rows = min(batch // config.scale.processes, config.scale.micro_batch or batch)
     passes = 2 if facts.auxiliary else 1
     pairs = entry.settings.get("pairs", 0) * 2 * 4 * network.sample
-    return nets + 4 * network.parameters + rows * network.activations * passes + pairs + 2e9
+    return nets + base + rows * network.activations * passes + pairs + 2e9
 
 
 def hours(config: ExperimentConfig, network: Network, rate: float) -> dict[str, float]:
     """GPU-hours by stage at ``rate`` FLOP/s; training by budget, sampling by evaluations."""
     found: dict[str, float] = {}
     budgets = to_plain(config.budget)
-    steps = config.converged.steps * (1 if config.teacher.get("guidance") == 1 else 2)
+    steps = config.converged.steps * (2 if _is_guided(config) else 1)
     p = config.protocol
     converged = (p.reference_samples + p.samples) * steps * network.flops
     found["converged teacher"] = converged / rate / 3600
@@ -194,7 +230,7 @@ def hours(config: ExperimentConfig, network: Network, rate: float) -> dict[str, 
         nfes = [n for n in config.nfes if entry.nfes is None or n in entry.nfes]
         samples = p.samples * sum(nfes) * network.flops
         work = samples
-        if facts.trains and not config.student.checkpoint:
+        if facts.trains and not (config.student.checkpoint or entry.checkpoint):
             budget = {**budgets, **entry.budget}
             runs = len(config.train_seeds) * (1 if facts.elastic else len(nfes))
             if budget["unit"] == "tfe":
@@ -209,13 +245,22 @@ def hours(config: ExperimentConfig, network: Network, rate: float) -> dict[str, 
     return found
 
 
+def _is_guided(config: ExperimentConfig) -> bool:
+    from piflow_bench.pipeline.plan import runtime_of
+
+    return replace(runtime_of(config), inputs="").teacher_plugin().guidance.on
+
+
 def measured_rate(network: Network) -> float | None:
     """FLOP/s of the backbone's forward pass on this GPU, for up to half a minute."""
     import torch
 
     if not torch.cuda.is_available():
         return None
-    batch, model = 64, network.subject.build().cuda().eval()
+    if network.is_shared:  # Of tens of gigabytes, which the host may not have room for.
+        batch, model = 1, _on_gpu(network.subject)
+    else:
+        batch, model = 64, network.subject.build().cuda().eval()
     given = network.subject.inputs(batch, "cuda")
     done, started = 0, 0.0
     with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
@@ -227,3 +272,16 @@ def measured_rate(network: Network) -> float | None:
             torch.cuda.synchronize()
             done += batch
     return done * network.flops / (time.perf_counter() - started)
+
+
+def _on_gpu(subject: Subject) -> nn.Module:
+    """A large network of fresh weights in 16 bits, made where it is called."""
+    import torch
+
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("cuda"):
+            return subject.build().eval()
+    finally:
+        torch.set_default_dtype(usual)

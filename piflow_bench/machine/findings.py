@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 from piflow_bench.config.schema import ExperimentConfig, keys_that_set
 from piflow_bench.contracts.requirement import Requirement
-from piflow_bench.files.hub import in_cache, is_address
+from piflow_bench.files.hub import download_command, in_cache, is_address
 from piflow_bench.machine.estimates import stored_bytes
+from piflow_bench.machine.known import about
 from piflow_bench.places import store_root
 from piflow_bench.preparation.given import is_stand_in
 
@@ -81,6 +82,7 @@ def _packages(config: ExperimentConfig) -> Iterator[Finding]:
 def requirements(config: ExperimentConfig) -> list[Requirement]:
     """The files that the experiment's plugins are read from, and of published students."""
     from piflow_bench.pipeline.plan import runtime_of
+    from piflow_bench.pipeline.plan.world import published_in
 
     runtime = replace(runtime_of(config), inputs="")  # What nobody gives is not made.
     plugins = [
@@ -90,10 +92,25 @@ def requirements(config: ExperimentConfig) -> list[Requirement]:
         *(runtime.extractor_plugin(name) for name in config.protocol.extractors),
     ]
     found = [r for p in plugins for r in p.requirements() if not is_stand_in(r.source)]
-    if config.student.checkpoint:
-        given = config.student.checkpoint
-        found.append(Requirement("student.checkpoint", given, "student.checkpoint=PATH"))
+    found += _scorers(config, runtime.scorers)
+    for given in published_in(config):
+        if not is_stand_in(given):
+            mend = f"{download_command(given)} checkpoint=PATH of its variant".strip()
+            found.append(Requirement("published weights", given, mend))
     return found
+
+
+def _scorers(config: ExperimentConfig, given: Mapping[str, str | None]) -> Iterator[Requirement]:
+    """The weights of metrics of pictures with prompts."""
+    from piflow_bench.evaluation import scorers
+    from piflow_bench.evaluation.extractors.extractor import cache_folder
+
+    for metric in config.protocol.metrics:
+        if metric not in scorers.names() or is_stand_in(given.get(metric)):
+            continue
+        name, file = f"scorers.{metric}.weights", scorers.file_of(metric)
+        source = given.get(metric) or str(cache_folder() / file)
+        yield Requirement(name, source, scorers.mend_of(metric))
 
 
 def _files(config: ExperimentConfig) -> Iterator[Finding]:
@@ -105,10 +122,13 @@ def _files(config: ExperimentConfig) -> Iterator[Finding]:
             yield Finding(r.name, OK, str(path))
         elif is_address(r.source):
             reachable = _hub_answers() if reachable is None else reachable
+            known = about(r.source)
+            beside = f" ({known})" if known else ""
             if reachable:
-                yield Finding(r.name, NOTE, f"{r.source} will be downloaded")
+                yield Finding(r.name, NOTE, f"{r.source} will be downloaded{beside}")
             else:
-                yield Finding(r.name, GAP, f"{r.source}: the hub cannot be reached", r.mend)
+                words = f"{r.source}: the hub cannot be reached{beside}"
+                yield Finding(r.name, GAP, words, r.mend)
         else:
             yield Finding(r.name, GAP, f"{r.source}: no such file or folder", r.mend)
 

@@ -53,7 +53,7 @@ def print_findings(config: ExperimentConfig, price: float | None = None) -> bool
         sizes = {
             f"training {n}": memory(config, network, e, f) / 2**30
             for n, e, f in chosen_variants(config)
-            if f.trains and not config.student.checkpoint
+            if f.trains and not (config.student.checkpoint or e.checkpoint)
         }
         total = 0.0
         for stage, value in hours(config, network, rate).items():

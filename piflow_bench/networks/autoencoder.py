@@ -1,9 +1,10 @@
-"""The autoencoder between images and latents: diffusers' AutoencoderKL behind four functions."""
+"""The autoencoder between images and latents: diffusers' classes behind four functions."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,18 +13,21 @@ import torch
 from torch import Tensor
 
 from piflow_bench.errors import UserError
-from piflow_bench.files.digests import digest
 from piflow_bench.files.hub import local_path
-from piflow_bench.files.weights import WEIGHTS
+from piflow_bench.files.weights import weights_digest
 from piflow_bench.settings import refuse_name
 
-PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 DTYPES = ("float32", "float16", "bfloat16")
+OF_FRAMES = "AutoencoderKLQwenImage"
+"""The one whose pictures are films of one frame, with a mean and a std for every channel."""
+KINDS = ("AutoencoderKL", OF_FRAMES)
+Scale = float | list[float]
+"""One number, or one for every channel."""
 
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """A frozen AutoencoderKL; latents are ``(z - shift) * scaling``, as a diffusion network's.
+    """A frozen autoencoder; latents are ``(z - shift) * scaling``, as a diffusion network's.
 
     ``channels`` of a latent, ``factor`` pixels a side of a latent's element.
     """
@@ -31,8 +35,8 @@ class Autoencoder:
     model: Any
     channels: int
     factor: int
-    scaling: float
-    shift: float
+    scaling: Scale
+    shift: Scale
     digest: str
     """sha256 of its weights' file."""
     device: str = "cpu"
@@ -51,18 +55,18 @@ class Autoencoder:
             tiled: whether large images are decoded in overlapping tiles, to save memory.
 
         Raises:
-            UserError: if it is no AutoencoderKL in safetensors.
+            UserError: if it is none of ``KINDS`` in safetensors.
         """
         if dtype not in DTYPES:
             raise UserError(f"autoencoder dtype={dtype}: {refuse_name(dtype, DTYPES)}")
         folder = local_path(str(source), "autoencoder")
-        _check_config(folder, source)
-        weights = _weights(folder, source)
+        stated = _check_config(folder, source)
+        weights = weights_digest(folder, f"autoencoder={source}")
         kind = getattr(torch, dtype)
-        from diffusers import AutoencoderKL
+        import diffusers
 
         try:
-            model = AutoencoderKL.from_pretrained(
+            model = getattr(diffusers, stated["_class_name"]).from_pretrained(
                 folder,
                 torch_dtype=kind,
                 use_safetensors=True,
@@ -74,33 +78,43 @@ class Autoencoder:
             raise UserError(f"autoencoder={source}: {words}") from error
         if tiled:
             model.enable_tiling()
-        config = model.config  # With what the file leaves out.
+        facts = _facts(dict(model.config), stated["_class_name"])  # With what the file leaves out.
         model = model.to(device).eval().requires_grad_(False)
         return cls(
             model,
-            int(config.latent_channels),
-            2 ** (len(config.block_out_channels) - 1),
-            float(config.scaling_factor or 1.0),
-            float(getattr(config, "shift_factor", None) or 0.0),
+            facts["channels"],
+            facts["factor"],
+            facts.get("scaling", 1.0),
+            facts.get("shift", 0.0),
             weights,
             device,
             kind,
         )
 
+    @property
+    def _of_frames(self) -> bool:
+        return type(self.model).__name__ == OF_FRAMES
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation ``(B, C, h, w)`` float32 of images in [-1, 1]."""
-        posterior = self.model.encode(images.to(self.device, self.dtype)).latent_dist
-        mean = (posterior.mean.float() - self.shift) * self.scaling
-        return mean, posterior.std.float() * self.scaling
+        x = images.to(self.device, self.dtype)
+        posterior = self.model.encode(x[:, :, None] if self._of_frames else x).latent_dist
+        mean, std = posterior.mean.float(), posterior.std.float()
+        if self._of_frames:
+            mean, std = mean[:, :, 0], std[:, :, 0]
+        scaling = _by_channel(self.scaling, mean)
+        return (mean - _by_channel(self.shift, mean)) * scaling, std * scaling
 
     @torch.no_grad()
     def decode(self, latents: Tensor, batch: int = 16) -> Tensor:
         """Images ``(B, 3, H, W)`` float32 on the CPU, about [-1, 1], ``batch`` at once."""
         parts = []
         for part in latents.split(batch):
-            z = part.to(self.device).float() / self.scaling + self.shift
-            parts.append(self.model.decode(z.to(self.dtype)).sample.float().cpu())
+            z = part.to(self.device).float()
+            z = (z / _by_channel(self.scaling, z) + _by_channel(self.shift, z)).to(self.dtype)
+            images = self.model.decode(z[:, :, None] if self._of_frames else z).sample
+            parts.append((images[:, :, 0] if self._of_frames else images).float().cpu())
         return torch.cat(parts)
 
 
@@ -111,31 +125,53 @@ def stated_facts(folder: Path, source: str) -> dict[str, Any]:
     ``autoencoder``; what is not stated is left out. No weights are loaded.
 
     Raises:
-        UserError: if it is no AutoencoderKL in safetensors.
+        UserError: if it is none of ``KINDS`` in safetensors.
     """
     config = _check_config(folder, source)
-    facts: dict[str, Any] = {"autoencoder": _weights(folder, source)}
+    weights = weights_digest(folder, f"autoencoder={source}")
+    return {"autoencoder": weights, **_facts(config, config["_class_name"])}
+
+
+def _facts(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Facts of the latents, as far as a configuration of a kind has them."""
+    facts: dict[str, Any] = {}
+    if kind == OF_FRAMES:
+        if "latents_mean" in config and "latents_std" in config:
+            facts["scaling"] = [1 / float(std) for std in config["latents_std"]]
+            facts["shift"] = [float(mean) for mean in config["latents_mean"]]
+        if "z_dim" in config:
+            facts["channels"] = int(config["z_dim"])
+        if "temperal_downsample" in config:
+            facts["factor"] = 2 ** len(config["temperal_downsample"])
+        return facts
     if config.get("scaling_factor") is not None:
         facts["scaling"] = float(config["scaling_factor"])
     if "shift_factor" in config:
         facts["shift"] = float(config["shift_factor"] or 0.0)
     if "latent_channels" in config:
-        facts["channels"] = config["latent_channels"]
+        facts["channels"] = int(config["latent_channels"])
     if "block_out_channels" in config:
         facts["factor"] = 2 ** (len(config["block_out_channels"]) - 1)
     return facts
+
+
+def _by_channel(value: Scale, like: Tensor) -> Tensor:
+    """A scale to be broadcast over latents ``(B, C, h, w)``."""
+    found = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    return found.reshape(-1, 1, 1)
 
 
 def autoencoder_digest(folder: Path, source: str) -> str:
     """Digest of weights and configuration, whatever else lies in the folder: what decides images.
 
     Raises:
-        UserError: if it is no AutoencoderKL in safetensors.
+        UserError: if it is none of ``KINDS`` in safetensors.
     """
     config = _check_config(folder, source)
     stated = {k: v for k, v in config.items() if not k.startswith("_")}  # Versions, and its path.
+    weights = weights_digest(folder, f"autoencoder={source}")
     text = json.dumps(stated, sort_keys=True)
-    return hashlib.sha256(f"{_weights(folder, source)} {text}".encode()).hexdigest()
+    return hashlib.sha256(f"{weights} {text}".encode()).hexdigest()
 
 
 def _check_config(folder: Path, source: str) -> dict[str, Any]:
@@ -147,26 +183,6 @@ def _check_config(folder: Path, source: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"autoencoder={source}: {path} is not JSON ({error})") from error
     kind = config.get("_class_name") if isinstance(config, dict) else None
-    if kind != "AutoencoderKL":
-        raise UserError(f"autoencoder={source}: a {kind}, not an AutoencoderKL")
+    if kind not in KINDS:
+        raise UserError(f"autoencoder={source}: a {kind}, not an {' or '.join(KINDS)}")
     return config
-
-
-def _weights(folder: Path, source: str) -> str:
-    """sha256 of the weights, whatever else lies in the folder.
-
-    Raises:
-        UserError: if there are none that are read without unpickling.
-    """
-    if (folder / f"{WEIGHTS}.safetensors").is_file():
-        return digest(folder / f"{WEIGHTS}.safetensors")
-    shards = sorted(folder.glob(f"{WEIGHTS}-*-of-*.safetensors"))
-    if shards:
-        return hashlib.sha256("".join(digest(shard) for shard in shards).encode()).hexdigest()
-    pickled = next((p for kind in PICKLED for p in sorted(folder.glob(f"*{kind}"))), None)
-    if pickled is not None:
-        raise UserError(
-            f"autoencoder={source}: {pickled.name} is a pickle, which is not read; where you "
-            f"trust it: AutoencoderKL.from_pretrained({str(folder)!r}).save_pretrained(FOLDER)"
-        )
-    raise UserError(f"autoencoder={source}: no {WEIGHTS}.safetensors in {folder}")

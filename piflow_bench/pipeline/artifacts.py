@@ -36,9 +36,9 @@ def write_samples(folder: Path, x: Tensor, first: int = 0) -> None:
     np.save(folder / SAMPLES, finite(x, first).numpy())
 
 
-def sample_file(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
+def sample_file(folder: Path, shape: tuple[int, ...]) -> np.memmap:
     """The file of samples ``(n, *shape)`` float32, mapped, to be written piece by piece."""
-    found: np.ndarray = np.lib.format.open_memmap(folder / SAMPLES, "w+", np.float32, shape)
+    found: np.memmap = np.lib.format.open_memmap(folder / SAMPLES, "w+", np.float32, shape)
     return found
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from piflow_bench.pipeline.stage import Task
 from piflow_bench.pipeline.stages.breakdown import BreakDown
-from piflow_bench.pipeline.stages.distill import Distill, Publish
+from piflow_bench.pipeline.stages.distill import Distill
 from piflow_bench.pipeline.stages.features import Describe, DescribeReference
 from piflow_bench.pipeline.stages.metrics import Measure, Partition
+from piflow_bench.pipeline.stages.published import Publish
 from piflow_bench.pipeline.stages.samples import Converge, Draw, Sample
 from piflow_bench.pipeline.stages.scores import ScoreSamples
 from piflow_bench.pipeline.stages.selection import Select
-from piflow_bench.pipeline.stages.teacher import CheckTeacher, MakeTeacher, TrainTeacher
+from piflow_bench.pipeline.stages.teacher import CheckTeacher, EncodeText, MakeTeacher, TrainTeacher
 
 KINDS: dict[str, type[Task]] = {
     task.kind: task
@@ -18,6 +19,7 @@ KINDS: dict[str, type[Task]] = {
         MakeTeacher,
         TrainTeacher,
         CheckTeacher,
+        EncodeText,
         Converge,
         Draw,
         Distill,

@@ -6,12 +6,12 @@ A source is ``{"from": "conditions", "seed": SEED, "law": LAW}``, ``{"from": "tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from piflow_bench.contracts.condition import Condition
+from piflow_bench.contracts.condition import Condition, Prompts
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.evaluation.design import Design
 
@@ -40,6 +40,12 @@ def classes_of(condition: Condition) -> np.ndarray | None:
     """Classes ``(n,)`` of conditions; None where a sample has no single class."""
     packed = condition.pack()
     return packed.numpy() if packed.ndim == 1 else None
+
+
+def captions(condition: Condition, labels: Iterable[int]) -> list[Any]:
+    """What labels of conditions say to people: a class is its number, a prompt its text."""
+    known = condition.known if isinstance(condition, Prompts) else None
+    return [label if known is None else known[label] for label in map(int, labels)]
 
 
 def design_of(source: Source, labels: np.ndarray | None, n: int) -> Design:

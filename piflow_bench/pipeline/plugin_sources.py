@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator
 from piflow_bench import registry
 from piflow_bench.config.schema import to_plain
 from piflow_bench.contracts.plugin import Plugin
-from piflow_bench.files.digests import digest
-from piflow_bench.files.hub import local_path
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.stage import Identity, Stage
-from piflow_bench.pipeline.stages.distill import Publish
+from piflow_bench.pipeline.stages.published import Publish, source_of
 from piflow_bench.pipeline.stages.student import OfStudent
 from piflow_bench.sources import source_digest
 
@@ -75,7 +73,7 @@ def _changed(stage: Stage, method: str, runtime: Runtime) -> Iterator[str]:
         if any(to_plain(known[key]) != to_plain(found[key]) for key in known.keys() & found.keys()):
             yield f"the files of extractor '{name}' were changed"
     if isinstance(stage.task, Publish) and not _same_weights(stage.task, runtime):
-        yield f"the file of student.checkpoint={runtime.student} was changed"
+        yield f"the file of published weights was changed ({', '.join(runtime.students)})"
 
 
 def _same_files(kind: str, known: Identity, runtime: Runtime) -> bool:
@@ -95,4 +93,4 @@ def _same_files(kind: str, known: Identity, runtime: Runtime) -> bool:
 
 def _same_weights(task: Publish, runtime: Runtime) -> bool:
     """Whether a published student's weights are those of the key."""
-    return digest(local_path(runtime.student or "", "student.checkpoint")) == task.weights
+    return source_of(task.weights, runtime) is not None

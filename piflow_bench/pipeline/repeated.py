@@ -172,9 +172,10 @@ def _packages() -> Iterator[Path]:
             names.add(entry.module.partition(".")[0])
     for name in names:
         spec = find_spec(name)
-        for place in (spec.submodule_search_locations or [spec.origin]) if spec else []:
-            if place:
-                yield Path(place)
+        if spec is None:
+            continue
+        places: Iterable[str | None] = spec.submodule_search_locations or [spec.origin]
+        yield from (Path(place) for place in places if place)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -77,7 +77,7 @@ def _of_variants(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[
     if not set(there["nfes"]) <= set(here["nfes"]):
         yield _difference("nfes", there["nfes"], here["nfes"])
     for name in old:
-        for part in ("method", "seed_offset", *OPEN) if name in new else ():
+        for part in ("method", "seed_offset", "checkpoint", *OPEN) if name in new else ():
             yield from _apart(f"variants.{name}.{part}", old[name].get(part), new[name].get(part))
         if name in new:
             before, now = (_nfes(c, e[name]) for c, e in ((there, old), (here, new)))
@@ -188,8 +188,15 @@ def _is_whole(config: Any) -> bool:
 
 
 def _held_otherwise(folder: Path, config: ExperimentConfig) -> list[Difference]:
-    here = to_plain(config)
-    return next((found for each in held(folder) if (found := differences(each, here))), [])
+    here, usual = to_plain(config), to_plain(ExperimentConfig(name=config.name))
+    theirs = (_completed(each, usual) for each in held(folder))
+    return next((found for each in theirs if (found := differences(each, here))), [])
+
+
+def _completed(config: dict[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the settings that there are since: they had their defaults then."""
+    parts = {k: v for k, v in usual.items() if isinstance(v, Mapping) and k in config}
+    return config | {k: {**v, **config[k]} for k, v in parts.items()}
 
 
 def one_at_a_time(folder: Path) -> BaseFileLock:

@@ -28,6 +28,7 @@ from piflow_bench.training.scale import Scale
 
 if TYPE_CHECKING:
     from piflow_bench.evaluation.metrics.lpips import Lpips
+    from piflow_bench.evaluation.scorers import Scorer
 
 Settings = Mapping[str, Any]
 
@@ -56,10 +57,12 @@ class Runtime:
     scale: Scale = Scale()
     inputs: str = "runs/inputs"
     """Folder of stand-ins for files that nobody gives."""
-    student: str | None = None
-    """A published student's weights."""
+    students: tuple[str, ...] = ()
+    """Where published students' weights are."""
     lpips_weights: str | None = None
     """Those of LPIPS, where they are not in the cache folder."""
+    scorers: Mapping[str, str | None] = field(default_factory=dict)
+    """Weights of metrics of pictures with prompts, where they are not in the cache folder."""
     events: Mapping[str, str] = field(default_factory=dict)
     """Folders of TensorBoard's event files, by the names of the trainings' stages."""
 
@@ -119,9 +122,12 @@ class Runtime:
         """The data."""
         return _dataset(self._text("dataset", "space"))
 
-    def teacher(self, made: Path | None = None) -> Teacher:
-        """The teacher; ``made`` is what its stage wrote, where it has one."""
-        return _teacher(self._text("dataset", "space", "teacher"), made)
+    def teacher(self, made: Path | None = None, frame: bool = False) -> Teacher:
+        """The teacher; ``made`` is what its stage wrote, where it has one.
+
+        As a ``frame`` it has no weights, where they are too large to be beside another model's.
+        """
+        return _teacher(self._text("dataset", "space", "teacher"), made, frame)
 
     def extractor(self, name: str, precision: str = "float32") -> Extractor:
         """An extractor, on its device, its network in a precision."""
@@ -131,6 +137,10 @@ class Runtime:
     def lpips(self) -> Lpips:
         """LPIPS, on its device."""
         return _lpips(self.lpips_weights, self.scale.device)
+
+    def scorer(self, metric: str) -> Scorer:
+        """The network of a metric of pictures with prompts, on its device."""
+        return _scorer(metric, self.scorers.get(metric), self.scale.device)
 
     def _text(self, *which: str) -> str:
         """What decides what is loaded, to be remembered by."""
@@ -156,9 +166,10 @@ def _dataset(text: str) -> Dataset:
 
 
 @lru_cache(maxsize=8)
-def _teacher(text: str, made: Path | None) -> Teacher:
+def _teacher(text: str, made: Path | None, frame: bool = False) -> Teacher:
     runtime = _read(text)
-    return runtime.teacher_plugin().load(runtime.dataset(), made)
+    plugin = runtime.teacher_plugin()
+    return (plugin.frame if frame else plugin.load)(runtime.dataset(), made)
 
 
 @lru_cache(maxsize=1)
@@ -166,6 +177,13 @@ def _lpips(weights: str | None, device: str) -> Lpips:
     from piflow_bench.evaluation.metrics.lpips import load
 
     return load(weights, device)
+
+
+@lru_cache(maxsize=4)
+def _scorer(metric: str, weights: str | None, device: str) -> Scorer:
+    from piflow_bench.evaluation.scorers import load
+
+    return load(metric, weights, device)
 
 
 @lru_cache(maxsize=8)
@@ -204,4 +222,5 @@ def plain(runtime: Runtime) -> dict[str, Any]:
 def from_plain(settings: Mapping[str, Any]) -> Runtime:
     """The runtime of :func:`plain`."""
     given, scale = Given(**settings["given"]), Scale(**settings["scale"])
-    return Runtime(**{**settings, "given": given, "scale": scale})
+    students = tuple(settings["students"])
+    return Runtime(**{**settings, "given": given, "scale": scale, "students": students})

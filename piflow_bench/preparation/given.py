@@ -15,6 +15,16 @@ def is_stand_in(value: Any) -> bool:
     return isinstance(value, str) and value.startswith(STAND_IN)
 
 
+def path_of(source: str, inputs: str) -> str:
+    """A path or address; of a stand-in the file, which is made in ``inputs``."""
+    if not is_stand_in(source):
+        return source
+    from piflow_bench.preparation.stand_ins import generate
+
+    name = source.removeprefix(STAND_IN)
+    return generate(Path(inputs), [name])[name]
+
+
 def resolved(kind: str, given: Mapping[str, Any], inputs: str) -> dict[str, Any]:
     """The settings of a plugin without its name; stand-ins are made in ``inputs``, if it is any."""
     settings = {key: value for key, value in given.items() if key != "name"}
@@ -23,9 +33,10 @@ def resolved(kind: str, given: Mapping[str, Any], inputs: str) -> dict[str, Any]
         return settings
     from piflow_bench.preparation.stand_ins import HEADS, generate
 
-    made = generate(Path(inputs))
-    for key, value in named.items():
-        settings[key] = made[value.removeprefix(STAND_IN)]
+    names = {key: value.removeprefix(STAND_IN) for key, value in named.items()}
+    made = generate(Path(inputs), names.values())
+    for key, name in names.items():
+        settings[key] = made[name]
     if kind == "teacher" and "checkpoint" in named:  # Its file does not say.
         settings.setdefault("heads", HEADS)
     return settings

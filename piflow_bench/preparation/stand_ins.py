@@ -1,4 +1,4 @@
-"""Small stand-ins for everything ImageNet's experiment reads, in the same formats.
+"""Small stand-ins for everything that large experiments read, in the same formats.
 
 JPEGs in class folders, an autoencoder saved by diffusers, a teacher in the official checkpoint's
 layout, Inception's weights, and a reference file as ADM's. Weights are random: numbers made from
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +23,60 @@ from piflow_bench.files.atomic import exchange
 CLASSES, PER_CLASS, SIDE, HEADS = 10, 3, 64, 4
 VERSION = 2
 """Raise it when anything here changes: older folders are made anew."""
+FILES = {
+    "imagenet": {
+        "latents": "latents",
+        "reference": "reference.npz",
+        "teacher": "teacher.pth",
+        "autoencoder": "autoencoder",
+        "inception": "inception.pth",
+    },
+    "text-to-image": {
+        "prompts": "prompts.txt",
+        "flux": "flux",
+        "flux-autoencoder": "flux/vae",
+        "qwen": "qwen",
+        "qwen-autoencoder": "qwen/vae",
+        "flux-gm": "flux-gm",
+        "flux-dx": "flux-dx",
+        "qwen-gm": "qwen-gm",
+        "qwen-dx": "qwen-dx",
+        "flux-lora": "flux-lora.safetensors",
+        "qwen-lora": "qwen-lora.safetensors",
+        "clip": "clip",
+    },
+}
+"""Names of stand-ins and where they lie, by what is made together."""
 
 
-def generate(folder: Path) -> dict[str, str]:
-    """Make the files in ``folder`` unless they are there; returns their paths by name."""
+def generate(folder: Path, names: Iterable[str] = tuple(FILES["imagenet"])) -> dict[str, str]:
+    """Make the files of these names in ``folder`` unless they are there.
+
+    Returns:
+        Their paths, and of all that is made with them, by name.
+    """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    whole = folder / "imagenet"
-    with FileLock(folder / "imagenet.lock"):
-        made = whole / "made.json"
-        if not made.is_file() or json.loads(made.read_text()) != {"version": VERSION}:
-            fresh = folder / "imagenet.tmp"
-            shutil.rmtree(fresh, ignore_errors=True)
-            fresh.mkdir()
-            _make(fresh)
-            (fresh / "made.json").write_text(json.dumps({"version": VERSION}))
-            exchange(fresh, whole, folder / "imagenet.old")
-    return {
-        "latents": str(whole / "latents"),
-        "reference": str(whole / "reference.npz"),
-        "teacher": str(whole / "teacher.pth"),
-        "autoencoder": str(whole / "autoencoder"),
-        "inception": str(whole / "inception.pth"),
-    }
+    found: dict[str, str] = {}
+    for group in dict.fromkeys(_group_of(name) for name in names):
+        with FileLock(folder / f"{group}.lock"):
+            whole, made = folder / group, folder / group / "made.json"
+            if not made.is_file() or json.loads(made.read_text()) != {"version": VERSION}:
+                fresh = folder / f"{group}.tmp"
+                shutil.rmtree(fresh, ignore_errors=True)
+                fresh.mkdir()
+                GROUPS[group](fresh)
+                (fresh / "made.json").write_text(json.dumps({"version": VERSION}))
+                exchange(fresh, whole, folder / f"{group}.old")
+        found |= {name: str(whole / path) for name, path in FILES[group].items()}
+    return found
 
 
-def _make(folder: Path) -> None:
+def _group_of(name: str) -> str:
+    return next(group for group, files in FILES.items() if name in files)
+
+
+def _make_imagenet(folder: Path) -> None:
     from piflow_bench.preparation.imagenet import prepare
 
     with torch.random.fork_rng(devices=[]):
@@ -93,7 +122,7 @@ def autoencoder(folder: Path) -> None:
     """A tiny AutoencoderKL that halves an image three times, as Stable Diffusion's does."""
     from diffusers import AutoencoderKL
 
-    AutoencoderKL(
+    made: Any = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(8, 8, 8, 8),
@@ -101,7 +130,8 @@ def autoencoder(folder: Path) -> None:
         latent_channels=4,
         norm_num_groups=4,
         sample_size=SIDE,
-    ).save_pretrained(folder)
+    )
+    made.save_pretrained(folder)
 
 
 def teacher(path: Path) -> None:
@@ -166,3 +196,23 @@ def reference(folder: Path) -> None:
         mu_s=spatial.mean,
         sigma_s=spatial.covariance,
     )
+
+
+def _make_text_to_image(folder: Path) -> None:
+    from piflow_bench.preparation.tiny_adapters import tiny_adapter, tiny_clip, tiny_lora
+    from piflow_bench.preparation.tiny_pipelines import PROMPTS, tiny_flux, tiny_qwen
+
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tiny_flux(folder / "flux")
+        tiny_qwen(folder / "qwen")
+        tiny_clip(folder / "clip")
+        for kind in ("flux", "qwen"):
+            tiny_lora(folder / kind, folder / f"{kind}-lora.safetensors")
+            for policy in ("gm", "dx"):
+                tiny_adapter(folder / kind, folder / f"{kind}-{policy}", policy)
+
+
+GROUPS = {"imagenet": _make_imagenet, "text-to-image": _make_text_to_image}
+"""What makes each group's files in a folder."""

@@ -104,10 +104,39 @@ class Run:
         """
         import numpy as np
 
+        return np.array(self.samples_of(self._cell(variant, nfe, train_seed, sampler)))
+
+    def samples_of(self, cell: Cell) -> np.ndarray:
+        """The samples of one cell, mapped to be read."""
         from piflow_bench.pipeline import artifacts
 
-        cell = self._cell(variant, nfe, train_seed, sampler)
-        return np.array(artifacts.samples(self._kept(s) for s in cell.samples))
+        return artifacts.samples([self._kept(stage) for stage in cell.samples])
+
+    def sampled(self, variant: str | None = None, nfe: int | None = None) -> list[Cell]:
+        """Cells with samples at the full budget, those of the converged teacher among them.
+
+        Args:
+            variant: of this one alone.
+            nfe: at this one alone; the converged teacher is there at any.
+
+        Raises:
+            UserError: if there is none.
+        """
+        known = [c for c in self._plan.cells if c.samples and c.columns["budget_fraction"] == 1.0]
+        names = list(dict.fromkeys(c.columns["variant"] for c in known))
+        if variant is not None and variant not in names:
+            raise UserError(f"{variant}: no such variant of this run; {nearest(variant, names)}")
+        own = [c for c in known if variant in (None, c.columns["variant"])]
+        found = [
+            c for c in own if nfe in (None, c.columns["nfe"]) or c.columns["role"] == "control"
+        ]
+        if not [c for c in found if c.columns["role"] != "control"] and variant is None:
+            at = sorted({c.columns["nfe"] for c in own if c.columns["role"] != "control"})
+            raise UserError(f"nfe={nfe}: was run at {', '.join(map(str, at))}")
+        if not found:
+            at = sorted({c.columns["nfe"] for c in own})
+            raise UserError(f"{variant} at {nfe} NFE: was run at {', '.join(map(str, at))}")
+        return found
 
     def images(self, samples: np.ndarray | torch.Tensor) -> np.ndarray:
         """Pictures ``(n, h, w, c)`` uint8 of samples in the model's space, the run's or others."""
@@ -135,6 +164,7 @@ class Run:
         sampler: str = "",
         pictures: int = 64,
         half: bool = False,
+        published: bool = False,
     ) -> Path:
         """Write a student's weights, what made them, and some of its samples as PNGs.
 
@@ -142,6 +172,7 @@ class Run:
         ``student.checkpoint=`` reads, and ``samples/``. ``variant="teacher"`` writes a teacher that
         the run trained, which ``teacher=dit teacher.checkpoint=FOLDER`` reads. ``half`` rounds the
         weights to 16 bits (float16): half the size, and no longer what was scored to the last bit.
+        ``published`` writes a text-to-image student in the form of pi-Flow's published adapters.
         """
         from PIL import Image
 
@@ -158,9 +189,13 @@ class Run:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         weights = weights_file(self._store.path(cell.distill), cell.checkpoint)
-        _write_weights(weights, target, half)
-        facts = {**cell.distill.task.content, "sampling": cell.samples[0].task.content["sampling"]}
-        (target / "config.json").write_text(json.dumps(facts, indent=1))
+        if published:
+            self._write_adapter(weights, cell, target, half)
+        else:
+            _write_weights(weights, target, half)
+            content = cell.distill.task.content
+            facts = {**content, "sampling": cell.samples[0].task.content["sampling"]}
+            (target / "config.json").write_text(json.dumps(facts, indent=1))
         dataset = self._plan.dataset
         if dataset is not None and dataset.space.pictures is not None:
             (target / "samples").mkdir(exist_ok=True)
@@ -170,6 +205,21 @@ class Run:
             for i, image in enumerate(self.images(found[:pictures])):
                 Image.fromarray(image.squeeze()).save(target / "samples" / f"{i:05d}.png")
         return target
+
+    def _write_adapter(self, weights: Path, cell: Cell, target: Path, half: bool) -> None:
+        import torch
+        from safetensors.torch import load_file
+
+        from piflow_bench.networks.text_to_image.published import as_published, write_adapter
+
+        teacher, nfe = self._plan.teacher, cell.columns["nfe"]
+        assert cell.distill is not None and teacher is not None
+        if not hasattr(teacher, "facts"):
+            raise UserError("published form: is of students of a text-to-image model")
+        settings = cell.distill.task.content["settings"]
+        state, policy, config = as_published(load_file(weights), settings, teacher.facts(), nfe)
+        kept = {k: v.to(torch.float16) if half else v for k, v in state.items()}
+        write_adapter(target, kept, policy, config)
 
     def _export_teacher(self, target: Path, half: bool) -> Path:
         from piflow_bench.pipeline.stages.teacher import TrainTeacher

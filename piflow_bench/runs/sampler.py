@@ -40,9 +40,9 @@ class Sampler:
         task, runtime = self._stage.task, runtime_of(self.run.config)
         assert isinstance(task, Sample)
         folders = {k: [self.run._kept(s) for s in v] for k, v in self._stage.inputs.items()}
-        given = isinstance(noise, torch.Tensor)
-        seed = task.sample_seed if given else int(noise)
-        count = len(noise) if given else n or runtime.sample_batch
+        given = noise if isinstance(noise, torch.Tensor) else None
+        seed = int(noise) if given is None else task.sample_seed
+        count = n or runtime.sample_batch if given is None else len(given)
         with _threads(self.run.config.training.threads), torch.no_grad():
             ready = task.ready(folders, runtime)
             where, dataset = ready.arithmetic, ready.dataset
@@ -52,7 +52,7 @@ class Sampler:
             for low in range(0, count, runtime.sample_batch):
                 part = range(low, min(low + runtime.sample_batch, count))
                 random = SampleRandom(seed, part, where.device)
-                start = noise[part.start : part.stop].to(where.device) if given else None
+                start = None if given is None else given[low : part.stop].to(where.device)
                 condition = dataset.conditions(seed, part)
                 if labels is not None:
                     condition = condition.unpack(torch.as_tensor(labels)[part.start : part.stop])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ class Config:
 class Pixels(SpacePlugin):
     """Pixels in [-1, 1]; samples are rounded to 256 levels before anything looks at them."""
 
-    Config = Config
+    Config: ClassVar[type] = Config
 
     def load(self, pictures: tuple[int, int, int], place: Place) -> Space:
         """Samples ``(C, height, width)``."""

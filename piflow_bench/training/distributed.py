@@ -140,18 +140,29 @@ def blocks_of(network: nn.Module) -> list[nn.Module]:
     return list(longest) if longest is not None else []
 
 
-def shard(network: nn.Module, device: str) -> None:
+def shard(network: nn.Module, device: str, blocks: Iterable[nn.Module] | None = None) -> None:
     """Divide a network's weights over all processes (FSDP2), block by block.
 
-    Its blocks and itself must be called as modules for their weights to be there.
+    Its blocks and itself must be called as modules for their weights to be there. ``blocks`` are
+    those of its longest list where no others are given.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(torch.device(device).type, (world()[1],))
-    for block in blocks_of(network):
+    for block in blocks_of(network) if blocks is None else blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)
+
+
+def shard_roles(teacher: nn.Module, modules: Iterable[nn.Module], device: str) -> None:
+    """Divide the networks that are trained; of a teacher whose network they share, that, once."""
+    if hasattr(teacher, "roles"):
+        shared: Any = teacher
+        shard(shared.roles.network, device, shared.blocks())
+    for module in modules:
+        if any(True for _ in module.parameters()):
+            shard(module, device)
 
 
 def local(x: Tensor) -> Tensor:

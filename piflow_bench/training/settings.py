@@ -33,6 +33,9 @@ class TrainingSettings:
     # adamw8bit: moments in 8 bits; needs bitsandbytes
     optimizer: str = setting("adamw", choices=("adamw", "adamw8bit"))
     checkpointing: bool = False  # recompute blocks in the backward pass; its cost is counted
+    # of students that are adapters on a frozen network: rank, and dropout of their inputs
+    adapter_rank: int = setting(256, least=1, added=True)
+    adapter_dropout: float = setting(0.05, least=0, below=1, added=True)
 
 
 @dataclass(frozen=True)

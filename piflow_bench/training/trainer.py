@@ -32,7 +32,7 @@ from piflow_bench.training.distributed import (
     full,
     gather_rows,
     local,
-    shard,
+    shard_roles,
     summed,
     summed_counts,
     world,
@@ -142,17 +142,16 @@ class Trainer:
         for module in self.modules.values():
             module.to(self.device, self.dtype)
             if self.settings.checkpointing:
-                for part in module.modules():
+                parts: Iterator[Any] = module.modules()
+                for part in parts:
                     if hasattr(part, "checkpointing"):
                         part.checkpointing = True
         if self.scale.compile:
             for module in (*self.modules.values(), teacher):
                 for block in blocks_of(module):
                     block.compile()
-        if self.scale.parallel == "fsdp" and self.world > 1:
-            for module in self.modules.values():
-                if any(True for _ in module.parameters()):
-                    shard(module, self.device)
+        if self.sharded:
+            shard_roles(teacher, self.modules.values(), self.device)
 
     @property
     def sharded(self) -> bool:
@@ -226,7 +225,7 @@ class Trainer:
             first = (self.rank * self.parts + part) * self.part_rows
             # A generator of the reader's own: its draws are keyed by their names.
             random = TrainingRandom(self.train_seed, step, first, self.part_rows)
-            index = random.integers("data rows", len(self.data.rows))
+            index = random.integers("data rows", len(self.data.condition))
             x0 = self.data.rows.take(index, random) if needs_data else None
             if x0 is not None and self.device == "cuda":
                 x0 = x0.pin_memory()

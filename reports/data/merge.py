@@ -93,7 +93,7 @@ def merge(runs: list[Run]) -> Run:
         renamed.append(rename(run, names))
     first = renamed[0]
     info = dict(first.info)
-    for key in ("variants", "failures", "warnings", "references"):
+    for key in ("variants", "failures", "warnings", "references", "elsewhere"):
         items: list[Any] = []
         for run in renamed:
             items += [item for item in run.info.get(key) or [] if item not in items]
@@ -149,6 +149,8 @@ def rename(run: Run, names: dict[str, str]) -> Run:
         {**v, "name": names.get(str(v.get("name")), v.get("name"))}
         for v in info.get("variants") or []
     ]
+    if "elsewhere" in info:
+        info["elsewhere"] = _renamed(info["elsewhere"], names)
     grid = run.grid and replace(run.grid, rows=_renamed(run.grid.rows, names))
     picks = run.selections
     picks = picks and replace(picks, cells=_renamed(picks.cells, names))

@@ -14,6 +14,7 @@ import pandas as pd
 from piflow_reports.data.run import Grid, Run, Selections
 
 from piflow_bench.errors import UserError
+from piflow_bench.pipeline.results import elsewhere
 from piflow_bench.pipeline.results.frames import typed
 from piflow_bench.pipeline.results.schema import BREAKDOWN, CURVES, ORDER, RESULTS, Status, Table
 
@@ -33,6 +34,8 @@ def read(folder: Path) -> Run:
         info_path = folder / "run.json"
         info = json.loads(info_path.read_text("utf-8")) if info_path.is_file() else {}
         _refuse_other(info)
+        if kept := elsewhere.of_run(folder):
+            info["elsewhere"] = elsewhere.as_plain(kept)
         curves = _read(folder, CURVES)
         grid_path = folder / "grids.npz"
         grid = read_grid(grid_path) if grid_path.is_file() else None

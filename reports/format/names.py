@@ -45,6 +45,7 @@ LABELS = {
     "teacher_lpips": "LPIPS to teacher",
     "teacher_cosine": "Cosine to teacher",
     "clip_score": "CLIP score",
+    "vqascore": "VQAScore",
     "teacher_mse": "MSE to teacher",
     "class_accuracy": "Class acc.",
     "sliced_wasserstein": "Sliced W",

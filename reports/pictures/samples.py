@@ -76,5 +76,6 @@ def sheets(
         "reduced": not points and max(first.shape[1:3]) > detail.largest,
         "lossy": not points and max(first.shape[1:3]) > detail.exact,
         "labelled": len(set(labels)) > 1,
+        "word": "prompt" if grid.labels.dtype.kind == "U" else "label",
         "sheets": result,
     }

@@ -351,7 +351,7 @@
         canvas.height = height;
         canvas.style.width = `${canvas.width * image.height / height}px`;
         canvas.setAttribute("role", "img");
-        canvas.setAttribute("aria-label", `${image.alt}, label ${select.value}`);
+        canvas.setAttribute("aria-label", `${image.alt}, ${table.dataset.word} ${select.value}`);
         const context = canvas.getContext("2d");
         kept.forEach((c, i) => context.drawImage(
           image, c * (width + 1), 0, width, height, i * (width + 1), 0, width, height,
@@ -373,7 +373,7 @@
       shown = (place + kept.length) % kept.length;
       const column = kept[shown];
       const index = JSON.parse(table.dataset.index)[column];
-      const label = new Set(labels).size > 1 ? `, label ${labels[column]}` : "";
+      const label = new Set(labels).size > 1 ? `, ${table.dataset.word} ${labels[column]}` : "";
       dialog.querySelector(".which").textContent = `Sample ${index}${label}`;
       dialog.querySelector(".tiles").replaceChildren(...all("tbody tr", table).map((row) => {
         const image = row.querySelector("img");

@@ -47,6 +47,18 @@ def test_spatial_features_are_rows_then_channels(images, inception_weights):
     assert np.array_equal(spatial, seen[0][:, :7].permute(0, 2, 3, 1).numpy())
 
 
+def test_a_patch_is_the_centre_at_full_resolution(inception_weights):
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 310, 340, 3), dtype=np.uint8)
+    patch = get_extractor("inception-patch", str(inception_weights))
+    found = patch(pictures)
+    whole = get_extractor("inception", str(inception_weights))(pictures[:, 5:304, 20:319])
+    assert set(found) == {"features"} and np.allclose(
+        found["features"], whole["features"], atol=1e-5
+    )
+    with pytest.raises(UserError, match="looks at 299x299 pixels of a picture, .* 340x298"):
+        patch(pictures[:, :298])
+
+
 def inception_module(extractor):
     return next(
         cell.cell_contents

@@ -17,17 +17,21 @@ from torch import nn
 
 from piflow_bench.commands.list import experiments
 from piflow_bench.config.compose import compose
-from piflow_bench.contracts.condition import Classes
+from piflow_bench.contracts.condition import Classes, Prompts
 from piflow_bench.contracts.data import Dataset, TensorRows
 from piflow_bench.contracts.plugin import Plugin
 from piflow_bench.contracts.space import Space
 from piflow_bench.contracts.teacher import Teacher
 from piflow_bench.data import images, latent_images
+from piflow_bench.data.prompts import PromptList, _conditions
 from piflow_bench.evaluation.extractors.inception import Inception
+from piflow_bench.laws import BY_PROMPT
 from piflow_bench.networks.dit import DiT
-from piflow_bench.pipeline.plan import make
+from piflow_bench.pipeline.plan import cells, make, world
+from piflow_bench.settings import in_keys
 from piflow_bench.spaces.latents import Latents
 from piflow_bench.teachers.dit import DiTTeacher
+from piflow_bench.teachers.text_to_image import TextToImage
 from tests.pipeline.harness import forget
 
 GOLDEN = Path(__file__).with_suffix(".json")
@@ -50,6 +54,13 @@ class Still(nn.Module):
 
     def forward(self, x, t, condition):
         return x
+
+
+class Whole(DiT):
+    """A network with every part of a backbone."""
+
+    def __init__(self):
+        super().__init__(4, 8, 8, 8, 1, 1, 2, CLASSES)
 
 
 def latents(plugin, space, place):
@@ -99,6 +110,36 @@ def known(**files):
     return identity
 
 
+def prompts(plugin, space, place):
+    """Prompts, of which no list is here."""
+    list_of = tuple(f"prompt {i}" for i in range(plugin.config.first or 3200))
+    empty, shape = torch.empty(0, 16, 128, 128), (16, 128, 128)
+    return Dataset(
+        name="prompts",
+        space=Space(shape, lambda x: np.zeros((len(x), 1024, 1024, 3), np.uint8), bounded=False),
+        train=empty,
+        train_condition=Prompts(torch.arange(len(list_of)), list_of),
+        test=empty,
+        test_condition=Prompts(torch.arange(0), list_of),
+        conditions=_conditions(range(len(list_of)), plugin.config.seeds, list_of),
+        digest="prompts",
+        label_law=BY_PROMPT,
+    )
+
+
+def scorers(config, runtime):
+    """Networks of metrics of prompts, of which no file is here."""
+    asked = [name for name in config.protocol.metrics if name in world.WITH_PROMPTS]
+    return {name: {"rule": name, "weights": "weights"} for name in asked}
+
+
+def transformer(plugin):
+    """A pipeline, of which no file is here."""
+    settings = in_keys(plugin.config, vars(plugin.config))
+    settings.pop("pipeline", None)
+    return {**settings, "transformer": "a transformer", **plugin.encodings()}
+
+
 STAND_INS = {
     latent_images.LatentImages: {
         "load": latents,
@@ -112,6 +153,13 @@ STAND_INS = {
         "load": lambda plugin, dataset, made=None: Teacher(Still(), Still(), plugin.guidance),
         "fresh_network": lambda plugin, dataset: DiT(*dataset.shape, 8, 1, 1, 2, CLASSES),
     },
+    PromptList: {"load": prompts},
+    TextToImage: {
+        "identity": transformer,
+        "encodings": lambda plugin: {"encoders": "encoders", "length": plugin.config.length},
+        "look": lambda plugin, dataset: "",
+        "load": lambda plugin, dataset, made=None: Teacher(Still(), Still(), plugin.guidance),
+    },
     Inception: {"identity": lambda plugin: {"rule": plugin.rule, "weights": "weights"}},
 }
 
@@ -121,7 +169,12 @@ def plans(*settings):
     with ExitStack() as stack:
         for cls, methods in STAND_INS.items():
             stack.enter_context(mock.patch.multiple(cls, **methods))
-        stack.enter_context(mock.patch.object(make, "check_machine", lambda *a: None))
+        for check in ("check_machine", "check_reference", "check_published"):  # Of files.
+            stack.enter_context(mock.patch.object(make, check, lambda *a: None))
+        stack.enter_context(mock.patch.object(world, "_scorers", scorers))
+        stack.enter_context(mock.patch.object(cells, "local_path", lambda source, where: source))
+        stack.enter_context(mock.patch.object(cells, "digest", lambda path: f"of {path}"))
+        stack.enter_context(mock.patch.object(world, "network_of", lambda *a: (Whole(), [])))
         forget()
         stack.callback(forget)
         return {c.name: make.make_plan(c) for c in compose(settings)}

@@ -22,7 +22,7 @@ STUDENTS = ("profile=smoke", "only=[piflow-gm8,dmd2,kd]", "nfes=[1]")
 
 def forget() -> None:
     """Whatever was loaded is loaded anew, as in another process."""
-    for loaded in (runtime._dataset, runtime._teacher, runtime._extractor):
+    for loaded in (runtime._dataset, runtime._teacher, runtime._extractor, runtime._scorer):
         loaded.cache_clear()
 
 

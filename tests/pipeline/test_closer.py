@@ -152,7 +152,8 @@ def test_without_training_images_nothing_is_looked_up_among_them(
 ):
     bare = replace(plan.dataset, train=plan.dataset.train[:0], test=plan.dataset.test[:0])
     monkeypatch.setattr(Runtime, "dataset", lambda self: bare)
-    (config,) = compose([*SETTINGS, *places(folder), "protocol.questions=[imitation]"])
+    free = ("protocol.questions=[imitation]", "variants.piflow-gm8.settings.data_free=true")
+    (config,) = compose([*SETTINGS, *places(folder), *free])
     kinds = [
         s for c in make_plan(config, look=False).cells for s in c.closer if s.kind == "selection"
     ]

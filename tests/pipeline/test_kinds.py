@@ -37,12 +37,14 @@ def test_a_task_is_made_of_plain_fields_and_runs(kind):
 
 def test_trainings_and_long_work_go_on_from_what_they_kept():
     resumable = {kind for kind, task in KINDS.items() if task.resumable}
-    assert resumable == {"distill", "train_teacher", "converged", "sample", "features"}
+    assert resumable == {
+        "distill", "train_teacher", "encode_text", "converged", "sample", "features",
+    }  # fmt: skip
 
 
 def test_what_runs_networks_asks_for_a_gpu():
     beside = {kind for kind, task in KINDS.items() if task.networks}
     assert beside == {
-        "teacher_check", "converged", "draw", "sample", "features", "real_reference", "scores",
-        "selection",
+        "teacher_check", "encode_text", "converged", "draw", "sample", "features",
+        "real_reference", "scores", "selection",
     }  # fmt: skip

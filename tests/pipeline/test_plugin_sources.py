@@ -229,7 +229,7 @@ def test_files_that_changed_after_the_plan_make_nothing_under_its_keys(tmp_path,
     ("key", "kind", "words"),
     [
         ("extractors.digits.weights", "features", "the files of extractor 'digits' were changed"),
-        ("student.checkpoint", "published", "the file of student.checkpoint={file} was changed"),
+        ("student.checkpoint", "published", "the file of published weights was changed ({file})"),
     ],
 )
 def test_weights_that_changed_after_the_plan_make_nothing(key, kind, words, tmp_path):

@@ -124,8 +124,8 @@ def test_an_extractor_runs_in_the_precision_that_is_asked_for(monkeypatch):
 
 
 def test_a_runtime_survives_the_way_to_another_process():
-    runtime = Runtime("a,b", GIVEN, 7, 1.5, Scale("cuda", 2, micro_batch=4), "in", "s", "l",
-                      {"distill-1": "events"})  # fmt: skip
+    runtime = Runtime("a,b", GIVEN, 7, 1.5, Scale("cuda", 2, micro_batch=4), "in", ("s",), "l",
+                      {"clip_score": "w"}, {"distill-1": "events"})  # fmt: skip
     assert from_plain(json.loads(json.dumps(plain(runtime)))) == runtime
 
 

@@ -10,10 +10,13 @@ import numpy as np
 import pandas as pd
 import piflow_reports
 import pytest
+from piflow_reports.data import read as data
 from piflow_reports.data import series as frames
+from piflow_reports.data.merge import merge
 from piflow_reports.figures import published
 
-from piflow_bench.errors import UserError
+from piflow_bench.cli import main
+from piflow_bench.errors import OK, USER_ERROR, UserError
 from tests.reports import synthetic
 
 
@@ -359,6 +362,32 @@ def test_published_numbers_are_marks_where_the_question_is_theirs(tmp_path):
     # 500 evaluations are far outside the figure; a range stands at its middle.
     assert trace["x"] == [1, 2] and trace["y"] == pytest.approx([2.85, 1.73])
     assert "&lt;b&gt;iMF" in trace["text"][1] and "1.70 to 1.76" in trace["text"][1]
+
+
+def test_numbers_of_other_programs_are_shown_marked_and_change_no_rank(tmp_path, capsys):
+    folder = synthetic.write(tmp_path, failed=False)
+    before = built(folder)
+    name = list(synthetic.STUDENTS)[0]
+    file = tmp_path / "oneig.csv"
+    file.write_text(
+        "variant,nfe,metric,value,scorer,note\n"
+        f"{name},4,OneIG diversity,0.229,OneIG-Benchmark,<b>seeds 0 to 3</b>\n"
+    )
+    assert main(["report", str(folder), f"elsewhere={file}"]) == OK
+    after = built(folder)
+    assert "Scored elsewhere" in after.words and "Scored elsewhere" not in before.words
+    assert (
+        "OneIG diversity" in after.words and "<b>seeds" not in (folder / "report.html").read_text()
+    )
+    rankings = sorted((folder / "exports").glob("ranking*"))
+    assert rankings and not any("OneIG" in f.read_text() for f in rankings)
+    file.write_text(f"variant,nfe,metric,value\n{name},3,OneIG diversity,0.229\n")
+    assert main(["report", str(folder), f"elsewhere={file}"]) == USER_ERROR
+    assert f"{name} at 3 NFE: was sampled at 1, 4" in capsys.readouterr().err
+    other = synthetic.write(tmp_path / "other", failed=False)
+    assert main(["report", str(folder), str(other), f"elsewhere={file}"]) == USER_ERROR
+    merged = merge([data.read(folder), data.read(other)]).info["elsewhere"]
+    assert [one["variant"] for one in merged] == [f"{name} ({data.read(folder).name})"]
 
 
 def test_published_numbers_are_of_the_same_extractor_and_definition():

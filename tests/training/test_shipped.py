@@ -98,8 +98,9 @@ def train_and_sample(kind, name, settings, training, precision, nfes):
         spec = Spec(
             dataset.shape, None if facts.elastic else nfe, BATCH, stand_in.fresh_network, condition
         )
-        if not facts.trains:
-            built, network = method.build(teacher, spec), teacher.field
+        if not facts.trained_here:
+            built = method.build(teacher, spec)
+            network = built.modules["student"] if facts.trains else teacher.field
         else:
             trainer = Trainer(
                 method,

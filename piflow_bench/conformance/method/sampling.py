@@ -41,7 +41,7 @@ def build(trial: Trial) -> None:
             )
     for key in built.ema:
         require(key in modules, f"ema names module '{key}'; {nearest(key, list(modules))}")
-    if trial.facts.trains:
+    if trial.facts.trained_here:
         named = {m for o in built.optimizers.values() for m in o.modules}
         require("student" in named, "no optimizer trains 'student', though facts.trains")
 

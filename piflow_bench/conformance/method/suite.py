@@ -116,6 +116,6 @@ def _attempt_suite(
     if not trials:
         return [made]
     (trial,) = trials
-    listed = [*SAMPLING, *(TRAINING if trial.facts.trains else ())]
+    listed = [*SAMPLING, *(TRAINING if trial.facts.trained_here else ())]
     tests: list[Test] = [(name, partial(test, trial), needs) for name, test, needs in listed]
     return run_tests(tests, label, source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,8 @@ class ClassifierOfTheData(ExtractorPlugin):
             raise UserError(f"{where}: no classifier that `prepare classifier` made") from error
         load_into(network, state, where)
         network = network.requires_grad_(False).eval().to(place.device)
-        grey = network.stages[0][0].in_channels == 1
+        first: Any = network.stages[0]
+        grey = first[0].in_channels == 1
         sides = None if size is None else tuple(int(side) for side in size)
 
         def prepare(images: np.ndarray) -> Tensor:

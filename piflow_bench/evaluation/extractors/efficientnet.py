@@ -73,7 +73,8 @@ class EfficientNetLite(ExtractorPlugin):
         made = EfficientNet.from_name(f"efficientnet-lite{self.number}")
         # Of the same numbers but for their last digits, and faster by half on a CPU.
         form = torch.channels_last
-        network: Any = load_into(made, self.file()).to(place.device, memory_format=form)
+        network: Any = load_into(made, self.file())
+        network = network.to(place.device, memory_format=form)
 
         def prepare(images: np.ndarray) -> Tensor:
             from PIL import Image

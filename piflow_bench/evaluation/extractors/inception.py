@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +28,8 @@ CLEAN_FILE = "inception-2015-12-05.pt"
 CLEAN_URL = (
     "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + CLEAN_FILE
 )
+SIDE = 299
+"""Pixels a side that the network sees."""
 SPATIAL_CHANNELS = 7
 """ADM's sFID takes this many channels of mixed_6/conv: 17 x 17 x 7 = 2023 features."""
 
@@ -38,7 +42,7 @@ class Inception(ExtractorPlugin):
     statistics are.
     """
 
-    outputs = (FEATURES, LOGITS, SPATIAL)
+    outputs: ClassVar[tuple[str, ...]] = (FEATURES, LOGITS, SPATIAL)
     rule = "TF1 bilinear to 299"
 
     def requirements(self) -> list[Requirement]:
@@ -51,6 +55,10 @@ class Inception(ExtractorPlugin):
 
     def load(self, name: str, place: Place) -> Extractor:
         """torch-fidelity's network."""
+        return self.fed(name, place, channels_first)
+
+    def fed(self, name: str, place: Place, prepare: Callable[[np.ndarray], Tensor]) -> Extractor:
+        """torch-fidelity's network, fed with what ``prepare`` makes of pictures."""
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         path = self.file()
@@ -72,9 +80,35 @@ class Inception(ExtractorPlugin):
         def outputs(x: Tensor) -> dict[str, Tensor]:
             pooled, logits = network(x)
             spatial = kept.pop("spatial")[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
-            return {FEATURES: pooled, LOGITS: logits, SPATIAL: spatial}
+            found = {FEATURES: pooled, LOGITS: logits, SPATIAL: spatial}
+            return {name: found[name] for name in self.outputs}
 
-        return self.loaded(name, place, channels_first, outputs)
+        return self.loaded(name, place, prepare, outputs)
+
+
+class PatchInception(Inception):
+    """Inception-v3 on the centre of a picture at its full resolution: patch FID's features.
+
+    What a resized picture does not show, its details, decides here (pi-Flow's pFID).
+    """
+
+    outputs = (FEATURES,)
+    rule = f"the centre's {SIDE} pixels"
+
+    def load(self, name: str, place: Place) -> Extractor:
+        """The same network, without resizing."""
+
+        def prepare(images: np.ndarray) -> Tensor:
+            height, width = images.shape[1:3]
+            if min(height, width) < SIDE:
+                raise UserError(
+                    f"extractor={name}: looks at {SIDE}x{SIDE} pixels of a picture, and these have "
+                    f"{width}x{height}"
+                )
+            top, left = (height - SIDE) // 2, (width - SIDE) // 2
+            return channels_first(images[:, top : top + SIDE, left : left + SIDE])
+
+        return self.fed(name, place, prepare)
 
 
 def clean_resized(images: np.ndarray, side: int = 299) -> np.ndarray:

@@ -51,8 +51,9 @@ def shared_variance(replicates: np.ndarray) -> float:
 
 
 def _usable(replicates: np.ndarray | None) -> bool:
-    known = replicates is not None and replicates.ndim == 2 and replicates.shape[1] > 1
-    return known and bool(np.isfinite(replicates).all())
+    if replicates is None or replicates.ndim != 2 or replicates.shape[1] < 2:
+        return False
+    return bool(np.isfinite(replicates).all())
 
 
 def _over_seeds(values: np.ndarray, replicates: np.ndarray | None) -> float:

@@ -8,13 +8,13 @@ import numpy as np
 
 from piflow_bench.evaluation.inputs import Inputs
 from piflow_bench.evaluation.metrics import distances, diversity, frechet, projections
+from piflow_bench.evaluation.metrics.by_sample import BY_SAMPLE
 from piflow_bench.evaluation.metrics.logits import inception_score
 from piflow_bench.evaluation.metrics.metric import PAIRS, SUBSETS, Metric, Scored
 from piflow_bench.evaluation.moments import Moments
 from piflow_bench.evaluation.pairs.polynomial import cubic_sums, prefers_moments
 from piflow_bench.evaluation.pairs.sums import PairSums
 from piflow_bench.evaluation.references.facts import factored
-from piflow_bench.evaluation.uncertainty import mean_with_replicates
 
 
 def _from_sums(name: str, sums: PairSums, statistic: Callable[..., float]) -> Scored:
@@ -158,16 +158,6 @@ def _lpips_within(inputs: Inputs) -> Scored:
     return {"lpips_within": diversity.mean_within(groups, inputs.blocks)}
 
 
-def _mean_of(name: str) -> Callable[[Inputs], Scored]:
-    """A metric that is the mean of per-sample scores."""
-
-    def compute(inputs: Inputs) -> Scored:
-        mean = mean_with_replicates(inputs.extras.scores[name], inputs.blocks)
-        return {name: (mean.value, mean.replicates)}
-
-    return compute
-
-
 _BOTH = ("generated", "reference")
 _TEACHER = ("teacher",)
 _MODES = ("modes",)
@@ -276,43 +266,18 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "pairwise_within", "Pairwise cosine distance within classes", True, "diversity",
         ("generated", "labels"), _pairwise_within, estimator="mean over pairs", least=0, most=2,
-        meaning="Mean cosine distance between samples of one class.",
+        meaning="Mean cosine distance between samples of one class or prompt.",
     ),
     Metric(
         "vendi_within", "Vendi score within classes", True, "diversity", ("generated", "labels"),
         _vendi_within, least=1,
-        meaning="Vendi score within each class, averaged over them.",
+        meaning="Vendi score within each class or prompt, averaged over them.",
     ),
     Metric(
         "lpips_within", "Pairwise LPIPS", True, "diversity", ("lpips",), _lpips_within, least=0,
         meaning="Mean LPIPS between samples of one class or prompt.",
     ),
-    Metric(
-        "teacher_mse", "Squared error to the teacher", False, "agreement", _TEACHER,
-        _mean_of("teacher_mse"), estimator="mean", least=0, version=2,
-        meaning="Mean squared error to the teacher's picture from the same noise, pixels in 0..1. "
-        "Alignment rather than quality: a stochastic student may be good and far away.",
-    ),
-    Metric(
-        "teacher_psnr", "PSNR to the teacher, dB", True, "agreement", _TEACHER,
-        _mean_of("teacher_psnr"), estimator="mean",
-        meaning="Peak signal-to-noise ratio to the teacher, in dB.",
-    ),
-    Metric(
-        "teacher_lpips", "LPIPS to the teacher", False, "agreement", _TEACHER,
-        _mean_of("teacher_lpips"), estimator="mean", least=0,
-        meaning="Perceptual distance to the teacher's sample.",
-    ),
-    Metric(
-        "teacher_cosine", "Feature cosine to the teacher", True, "agreement", _TEACHER,
-        _mean_of("teacher_cosine"), estimator="mean", least=-1, most=1,
-        meaning="Cosine of the features of both samples.",
-    ),
-    Metric(
-        "clip_score", "CLIP score", True, "quality", ("prompts",), _mean_of("clip_score"),
-        estimator="mean",
-        meaning="How well images fit their prompts, by CLIP's cosine.",
-    ),
+    *BY_SAMPLE,
     Metric(
         "flow_map_error", "Flow map error", False, "agreement", _TEACHER, least=0,
         meaning="Mean square of the difference to the teacher's sample from the same noise, in the "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ from piflow_bench.evaluation.pictures.images import Images, printable
 if TYPE_CHECKING:
     from piflow_bench.evaluation.extractors.clip import Clip
     from piflow_bench.evaluation.metrics.lpips import Lpips
+    from piflow_bench.evaluation.scorers import Scorer
 
 PIXELS = ("teacher_mse", "teacher_psnr")
 SAME: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -101,6 +104,30 @@ def prompt_scores(
 
     found = extract(samples, image_extractor(clip), cache, batch, report)
     return clip_scores(found[FEATURES], clip.embed_texts(prompts, batch), scale)
+
+
+def scorer_scores(
+    scorer: Scorer,
+    samples: Images,
+    prompts: Sequence[str],
+    cache: Path | None,
+    batch: int,
+    report: Progress,
+) -> np.ndarray:
+    """Scores ``(n,)`` of a network of pictures with prompts; finished ones are kept."""
+    told = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()
+    identity = dict(scorer.identity)
+    folder = shard_folder(cache, samples.digest(), told, identity)
+
+    def compute(first: int, last: int) -> Arrays:
+        parts = []
+        for i in range(first, last, batch):
+            seen = samples.read(i, min(i + batch, last))
+            parts.append(scorer.score(seen, prompts[i : i + len(seen)]))
+        return {"scores": np.concatenate(parts)}
+
+    label = f"{samples.path}: {identity['rule']}"
+    return in_shards(folder, len(samples), compute, report, label)["scores"]
 
 
 def lpips_groups(

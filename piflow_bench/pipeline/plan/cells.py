@@ -20,10 +20,12 @@ from piflow_bench.pipeline.plan.questions import (
 )
 from piflow_bench.pipeline.plan.samples import Stages, Teachers
 from piflow_bench.pipeline.plan.variants import Variant
-from piflow_bench.pipeline.plan.world import World
+from piflow_bench.pipeline.plan.world import World, inputs_of
 from piflow_bench.pipeline.stage import Stage
-from piflow_bench.pipeline.stages.distill import Distill, Publish
+from piflow_bench.pipeline.stages.distill import Distill
+from piflow_bench.pipeline.stages.published import Publish
 from piflow_bench.pipeline.stages.samples import Sample, SampleTrained
+from piflow_bench.preparation.given import path_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ def cells_of(variant: Variant, shared: Shared) -> list[Cell]:
     cells: list[Cell] = []
     if not facts.trains:
         return [_cell(variant, shared, n, None, s) for n in variant.nfes for s in variant.samplings]
-    if config.student.checkpoint:
+    if variant.checkpoint:
         weights = _published(variant, shared)
         return [
             _cell(variant, shared, n, weights, s) for n in variant.nfes for s in variant.samplings
@@ -73,13 +75,17 @@ def cells_of(variant: Variant, shared: Shared) -> list[Cell]:
     return cells
 
 
+def _student(variant: Variant, shared: Shared) -> dict[str, Any]:
+    """What decides the student and its world: fields of ``stages.student.OfStudent``."""
+    return {**shared.world.identities, **variant.student}
+
+
 def _distilled(
     variant: Variant, shared: Shared, seed: int, nfe: int | None
 ) -> tuple[Stage, Distill]:
     """A training for one NFE; None: for all of them."""
     task = Distill(
-        **shared.world.identities,
-        **variant.student,
+        **_student(variant, shared),
         training=variant.training,
         budget=variant.budget,
         train_nfe=nfe,
@@ -106,14 +112,15 @@ def _distilled(
 def _published(variant: Variant, shared: Shared) -> Trained:
     """Weights that are given instead of trained."""
     nfe = None if variant.facts.elastic else variant.nfes[0]
-    source = shared.world.config.student.checkpoint
-    assert source is not None
+    assert variant.checkpoint is not None
+    source = path_of(variant.checkpoint, inputs_of(shared.world.config))
+    own = variant.config.checkpoint is not None
+    where = f"variants.{variant.name}.checkpoint" if own else "student.checkpoint"
     task = Publish(
-        **shared.world.identities,
-        **variant.student,
+        **_student(variant, shared),
         train_nfe=nfe,
         train_seed=0,
-        weights=digest(local_path(source, "student.checkpoint")),
+        weights=digest(local_path(source, where)),
     )
     about = {"variant": variant.name, "train_seed": None, "train_nfe": nfe}
     stage = Stage(task, shared.teacher.made, f"{variant.name}: published weights", about)
@@ -124,7 +131,7 @@ def _cell(
     variant: Variant, shared: Shared, nfe: int, weights: Trained | None, sampling: dict[str, Any]
 ) -> Cell:
     world, facts = shared.world, variant.facts
-    fractions = variant.budget["checkpoints"]
+    fractions = [1.0] if variant.checkpoint else variant.budget["checkpoints"]
     seed = weights.seed if weights else None
     checkpoint = weights.checkpoint if weights else None
     fraction = 1.0 if checkpoint is None else fractions[checkpoint]
@@ -166,9 +173,8 @@ def _sampled(
 ) -> Stages:
     """Shards of the cell's samples."""
     world, p = shared.world, shared.world.protocol
-    content: dict[str, Any] = {
-        **world.identities,
-        **variant.student,
+    content = {
+        **_student(variant, shared),
         "nfe": nfe,
         "sampling": sampling,
         "sample_seed": world.config.sample_seed,

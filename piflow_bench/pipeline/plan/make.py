@@ -18,8 +18,11 @@ from piflow_bench.pipeline.plan.questions import references
 from piflow_bench.pipeline.plan.refusals import (
     check_backbones,
     check_batch,
+    check_data,
     check_machine,
     check_protocol,
+    check_published,
+    check_reference,
 )
 from piflow_bench.pipeline.plan.variants import Variant, variants_of
 from piflow_bench.pipeline.plan.world import World, runtime_of, world_of
@@ -74,7 +77,9 @@ def make_plan(config: ExperimentConfig, look: bool = True) -> Plan:
     check_protocol(world)
     variants = variants_of(config)
     check_resources(config.launcher, config.variants)
+    check_data(world, variants)
     if look:
+        check_reference(world)
         check_backbones(world, variants)
     teacher = samples.teachers(world)
     p = config.protocol
@@ -82,11 +87,14 @@ def make_plan(config: ExperimentConfig, look: bool = True) -> Plan:
     paired = samples.converged(world, teacher, p.samples, config.sample_seed, label)
     found = references(world, teacher)
     shared = Shared(world, teacher, found, paired, samples.features(world, paired))
+    cells = [cell for v in variants for cell in cells_of(v, shared)]
+    if look:
+        check_published(world, cells)
     rules = rules_of(world)
     return Plan(
         config,
         variants,
-        [*(cell for v in variants for cell in cells_of(v, shared)), *controls(shared)],
+        [*cells, *controls(shared)],
         paired,
         rules_hash(rules),
         teacher.check,
@@ -113,7 +121,7 @@ def rules_of(world: World) -> Rules:
         **{name: getattr(p, name) for name in RULES},
         **p.measuring,
         **world.identities,
-        "converged": [solved.solver, solved.steps, *solved.shift_for_key().values()],
+        "converged": [solved.solver, solved.steps, *solved.warped_for_key().values()],
         "label_law": world.dataset.label_law or "not stated",
         "extractors": world.extractors,
         "judge": world.judge,

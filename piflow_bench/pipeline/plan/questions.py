@@ -141,6 +141,7 @@ def score_samples(world: World, drawn: Stages, paired: Stages | None, label: str
         versions=versions(names),
         lpips=world.lpips if any("lpips" in name for name in names) else None,
         labels=labels(world, world.config.sample_seed),
+        scorers={n: world.scorers[n] for n in names if n in world.scorers} or None,
     )
     inputs = {"samples": drawn, **({} if paired is None else {"converged": paired})}
     return (Stage(task, inputs, f"{label}, sample by sample"),)
@@ -150,7 +151,8 @@ def _by_sample() -> dict[str, Metric]:
     """Metrics of pictures or samples rather than of features."""
     from piflow_bench.evaluation.metrics.metric import all_metrics
 
-    found = {n: m for n, m in all_metrics().items() if {"teacher", "lpips"} & set(m.needs)}
+    own = {"teacher", "lpips", "prompts"}
+    found = {n: m for n, m in all_metrics().items() if own & set(m.needs)}
     return {name: metric for name, metric in found.items() if name != COSINE}
 
 

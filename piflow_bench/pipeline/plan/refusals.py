@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from piflow_bench.config.schema import ExperimentConfig, keys_that_set
 from piflow_bench.conformance.dataset import network_of
 from piflow_bench.contracts.backbone import lacking
-from piflow_bench.contracts.condition import Unconditional
+from piflow_bench.contracts.condition import Prompts, Unconditional
 from piflow_bench.contracts.data import Dataset
+from piflow_bench.contracts.teacher import Teacher
 from piflow_bench.errors import UserError, nearest
+from piflow_bench.pipeline.plan.cell import Cell
 from piflow_bench.pipeline.plan.questions import of_features
 from piflow_bench.pipeline.plan.variants import Variant
 from piflow_bench.pipeline.plan.world import World
 from piflow_bench.pipeline.stages.metrics import COSINE
-from piflow_bench.pipeline.stages.scores import BY_SAMPLE, IN_MODEL_SPACE
+from piflow_bench.pipeline.stages.published import Publish
+from piflow_bench.pipeline.stages.scores import BY_SAMPLE, IN_MODEL_SPACE, WITH_PROMPTS
 from piflow_bench.training.scale import Scale, division
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def check_protocol(world: World) -> None:
@@ -40,13 +47,14 @@ def check_protocol(world: World) -> None:
                     "formula on any features is mmd_rbf_unit"
                 )
             needs = set(all_metrics()[name].needs)
-            if key == "curve_metrics" and needs & {"teacher", "lpips"}:
+            if key == "curve_metrics" and needs & {"teacher", "lpips", "prompts"}:
                 raise UserError(
                     f"protocol.{key}={name}: is measured at the end of the budget alone; name it "
                     "in protocol.metrics"
                 )
             _check_sees(world.dataset, f"protocol.{key}={name}", name)
-            beyond = needs - {"generated", "reference", "labels", "teacher", "lpips", *outputs}
+            beside = {"generated", "reference", "labels", "teacher", "lpips", "prompts"}
+            beyond = needs - beside - outputs
             if beyond:
                 raise UserError(
                     f"protocol.{key}={name}: needs {' and '.join(sorted(beyond))}, which this "
@@ -84,7 +92,11 @@ def _check_sees(dataset: Dataset, given: str, name: str) -> None:
     """Refuse metrics of pictures where samples are points, and of classes where there are none."""
     from piflow_bench.evaluation.metrics.metric import all_metrics
 
-    of_pictures = {"teacher", "lpips"} & set(all_metrics()[name].needs)
+    if name in WITH_PROMPTS and not isinstance(dataset.train_condition, Prompts):
+        raise UserError(
+            f"{given}: looks at pictures with their prompts, and {dataset.name} has none"
+        )
+    of_pictures = {"teacher", "lpips", "prompts"} & set(all_metrics()[name].needs)
     if of_pictures and name not in (*BY_SAMPLE, COSINE):
         raise UserError(
             f"{given}: looks at samples one by one; of such metrics runs measure "
@@ -131,14 +143,58 @@ def check_batch(batch: int, scale: Scale) -> None:
         raise UserError(words) from error
 
 
+def check_data(world: World, variants: Iterable[Variant]) -> None:
+    """Refuse variants that are trained on samples of data where there are none."""
+    if len(world.dataset.training_rows):
+        return
+    for v in variants:
+        if v.facts.trains and v.facts.needs_data and not v.checkpoint:
+            raise UserError(
+                f"variants.{v.name}: is trained on real samples, and {world.dataset.name} has "
+                "prompts alone"
+            )
+
+
+def check_reference(world: World) -> None:
+    """Refuse a file of real pictures that its stage could not read."""
+    path = world.dataset.reference
+    if path is None:
+        return
+    from piflow_bench.evaluation.sources import open_reference
+
+    try:
+        open_reference(path, workers=1)
+    except UserError as error:
+        raise UserError(f"dataset.{error}") from error
+
+
+def check_published(world: World, cells: Iterable[Cell]) -> None:
+    """Refuse published weights that are not of the teacher's network, by their headers."""
+    stages = {c.distill.key: c.distill for c in cells if c.distill is not None}
+    tasks = [s.task for s in stages.values() if isinstance(s.task, Publish)]
+    if not tasks:
+        return
+    network: Any = _network(world)
+    if hasattr(network, "adapt_with"):  # Published weights bring their own rank.
+        network.adapt_with(1, 0.0)
+    for task in tasks:
+        task.check(Teacher(network, network, world.teacher.guidance), world.runtime)
+
+
+def _network(world: World) -> nn.Module:
+    """The teacher's, without its weights."""
+    if world.network is not None:
+        return world.network
+    network, _ = network_of(world.dataset, world.teacher)
+    return network
+
+
 def check_backbones(world: World, variants: Iterable[Variant]) -> None:
     """Refuse variants that need more of the teacher's network than it has."""
     needing = [v for v in variants if v.facts.backbone]
     if not needing:
         return
-    network = world.network
-    if network is None:
-        network, _ = network_of(world.dataset, world.teacher)
+    network = _network(world)
     found = {v.name: lacking(network, v.facts.backbone) for v in needing}
     short = [name for name, parts in found.items() if parts]
     if short:

@@ -10,7 +10,8 @@ from piflow_bench.pipeline.plan.world import World
 from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.stages.features import Describe, DescribeReference
 from piflow_bench.pipeline.stages.samples import Converge, Draw
-from piflow_bench.pipeline.stages.teacher import CheckTeacher, MakeTeacher, TrainTeacher
+from piflow_bench.pipeline.stages.teacher import CheckTeacher, EncodeText, MakeTeacher, TrainTeacher
+from piflow_bench.settings import in_keys
 
 Stages = tuple[Stage, ...]
 
@@ -35,6 +36,8 @@ def teachers(world: World) -> Teachers:
     if world.teacher.made:
         training = world.teacher.training(world.dataset)
         made = {"teacher": (_trained(world, training) if training else _fitted(world),)}
+    if world.teacher.encodes:
+        made = {"teacher": (_encoded(world),)}
     if not world.config.check_teacher or not len(world.dataset.training_rows):
         return Teachers(made, None)
     return Teachers(made, Stage(CheckTeacher(**world.identities), made, "teacher: check"))
@@ -44,6 +47,11 @@ def _fitted(world: World) -> Stage:
     return Stage(MakeTeacher(**world.identities), label="common start of all students")
 
 
+def _encoded(world: World) -> Stage:
+    task = EncodeText(dataset=world.data, encodings=world.teacher.encodings())
+    return Stage(task, label="prompts, encoded", weight=20)
+
+
 def _trained(world: World, training: TeacherTraining) -> Stage:
     # Guidance is of sampling: it trains nothing anew.
     guided = {f.name for f in dataclasses.fields(Guided)}
@@ -51,7 +59,7 @@ def _trained(world: World, training: TeacherTraining) -> Stage:
     settings = {k: v for k, v in teacher["settings"].items() if k not in guided}
     task = TrainTeacher(
         **{**world.identities, "teacher": {**teacher, "settings": settings}},
-        training=to_plain(training.settings),
+        training=in_keys(training.settings, to_plain(training.settings)),
         budget=to_plain(training.budget),
         train_seed=training.seed,
     )
@@ -75,6 +83,7 @@ def converged(world: World, teacher: Teachers, n: int, seed: int, label: str) ->
                 solver=solved.solver,
                 steps=solved.steps,
                 shift=solved.shift,
+                terminal=solved.terminal,
                 seed=seed,
                 start=low,
                 stop=high,

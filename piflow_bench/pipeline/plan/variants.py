@@ -13,7 +13,7 @@ from piflow_bench.contracts.method import Facts, Method
 from piflow_bench.errors import UserError
 from piflow_bench.file_plugins import places
 from piflow_bench.pipeline.sampling_settings import check_sampling
-from piflow_bench.settings import build_dataclass
+from piflow_bench.settings import build_dataclass, in_keys
 from piflow_bench.sources import is_file_plugin, source_digest
 from piflow_bench.tracks import DISTILLED, ONE_BUDGET
 from piflow_bench.training.settings import Budget, TrainingSettings
@@ -39,6 +39,8 @@ class Variant:
     """The variant that this one repeats, under another seed or budget; empty: none."""
     shares: int = 1
     """Trainings that share the budget which others have for each NFE."""
+    checkpoint: str | None = None
+    """Published weights that are scored in the place of a training."""
 
     @property
     def role(self) -> str:
@@ -123,16 +125,17 @@ def _named_twins(config: ExperimentConfig) -> list[Variant]:
 def _check_roles(config: ExperimentConfig, variants: Sequence[Variant]) -> None:
     """Refuse a leader that trains nothing, and published weights of no one variant."""
     trained = [v.name for v in variants if v.facts.trains]
+    unnamed = [v.name for v in variants if v.facts.trains and not v.config.checkpoint]
     leader = config.family.leader
     if leader in [v.name for v in variants] and leader not in trained:
         raise UserError(
             f"family.leader={leader}: trains nothing, so no student is compared with it; name one "
             f"of {', '.join(trained) or 'the trained variants'}"
         )
-    if config.student.checkpoint and len(trained) != 1:
+    if config.student.checkpoint and len(unnamed) != 1:
         raise UserError(
             "student.checkpoint: needs the one variant whose weights it holds, not "
-            f"{', '.join(trained) or 'none'}; name it (and the teacher's rows) with only=[NAME,...]"
+            f"{', '.join(unnamed) or 'none'}; name it (and the teacher's rows) with only=[NAME,...]"
         )
 
 
@@ -147,7 +150,8 @@ def _variant(
     training = {**to_plain(config.training), **entry.training}
     if "ema" in entry.training:
         training["ema"] = {**to_plain(config.training)["ema"], **entry.training["ema"]}
-    build_dataclass(TrainingSettings, training, f"variants.{name}.training")
+    checked = build_dataclass(TrainingSettings, training, f"variants.{name}.training")
+    training = in_keys(checked, training)
     # One unit for all: a variant of another batch gets the same compute.
     batch = config.budget.batch or config.training.batch
     budget = {**to_plain(config.budget), "batch": batch, **entry.budget}
@@ -167,13 +171,31 @@ def _variant(
         entry,
         method,
         method.facts_for(),
-        to_plain(settings),
+        in_keys(settings, to_plain(settings)),
         training,
         budget,
         nfes,
         source_digest(cls),
         is_file_plugin(cls),
+        checkpoint=_published(config, name, entry, method),
     )
+
+
+def _published(
+    config: ExperimentConfig, name: str, entry: VariantConfig, method: Method
+) -> str | None:
+    """The weights that stand for a variant's training, if any do."""
+    given = entry.checkpoint or config.student.checkpoint
+    if method.facts_for().published and not given:
+        raise UserError(
+            f"variants.{name}: {entry.method} scores published weights; "
+            f"variants.{name}.checkpoint=FILE names them"
+        )
+    if not method.facts_for().trains:
+        if entry.checkpoint:
+            raise UserError(f"variants.{name}.checkpoint: {entry.method} trains nothing")
+        return None
+    return given
 
 
 def _twin_name(config: ExperimentConfig, variant: Variant, suffix: str, setting: str) -> str:
@@ -191,16 +213,17 @@ def _sharing_one_budget(config: ExperimentConfig, variants: list[Variant]) -> li
 
     Trainings of their own, since learning rates fall with the spent share of the budget.
     """
-    if not config.split_budget or config.student.checkpoint:
+    if not config.split_budget:
         return []
-    distilled = [v for v in variants if v.facts.trains and v.facts.track == DISTILLED]
+    own = [v for v in variants if v.facts.trains and not v.checkpoint]
+    distilled = [v for v in own if v.facts.track == DISTILLED]
     served = {n for v in distilled if v.facts.elastic and len(v.nfes) > 1 for n in v.nfes}
     found = []
     for v in distilled:
-        own = [n for n in v.nfes if n in served]
-        if v.facts.elastic or len(own) < 2:  # For one NFE alone the whole budget is its share.
+        nfes = [n for n in v.nfes if n in served]
+        if v.facts.elastic or len(nfes) < 2:  # For one NFE alone the whole budget is its share.
             continue
-        budget = {**v.budget, "amount": v.budget["amount"] / len(own), "checkpoints": [1.0]}
+        budget = {**v.budget, "amount": v.budget["amount"] / len(nfes), "checkpoints": [1.0]}
         found.append(
             replace(
                 v,
@@ -208,9 +231,9 @@ def _sharing_one_budget(config: ExperimentConfig, variants: list[Variant]) -> li
                 config=replace(v.config, tuning=f"settings of {v.name}"),
                 facts=replace(v.facts, track=ONE_BUDGET),
                 budget=budget,
-                nfes=own,
+                nfes=nfes,
                 base=v.name,
-                shares=len(own),
+                shares=len(nfes),
             )
         )
     return found

@@ -6,22 +6,26 @@ Data, space and teacher, and extractors, each with what of it is in the keys of 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from piflow_bench.config.schema import ExperimentConfig
+from piflow_bench.config.schema import ExperimentConfig, WeightsConfig
 from piflow_bench.conformance.dataset import dataset_problems, network_of
 from piflow_bench.contracts.condition import Unconditional
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.contracts.extractor import LOGITS, ExtractorPlugin
 from piflow_bench.contracts.teacher import TeacherPlugin
-from piflow_bench.errors import UserError
+from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.metrics.metric import use_plugins
 from piflow_bench.evaluation.protocols import QUESTIONS, Protocol
 from piflow_bench.pipeline.plugin_sources import plugin_source
 from piflow_bench.pipeline.runtime import Given, Runtime, by_its_setting
 from piflow_bench.pipeline.stage import Identity
+from piflow_bench.pipeline.stages.scores import WITH_PROMPTS
+from piflow_bench.preparation.given import path_of
+from piflow_bench.settings import build_dataclass
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,6 +51,8 @@ class World:
     """The one that says of a sample which class it shows, where there is one."""
     network: nn.Module | None = None
     """The teacher's without its weights, where it was looked at."""
+    scorers: Mapping[str, Identity] = field(default_factory=dict)
+    """What decides the networks of metrics of pictures with prompts."""
 
     @property
     def protocol(self) -> Protocol:
@@ -66,16 +72,38 @@ class World:
 
 def runtime_of(config: ExperimentConfig) -> Runtime:
     """What the configuration says about this call and machine."""
+    inputs = inputs_of(config)
     return Runtime(
         config.plugins,
         Given(config.dataset, config.teacher, config.space, config.extractors),
         config.sample_batch,
         config.save_seconds,
         config.scale,
-        str(Path(config.runs) / "inputs"),
-        config.student.checkpoint,
+        inputs,
+        tuple(path_of(source, inputs) for source in published_in(config)),
         config.lpips.weights,
+        {name: _weights_of(name, entry, inputs) for name, entry in config.scorers.items()},
     )
+
+
+def _weights_of(metric: str, entry: Any, inputs: str) -> str | None:
+    """Where the weights of a metric's network are, if that is said."""
+    if metric not in WITH_PROMPTS:
+        raise UserError(f"scorers.{metric}: no such metric; {nearest(metric, list(WITH_PROMPTS))}")
+    given: WeightsConfig = build_dataclass(WeightsConfig, entry, f"scorers.{metric}")
+    return None if given.weights is None else path_of(given.weights, inputs)
+
+
+def inputs_of(config: ExperimentConfig) -> str:
+    """Folder of what is prepared, and of stand-ins for files that nobody gives."""
+    return str(Path(config.runs) / "inputs")
+
+
+def published_in(config: ExperimentConfig) -> list[str]:
+    """Where the weights of published students are that the experiment scores."""
+    chosen = {n: v for n, v in config.variants.items() if not config.only or n in config.only}
+    given = [config.student.checkpoint, *(v.checkpoint for v in chosen.values())]
+    return [source for source in dict.fromkeys(given) if source]
 
 
 def world_of(config: ExperimentConfig, look: bool) -> World:
@@ -134,7 +162,17 @@ def world_of(config: ExperimentConfig, look: bool) -> World:
         _lpips(config),
         {judge: described(judge)} if judge else None,
         network,
+        _scorers(config, runtime),
     )
+
+
+def _scorers(config: ExperimentConfig, runtime: Runtime) -> dict[str, Identity]:
+    asked = [name for name in config.protocol.metrics if name in WITH_PROMPTS]
+    if not asked:
+        return {}
+    from piflow_bench.evaluation.scorers import identity_of
+
+    return {name: identity_of(name, runtime.scorers.get(name)) for name in asked}
 
 
 def _lpips(config: ExperimentConfig) -> str | None:

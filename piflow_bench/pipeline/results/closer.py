@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from piflow_bench.pipeline.labels import captions
 from piflow_bench.pipeline.plan import Cell, Plan
 from piflow_bench.pipeline.results.frames import framed
 from piflow_bench.pipeline.results.schema import BREAKDOWN
@@ -43,6 +44,9 @@ def selections(plan: Plan, store: Store) -> dict[str, np.ndarray]:
     cells = []
     for number, (about, folder) in enumerate(_looks(plan, store, Select)):
         found = json.loads((folder / selection.FACTS).read_text())
+        for row in found["rows"]:
+            if "label" in row and plan.dataset is not None:
+                row["label"] = captions(plan.dataset.train_condition, row["label"])
         cells.append({**about, **found, "key": f"{number}"})
         with np.load(folder / selection.PICTURES, allow_pickle=False) as data:
             arrays |= {f"{number}/{name}": data[name] for name in data.files}

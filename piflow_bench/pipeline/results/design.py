@@ -15,6 +15,13 @@ def design_warnings(plan: Plan) -> list[str]:
     config = plan.config
     scale = plan.teacher.guidance.scale if plan.teacher else 1
     found = [*(plan.dataset.cautions if plan.dataset else ()), *_brief(plan)]
+    p = config.protocol
+    if "imitation" in p.questions and p.reference_seed == config.sample_seed:
+        found.append(
+            f"protocol.reference_seed={p.reference_seed}: the reference shares its noise with the "
+            "samples, so that distances to it are smaller than to other samples of the teacher, "
+            "its own most of all"
+        )
     trained = [v for v in plan.variants if v.facts.trains]
     swept = all(len(np.atleast_1d(v.config.sampling.get("guidance", []))) > 1 for v in trained)
     if config.protocol.primary_question == "data" and scale != 1 and not swept:

@@ -10,6 +10,7 @@ from piflow_bench.pipeline.launchers.schedule import Outcome
 from piflow_bench.pipeline.outdated import warnings_of
 from piflow_bench.pipeline.plan import Plan
 from piflow_bench.pipeline.results.design import design_warnings
+from piflow_bench.pipeline.stages.teacher import EncodeText, cut_prompts
 from piflow_bench.pipeline.store.store import Store
 from piflow_bench.pipeline.store.uses import settings_digest
 from piflow_bench.provenance import git_commit, versions
@@ -25,6 +26,16 @@ def _measures(plan: Plan) -> dict[str, Any]:
         found |= {f"version of {name}": key for name, key in content.get("versions", {}).items()}
         found |= {"weights of LPIPS": content["lpips"]} if content.get("lpips") else {}
     return found
+
+
+def _cut(plan: Plan, store: Store) -> list[str]:
+    """What of the prompts the teacher does not read."""
+    made = [s for s in plan.stages if isinstance(s.task, EncodeText) and store.has(s)]
+    lines = [line for stage in made for line in cut_prompts(store.path(stage))]
+    if not lines:
+        return []
+    few = "; ".join(lines[:LOG_LINES])
+    return [f"{len(lines)} prompts are longer than what the text encoder reads ({few})"]
 
 
 def run_facts(
@@ -79,7 +90,7 @@ def run_facts(
             }
             for f in roots.values()
         ],
-        "warnings": warnings_of(plan, store) + design_warnings(plan),
+        "warnings": warnings_of(plan, store) + design_warnings(plan) + _cut(plan, store),
         "measures": _measures(plan),
         "references": list(config.references),
         "provenance": {

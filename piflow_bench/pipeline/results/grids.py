@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from piflow_bench.pipeline import artifacts
+from piflow_bench.pipeline.labels import captions
 from piflow_bench.pipeline.plan import Plan
 from piflow_bench.pipeline.results.closer import shown
 from piflow_bench.pipeline.stage import Stage
@@ -23,7 +24,8 @@ def grids(plan: Plan, store: Store) -> dict[str, np.ndarray]:
     """Samples that share noise and label by column: the converged teacher, then every variant.
 
     Arrays of pictures ``(n, h, w, c)`` uint8 or points ``(n, 2)`` by key; ``rows``, JSON that says
-    whose each key is; ``labels`` and ``index`` ``(n,)`` of the columns.
+    whose each key is; ``labels`` (numbers, or the texts of prompts) and ``index`` ``(n,)`` of the
+    columns.
     """
     arrays: dict[str, np.ndarray] = {}
     rows: list[dict[str, Any]] = []
@@ -48,10 +50,11 @@ def grids(plan: Plan, store: Store) -> dict[str, np.ndarray]:
         if cell.samples and chosen and all(store.has(s) for s in cell.samples):
             add(f"cell_{i}", cell.samples, shown(cell))
     count = max((len(a) for a in arrays.values()), default=0)
-    labels = dataset.conditions(plan.config.sample_seed, range(count)).pack().numpy()
+    condition = dataset.conditions(plan.config.sample_seed, range(count))
+    labels = condition.pack().numpy()
     return {
         **arrays,
-        "labels": labels if labels.ndim == 1 else np.zeros(count, dtype=np.int64),
+        "labels": np.array(captions(condition, labels if labels.ndim == 1 else [0] * count)),
         "index": np.arange(count),
         "rows": np.array(json.dumps(rows)),
     }

@@ -114,6 +114,7 @@ def _modes(dataset: Dataset, points: np.ndarray, blocks: np.ndarray) -> list[Sco
     from piflow_bench.evaluation.metrics.modes import mode_replicates
     from piflow_bench.evaluation.uncertainty import jackknife_interval
 
+    assert dataset.truth is not None
     modes = dataset.truth.modes
     assert modes is not None
     whole, left = mode_replicates(points, modes.means, modes.std, modes.weights, blocks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -15,7 +15,8 @@ from piflow_bench.files.rows import Parts
 from piflow_bench.pipeline.artifacts import finite, sample_file, write_facts, write_samples
 from piflow_bench.pipeline.runtime import Runtime
 from piflow_bench.pipeline.stage import Identity, Inputs, Report, Task, left_out
-from piflow_bench.pipeline.stages.student import OfStudent, OfWorld, spec_of, teacher_of
+from piflow_bench.pipeline.stages.published import whole_model
+from piflow_bench.pipeline.stages.student import OfStudent, OfWorld, frame_of, spec_of, teacher_of
 from piflow_bench.training.output import weights_file
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Converge(OfWorld):
     solver: str
     steps: int
     shift: float = left_out(1.0)
+    terminal: float = left_out(0.0)
     seed: int
     start: int
     stop: int
@@ -56,6 +58,7 @@ class Converge(OfWorld):
             where,
             parts := Parts(folder / "parts", runtime.save_seconds),
             self.shift,
+            self.terminal,
         )
         write_samples(folder, x, self.start)
         write_facts(folder, {"n": len(x), "nfe": nfe})
@@ -116,7 +119,7 @@ class Sample(OfStudent):
     """Samples at one NFE of a range of indices, of a student as its method builds it."""
 
     kind = "sample"
-    reads = ("teacher",)
+    reads: ClassVar[tuple[str, ...]] = ("teacher",)
     resumable = True
     networks = True
 
@@ -135,6 +138,10 @@ class Sample(OfStudent):
         """The file of the student's weights; None for those that it is built with."""
         return None
 
+    def model(self, inputs: Inputs, runtime: Runtime) -> Path | None:
+        """The folder of a whole model that is sampled in the teacher's place, if it is one."""
+        return None
+
     def ready(self, inputs: Inputs, runtime: Runtime) -> ReadyStudent:
         """The student that is sampled."""
         from safetensors.torch import load_file
@@ -142,6 +149,13 @@ class Sample(OfStudent):
         from piflow_bench.sampling import Arithmetic
 
         where = Arithmetic(runtime.scale.device, self.precision)
+        if model := self.model(inputs, runtime):
+            built = self.method_of(runtime).build(
+                frame_of(inputs, runtime), self.spec(runtime, where.device)
+            )
+            whole: Any = built.modules["student"]
+            whole.use_model(model, f"checkpoint={model}")
+            return ReadyStudent(built.student, whole.to(where.device), runtime.dataset(), where)
         teacher = teacher_of(inputs, runtime).to(where.device)
         built = self.method_of(runtime).build(teacher, self.spec(runtime, where.device))
         network: Any = built.modules["student"]
@@ -198,3 +212,6 @@ class SampleTrained(Sample):
 
     def weights(self, inputs: Inputs) -> Path | None:
         return weights_file(inputs["distill"][0], self.checkpoint)
+
+    def model(self, inputs: Inputs, runtime: Runtime) -> Path | None:
+        return whole_model(inputs["distill"][0], runtime)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from piflow_bench.contracts.condition import Prompts
+from piflow_bench.contracts.data import Dataset
 from piflow_bench.pipeline import artifacts
 from piflow_bench.pipeline.artifacts import mean_score, score
 from piflow_bench.pipeline.labels import Source, design_of, labels_of
 from piflow_bench.pipeline.runtime import Runtime
-from piflow_bench.pipeline.stage import Identity, Inputs, Report, Task
+from piflow_bench.pipeline.stage import Identity, Inputs, Report, Task, left_out
 
 if TYPE_CHECKING:
     from piflow_bench.contracts.space import Space
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 
 IN_MODEL_SPACE = "flow_map_error"
 """The one that looks at samples as the model has them; the others look at pictures."""
-BY_SAMPLE = (IN_MODEL_SPACE, "teacher_mse", "teacher_psnr", "teacher_lpips", "lpips_within")
+WITH_PROMPTS = ("clip_score", "hpsv2", "hpsv2_quickgelu", "vqascore")
+BY_SAMPLE = (
+    IN_MODEL_SPACE, "teacher_mse", "teacher_psnr", "teacher_lpips", "lpips_within", *WITH_PROMPTS,
+)  # fmt: skip
 """Metrics of samples one by one that runs measure."""
 
 
@@ -42,6 +47,8 @@ class ScoreSamples(Task):
     lpips: str | None
     """What decides the numbers of LPIPS, where a metric is of it."""
     labels: Source
+    scorers: Mapping[str, Identity] | None = left_out(None)
+    """What decides the networks of metrics of pictures with prompts."""
 
     def run(self, inputs: Inputs, folder: Path, runtime: Runtime, report: Report) -> None:
         from piflow_bench.evaluation.features import evaluate_with_replicates
@@ -63,6 +70,7 @@ class ScoreSamples(Task):
             scores = (
                 {} if target is None else _paired(asked, dataset.space, x, target, lpips, report)
             )
+            scores |= self._with_prompts(dataset, x, runtime, report)
             groups = None
             if "lpips_within" in asked:
                 assert lpips is not None and labels is not None
@@ -73,6 +81,24 @@ class ScoreSamples(Task):
             values = evaluate_with_replicates(rows, None, asked, extras=extras)
             found += [score(v.metric, v.interval, v.n, v.replicates, v.estimator) for v in values]
         artifacts.write_scores(folder, found)
+
+    def _with_prompts(
+        self, dataset: Dataset, x: np.ndarray, runtime: Runtime, report: Report
+    ) -> dict[str, np.ndarray]:
+        """Scores ``(n,)`` of the metrics that look at a sample beside its prompt."""
+        if not self.scorers:
+            return {}
+        assert self.labels is not None
+        condition = dataset.conditions(self.labels["seed"], range(len(x)))
+        assert isinstance(condition, Prompts)
+        prompts = condition.texts()
+        networks = {name: runtime.scorer(name) for name in self.scorers}
+        found: dict[str, list[np.ndarray]] = {name: [] for name in networks}
+        for i, seen in _pictures(dataset.space, x):
+            for name, network in networks.items():
+                found[name].append(network.score(seen, prompts[i : i + len(seen)]))
+            report(i / len(x), "pictures with their prompts")
+        return {name: np.concatenate(rows) for name, rows in found.items()}
 
 
 def _pictures(space: Space, x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -75,7 +75,19 @@ def load_method(name: str, settings: Mapping[str, Any], runtime: Runtime) -> Met
 
 def teacher_of(inputs: Inputs, runtime: Runtime) -> Teacher:
     """The teacher; of what its stage made, where it has one."""
-    return runtime.teacher(inputs["teacher"][0] if "teacher" in inputs else None)
+    teacher = runtime.teacher(inputs["teacher"][0] if "teacher" in inputs else None)
+    network: Any = teacher.network
+    if hasattr(network, "adapt_with"):  # A training says otherwise; weights bring theirs.
+        network.adapt_with(1, 0.0)
+    return teacher
+
+
+def frame_of(inputs: Inputs, runtime: Runtime) -> Teacher:
+    """The teacher without its weights, for a model that is sampled in its place, never beside it.
+
+    Of a teacher that has no such form it is the teacher.
+    """
+    return runtime.teacher(inputs["teacher"][0] if "teacher" in inputs else None, frame=True)
 
 
 def spec_of(

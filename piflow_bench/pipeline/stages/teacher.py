@@ -9,15 +9,17 @@ from pathlib import Path
 
 from piflow_bench.conformance.dataset import teacher_problems
 from piflow_bench.contracts.teacher import Teacher
+from piflow_bench.files.atomic import write_json
 from piflow_bench.pipeline.launchers.torchrun import in_processes
 from piflow_bench.pipeline.runtime import Runtime
-from piflow_bench.pipeline.stage import Inputs, Report
+from piflow_bench.pipeline.stage import Identity, Inputs, Report, Task
 from piflow_bench.pipeline.stages.student import OfWorld, Training, spec_of, teacher_of
 from piflow_bench.pipeline.store.attempts import begin_anew
 from piflow_bench.threads import threads_of_its_own
 from piflow_bench.training.distributed import world
 
 CHECK = "check.json"
+ENCODED = "encoded.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,24 @@ class TrainTeacher(OfWorld, Training):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncodeText(Task):
+    """Encode the prompts as the teacher reads them; its text encoders are loaded here alone."""
+
+    kind = "encode_text"
+    resumable = True
+    networks = True
+
+    dataset: Identity
+    encodings: Identity
+    """What decides them of the teacher."""
+
+    def run(self, inputs: Inputs, folder: Path, runtime: Runtime, report: Report) -> None:
+        plugin, device = runtime.teacher_plugin(), runtime.scale.device
+        lines = plugin.encode(runtime.dataset(), folder, device, report)
+        write_json(folder / ENCODED, lines)
+
+
 class Unfit(RuntimeError):
     """A teacher that is none of the experiment's data as its settings have it."""
 
@@ -94,6 +114,11 @@ class CheckTeacher(OfWorld):
         if found.problem:
             raise Unfit(found.problem)
         (folder / CHECK).write_text(json.dumps(found.plain()))
+
+
+def cut_prompts(folder: Path) -> list[str]:
+    """The prompts of which the end was cut off, a line each."""
+    return list(json.loads((folder / ENCODED).read_text()))
 
 
 def note_of_check(folder: Path) -> str:

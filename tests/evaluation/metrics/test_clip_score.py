@@ -15,7 +15,8 @@ from piflow_bench.contracts.plugin import Place
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.extractors import clip
 from piflow_bench.evaluation.extractors.extractor import extractor_plugin, get_extractor
-from piflow_bench.evaluation.metrics.clip_score import clip_scores, read_prompts
+from piflow_bench.evaluation.metrics.clip_score import clip_scores
+from piflow_bench.files.prompts import read_prompts
 
 MODEL = "ViT-tiny-for-tests"
 TEXTS = ["a red bird", "A photo of two dogs, café!", "a red bird", "nothing"]
@@ -220,13 +221,12 @@ class TestPrompts:
         path = tmp_path / "p.txt"
         for end in ("", "\n"):
             path.write_bytes(f"a café\r\n two  dogs\u2028far\nc{end}".encode("utf-8-sig"))
-            assert read_prompts(path) == ["a café", " two  dogs\u2028far", "c"]
-        assert read_prompts(str(path)) == read_prompts(path)
+            assert read_prompts(path, f"prompts={path}") == ["a café", " two  dogs\u2028far", "c"]
 
     def test_a_json_list(self, tmp_path):
         path = tmp_path / "p.json"
         path.write_text(json.dumps(["a\nb", "café"]))
-        assert read_prompts(path) == ["a\nb", "café"]
+        assert read_prompts(path, f"prompts={path}") == ["a\nb", "café"]
 
     @pytest.mark.parametrize(
         "name, content, words",
@@ -245,20 +245,21 @@ class TestPrompts:
             ("p.json", b'["a", 3]', "not a list of strings"),
             ("p.json", b'"abc"', "not a list of strings"),
             ("p.json", b'["a",', "cannot be read"),
-            ("p.csv", b"a\n", "neither a .txt file"),
+            ("p.md", b"a\n", "neither a .txt file"),
+            ("p.csv", b"a\n", "no column 'prompt', but a"),
         ],
     )
     def test_refusals_are_one_line_with_the_path(self, tmp_path, name, content, words):
         path = tmp_path / name
         path.write_bytes(content)
         with pytest.raises(UserError, match=words) as error:
-            read_prompts(path)
+            read_prompts(path, f"prompts={path}")
         assert str(error.value).startswith(f"prompts={path}: ")
         assert "\n" not in str(error.value)
 
     def test_missing_files_and_folders(self, tmp_path):
         with pytest.raises(UserError, match="no such file"):
-            read_prompts(tmp_path / "p.txt")
+            read_prompts(tmp_path / "p.txt", "prompts=p.txt")
         (tmp_path / "p.txt").mkdir()
-        with pytest.raises(UserError, match="cannot be read"):
-            read_prompts(tmp_path / "p.txt")
+        with pytest.raises(UserError, match="no file of prompts in this folder"):
+            read_prompts(tmp_path / "p.txt", "prompts=p.txt")

@@ -11,6 +11,9 @@ from piflow_bench.evaluation.metrics.metric import Metric, all_metrics
 METRICS = all_metrics()
 
 NAMES = [
+    "hpsv2",
+    "hpsv2_quickgelu",
+    "vqascore",
     "fd",
     "kid",
     "kid_std",

@@ -49,6 +49,7 @@ def teacher(made=False, training=None, guidance=1.0):
     """A plugin of which nothing is loaded; ``training``: of the stage that trains it."""
     return SimpleNamespace(
         made=made,
+        encodes=False,
         training=lambda dataset: training,
         config=Guided(guidance),
         guidance=Guidance(guidance),

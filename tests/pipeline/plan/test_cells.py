@@ -117,8 +117,7 @@ def test_published_weights_stand_in_the_place_of_a_training(facts, nfe, tmp_path
     monkeypatch.setattr(cells, "digest", lambda p: f"digest of {p.name}")
     config = {"train_seeds": [2, 3]}
     world = made.world(ALL, **config)
-    world.config.student.checkpoint = str(path)
-    found = cells_of(made.variant(facts=facts), made.shared_of(world))
+    found = cells_of(made.variant(facts=facts, checkpoint=str(path)), made.shared_of(world))
     (stage,) = trainings(found).values()
     assert (stage.kind, stage.task.train_nfe) == ("published", nfe)
     assert stage.task.weights == "digest of weights.safetensors"

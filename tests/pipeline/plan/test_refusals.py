@@ -1,9 +1,13 @@
 """Refusals before any work: each is one line that names the setting and mends it."""
 
+import pickle
+import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from piflow_bench.config.schema import VariantConfig
 from piflow_bench.contracts.condition import Unconditional
@@ -16,8 +20,10 @@ from piflow_bench.pipeline.plan import refusals
 from piflow_bench.pipeline.plan.refusals import (
     check_backbones,
     check_batch,
+    check_data,
     check_machine,
     check_protocol,
+    check_reference,
 )
 from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import TrainingSettings
@@ -39,6 +45,43 @@ def refused(call, *given):
         call(*given)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("stats.pkl", "dataset.reference=.*stats.pkl: statistics are read from npz files alone"),
+        ("table.csv", "dataset.reference=.*neither a folder of images, an archive"),
+        ("empty", "dataset.reference=.*empty"),
+        ("one", "dataset.reference: 1 image, but at least 2"),
+        ("half.npz", "dataset.reference=.*half.npz"),
+    ],
+)
+def test_a_reference_that_no_stage_could_read(name, words, tmp_path):
+    for folder, pictures in (("empty", 0), ("one", 1), ("two", 2)):
+        (tmp_path / folder).mkdir()
+        for i in range(pictures):
+            Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / folder / f"{i}.png")
+    (tmp_path / "stats.pkl").write_bytes(pickle.dumps({"mean": 0}))
+    (tmp_path / "table.csv").write_text("a\n1\n")
+    np.savez(tmp_path / "half.npz", mu=np.zeros(3))
+    assert re.search(words, refused(check_reference, world_of(reference=tmp_path / name)))
+    check_reference(world_of(reference=tmp_path / "two"))
+    check_reference(world_of())
+
+
+@pytest.mark.parametrize("reason", [None, "data", "untrained", "published", "data-free"])
+def test_students_of_real_samples_need_some(reason):
+    facts = Facts("any", trains=reason != "untrained", needs_data=reason != "data-free")
+    variant = SimpleNamespace(
+        name="mine", facts=facts, checkpoint="file" if reason == "published" else None
+    )
+    world = world_of() if reason == "data" else world_of(train=torch.zeros(0, 1, 2, 2))
+    if reason is None:
+        words = refused(check_data, world, [variant])
+        assert words == "variants.mine: is trained on real samples, and tiny has prompts alone"
+    else:
+        check_data(world, [variant])
 
 
 @pytest.mark.parametrize(

@@ -133,5 +133,5 @@ def test_the_call_is_what_the_configuration_says_of_this_machine():
     )  # fmt: skip
     found = runtime_of(config)
     assert (found.sample_batch, found.save_seconds, found.scale.micro_batch) == (3, 1.5, 2)
-    assert (found.inputs, found.student, found.lpips_weights) == ("there/inputs", "s", "w")
+    assert (found.inputs, found.students, found.lpips_weights) == ("there/inputs", ("s",), "w")
     assert found.given.dataset == config.dataset and found.given.teacher == config.teacher

@@ -16,7 +16,8 @@ def config(**others):
     """As much of an experiment's configuration as results look at."""
     protocol = {
         "primary_question": "imitation", "primary_quality": "fd", "primary_diversity": "recall",
-        "reference_samples": 500, "extractors": ["digits"],
+        "reference_samples": 500, "extractors": ["digits"], "questions": ["imitation"],
+        "reference_seed": 7,
     }  # fmt: skip
     facts = {
         "name": "mine", "experiment_file": "digits", "sample_seed": 3, "train_seeds": [0, 1],

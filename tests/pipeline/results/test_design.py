@@ -59,3 +59,9 @@ def test_a_teacher_that_is_trained_briefly_makes_a_first_look():
     first, text = told(500)
     assert first == "few images" and "on 500 images, each seen 5 times" in text
     assert "students for 60 TFE" in text
+
+
+def test_a_reference_of_the_samples_own_noise_is_told_of():
+    words = "the reference shares its noise"
+    assert any(words in text for text in warnings("protocol.reference_seed=0"))
+    assert not any(words in text for text in warnings())

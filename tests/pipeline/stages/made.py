@@ -76,7 +76,7 @@ def runtime(data=None, teacher=None, **others):
     given = {
         "folders": [],
         "dataset": lambda: data,
-        "teacher": lambda made=None: found,
+        "teacher": lambda made=None, frame=False: found,
         "teacher_plugin": lambda: plugin,
         "sample_batch": 4,
         "save_seconds": 0.0,

@@ -1,16 +1,13 @@
-"""Students' weights: a small training, and published weights in its place."""
+"""Students' weights: a small training."""
 
-import json
 from contextlib import contextmanager
 from dataclasses import replace
 
-import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from piflow_bench.errors import UserError
 from piflow_bench.pipeline.stages import distill
-from piflow_bench.pipeline.stages.distill import Distill, Publish
+from piflow_bench.pipeline.stages.distill import Distill
 from piflow_bench.training.output import checkpoints, log_rows, weights_file
 from piflow_bench.training.scale import Scale
 from tests.pipeline.stages import made
@@ -22,7 +19,6 @@ TRAIN = Distill(
     training={"batch": 4, "warmup": 0, "threads": 1},
     budget={"unit": "images", "amount": 16, "checkpoints": [0.5, 1.0]},
 )
-PUBLISH = Publish(**GIVEN, settings={}, weights="digest")
 
 
 def test_a_training_leaves_weights_at_every_checkpoint_of_its_budget(tmp_path):
@@ -73,27 +69,3 @@ def test_events_are_those_of_its_own_folder(tmp_path, monkeypatch):
     folder.mkdir()
     TRAIN.run({}, folder, made.runtime(events={"distill-1": "events"}), made.silent)
     assert followed == [("log.jsonl", "events")]
-
-
-def test_published_weights_are_those_of_a_training_that_spent_nothing(tmp_path):
-    save_file({"w": torch.tensor([[0.25]], dtype=torch.float16)}, tmp_path / "given.safetensors")
-    folder = tmp_path / "stage"
-    folder.mkdir()
-    runtime = made.runtime(student=str(tmp_path / "given.safetensors"))
-    PUBLISH.run({}, folder, runtime, made.silent)
-    state = load_file(weights_file(folder))
-    assert state["w"].item() == 0.25 and state["w"].dtype == torch.float32
-    (spent,) = json.loads((folder / "checkpoints.json").read_text())
-    assert (spent["fraction"], spent["step"], spent["images"], spent["params"]) == (1.0, 0, 0, 1)
-    assert spent["tfe"] != spent["tfe"] and log_rows(folder) == []
-
-
-@pytest.mark.parametrize(
-    "state", [{"w": torch.zeros(3)}, {"w": torch.tensor([[float("nan")]])}], ids=["shape", "nan"]
-)
-def test_weights_of_another_network_are_refused_in_one_line(state, tmp_path):
-    save_file(state, tmp_path / "given.safetensors")
-    runtime = made.runtime(student=str(tmp_path / "given.safetensors"))
-    with pytest.raises(UserError, match="^student.checkpoint=") as error:
-        PUBLISH.run({}, tmp_path, runtime, made.silent)
-    assert "\n" not in str(error.value) and not weights_file(tmp_path).exists()
