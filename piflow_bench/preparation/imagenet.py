@@ -7,7 +7,6 @@ several; so do several calls on one folder.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,11 @@ from piflow_bench.preparation.job import (
     Report,
     with_spool,
 )
-from piflow_bench.preparation.latents import FACTS
 from piflow_bench.preparation.processes import in_processes
 from piflow_bench.preparation.reference import open_reference, write_reference
 from piflow_bench.preparation.shards import encode_shards
 from piflow_bench.preparation.sources.opening import open_source
-from piflow_bench.preparation.unfinished import begin, check_skipped, finish, refuse_other, room
+from piflow_bench.preparation.unfinished import begin, finish, is_whole, room
 from piflow_bench.settings import build_dataclass
 from piflow_bench.threads import cores
 
@@ -80,12 +78,8 @@ def prepare(
     threads = max(cores() // processes, 2)
     job = Job(images, folder, chosen, batch, threads, coder)
     with room(folder):
-        if (folder / FACTS).is_file():
-            facts = json.loads((folder / FACTS).read_text())
-            refuse_other(facts["task"], task, folder)
-            check_skipped(facts["skipped"], chosen, folder)
-        else:
-            begin(job, task)
+        begin(job, task)
+        if not is_whole(job):
             job = with_spool(job, report)
             if processes > 1:
                 in_processes(job, autoencoder, device, processes, report)

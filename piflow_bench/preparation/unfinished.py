@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from filelock import FileLock
 
 from piflow_bench.errors import UserError
-from piflow_bench.files.atomic import write_json
+from piflow_bench.files.atomic import read_json, write_json
 from piflow_bench.preparation.job import CROP, SPOOL, UNFINISHED, WRITER, Job, Preparation
 from piflow_bench.preparation.latents import FACTS, FORMAT, content_digest, shard_names
 from piflow_bench.preparation.sources.source import ReadError
@@ -60,17 +61,52 @@ def check_skipped(skipped: list[str], chosen: Preparation, folder: Path) -> None
         )
 
 
+def is_begun(job: Job, task: dict[str, Any]) -> bool:
+    """Whether the folder bears this task's mark: of a whole folder, or of an unfinished one.
+
+    Other calls may begin and finish meanwhile. They write nothing else before the first mark is
+    there, and take it away when the second is: so other names are looked for before the marks, and
+    the marks in their order.
+
+    Raises:
+        UserError: the folder is another task's, or holds other files.
+    """
+    folder, chosen = job.folder, job.chosen
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"out={folder}: is a file; choose an empty folder")
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    begun, facts = read_json(folder / UNFINISHED), read_json(folder / FACTS)
+    if facts is not None:
+        refuse_other(facts["task"], task, folder)
+        check_skipped(facts["skipped"], chosen, folder)
+        return True
+    if begun is not None:
+        refuse_other(begun, task, folder)
+        records = [read_json(path) for path in sorted(folder.glob("shard-*.json"))]
+        # One that has gone was taken by a call that finished with the same images left out.
+        check_skipped([name for r in records if r for name in r["skipped"]], chosen, folder)
+        return True
+    if any(not fnmatch(name, f".{UNFINISHED}.*.tmp") for name in names):
+        raise UserError(f"out={folder}: holds other files; choose an empty folder")
+    return False
+
+
+def is_whole(job: Job) -> bool:
+    """Whether nothing is left to be made."""
+    return (job.folder / FACTS).is_file()
+
+
 def begin(job: Job, task: dict[str, Any]) -> None:
-    """Claim the folder, and see that there is room."""
+    """Claim the folder, and see that there is room.
+
+    Raises:
+        UserError: the folder is another task's or holds other files, or there is no room.
+    """
     folder, chosen, coder = job.folder, job.chosen, job.coder
     assert coder is not None
-    begun = folder / UNFINISHED
-    if begun.is_file():
-        refuse_other(json.loads(begun.read_text()), task, folder)
-        records = [json.loads(r.read_text()) for r in sorted(folder.glob("shard-*.json"))]
-        check_skipped([name for r in records for name in r["skipped"]], chosen, folder)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"out={folder}: holds other files; choose an empty folder")
+    begun = is_begun(job, task)
+    if is_whole(job):
+        return
     side = chosen.size // coder.factor
     numbers = coder.channels * side**2 * (2 if chosen.kind == "mean-std" else 1)
     needed = len(job.images) * numbers * (2 if chosen.flip else 1) * np.dtype(chosen.dtype).itemsize
@@ -86,8 +122,14 @@ def begin(job: Job, task: dict[str, Any]) -> None:
             f"out={folder}: {needed / 1e9:.1f} GB of latents{words}, {free / 1e9:.1f} GB free; "
             "choose another disk, kind=sample, or flip=false"
         )
+    if begun:
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(begun, task)
+    try:
+        write_json(folder / UNFINISHED, task)
+    except FileNotFoundError:  # Tidied away by a call that began later and has finished.
+        if not is_whole(job):
+            raise
 
 
 def finish(job: Job, task: dict[str, Any]) -> None:

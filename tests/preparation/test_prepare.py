@@ -1,7 +1,9 @@
 """Killed, shared, damaged and resumed: the folder ends with the same bytes or says why not."""
 
+import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from piflow_bench.cli import main
 from piflow_bench.errors import UserError
 from piflow_bench.preparation import imagenet as prepare_imagenet
 from piflow_bench.preparation import reference as made_reference
+from piflow_bench.preparation import unfinished
 from piflow_bench.preparation.latents import Latents
 from piflow_bench.preparation.sources.source import ReadError
 from tests.pipeline.forked import SERVER
@@ -80,6 +83,31 @@ def test_a_process_waits_for_the_shards_of_another_call(inputs, whole, start, tm
     made = contents(out)
     for name, data in contents(whole).items():
         assert made[name] == data
+
+
+@pytest.mark.parametrize("moment", ["claims", "has encoded a shard", "has finished"])
+def test_another_call_is_never_taken_for_other_files(inputs, whole, tmp_path, monkeypatch, moment):
+    """A call that begins sees the folder as another call changes it, at any moment of that."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / f".{unfinished.UNFINISHED}.99999.tmp").write_text("{")
+    task = Latents(whole).facts["task"]
+    read = unfinished.read_json
+
+    def meanwhile(path):
+        """What the other call does after the names were read and before the marks are."""
+        if moment == "has encoded a shard" and not (out / unfinished.UNFINISHED).exists():
+            (out / unfinished.UNFINISHED).write_text(json.dumps(task))
+        if moment == "has finished":
+            shutil.copytree(whole, out, dirs_exist_ok=True)
+        return read(path)
+
+    monkeypatch.setattr(unfinished, "read_json", meanwhile)
+    if moment != "claims":
+        (out / "shard-00000.lock").touch()
+    inputs.make(out)
+    assert contents(out) == contents(whole) or moment == "has finished"
+    assert Latents(out).facts == Latents(whole).facts
 
 
 def test_two_processes_make_the_bytes_of_one(inputs, whole, tmp_path, capsys):
@@ -193,7 +221,6 @@ def test_settings_of_an_unfinished_folder_are_its_own(inputs, tmp_path, monkeypa
 
 def test_a_full_disk(inputs, tmp_path, monkeypatch):
     import errno
-    import shutil
 
     monkeypatch.setattr(shutil, "disk_usage", lambda p: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(UserError, match=r"GB of latents, 0\.0 GB free"):
