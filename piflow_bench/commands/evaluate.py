@@ -89,7 +89,6 @@ def run_evaluate(arguments: Sequence[str]) -> Path | None:
                 labels=settings.labels,
                 per_class=settings.per_class,
                 lpips_weights=settings.lpips_weights,
-                clip_weights=settings.clip_weights,
                 scorers=settings.scorers,
                 device=settings.device,
                 precision=settings.precision,
@@ -269,9 +268,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="samples=PATH (of several sets [PATH,PATH], or a pattern) reference=PATH "
         "[protocol=NAME] [extractor=NAME] "
         "[extractor.weights=FILE] [metrics=[a,b]] [per_class=[a,b]] [labels=FILE] [n=N or [N,M]] "
-        "[teacher=PATH] [prompts=FILE] [lpips.weights=FILE] [clip.weights=FILE] [device=cpu] "
-        "[precision=float32] [compiled=false] [workers=2] [processes=1] [batch=N] [out=FOLDER] "
-        "[store=PATH] [cache=true] [plugins=PATH] [space.autoencoder=PATH] "
+        "[teacher=PATH] [prompts=FILE] [lpips.weights=FILE] [scorers.METRIC.weights=FILE] "
+        "[device=cpu] [precision=float32] [compiled=false] [workers=2] [processes=1] [batch=N] "
+        "[out=FOLDER] [store=PATH] [cache=true] [plugins=PATH] [space.autoencoder=PATH] "
         "[statistics=FILE to write], and settings of the metrics",
     )
 

@@ -26,7 +26,6 @@ PATH_KEYS = {
     "labels": "labels",
     "extractor.weights": "weights",
     "lpips.weights": "lpips_weights",
-    "clip.weights": "clip_weights",
     "statistics": "statistics",
     "out": "out",
     "store": "store",
@@ -37,8 +36,7 @@ OF_SPACE = re.compile(r"space\.[A-Za-z_]\w*")
 """Files of the space that a run's samples lie in, by the key that the run has for them."""
 OF_SCORERS = re.compile(r"scorers\.(\w+)\.weights")
 """Weights of metrics of pictures with prompts, by metric."""
-FILES = ("samples", "reference", "teacher", "prompts", "labels", "weights", "lpips_weights",
-         "clip_weights")  # fmt: skip
+FILES = ("samples", "reference", "teacher", "prompts", "labels", "weights", "lpips_weights")
 SCORED = (
     *FILES,
     "protocol",
@@ -71,7 +69,6 @@ class Settings:
     labels: str | None = setting(None)
     per_class: list[str] = setting(factory=list, choices=all_metrics)
     lpips_weights: str | None = setting(None)
-    clip_weights: str | None = setting(None)
     device: str = setting(Options.device, **DEVICE)
     precision: str | None = setting(None, choices=("float32", "tf32", "bfloat16"))
     compiled: bool = Options.compiled
@@ -106,6 +103,8 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
     if twice is not None:
         hint = "; several sets are samples=[a,b]" if twice == "samples" else ""
         raise UserError(f"{twice}=: given twice; each setting has one value{hint}")
+    if "clip.weights" in keys:
+        raise UserError("clip.weights: is called scorers.clip_score.weights now")
     of_space = [key for key in keys if OF_SPACE.fullmatch(key)]
     of_scorers = [key for key in keys if OF_SCORERS.fullmatch(key)]
     overrides, paths = split_paths(arguments, [*PATH_KEYS, *of_space, *of_scorers])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from piflow_bench.contracts.space import SpacePlugin
 from piflow_bench.errors import UserError
 from piflow_bench.files.digests import digest
 from piflow_bench.files.hub import local_path
-from piflow_bench.files.prompts import COLUMN, columns, read_prompts
+from piflow_bench.files.prompts import COLUMN, read_sized
 from piflow_bench.laws import BY_PROMPT
 from piflow_bench.settings import Location, setting
 
@@ -42,6 +43,8 @@ class Config:
     last: int | None = setting(None, least=1)
     height: int = setting(1024, least=16)  # of the pictures
     width: int = setting(1024, least=16)
+    # of a table with sizes of its own: the prompts of this height and width alone
+    bucket: bool = False
     # statistics or images of real pictures, where the data question is asked
     reference: Location | None = setting(None)
 
@@ -74,13 +77,14 @@ class PromptList(DatasetPlugin):
         c = self.config
         if c.prompts is None:
             raise UserError("dataset.prompts: not given; dataset.prompts=FILE of prompts")
-        shown = _listed(c.prompts, c.column, "dataset.prompts")[: c.first]
-        cautions = _sized(c)
+        shown, cautions = _listed(c.prompts, c, "dataset.prompts")
+        shown = shown[: c.first]
         if c.training is None:
             trained = shown
             cautions += ("Students are trained on the prompts that they are scored on.",)
         else:
-            trained = _listed(c.training, c.column, "dataset.training")
+            trained, more = _listed(c.training, c, "dataset.training")
+            cautions += more
             trained = trained[-c.last :] if c.last else trained
         # One list, those of the samples first: an id means the same for all.
         known = tuple(dict.fromkeys([*shown, *trained]))
@@ -115,21 +119,30 @@ def _conditions(
     return of
 
 
-def _sized(config: Config) -> tuple[str, ...]:
-    """What is said of a list whose prompts have sizes of their own."""
-    path = local_path(str(config.prompts), "dataset.prompts")
-    named = [name for name in columns(path) if name in ("height", "width", "resolution", "size")]
-    if not named:
-        return ()
-    size = f"{config.width}x{config.height}"
-    return (f"All pictures are {size}: the list's {' and '.join(named)} are not read.",)
-
-
 def _digest(shown: Sequence[str], trained: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([shown, trained]).encode()).hexdigest()
 
 
-def _listed(source: str, column: str, where: str) -> list[str]:
-    """The prompts of a list, which needs no names."""
-    found = read_prompts(local_path(str(source), where), f"{where}={source}", column)
-    return list(found.values()) if isinstance(found, dict) else found
+def _listed(source: str, config: Config, where: str) -> tuple[list[str], tuple[str, ...]]:
+    """The prompts of a list that a run draws, and what is said of those with sizes of their own."""
+    c, given = config, f"{where}={source}"
+    texts, sizes = read_sized(local_path(str(source), where), given, c.column)
+    own = (c.height, c.width)
+    if sizes is None or set(sizes) == {own}:
+        if c.bucket and sizes is None:
+            raise UserError(f"dataset.bucket=true: {given} has no columns height and width")
+        return texts, ()
+    count = Counter(f"{width}x{height}" for height, width in sizes)
+    listed = ", ".join(f"{size} ({n})" for size, n in count.most_common(3))
+    listed += f" and {len(count) - 3} more" if len(count) > 3 else ""
+    if not c.bucket:
+        return texts, (
+            f"All pictures are {c.width}x{c.height}, whatever sizes {where} names: {listed}.",
+        )
+    found = [text for text, size in zip(texts, sizes, strict=True) if size == own]
+    if not found:
+        raise UserError(
+            f"dataset.bucket=true: no prompt of {given} is for {c.width}x{c.height} pixels; its "
+            f"sizes: {listed}; set dataset.width and dataset.height"
+        )
+    return found, ()

@@ -181,7 +181,6 @@ class Evaluator:
             self._rules,
             (),
             lpips=None,
-            clip=None,
             scorers={},
             device=self._device,
             batch=self._batch,

@@ -25,7 +25,6 @@ from piflow_bench.evaluation.sources import Sources
 from piflow_bench.evaluation.uncertainty import jackknife_interval
 
 if TYPE_CHECKING:
-    from piflow_bench.evaluation.extractors.clip import Clip
     from piflow_bench.evaluation.metrics.lpips import Lpips
     from piflow_bench.evaluation.pictures.images import Images
     from piflow_bench.evaluation.scorers import Scorer
@@ -53,9 +52,8 @@ class Measuring:
     rules: Protocol
     per_class: Sequence[str]
     lpips: Lpips | None
-    clip: Clip | None
     scorers: Mapping[str, Scorer]
-    """Networks of other metrics of pictures with prompts, by metric."""
+    """Networks of metrics of pictures with prompts, by metric."""
     device: str
     batch: int
     cache: Path | None
@@ -103,25 +101,12 @@ def measure_set(
             partial(by.report, f"distances of {name} and teacher"),
         )
         copies = copies_of_teacher(scores, sources.samples, teacher, by.batch)
-    if by.clip is not None:
+    for metric, scorer in by.scorers.items():
         from piflow_bench.evaluation.metrics.per_sample import prompt_scores
 
         assert sources.prompts is not None
-        scores["clip_score"] = prompt_scores(
-            by.clip,
-            sources.samples,
-            sources.prompts,
-            rules.settings.get("clip_scale", "cosine"),
-            by.cache,
-            by.batch,
-            partial(by.report, f"CLIP features of {name}"),
-        )
-    for metric, scorer in by.scorers.items():
-        from piflow_bench.evaluation.metrics.per_sample import scorer_scores
-
-        assert sources.prompts is not None
         told = partial(by.report, f"{metric} of {name}")
-        scores[metric] = scorer_scores(
+        scores[metric] = prompt_scores(
             scorer, sources.samples, sources.prompts, by.cache, by.batch, told
         )
     groups = None

@@ -40,7 +40,6 @@ class Options:
     labels: Any = None
     per_class: str | Sequence[str] = ()
     lpips_weights: str | None = None
-    clip_weights: str | None = None
     scorers: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     precision: str | None = None

@@ -36,7 +36,6 @@ from piflow_bench.evaluation.sources import Given, Sources, open_given, open_ref
 from piflow_bench.evaluation.tables import DIFFERENCES, compared, resolved_rules, rows_of
 
 if TYPE_CHECKING:
-    from piflow_bench.evaluation.extractors.clip import Clip
     from piflow_bench.evaluation.metrics.lpips import Lpips
     from piflow_bench.evaluation.scorers import Scorer
 
@@ -67,7 +66,6 @@ def evaluate(
     labels: Any = None,
     per_class: str | Sequence[str] = (),
     lpips_weights: str | None = None,
-    clip_weights: str | None = None,
     scorers: Mapping[str, str] | None = None,
     device: str = Options.device,
     precision: str | None = None,
@@ -107,8 +105,7 @@ def evaluate(
         per_class: metrics that are also scored within every class, in rows of their own; a class
             that is too small for one has a row without a value, and a warning says why.
         lpips_weights: LPIPS's weights, where they are not in the cache folder.
-        clip_weights: the same of the CLIP model of ``clip_score``.
-        scorers: the same of the other metrics of pictures with prompts: ``{"hpsv2": PATH}``.
+        scorers: the same of the metrics of pictures with prompts: ``{"clip_score": PATH}``.
         device: cpu, cuda or cuda:1.
         precision: of the network: float32, tf32 or bfloat16, in place of the protocol's.
         compiled: whether ``torch.compile`` takes the network first.
@@ -146,7 +143,6 @@ def evaluate(
         labels=labels,
         per_class=per_class,
         lpips_weights=lpips_weights,
-        clip_weights=clip_weights,
         scorers=scorers or {},
         device=device,
         precision=precision,
@@ -194,9 +190,7 @@ def score(samples: Any, reference: Any, protocol: str | Protocol, options: Optio
     needs.check_outputs(asked, network)
     needs.check_statistics(asked, target, network)
     _refuse_unlike(parts, rules, network)
-    lpips, clip = _further_networks(
-        asked, options.lpips_weights, options.clip_weights, options.device
-    )
+    lpips = _lpips(asked, options)
     batch = options.batch or usual_batch(options.device)
 
     def features(what: str, images: Images) -> Arrays:
@@ -204,9 +198,7 @@ def score(samples: Any, reference: Any, protocol: str | Protocol, options: Optio
         return extract(images, network, cache, batch, told, options.processes)
 
     networks = _scorers(asked, options)
-    by = Measuring(
-        rules, per_class, lpips, clip, networks, options.device, batch, cache, options.report
-    )
+    by = Measuring(rules, per_class, lpips, networks, options.device, batch, cache, options.report)
     theirs: Arrays | None = None
     measured: dict[str, list[Measured]] = {}
     for name, each in given.items():
@@ -307,30 +299,23 @@ def _refuse_unlike(
         refuse_mixture({key: resolved for key, (_, resolved) in found.items()}, where)
 
 
-def _further_networks(
-    metrics: Sequence[str], lpips_weights: str | None, clip_weights: str | None, device: str
-) -> tuple[Lpips | None, Clip | None]:
-    """The networks that single metrics need, before any work: weights may be missing."""
-    lpips, clip = None, None
-    if {"teacher_lpips", "lpips_within"} & set(metrics):
-        from piflow_bench.evaluation.metrics.lpips import load
+def _lpips(metrics: Sequence[str], options: Options) -> Lpips | None:
+    """LPIPS where a metric is of it, before any work: weights may be missing."""
+    if not {"teacher_lpips", "lpips_within"} & set(metrics):
+        return None
+    from piflow_bench.evaluation.metrics.lpips import load
 
-        lpips = load(lpips_weights, device)
-    if "clip_score" in metrics:
-        from piflow_bench.evaluation.extractors.clip import open_model
-
-        clip = open_model(clip_weights, device, setting="clip.weights")
-    return lpips, clip
+    return load(options.lpips_weights, options.device)
 
 
 def _scorers(metrics: Sequence[str], options: Options) -> dict[str, Scorer]:
-    """The networks of other metrics of pictures with prompts, before any work."""
+    """The networks of metrics of pictures with prompts, before any work."""
     from piflow_bench.evaluation import scorers
 
-    known = [name for name in scorers.names() if name != "clip_score"]
+    known = scorers.names()
     for name in options.scorers:
         if name not in known:
-            raise UserError(f"scorers.{name}: no such metric; {nearest(name, known)}")
+            raise UserError(f"scorers.{name}: no such metric; {nearest(name, list(known))}")
     return {
         name: scorers.load(name, options.scorers.get(name), options.device)
         for name in known

@@ -56,6 +56,8 @@ def make_settings(settings: Mapping[str, Any], where: str = "") -> Settings:
     """Settings from keywords; UserError names a key below ``where`` and what it may be."""
     if "generated_labels" in settings:
         raise UserError("generated_labels is called labels now")
+    if "clip_weights" in settings:
+        raise UserError("clip_weights=PATH is called scorers={'clip_score': PATH} now")
     from piflow_bench.evaluation.metrics.metric import all_metrics
 
     known = all_metrics()

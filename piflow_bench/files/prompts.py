@@ -26,14 +26,45 @@ def read_prompts(path: Path, where: str, column: str = COLUMN) -> list[str] | di
         UserError: for a file that is missing, empty, damaged or of another kind, and for an empty
             prompt, by its line, item or row (from 1).
     """
+    return _read(path, where, column)[0]
+
+
+def read_sized(
+    path: Path, where: str, column: str = COLUMN
+) -> tuple[list[str], list[tuple[int, int]] | None]:
+    """The prompts of a file and the size of each one's picture, height and width in pixels.
+
+    Sizes are the columns ``height`` and ``width`` of a table; None of a list without them.
+
+    Raises:
+        UserError: as of :func:`read_prompts`, and for sizes that are no whole numbers.
+    """
+    found, table = _read(path, where, column)
+    texts = list(found.values()) if isinstance(found, dict) else found
+    if table is None or not {"height", "width"} <= set(table.columns):
+        return texts, None
+    try:
+        pairs = table[["height", "width"]].astype("int64").to_numpy().tolist()
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: its height and width are not all whole numbers") from error
+    return texts, [(height, width) for height, width in pairs]
+
+
+def _read(path: Path, where: str, column: str) -> tuple[list[str] | dict[str, str], Any]:
+    """The prompts, and the table that they are a column of, if any."""
     path = list_of(path, where)
     if path.suffix not in ENDINGS:
         raise UserError(
             f"{where}: neither a .txt file of lines nor a .json list nor a table "
             f"({', '.join(TABLES)})"
         )
+    table: Any = None
     try:
-        found = _table(path, column, where) if path.suffix in TABLES else _text(path)
+        if path.suffix in TABLES:
+            table = read_table(path)
+            found = _column(table, column, where)
+        else:
+            found = _text(path)
     except FileNotFoundError as error:
         raise UserError(f"{where}: no such file") from error
     except (OSError, ValueError) as error:
@@ -48,13 +79,7 @@ def read_prompts(path: Path, where: str, column: str = COLUMN) -> list[str] | di
     for number, text in enumerate(texts, 1):
         if not text.strip():
             raise UserError(f"{where}: {kind} {number} is empty; every sample needs its prompt")
-    return found
-
-
-def columns(path: Path) -> list[str]:
-    """Names of the columns of a list that is a table; none of another."""
-    path = list_of(path, str(path))
-    return [str(name) for name in read_table(path).columns] if path.suffix in TABLES else []
+    return found, table
 
 
 def list_of(path: Path, where: str) -> Path:
@@ -82,8 +107,7 @@ def _text(path: Path) -> Any:
     return text.removesuffix("\n").split("\n")
 
 
-def _table(path: Path, column: str, where: str) -> list[Any]:
-    table = read_table(path)
+def _column(table: Any, column: str, where: str) -> list[Any]:
     if column not in table.columns:
         names = ", ".join(map(str, table.columns))
         raise UserError(f"{where}: has no column '{column}', but {names}")

@@ -42,7 +42,7 @@ BASE = ("samples=exp1/samples", "reference=real")
         ((*BASE, "metrics=[recall,fd]"), "metrics=[fd,recall]"),
         ((*BASE, "per_class=[vendi]"), "per_class=[vendi]"),
         ((*BASE, "lpips.weights=file"), "lpips.weights="),
-        ((*BASE, "clip.weights=file"), "clip.weights="),
+        ((*BASE, "scorers.clip_score.weights=file"), "scorers="),
         ((*BASE, "compiled=true"), "compiled=True"),
         ((*BASE, "intervals=false"), "intervals=False"),
         ((*BASE, "protocol=torch-fidelity"), "protocol=torch-fidelity"),

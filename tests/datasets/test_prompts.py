@@ -79,12 +79,45 @@ def test_prompts_of_the_training_may_be_others(tmp_path):
     assert loaded(prompts=shown, first=2).conditions(0, [2]).texts() == [TEXTS[0]]
 
 
-def test_sizes_in_a_list_are_said_to_be_unread(tmp_path):
-    """A user would think that each prompt had its own."""
-    table = pd.DataFrame({"prompt": TEXTS, "width": [512, 64, 96], "height": 64})
-    table.to_parquet(tmp_path / "sized.parquet")
-    data = loaded(prompts=str(tmp_path), training=str(tmp_path / "sized.parquet"))
-    assert data.cautions == ("All pictures are 96x64: the list's width and height are not read.",)
+class TestSizes:
+    """A table whose prompts have sizes of their own; a run has one size."""
+
+    @pytest.fixture(params=["csv", "jsonl", "parquet"])
+    def sized(self, request, tmp_path):
+        table = pd.DataFrame({"prompt": TEXTS, "width": [512, 96, 96], "height": [64, 64, 32]})
+        path = tmp_path / f"sized.{request.param}"
+        write = {
+            "csv": lambda: table.to_csv(path, index=False),
+            "jsonl": lambda: table.to_json(path, orient="records", lines=True),
+            "parquet": lambda: table.to_parquet(path),
+        }
+        write[request.param]()
+        return str(path)
+
+    def test_others_are_said_to_be_unread(self, sized):
+        data = loaded(prompts=sized, training=sized)
+        said = "All pictures are 96x64, whatever sizes dataset.{} names: 512x64 (1), 96x64 (1), "
+        assert data.cautions[0] == said.format("prompts") + "96x32 (1)."
+        assert data.cautions[1].startswith(said.format("training"))
+
+    def test_a_bucket_is_the_prompts_of_this_size(self, sized):
+        data = loaded(prompts=sized, bucket=True)
+        assert data.conditions(0, [0, 1]).texts() == [TEXTS[1]] * 2
+        assert not any("sizes" in text for text in data.cautions)
+
+    def test_a_bucket_without_prompts_is_refused_with_those_there_are(self, sized, tmp_path):
+        with pytest.raises(UserError, match=r"no prompt of .* is for 100x64 pixels; its sizes: 51"):
+            PromptList(Config(prompts=sized, bucket=True, height=64, width=100)).load(
+                Latents(), None
+            )
+        with pytest.raises(UserError, match="has no columns height and width"):
+            loaded(prompts=written(tmp_path, "csv"), bucket=True)
+
+    def test_sizes_that_are_no_numbers(self, tmp_path):
+        path = tmp_path / "a.csv"
+        path.write_text("prompt,height,width\na,64,wide\n")
+        with pytest.raises(UserError, match="height and width are not all whole numbers"):
+            loaded(prompts=str(path))
 
 
 def test_a_condition_is_by_reference():

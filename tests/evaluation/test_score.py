@@ -426,9 +426,10 @@ class TestTeacher:
 
     def test_missing_weights_are_told_before_any_work(self, tmp_path, monkeypatch):
         monkeypatch.setenv("PIFLOW_BENCH_WEIGHTS", str(tmp_path / "none"))
-        given = dict(cache=tmp_path / "c", lpips_weights="no.pth", clip_weights="no.pt")
+        given = dict(cache=tmp_path / "c", lpips_weights="no.pth", scorers={"clip_score": "no.pt"})
         ours, theirs = self.sets()
-        for metric, words in (("teacher_lpips", "lpips.weights"), ("clip_score", "clip.weights")):
+        of = {"teacher_lpips": "lpips.weights", "clip_score": "scorers.clip_score.weights"}
+        for metric, words in of.items():
             with pytest.raises(UserError, match=f"^{words}=no"):
                 piflow_bench.evaluate(
                     ours, metrics=[metric], teacher=theirs, prompts=["a"] * 24, **given

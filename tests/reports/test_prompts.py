@@ -33,8 +33,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=[1440, 390])
+@pytest.fixture(scope="module", params=[1440, 390])
 def opened(driver, folder, request):
+    """The page, loaded once for all that look at it; they leave it as it was."""
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(
         width=request.param, height=900, deviceScaleFactor=1, mobile=False))  # fmt: skip
     driver.get_log("browser")

@@ -264,17 +264,18 @@ METRICS: tuple[Metric, ...] = (
         meaning="Root mean square one-dimensional transport distance over directions.",
     ),
     Metric(
-        "pairwise_within", "Pairwise cosine distance within classes", True, "diversity",
+        "pairwise_within", "Pairwise cosine distance within a class or prompt", True, "diversity",
         ("generated", "labels"), _pairwise_within, estimator="mean over pairs", least=0, most=2,
         meaning="Mean cosine distance between samples of one class or prompt.",
     ),
     Metric(
-        "vendi_within", "Vendi score within classes", True, "diversity", ("generated", "labels"),
-        _vendi_within, least=1,
+        "vendi_within", "Vendi score within a class or prompt", True, "diversity",
+        ("generated", "labels"), _vendi_within, least=1,
         meaning="Vendi score within each class or prompt, averaged over them.",
     ),
     Metric(
-        "lpips_within", "Pairwise LPIPS", True, "diversity", ("lpips",), _lpips_within, least=0,
+        "lpips_within", "Pairwise LPIPS within a class or prompt", True, "diversity", ("lpips",),
+        _lpips_within, least=0,
         meaning="Mean LPIPS between samples of one class or prompt.",
     ),
     *BY_SAMPLE,

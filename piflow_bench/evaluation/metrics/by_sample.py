@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from piflow_bench.evaluation.inputs import Inputs
+from piflow_bench.evaluation.metrics.clip_score import on_scale
 from piflow_bench.evaluation.metrics.metric import Metric, Scored
 from piflow_bench.evaluation.uncertainty import mean_with_replicates
 
@@ -17,6 +18,13 @@ def _mean_of(name: str) -> Callable[[Inputs], Scored]:
         return {name: (mean.value, mean.replicates)}
 
     return compute
+
+
+def _clip_score(inputs: Inputs) -> Scored:
+    """The mean of cosines on the scale that is asked for."""
+    scores = on_scale(inputs.extras.scores["clip_score"], inputs.settings.clip_scale)
+    mean = mean_with_replicates(scores, inputs.blocks)
+    return {"clip_score": (mean.value, mean.replicates)}
 
 
 _TEACHER = ("teacher",)
@@ -44,8 +52,8 @@ BY_SAMPLE: tuple[Metric, ...] = (
         meaning="Cosine of the features of both samples.",
     ),
     Metric(
-        "clip_score", "CLIP score", True, "quality", ("prompts",), _mean_of("clip_score"),
-        estimator="mean",
+        "clip_score", "CLIP score", True, "quality", ("prompts",), _clip_score, estimator="mean",
+        version=2,
         meaning="How well images fit their prompts, by CLIP's cosine.",
     ),
     Metric(

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from piflow_bench.contracts.extractor import FEATURES
 from piflow_bench.evaluation.cache import Arrays, Progress, in_shards, shard_folder
-from piflow_bench.evaluation.extraction import extract
 from piflow_bench.evaluation.metrics.agreement import cosines, psnr, squared_errors
 from piflow_bench.evaluation.metrics.diversity import PairDistances
 from piflow_bench.evaluation.pictures.images import Images, printable
 
 if TYPE_CHECKING:
-    from piflow_bench.evaluation.extractors.clip import Clip
     from piflow_bench.evaluation.metrics.lpips import Lpips
     from piflow_bench.evaluation.scorers import Scorer
 
@@ -90,23 +87,6 @@ def copies_of_teacher(
 
 
 def prompt_scores(
-    clip: Clip,
-    samples: Images,
-    prompts: Sequence[str],
-    scale: str,
-    cache: Path | None,
-    batch: int,
-    report: Progress,
-) -> np.ndarray:
-    """CLIP score ``(n,)`` of the samples with their prompts, one a sample."""
-    from piflow_bench.evaluation.extractors.clip import image_extractor
-    from piflow_bench.evaluation.metrics.clip_score import clip_scores
-
-    found = extract(samples, image_extractor(clip), cache, batch, report)
-    return clip_scores(found[FEATURES], clip.embed_texts(prompts, batch), scale)
-
-
-def scorer_scores(
     scorer: Scorer,
     samples: Images,
     prompts: Sequence[str],

@@ -142,6 +142,7 @@ def score_samples(world: World, drawn: Stages, paired: Stages | None, label: str
         lpips=world.lpips if any("lpips" in name for name in names) else None,
         labels=labels(world, world.config.sample_seed),
         scorers={n: world.scorers[n] for n in names if n in world.scorers} or None,
+        clip_scale=p.settings.get("clip_scale", "cosine"),
     )
     inputs = {"samples": drawn, **({} if paired is None else {"converged": paired})}
     return (Stage(task, inputs, f"{label}, sample by sample"),)

@@ -49,6 +49,7 @@ class ScoreSamples(Task):
     labels: Source
     scorers: Mapping[str, Identity] | None = left_out(None)
     """What decides the networks of metrics of pictures with prompts."""
+    clip_scale: str = left_out("cosine")
 
     def run(self, inputs: Inputs, folder: Path, runtime: Runtime, report: Report) -> None:
         from piflow_bench.evaluation.features import evaluate_with_replicates
@@ -78,7 +79,9 @@ class ScoreSamples(Task):
             extras = Extras(labels=labels, scores=scores, pair_distances=groups, design=design)
             # These metrics look at no features: what stands for them says how many samples are.
             rows = np.zeros((len(x), 1), np.float32)
-            values = evaluate_with_replicates(rows, None, asked, extras=extras)
+            values = evaluate_with_replicates(
+                rows, None, asked, extras=extras, clip_scale=self.clip_scale
+            )
             found += [score(v.metric, v.interval, v.n, v.replicates, v.estimator) for v in values]
         artifacts.write_scores(folder, found)
 

@@ -15,7 +15,9 @@ from piflow_bench.contracts.plugin import Place
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.extractors import clip
 from piflow_bench.evaluation.extractors.extractor import extractor_plugin, get_extractor
-from piflow_bench.evaluation.metrics.clip_score import clip_scores
+from piflow_bench.evaluation.metrics.agreement import cosines
+from piflow_bench.evaluation.metrics.clip_score import on_scale
+from piflow_bench.evaluation.settings import make_settings
 from piflow_bench.files.prompts import read_prompts
 
 MODEL = "ViT-tiny-for-tests"
@@ -30,7 +32,7 @@ CONFIG = {
 
 
 def embed_texts(texts, weights=None, model=clip.MODEL, batch=64):
-    return clip.open_model(weights, model=model, setting="clip.weights").embed_texts(texts, batch)
+    return clip.open_model(weights, model=model, setting="a.weights").embed_texts(texts, batch)
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +90,14 @@ class TestScores:
         ],
     )
     def test_scales(self, scale, expected):
-        found = clip_scores(self.IMAGES, self.PROMPTS, scale)
+        found = on_scale(cosines(self.IMAGES, self.PROMPTS), scale)
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
     def test_refusals(self):
-        with pytest.raises(UserError, match="clip_scale=percents: did you mean 'percent'"):
-            clip_scores(self.IMAGES, self.PROMPTS, "percents")
-        with pytest.raises(UserError, match="aligned"):
-            clip_scores(self.IMAGES, self.PROMPTS[:3], "cosine")
+        with pytest.raises(UserError, match="clip_scale=percents: .*did you mean 'percent'"):
+            make_settings({"clip_scale": "percents"})
+        with pytest.raises(UserError, match="clip_weights=PATH is called scorers="):
+            make_settings({"clip_weights": "x.pt"})
 
     def test_equal_open_clips_from_pixels_and_words(self, open_clip, network, weights, no_network):
         rows = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
@@ -107,7 +109,7 @@ class TestScores:
                 extractor.prepare(rows), open_clip.get_tokenizer(MODEL)(TEXTS)
             )
             expected = logits.diagonal() / network.logit_scale.exp()
-        found = clip_scores(extractor(rows)["features"], texts, "cosine")
+        found = cosines(extractor(rows)["features"], texts)
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -152,15 +154,15 @@ class TestTexts:
 
     def test_what_cannot_be_loaded_is_named(self, weights, tmp_path, monkeypatch, no_network):
         monkeypatch.setenv("PIFLOW_BENCH_WEIGHTS", str(tmp_path))
-        with pytest.raises(UserError, match=f"{clip.FILE}.*clip.weights=FILE"):
+        with pytest.raises(UserError, match=f"{clip.FILE}.*a.weights=FILE"):
             embed_texts(TEXTS)
-        with pytest.raises(UserError, match="^clip.weights=.*no such file"):
+        with pytest.raises(UserError, match="^a.weights=.*no such file"):
             embed_texts(TEXTS, str(tmp_path / "none.pt"), MODEL)
-        with pytest.raises(UserError, match="^clip.weights=.*not weights of ViT-S-32-alt") as error:
+        with pytest.raises(UserError, match="^a.weights=.*not weights of ViT-S-32-alt") as error:
             embed_texts(TEXTS, weights, "ViT-S-32-alt")
         assert "\n" not in str(error.value)
         (tmp_path / "x.pt").write_bytes(pickle.dumps({"a": 1}, protocol=2))
-        with pytest.raises(UserError, match="^clip.weights=.*not weights of"):
+        with pytest.raises(UserError, match="^a.weights=.*not weights of"):
             embed_texts(TEXTS, str(tmp_path / "x.pt"), MODEL)
         with pytest.raises(UserError, match=f"did you mean '{MODEL}'"):
             embed_texts(TEXTS, weights, MODEL + "s")
@@ -197,8 +199,8 @@ class TestFolders:
         prompts = tmp_path / "prompts.txt"
         prompts.write_text("\n".join(["a red bird", "two dogs", "nothing"] * 4))
         given = dict(
-            protocol="digits", metrics=["clip_score"], prompts=prompts, clip_weights=str(folder),
-            cache=tmp_path / "c",
+            protocol="digits", metrics=["clip_score"], prompts=prompts,
+            scorers={"clip_score": str(folder)}, cache=tmp_path / "c",
         )  # fmt: skip
         found = piflow_bench.evaluate(images, **given)
         model = clip.open_model(str(folder))
@@ -212,8 +214,8 @@ class TestFolders:
 
     def test_what_is_no_such_folder(self, folder, no_network):
         (folder / "open_clip_config.json").unlink()
-        with pytest.raises(UserError, match="^clip.weights=.*a model"):
-            clip.open_model(str(folder), setting="clip.weights")
+        with pytest.raises(UserError, match="^a.weights=.*a model"):
+            clip.open_model(str(folder), setting="a.weights")
 
 
 class TestPrompts:
