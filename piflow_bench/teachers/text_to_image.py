@@ -29,7 +29,7 @@ from piflow_bench.networks.text_to_image.eight_bits import keep_in_eight_bits
 from piflow_bench.networks.text_to_image.encoded import KEPT, EncodedTexts, TextEncoder, encode
 from piflow_bench.networks.text_to_image.encoders import FluxEncoder, QwenEncoder
 from piflow_bench.networks.text_to_image.flux import Flux
-from piflow_bench.networks.text_to_image.loading import loaded
+from piflow_bench.networks.text_to_image.loading import loaded, quietly
 from piflow_bench.networks.text_to_image.packing import PATCH
 from piflow_bench.networks.text_to_image.qwen import Qwen
 from piflow_bench.networks.text_to_image.texts import Text, Texts
@@ -180,7 +180,7 @@ class TextToImage(TeacherPlugin):
     def frame(self, dataset: Dataset, made: Path | None = None) -> Teacher:
         """The teacher on the meta device, with its encoded prompts."""
         self.look(dataset)
-        with torch.device("meta"):
+        with quietly(), torch.device("meta"):
             model = self._class().from_config(self.facts()).to(self.dtype)
         texts = _Blank(self.facts()) if made is None else EncodedTexts(made)
         network = self._around(model, dataset, texts)
