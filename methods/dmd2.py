@@ -7,6 +7,18 @@ no training removes that distance. The GAN pulls to the data instead.
 Differs from the official code: the labels of the generated batch are the real batch's; the student
 starts at t = 1 (sigma 80 there); averaged weights are evaluated; the student is given times of the
 flow, not of the EDM schedule. A student without the GAN is named ``dmd2-nogan`` in tables.
+
+What later papers change is one setting each, by default as in DMD2:
+
+``guidance_time=below``: guidance at noise levels below the trained step's (Decoupled-DMD,
+    arXiv 2511.22677, its "hybrid" schedules; with ``time_law=uniform time_low=0 time_high=1``).
+``guidance_below``: guidance at low noise levels alone (1.x-Distill, arXiv 2604.04018).
+``projection``: without what may be the fake score's error (PDMD, arXiv 2609.35768).
+``first_step_weight``: the first step is regressed, the others matched along the ODE (DP-DMD,
+    arXiv 2602.03139; here one of them a step, chosen at random, as DMD2 does).
+``longest``: schedules of random lengths and times (of CDM, arXiv 2605.06376; not its second term).
+``divergence``: weights of an f-divergence (f-distill, arXiv 2502.15681).
+``regression_weight``: DMD's own regression on pairs (arXiv 2311.18828; squared error, not LPIPS).
 """
 
 from __future__ import annotations
@@ -14,11 +26,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from piflow_methods.fake_score import FakeScore
-from piflow_methods.pairs import PairBuffer, buffer_for
+from piflow_methods.parts.fake_score import FakeScore
+from piflow_methods.parts.matching import (
+    DIVERGENCES,
+    RatioWeights,
+    below,
+    decoupled_x0,
+    matching_gradient,
+    matching_loss,
+    projected,
+)
+from piflow_methods.parts.noise_times import TIME_LAWS, noise_time
+from piflow_methods.parts.pairs import PairBuffer, buffer_for
+from piflow_methods.parts.renoising import RenoisingStudent, simulated
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -31,16 +53,12 @@ from piflow_bench.api import (
     Facts,
     Method,
     Optimizer,
-    SampleRandom,
     Spec,
-    Student,
     Teacher,
     Update,
     flow,
     setting,
 )
-
-TIME_LAWS = ("karras", "uniform", "logit-normal")
 
 
 @dataclass(frozen=True)
@@ -66,6 +84,19 @@ class Config:
     pairs: int = setting(2048, least=1)  # for the regression: pairs held at once
     pair_share: float = setting(0.1, above=0, below=1)  # of the compute, for making them
     pair_steps: int = setting(16, least=1)
+    # where the teacher's guidance is asked: at the matching time, or below the trained step's
+    guidance_time: str = setting("matching", choices=("matching", "below"), added=True)
+    guidance_below: float = setting(1.0, least=0, most=1, added=True)  # guidance holds up to it
+    projection: bool = setting(False, added=True)
+    divergence: str = setting("reverse-kl", choices=tuple(DIVERGENCES), added=True)
+    first_step_weight: float = setting(0.0, least=0, added=True)  # of the first step's regression
+    # to where the teacher goes in so many of first_grid steps
+    first_steps: int = setting(5, least=1, added=True)
+    first_grid: int = setting(30, least=1, added=True)
+    # schedules in training have 1 to so many steps; None: those of sampling
+    longest: int | None = setting(None, least=1, added=True)
+    inner_low: float = setting(0.25, least=0, most=1, added=True)  # their times after the first
+    inner_high: float = setting(0.95, least=0, most=1, added=True)
     lr: float = setting(2e-6, least=0)
     fake_lr: float = setting(2e-6, least=0)
     beta1: float = setting(0.9, least=0, below=1)
@@ -74,7 +105,17 @@ class Config:
     schedule: str = setting("constant", choices=SCHEDULES)
 
     def __post_init__(self) -> None:
-        for name in ("time", "fake_time"):
+        if self.divergence != "reverse-kl" and not self.gan:
+            raise ValueError(
+                f"divergence={self.divergence}: its ratios are the GAN's; set gan=true"
+            )
+        if self.first_steps > self.first_grid:
+            raise ValueError(
+                f"first_steps={self.first_steps}: at most first_grid, {self.first_grid}"
+            )
+        if self.longest and self.first_step_weight:
+            raise ValueError("longest: has no first step of its own; set first_step_weight=0")
+        for name in ("time", "fake_time", "inner"):
             low, high = getattr(self, f"{name}_low"), getattr(self, f"{name}_high")
             if low >= high:
                 raise ValueError(f"{name}_low={low}: must be below {name}_high={high}")
@@ -93,52 +134,13 @@ class Config:
         return noise_time(self.fake_time_law or self.time_law, low + (high - low) * u)
 
 
-def noise_time(law: str, quantile: Tensor) -> Tensor:
-    """Flow times ``(B,)`` at quantiles of a time law.
-
-    karras: the EDM schedule (rho 7, sigma .002 to 80), t = sigma / (1 + sigma); logit-normal:
-    mean 0, std 1.
-    """
-    if law == "uniform":
-        return quantile
-    if law == "logit-normal":
-        return torch.special.ndtri(quantile.double()).float().sigmoid()
-    low, high, rho = 0.002, 80.0, 7.0
-    sigma = (low ** (1 / rho) + quantile * (high ** (1 / rho) - low ** (1 / rho))) ** rho
-    return sigma / (1 + sigma)
-
-
-def matching_gradient(x: Tensor, teacher_x0: Tensor, fake_x0: Tensor) -> Tensor:
-    """The DMD gradient ``(f_fake - f_real) / mean|x - f_real|`` per sample; nan becomes 0."""
-    scale = (x - teacher_x0).abs().flatten(1).mean(1)
-    return torch.nan_to_num((fake_x0 - teacher_x0) / flow.expand(scale, x))
-
-
-def matching_loss(x: Tensor, gradient: Tensor) -> Tensor:
-    """``1/2 mean |x - sg(x - g)|^2``, whose gradient in x is g over the number of elements."""
-    return (x - (x - gradient).detach()).square().mean() / 2
-
-
-@dataclass
-class RenoisingStudent(Student):
-    """One-step generation, or estimate-and-renoise over several steps."""
-
-    network: Any
-    shift: float
-
-    def sample(
-        self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
-    ) -> Tensor:
-        """Samples in ``nfe`` evaluations, with fresh noise between them."""
-        times = flow.time_grid(nfe, self.shift)[:-1]
-        x = noise
-        for i, t in enumerate(times):
-            at = t.expand(len(x)).to(x)
-            x0 = flow.x0_from_velocity(x, self.network(x, at, condition), at)
-            if i + 1 == nfe:
-                return x0
-            x = flow.interpolate(x0, random.normal(i, noise.shape[1:]), times[i + 1])
-        return x
+def first_velocity(
+    teacher: Teacher, noise: Tensor, condition: Condition, steps: int, grid: int
+) -> Tensor:
+    """``(eps - z) / (steps / grid)``, z the teacher's state after ``steps`` of ``grid`` steps."""
+    times = flow.time_grid(grid)[: steps + 1]
+    z = flow.euler(lambda x, t: teacher(x, t, condition), noise, times)
+    return (noise - z) * (grid / steps)
 
 
 class DMD2(Method):
@@ -160,7 +162,13 @@ class DMD2(Method):
         c = self.config
         target = self.facts.target + ("; the GAN's pull is to the data" if c.gan else "")
         needs = ("features",) * c.gan + ("duration",) * c.fake_knows_step
-        return replace(self.facts, needs_data=c.gan, target=target, backbone=needs)
+        return replace(
+            self.facts,
+            needs_data=c.gan,
+            target=target,
+            backbone=needs,
+            stochastic=not c.first_step_weight,
+        )
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """Generator and fake score, both from the teacher."""
@@ -174,10 +182,12 @@ class DMD2(Method):
         modules: dict[str, nn.Module] = {"student": network, "fake_score": fake}
         if c.regression_weight > 0:
             modules["pairs"] = buffer_for(c.pairs, c.pair_share, replace(spec, train_nfe=1))
+        if c.divergence != "reverse-kl":
+            modules["ratios"] = RatioWeights(c.divergence)
         self.nfe = spec.train_nfe or 1
         betas = (c.beta1, c.beta2)
         return Built(
-            student=RenoisingStudent(network, c.step_shift),
+            student=RenoisingStudent(network, c.step_shift, fresh=not c.first_step_weight),
             modules=modules,
             optimizers={
                 "student": Optimizer(("student",), c.lr, betas, c.weight_decay, c.schedule),
@@ -214,31 +224,42 @@ class DMD2(Method):
     def generate(self, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
         """The student's estimate at a random step of its own sampling path, and its time ``(B,)``.
 
-        Backward simulation: the steps before it run without gradient.
+        Where the first step is regressed, a later one is chosen, if there is any.
         """
-        student, condition = context.networks["student"], batch.condition
-        times = flow.time_grid(self.nfe, self.config.step_shift)[:-1]
-        chosen = context.random.shared_integer("simulated steps", self.nfe)
-        x = context.random.normal("noise", batch.shape)
-        for i in range(chosen + 1):
-            at = times[i].expand(len(x)).to(x)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and i == chosen):
-                x0 = flow.x0_from_velocity(x, student(x, at, condition), at)
-            if i < chosen:
-                x = flow.interpolate(
-                    x0, context.random.normal(f"renoise/{i}", batch.shape), times[i + 1]
-                )
-        return x0, at
+        c = self.config
+        times = self.schedule(context)
+        first = 1 if c.first_step_weight and len(times) > 1 else 0
+        chosen = first + context.random.shared_integer("simulated steps", len(times) - first)
+        fresh = not c.first_step_weight
+        return simulated(context.networks["student"], times, chosen, batch, context, fresh)
+
+    def schedule(self, context: Context) -> Tensor:
+        """Times of the student's steps, from 1 downwards, without the end."""
+        c = self.config
+        if c.longest is None:
+            return flow.time_grid(self.nfe, c.step_shift)[:-1]
+        fine = 2**20
+        length = 1 + context.random.shared_integer("schedule length", c.longest)
+        draws = [context.random.shared_integer(f"schedule/{i}", fine) for i in range(length - 1)]
+        inner = torch.tensor(sorted(draws, reverse=True)) / fine
+        return torch.cat([torch.ones(1), c.inner_low + (c.inner_high - c.inner_low) * inner])
 
     def _generator_update(self, x: Tensor, step: Tensor, batch: Batch, context: Context) -> Update:
         c, condition = self.config, batch.condition
         t = c.matching_time(context.random.uniform("matching time"))
         noisy = flow.interpolate(x, context.random.normal("matching noise", batch.shape), t)
         with torch.no_grad():
-            teacher_x0 = flow.x0_from_velocity(noisy, context.teacher(noisy, t, condition), t)
+            teacher_x0 = self._teacher_x0(x, noisy, t, step, batch, context)
             fake_velocity = context.networks["fake_score"](noisy, t, condition, step)
             fake_x0 = flow.x0_from_velocity(noisy, fake_velocity, t)
             gradient = matching_gradient(x, teacher_x0, fake_x0)
+            if c.projection:
+                gradient = projected(gradient, fake_x0 - x)
+            if c.divergence != "reverse-kl":
+                weights = context.modules["ratios"]
+                assert isinstance(weights, RatioWeights)
+                logits = context.networks["fake_score"](noisy, t, condition, step, judge=True)
+                gradient = gradient * flow.expand(weights(logits, t, context), gradient)
         loss = matching_loss(x, gradient)
         scalars = {"loss": gradient.square().mean()}
         if c.gan:
@@ -249,16 +270,45 @@ class DMD2(Method):
             loss = loss + c.generator_gan_weight * adversarial
             scalars["generator_gan_loss"] = adversarial.detach()
         if c.regression_weight:
-            buffer = context.modules["pairs"]
-            assert isinstance(buffer, PairBuffer)
-            states, paired = buffer.draw(batch, context, c.pair_steps)
-            noise, end = states[:, 0], states[:, -1]
-            one = torch.ones(len(noise)).to(noise)
-            prediction = noise - context.networks["student"](noise, one, paired)
-            regression = (prediction - end).square().mean()
+            regression = self._pairs_loss(batch, context)
             loss = loss + c.regression_weight * regression
             scalars["regression_loss"] = regression.detach()
+        if c.first_step_weight:
+            regression = self._first_step_loss(batch, context)
+            loss = loss + c.first_step_weight * regression
+            scalars["first_step_loss"] = regression.detach()
         return Update("student", loss, scalars=scalars)
+
+    def _teacher_x0(
+        self, x: Tensor, noisy: Tensor, t: Tensor, step: Tensor, batch: Batch, context: Context
+    ) -> Tensor:
+        """The teacher's estimate of the data of samples x noised to t, by the switches."""
+        c, condition = self.config, batch.condition
+        teacher = below(context.teacher, c.guidance_below)
+        if c.guidance_time == "matching":
+            return flow.x0_from_velocity(noisy, teacher(noisy, t, condition), t)
+        at = step * context.random.uniform("guidance time")
+        noise = context.random.normal("guidance noise", batch.shape)
+        return decoupled_x0(teacher, noisy, t, flow.interpolate(x, noise, at), at, condition)
+
+    def _pairs_loss(self, batch: Batch, context: Context) -> Tensor:
+        """DMD's regression: the one-step estimate of a noise against the teacher's end of it."""
+        buffer = context.modules["pairs"]
+        assert isinstance(buffer, PairBuffer)
+        states, paired = buffer.draw(batch, context, self.config.pair_steps)
+        noise, end = states[:, 0], states[:, -1]
+        one = torch.ones(len(noise)).to(noise)
+        prediction = noise - context.networks["student"](noise, one, paired)
+        return (prediction - end).square().mean()
+
+    def _first_step_loss(self, batch: Batch, context: Context) -> Tensor:
+        """DP-DMD's regression: the first velocity against that to where the teacher went."""
+        c, noise = self.config, context.random.normal("first noise", batch.shape)
+        target = first_velocity(
+            context.teacher, noise, batch.condition, c.first_steps, c.first_grid
+        )
+        one = torch.ones(len(noise)).to(noise)
+        return (context.networks["student"](noise, one, batch.condition) - target).square().mean()
 
     def _logits(
         self,

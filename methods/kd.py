@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from piflow_methods.pairs import PairBuffer, buffer_for
+from piflow_methods.parts.pairs import PairBuffer, buffer_for
 from torch import Tensor
 
 from piflow_bench.api import (

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
+from piflow_methods.parts.spending import spent
 from torch import Tensor
 
 from piflow_bench.api import (
@@ -40,27 +40,6 @@ class Sampling:
     """Settings of a plain teacher sampler, other than those of the experiment's teacher."""
 
     guidance: float = setting(1.0, least=0)  # scale, in place of the dataset's
-
-
-def spent(
-    solver: str,
-    steps: int,
-    options: dict[str, Any],
-    guidance: Guidance,
-    shift: float,
-    terminal: float = 0.0,
-) -> int:
-    """Evaluations per sample of ``solver``: guided times cost two, times outside guidance one."""
-    count = 0
-
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        nonlocal count
-        count += 2 if guidance.holds(t).all() else 1
-        return torch.zeros_like(x)
-
-    times = flow.time_grid(steps, shift, terminal=terminal)
-    flow.SOLVERS[solver](velocity, torch.zeros(1, 1), times, **options)
-    return count
 
 
 def plan(

@@ -4,15 +4,11 @@ import math
 
 import pytest
 import torch
-from piflow_methods.dmd2 import (
-    DMD2,
-    Config,
-    RenoisingStudent,
-    matching_gradient,
-    matching_loss,
-    noise_time,
-)
-from piflow_methods.fake_score import FakeScore, discriminator
+from piflow_methods.dmd2 import DMD2, Config
+from piflow_methods.parts.fake_score import FakeScore, discriminator
+from piflow_methods.parts.matching import matching_gradient, matching_loss
+from piflow_methods.parts.noise_times import noise_time
+from piflow_methods.parts.renoising import RenoisingStudent
 from torch import nn
 
 from piflow_bench.api import (

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from piflow_methods.kd import KD
-from piflow_methods.pairs import PairBuffer
-from piflow_methods.teacher import spent
+from piflow_methods.parts.pairs import PairBuffer
+from piflow_methods.parts.spending import spent
 from torch import nn
 
 from piflow_bench.api import Batch, Classes, Guidance, Spec, Teacher, TrainingRandom

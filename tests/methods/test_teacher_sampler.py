@@ -4,7 +4,8 @@ from functools import partial
 
 import pytest
 import torch
-from piflow_methods.teacher import plan, spent
+from piflow_methods.parts.spending import spent
+from piflow_methods.teacher import plan
 
 from piflow_bench.api import Guidance, Teacher, Unconditional, flow
 

@@ -7,7 +7,7 @@ of all compute, however long the training.
 from __future__ import annotations
 
 import torch
-from piflow_methods.teacher import spent
+from piflow_methods.parts.spending import spent
 from torch import Tensor, nn
 
 from piflow_bench.api import Batch, Condition, Context, Spec, flow

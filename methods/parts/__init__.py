@@ -1,0 +1,1 @@
+"""What several methods are made of: each stands here once."""
