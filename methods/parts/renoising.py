@@ -29,13 +29,15 @@ class RenoisingStudent(Student):
     shift: float
     fresh: bool = True
     """Whether steps go on with fresh noise; else along the ODE, as Euler's method does."""
+    start: float = 1.0
+    """Noise level of the first step, which sees noise of that size."""
 
     def sample(
         self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
     ) -> Tensor:
         """Samples in ``nfe`` evaluations, with fresh noise between them or along the ODE."""
-        times = flow.time_grid(nfe, self.shift)[:-1]
-        x = noise
+        times = self.start * flow.time_grid(nfe, self.shift)[:-1]
+        x = self.start * noise
         for i, t in enumerate(times):
             at = t.expand(len(x)).to(x)
             x0 = flow.x0_from_velocity(x, self.network(x, at, condition), at)
@@ -60,13 +62,14 @@ def simulated(
 
     Args:
         student: its velocity network.
-        times: at which it is asked, descending from 1, without the end.
+        times: at which it is asked, descending, without the end; it sees noise of the first's size.
         chosen: the step whose estimate is wanted.
         batch: the conditions and the samples' shape.
         context: the training step's.
         fresh: see ``RenoisingStudent``.
     """
-    x, condition = context.random.normal("noise", batch.shape), batch.condition
+    condition = batch.condition
+    x = times[0].item() * context.random.normal("noise", batch.shape)
     for i in range(chosen + 1):
         at = times[i].expand(len(x)).to(x)
         with torch.set_grad_enabled(torch.is_grad_enabled() and i == chosen):

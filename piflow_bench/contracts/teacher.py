@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -73,6 +74,7 @@ class Teacher:
         self.field, self.network = field, network
         self.guidance = guidance or Guidance()
         self.closed_form, self.taken = closed_form, taken
+        self._gradient = False
         network.requires_grad_(False).eval()
 
     def bind(self, field: Callable[..., Tensor]) -> Self:
@@ -103,18 +105,28 @@ class Teacher:
         other.guidance = guidance
         return other
 
+    def differentiable(self) -> Self:
+        """A copy whose velocities have gradients to x; its weights stay frozen."""
+        other = copy.copy(self)
+        other._gradient = True
+        return other
+
+    def _recording(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._gradient else torch.no_grad()
+
     def conditional(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Velocity without guidance, in x's precision; one evaluation a row."""
-        with torch.no_grad():
+        with self._recording():
             return self.field(x, t, condition).to(x.dtype)
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Guided velocity ``(B, *sample)`` at times ``(B,)``, in x's precision, without gradient.
+        """Guided velocity ``(B, *sample)`` at times ``(B,)``, in x's precision.
 
-        Rows inside the guidance interval cost two evaluations, rows outside it one.
+        It has no gradient, unless of the copy that :meth:`differentiable` gives. Rows inside the
+        guidance interval cost two evaluations, rows outside it one.
         """
         g = self.guidance
-        with torch.no_grad():
+        with self._recording():
             if not g.on:
                 return self.conditional(x, t, condition)
             inside = g.holds(t)
