@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from piflow_methods.dmd2 import DMD2
+from piflow_methods.freeflow import FreeFlow
 from piflow_methods.kd import KD
+from piflow_methods.ladd import LADD
 from piflow_methods.meanflow import MeanFlow
 from piflow_methods.piflow.method import PiFlow
+from piflow_methods.sid import SiD
 from safetensors.torch import load_file
 from torch import multiprocessing
 
@@ -49,6 +52,18 @@ METHODS = {
             "pair_steps": 2,
         },
     ),
+    "dmd2-js": (DMD2, {"lr": 1e-3, "fake_lr": 1e-3, "ratio": 2, "divergence": "js"}),
+    "dmd2-decoupled": (
+        DMD2,
+        {"lr": 1e-3, "ratio": 2, "gan": False, "guidance_time": "below", "longest": 3},
+    ),
+    "dmd2-first-step": (
+        DMD2,
+        {"lr": 1e-3, "ratio": 2, "gan": False, "first_step_weight": 0.05, "projection": True},
+    ),
+    "sid": (SiD, {"lr": 1e-3, "fake_lr": 1e-3}),
+    "ladd": (LADD, {"lr": 1e-3, "judge_lr": 1e-3, "depths": [1.0], "pairs": 16, "pair_steps": 2}),
+    "freeflow": (FreeFlow, {"lr": 1e-3, "fake_lr": 1e-3, "prediction_share": 0.5}),
     "kd": (KD, {"lr": 1e-3, "pairs": 24, "pair_steps": 2}),
 }
 
@@ -72,7 +87,11 @@ def parts(name, train_nfe=2):
     labels = torch.randint(3, (50,), generator=generator)
     data = TrainingData(TensorRows(x), Classes(labels, 3))
     spec = Spec(
-        (1, 4, 4), None if name.startswith("meanflow") else train_nfe, 8, network, data.condition
+        (1, 4, 4),
+        None if name.startswith("meanflow") else 1 if name == "freeflow" else train_nfe,
+        8,
+        network,
+        data.condition,
     )
     return cls(cls.Config(**settings)), teacher, data, spec
 
