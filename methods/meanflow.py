@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from piflow_methods.parts.derivatives import differenced, exact_derivative
 from torch import Tensor
 
 from piflow_bench.api import (
@@ -72,31 +73,6 @@ def adaptive_loss(error: Tensor, power: float, floor: float) -> Tensor:
     """``mean_B |e|^2 / sg(|e|^2 + c)^p`` over squared norms of errors ``(B, *sample)``."""
     squared = error.flatten(1).square().sum(1)
     return (squared / (squared.detach() + floor) ** power).mean()
-
-
-def difference(t: Tensor, span: Tensor, step: float) -> tuple[Tensor, Tensor]:
-    """Where, and with which weights, three values make a second-order derivative at t.
-
-    Central where t + step <= 1 (the middle has weight 0), towards data elsewhere. Steps shrink with
-    the interval, so that no value lies before its end.
-
-    Args:
-        t: times ``(B,)`` in [0, 1].
-        span: lengths t - r ``(B,)`` of the intervals [r, t].
-        step: in t, at most 1/2.
-
-    Returns:
-        Offsets from t, and weights, ``(B, 3)`` each.
-    """
-    h = span.clamp(max=step)
-    inside = t + h <= 1
-    # The least step keeps an empty interval's weights finite; its derivative is multiplied by 0.
-    h = torch.where(inside, h, (span / 2).clamp(max=step)).clamp(min=1e-6)[:, None]
-    offsets, weights = (
-        torch.where(inside[:, None], h.new_tensor(central), h.new_tensor(backward))
-        for central, backward in (([1, 0, -1], [0, -1, -2]), ([1, 0, -1], [3, -4, 1]))
-    )
-    return offsets * h, weights / (2 * h)
 
 
 @dataclass
@@ -212,21 +188,20 @@ class MeanFlow(Method):
         """Total derivative dU/dt along (velocity, dr = 0, dt = 1)."""
         c = self.config
         if c.jvp == "exact":
-
-            def average(x: Tensor, t: Tensor) -> Tensor:
-                return student(x, t, condition, duration=t - r)
-
-            tangents = (velocity, torch.ones_like(t))
-            return context.jvp(average, (x, t), tangents, c.derivative_precision)[1]
-        offsets, weights = difference(t, t - r, c.difference_step)
-        row, point = weights.nonzero(as_tuple=True)
-        offset = offsets[row, point]
-        state, at = x[row] + flow.expand(offset, x) * velocity[row], t[row] + offset
-        with torch.no_grad(), context.products(c.derivative_precision):
-            found = student(state, at, condition[row], duration=at - r[row])
-        values = x.new_zeros(*weights.shape, *x.shape[1:])
-        values[row, point] = found
-        return (flow.expand(weights, values) * values).sum(1)
+            return exact_derivative(
+                student, x, t, r, velocity, condition, context, c.derivative_precision
+            )
+        return differenced(
+            student,
+            x,
+            t,
+            r,
+            velocity,
+            condition,
+            context,
+            c.derivative_precision,
+            c.difference_step,
+        )
 
     def _data_velocity(
         self, x: Tensor, t: Tensor, v: Tensor, condition: Condition, context: Context

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from piflow_methods.meanflow import Config, FlowMapStudent, MeanFlow, adaptive_loss, difference
+from piflow_methods.meanflow import Config, FlowMapStudent, MeanFlow, adaptive_loss
+from piflow_methods.parts.derivatives import difference
 from torch import nn
 
 from piflow_bench.api import TrainingRandom, Unconditional, flow
