@@ -1,0 +1,216 @@
+"""TwinFlow (arXiv 2512.05150): one network is any-step student, fake score and adversary.
+
+``F(x, t, s)`` is the average velocity from t to s. At negative times it learns the field of the
+student's own samples, so that distribution matching needs no second network. Three parts:
+
+* base: ``F (t - s)`` equals a short step along the velocity and the running average's way from
+  there to s in two steps (RCGM), its residual cut; and ``F(x, t, t)`` the velocity;
+* adversary: ``F(x_f at t, -t, -t)`` learns the velocity of noising one-step samples x_f;
+* rectification: one-step samples move along ``F(., -t, -t) - F(., t, t)``.
+
+Differs from the official code (inclusionAI/TwinFlow): the teacher's guided velocity replaces the
+data's with its own guidance, as in the other distilled methods; the parts take turns over steps in
+their published shares, not over rows of a batch. s is the network's second time, as t - s.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from piflow_methods.parts.consistency import Average
+from torch import Tensor
+
+from piflow_bench.api import (
+    SCHEDULES,
+    Batch,
+    Built,
+    Condition,
+    Context,
+    Facts,
+    Method,
+    Optimizer,
+    SampleRandom,
+    Spec,
+    Student,
+    Teacher,
+    Update,
+    flow,
+    setting,
+)
+
+PARTS = 1000
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of TwinFlow."""
+
+    base_share: float = setting(0.5, least=0, most=1)  # of the steps
+    adversary_share: float = setting(0.25, least=0, most=1)  # the others rectify
+    step: float = setting(0.01, above=0, below=1)  # in t, along the velocity
+    average_steps: int = setting(2, least=1)  # of the running average from there to s
+    cut: float = setting(1.0, above=0)  # of every element of the residual
+    decay: float = setting(0.99, least=0, below=1)  # of the running average
+    lr: float = setting(1e-4, least=0)
+    beta1: float = setting(0.9, least=0, below=1)
+    beta2: float = setting(0.99, least=0, below=1)
+    schedule: str = setting("constant", choices=SCHEDULES)
+
+    def __post_init__(self) -> None:
+        if self.base_share + self.adversary_share > 1:
+            raise ValueError(
+                f"adversary_share={self.adversary_share}: with base_share, {self.base_share}, at "
+                "most 1"
+            )
+
+
+def between(network: Any, x: Tensor, t: Tensor, s: Tensor, condition: Condition) -> Tensor:
+    """Average velocity ``F(x, t, s)`` of a network with a second time."""
+    return network(x, t, condition, duration=t - s)
+
+
+@dataclass
+class AnyStepStudent(Student):
+    """Steps ``x_s = x_t - (t - s) F(x_t, t, s)`` on a uniform grid."""
+
+    network: Any
+
+    def sample(
+        self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
+    ) -> Tensor:
+        """Samples in ``nfe`` evaluations."""
+        x, times = noise, flow.time_grid(nfe)
+        for t, s in zip(times[:-1], times[1:], strict=True):
+            at = t.expand(len(x)).to(x)
+            x = x - (t - s) * between(self.network, x, at, s.expand(len(x)).to(x), condition)
+        return x
+
+
+class TwinFlow(Method):
+    """TwinFlow (arXiv 2512.05150): any-step flow map that matches distributions by itself."""
+
+    Config = Config
+    facts = Facts(
+        family="flow map, distribution matching",
+        needs_data=True,
+        elastic=True,
+        auxiliary=("average",),
+        backbone=("duration",),
+        target="between the guided ODE's end and where noised samples have its score",
+        paper="arXiv:2512.05150",
+    )
+
+    def build(self, teacher: Teacher, spec: Spec) -> Built:
+        """The teacher's network with a second time, and its running average."""
+        c = self.config
+        network: Any = copy.deepcopy(teacher.network)
+        network.add_duration()
+        network.requires_grad_(True).train()
+        return Built(
+            student=AnyStepStudent(network),
+            modules={"student": network, "average": Average(network, c.decay)},
+            optimizers={
+                "student": Optimizer(("student",), c.lr, (c.beta1, c.beta2), 0.0, c.schedule)
+            },
+        )
+
+    def training_step(self, batch: Batch, context: Context) -> Iterator[Update]:
+        """One update, of the part whose turn it is."""
+        c = self.config
+        turn = context.random.shared_integer("part", PARTS) / PARTS
+        if turn < c.base_share:
+            update = self._base(batch, context)
+        elif turn < c.base_share + c.adversary_share:
+            update = self._adversary(batch, context)
+        else:
+            update = self._rectification(batch, context)
+        average = context.modules["average"]
+        assert isinstance(average, Average)
+        average.follow(context.modules["student"], context)
+        yield update
+
+    def _base(self, batch: Batch, context: Context) -> Update:
+        random, condition = context.random, batch.condition
+        assert batch.x0 is not None
+        t = random.uniform("time")
+        s = t * random.uniform("end")
+        x = flow.interpolate(batch.x0, random.normal("noise", batch.shape), t)
+        velocity = context.teacher(x, t, condition)
+        student = context.networks["student"]
+        found = between(student, x, t, s, condition)
+        loss = self._residual_loss(found, x, t, s, velocity, condition, context)
+        instant = (between(student, x, t, t, condition) - velocity).square().mean()
+        return Update(
+            "student", loss + instant, scalars={"loss": loss.detach(), "instant": instant.detach()}
+        )
+
+    def _residual_loss(
+        self,
+        found: Tensor,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        velocity: Tensor,
+        condition: Condition,
+        context: Context,
+    ) -> Tensor:
+        """The squared error of ``F(x, t, s)`` to itself less the cut residual of its identity."""
+        c = self.config
+        with torch.no_grad():
+            # A hair above 0, where the interval is nothing: its residual is the velocity's.
+            q = torch.minimum(torch.full_like(t, c.step), t - s).clamp(min=1e-6)
+            state, at = x - flow.expand(q, x) * velocity, t - q
+            way = torch.zeros_like(x)
+            for i in range(c.average_steps):
+                to = at + (s - at) / (c.average_steps - i)
+                part = flow.expand(at - to, x) * between(
+                    context.networks["average"], state - way, at, to, condition
+                )
+                way, at = way + part, to
+            residual = (flow.expand(t - s, x) * found - way) / flow.expand(q, x) - velocity
+            target = found - residual.clamp(-c.cut, c.cut)
+        return (found - target).square().mean()
+
+    def _samples(self, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
+        """Noise, and the average velocity from it to samples."""
+        noise = context.random.normal("noise", batch.shape)
+        one = torch.ones(len(noise)).to(noise)
+        student = context.networks["student"]
+        return noise, between(student, noise, one, torch.zeros_like(one), batch.condition)
+
+    def _adversary(self, batch: Batch, context: Context) -> Update:
+        with torch.no_grad():
+            noise, velocity = self._samples(batch, context)
+            x = noise - velocity
+        t = context.random.uniform("time")
+        noisy = flow.interpolate(x, noise, t)
+        found = between(context.networks["student"], noisy, -t, -t, batch.condition)
+        loss = (found - (noise - x)).square().mean()
+        return Update("student", loss, scalars={"fake_loss": loss.detach()})
+
+    def _rectification(self, batch: Batch, context: Context) -> Update:
+        condition, student = batch.condition, context.networks["student"]
+        noise, velocity = self._samples(batch, context)
+        t = context.random.uniform("time")
+        with torch.no_grad():
+            fresh = context.random.normal("fresh noise", batch.shape)
+            noisy = flow.interpolate(noise - velocity, fresh, t)
+            apart = between(student, noisy, -t, -t, condition) - between(
+                student, noisy, t, t, condition
+            )
+            target = velocity - apart
+        loss = (velocity - target).square().mean()
+        one = torch.ones_like(t)
+        at_noise = context.teacher(noise, one, condition)
+        base = self._residual_loss(
+            velocity, noise, one, torch.zeros_like(one), at_noise, condition, context
+        )
+        return Update(
+            "student",
+            loss + base,
+            scalars={"matching": loss.detach(), "one_step": base.detach()},
+        )
