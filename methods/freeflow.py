@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from piflow_methods.parts.turns import turn
 from torch import Tensor, nn
 
 from piflow_bench.api import (
@@ -41,7 +42,6 @@ from piflow_bench.api import (
     setting,
 )
 
-PARTS = 1000
 FLOOR = 1e-6
 
 
@@ -144,7 +144,7 @@ class FreeFlow(Method):
     def training_step(self, batch: Batch, context: Context) -> Iterator[Update]:
         """Prediction or correction of the student, and an update of the noising velocity."""
         c, student, condition = self.config, context.networks["student"], batch.condition
-        predicts = context.random.shared_integer("part", PARTS) < c.prediction_share * PARTS
+        predicts = turn(context.step) < c.prediction_share
         noise = context.random.normal("noise", batch.shape)
         if predicts:
             yield self._prediction(noise, condition, context)

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from piflow_methods.parts.consistency import Average
+from piflow_methods.parts.turns import turn
 from torch import Tensor
 
 from piflow_bench.api import (
@@ -41,8 +42,6 @@ from piflow_bench.api import (
     flow,
     setting,
 )
-
-PARTS = 1000
 
 
 @dataclass(frozen=True)
@@ -121,10 +120,10 @@ class TwinFlow(Method):
     def training_step(self, batch: Batch, context: Context) -> Iterator[Update]:
         """One update, of the part whose turn it is."""
         c = self.config
-        turn = context.random.shared_integer("part", PARTS) / PARTS
-        if turn < c.base_share:
+        place = turn(context.step)
+        if place < c.base_share:
             update = self._base(batch, context)
-        elif turn < c.base_share + c.adversary_share:
+        elif place < c.base_share + c.adversary_share:
             update = self._adversary(batch, context)
         else:
             update = self._rectification(batch, context)

@@ -16,6 +16,7 @@ from piflow_methods.meanflow import MeanFlow
 from piflow_methods.piflow.method import PiFlow
 from piflow_methods.scflow import SCFlow
 from piflow_methods.sid import SiD
+from piflow_methods.twinflow import TwinFlow
 from safetensors.torch import load_file
 from torch import multiprocessing
 
@@ -63,6 +64,7 @@ METHODS = {
         {"lr": 1e-3, "ratio": 2, "gan": False, "first_step_weight": 0.05, "projection": True},
     ),
     "scflow": (SCFlow, {"lr": 1e-3, "judge_lr": 1e-3, "depths": [1.0]}),
+    "twinflow": (TwinFlow, {"lr": 1e-3}),
     "sid": (SiD, {"lr": 1e-3, "fake_lr": 1e-3}),
     "ladd": (LADD, {"lr": 1e-3, "judge_lr": 1e-3, "depths": [1.0], "pairs": 16, "pair_steps": 2}),
     "freeflow": (FreeFlow, {"lr": 1e-3, "fake_lr": 1e-3, "prediction_share": 0.5}),
