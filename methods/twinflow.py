@@ -211,5 +211,5 @@ class TwinFlow(Method):
         return Update(
             "student",
             loss + base,
-            scalars={"matching": loss.detach(), "one_step": base.detach()},
+            scalars={"matching_loss": loss.detach(), "loss": base.detach()},
         )

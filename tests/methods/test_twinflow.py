@@ -153,7 +153,7 @@ def test_the_exact_map_is_at_rest_as_its_step_shrinks(shares):
 
 def test_one_step_samples_of_the_class_do_not_move():
     found, _ = update(Exact(), 0.0, 0.0)
-    assert found.scalars["matching"] < 1e-24
+    assert found.scalars["matching_loss"] < 1e-24
 
 
 def test_samples_of_the_exact_map_are_its_ends():
