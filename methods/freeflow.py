@@ -53,7 +53,7 @@ class Config:
     power: float = setting(1.0, least=0)  # of a row's squared error, by which it is divided
     weight_floor: float = setting(1e-3, above=0)  # added to it
     # times of the correction are logit-normal, leaning to noise
-    time_mean: float = 0.8
+    time_mean: float = setting(0.8)
     time_std: float = setting(1.0, above=0)
     noise_share: float = setting(0.1, least=0, most=1)  # of its rows, those at time 1
     decay: float = setting(0.99, least=0, below=1)  # of the parts' running sizes

@@ -49,9 +49,10 @@ class Config:
     """Settings of adversarial distillation."""
 
     real: str = setting("teacher", choices=("teacher", "data"))  # what the judge takes for real
-    depths: tuple[float, ...] = (0.25, 0.5, 0.75)  # shares of the teacher's blocks it looks through
+    # shares of the teacher's blocks that the judge looks through
+    depths: tuple[float, ...] = setting((0.25, 0.5, 0.75), above=0, most=1)
     # times at which it looks are logit-normal, warped towards noise
-    time_mean: float = 0.0
+    time_mean: float = setting(0.0)
     time_std: float = setting(1.0, above=0)
     time_shift: float = setting(1.0, above=0)
     r1: float = setting(100.0, least=0)  # weight of the squared change of logits of real samples
@@ -70,8 +71,8 @@ class Config:
     schedule: str = setting("constant", choices=SCHEDULES)
 
     def __post_init__(self) -> None:
-        if not self.depths or not all(0 < share <= 1 for share in self.depths):
-            raise ValueError(f"depths={self.depths}: shares of the blocks, above 0 and at most 1")
+        if not self.depths:
+            raise ValueError("depths=[]: the judge looks through at least one")
 
 
 class LADD(Method):

@@ -50,7 +50,8 @@ class Config:
     gan_weight: float = setting(0.1, least=0)  # of the judge of one-step samples; 0: none
     reflow_weight: float = setting(0.1, least=0)  # of straight paths to one-step samples
     warmup: int = setting(0, least=0)  # steps without these three
-    depths: tuple[float, ...] = (0.25, 0.5, 0.75)  # shares of the teacher's blocks the judge sees
+    # shares of the teacher's blocks that the judge looks through
+    depths: tuple[float, ...] = setting((0.25, 0.5, 0.75), above=0, most=1)
     decay: float = setting(0.9, least=0, below=1)  # of the averaged weights that give targets
     lr: float = setting(2e-5, least=0)
     judge_lr: float = setting(1e-4, least=0)
@@ -59,8 +60,8 @@ class Config:
     schedule: str = setting("constant", choices=SCHEDULES)
 
     def __post_init__(self) -> None:
-        if not self.depths or not all(0 < share <= 1 for share in self.depths):
-            raise ValueError(f"depths={self.depths}: shares of the blocks, above 0 and at most 1")
+        if not self.depths:
+            raise ValueError("depths=[]: the judge looks through at least one")
 
 
 @dataclass

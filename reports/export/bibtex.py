@@ -38,6 +38,39 @@ PAPERS = {
         "Improved Distribution Matching Distillation for Fast Image Synthesis",
         2024,
     ),
+    "2404.04057": Paper(
+        "zhou2024sid",
+        "Zhou, Mingyuan and Zheng, Huangjie and Wang, Zhendong and Yin, Mingzhang and Huang, Hai",
+        "Score identity Distillation: Exponentially Fast Distillation of Pretrained Diffusion "
+        "Models for One-Step Generation",
+        2024,
+    ),
+    "2403.12015": Paper(
+        "sauer2024ladd",
+        "Sauer, Axel and Boesel, Frederic and Dockhorn, Tim and Blattmann, Andreas and Esser, "
+        "Patrick and Rombach, Robin",
+        "Fast High-Resolution Image Synthesis with Latent Adversarial Diffusion Distillation",
+        2024,
+    ),
+    "2412.16906": Paper(
+        "dao2024scflow",
+        "Dao, Quan and Phung, Hao and Dao, Trung and Metaxas, Dimitris and Tran, Anh",
+        "Self-Corrected Flow Distillation for Consistent One-Step and Few-Step Text-to-Image "
+        "Generation",
+        2024,
+    ),
+    "2512.05150": Paper(
+        "cheng2025twinflow",
+        "Cheng, Zhenglin and Sun, Peng and Li, Jianguo and Lin, Tao",
+        "{TwinFlow}: Realizing One-step Generation on Large Models with Self-adversarial Flows",
+        2025,
+    ),
+    "2511.19428": Paper(
+        "tong2025freeflow",
+        "Tong, Shangyuan and Ma, Nanye and Xie, Saining and Jaakkola, Tommi",
+        "Flow Map Distillation Without Data",
+        2025,
+    ),
     "2101.02388": Paper(
         "luhman2021kd",
         "Luhman, Eric and Luhman, Troy",

@@ -222,5 +222,5 @@ def test_samples_are_eulers():
 def test_settings():
     assert SCFlow(Config()).facts_for().backbone == ("features",)
     assert SCFlow(Config(gan_weight=0.0)).facts_for().backbone == ()
-    with pytest.raises(ValueError, match="depths=.*: shares of the blocks"):
-        Config(depths=(2.0,))
+    with pytest.raises(ValueError, match="depths=.*: the judge looks through at least one"):
+        Config(depths=())
