@@ -8,27 +8,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from piflow_methods.parts.pairs import PairBuffer, buffer_for
-from torch import Tensor
+from piflow_methods.parts.stepping import EulerStudent
 
 from piflow_bench.api import (
     SCHEDULES,
     Batch,
     Built,
-    Condition,
     Context,
     Facts,
     Method,
     Optimizer,
-    SampleRandom,
     Spec,
-    Student,
     Teacher,
     Update,
-    flow,
     setting,
 )
 
@@ -46,20 +41,6 @@ class Config:
     schedule: str = setting("constant", choices=SCHEDULES)
 
 
-@dataclass
-class EndpointStudent(Student):
-    """One straight step per segment, along the predicted mean velocity."""
-
-    network: Any
-
-    def sample(
-        self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
-    ) -> Tensor:
-        """Samples in ``nfe`` evaluations."""
-        times = flow.time_grid(nfe)
-        return flow.euler(lambda x, t: self.network(x, t, condition), noise, times)
-
-
 class KD(Method):
     """Endpoint regression on the teacher's trajectories (Luhman & Luhman, arXiv 2101.02388)."""
 
@@ -71,7 +52,7 @@ class KD(Method):
         c = self.config
         network = copy.deepcopy(teacher.network).requires_grad_(True).train()
         return Built(
-            student=EndpointStudent(network),
+            student=EulerStudent(network),
             modules={"student": network, "pairs": buffer_for(c.pairs, c.pair_share, spec)},
             optimizers={
                 "student": Optimizer(("student",), c.lr, (c.beta1, c.beta2), 0.0, c.schedule)

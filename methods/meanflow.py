@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from piflow_methods.parts.derivatives import differenced, exact_derivative
+from piflow_methods.parts.stepping import FlowMapStudent
 from torch import Tensor
 
 from piflow_bench.api import (
@@ -20,9 +21,7 @@ from piflow_bench.api import (
     Facts,
     Method,
     Optimizer,
-    SampleRandom,
     Spec,
-    Student,
     Teacher,
     Update,
     flow,
@@ -73,23 +72,6 @@ def adaptive_loss(error: Tensor, power: float, floor: float) -> Tensor:
     """``mean_B |e|^2 / sg(|e|^2 + c)^p`` over squared norms of errors ``(B, *sample)``."""
     squared = error.flatten(1).square().sum(1)
     return (squared / (squared.detach() + floor) ** power).mean()
-
-
-@dataclass
-class FlowMapStudent(Student):
-    """Steps ``x_r = x_t - (t - r) U(x_t, t, r)`` on a uniform grid."""
-
-    network: Any
-
-    def sample(
-        self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
-    ) -> Tensor:
-        """Samples in ``nfe`` evaluations; settings: see ``Sampling``."""
-        x, times = noise, flow.time_grid(nfe, settings.get("shift", 1.0))
-        for t, r in zip(times[:-1], times[1:], strict=True):
-            at = t.expand(len(x)).to(x)
-            x = x - (t - r) * self.network(x, at, condition, duration=at - r)
-        return x
 
 
 class MeanFlow(Method):

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from piflow_methods.parts.consistency import Average, neighbour, pseudo_huber
 from piflow_methods.parts.judges import FeatureJudge, deceiving_loss, judged_loss
+from piflow_methods.parts.stepping import EulerStudent
 from torch import Tensor
 
 from piflow_bench.api import (
@@ -29,9 +30,7 @@ from piflow_bench.api import (
     Facts,
     Method,
     Optimizer,
-    SampleRandom,
     Spec,
-    Student,
     Teacher,
     Update,
     flow,
@@ -62,20 +61,6 @@ class Config:
     def __post_init__(self) -> None:
         if not self.depths:
             raise ValueError("depths=[]: the judge looks through at least one")
-
-
-@dataclass
-class EulerStudent(Student):
-    """Euler's method on the student's velocities."""
-
-    network: Any
-
-    def sample(
-        self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
-    ) -> Tensor:
-        """Samples in ``nfe`` evaluations."""
-        times = flow.time_grid(nfe)
-        return flow.euler(lambda x, t: self.network(x, t, condition), noise, times)
 
 
 class SCFlow(Method):

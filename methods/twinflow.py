@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from piflow_methods.parts.consistency import Average
+from piflow_methods.parts.stepping import FlowMapStudent
 from piflow_methods.parts.turns import turn
 from torch import Tensor
 
@@ -34,9 +35,7 @@ from piflow_bench.api import (
     Facts,
     Method,
     Optimizer,
-    SampleRandom,
     Spec,
-    Student,
     Teacher,
     Update,
     flow,
@@ -72,23 +71,6 @@ def between(network: Any, x: Tensor, t: Tensor, s: Tensor, condition: Condition)
     return network(x, t, condition, duration=t - s)
 
 
-@dataclass
-class AnyStepStudent(Student):
-    """Steps ``x_s = x_t - (t - s) F(x_t, t, s)`` on a uniform grid."""
-
-    network: Any
-
-    def sample(
-        self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
-    ) -> Tensor:
-        """Samples in ``nfe`` evaluations."""
-        x, times = noise, flow.time_grid(nfe)
-        for t, s in zip(times[:-1], times[1:], strict=True):
-            at = t.expand(len(x)).to(x)
-            x = x - (t - s) * between(self.network, x, at, s.expand(len(x)).to(x), condition)
-        return x
-
-
 class TwinFlow(Method):
     """TwinFlow (arXiv 2512.05150): any-step flow map that matches distributions by itself."""
 
@@ -110,7 +92,7 @@ class TwinFlow(Method):
         network.add_duration()
         network.requires_grad_(True).train()
         return Built(
-            student=AnyStepStudent(network),
+            student=FlowMapStudent(network),
             modules={"student": network, "average": Average(network, c.decay)},
             optimizers={
                 "student": Optimizer(("student",), c.lr, (c.beta1, c.beta2), 0.0, c.schedule)

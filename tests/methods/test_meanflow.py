@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from piflow_methods.meanflow import Config, FlowMapStudent, MeanFlow, adaptive_loss
+from piflow_methods.meanflow import Config, MeanFlow, adaptive_loss
 from piflow_methods.parts.derivatives import difference
+from piflow_methods.parts.stepping import FlowMapStudent
 from torch import nn
 
 from piflow_bench.api import TrainingRandom, Unconditional, flow

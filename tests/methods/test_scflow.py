@@ -3,7 +3,8 @@
 import pytest
 import torch
 from piflow_methods.parts.consistency import Average, neighbour, pseudo_huber
-from piflow_methods.scflow import Config, EulerStudent, SCFlow
+from piflow_methods.parts.stepping import EulerStudent
+from piflow_methods.scflow import Config, SCFlow
 from torch import nn
 
 from piflow_bench.api import (

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from piflow_methods.parts.consistency import Average
-from piflow_methods.twinflow import AnyStepStudent, Config, TwinFlow, between
+from piflow_methods.parts.stepping import FlowMapStudent
+from piflow_methods.twinflow import Config, TwinFlow, between
 from torch import nn
 
 from piflow_bench.api import (
@@ -161,7 +162,7 @@ def test_samples_of_the_exact_map_are_its_ends():
     one = torch.ones(8)
     exact = gaussian.flow_map(noise, one, 0 * one, **CLASS)
     for nfe in (1, 2, 4):
-        found = AnyStepStudent(Exact()).sample(
+        found = FlowMapStudent(Exact()).sample(
             noise, Unconditional(8), nfe, SampleRandom(0, range(8))
         )
         assert torch.allclose(found, exact, atol=1e-6)
