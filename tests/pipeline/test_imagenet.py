@@ -25,6 +25,7 @@ STUDENTS = {
     *("dmd2", "dmd2-logit-normal", "kd"),
 }
 
+BOTH = "only=[kd,teacher-euler]"
 SMOKE = ("profile=smoke", "budget.checkpoints=[1.0]")
 """Half of a run's time would be the checkpoint before the last one, which is as on digits."""
 
@@ -39,10 +40,11 @@ def run(folder, *settings):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One evaluation, all methods, both teachers, by a process and its workers."""
+    """One evaluation, all methods with one teacher and some with both, by a process and workers."""
     folder = tmp_path_factory.mktemp("imagenet")
-    result = harness.run("experiment=imagenet_1nfe", *SMOKE, cwd=folder, timeout=1100)
-    assert result.returncode == 0, result.stdout + result.stderr
+    for settings in (["experiment=imagenet_1nfe_repa"], ["experiment=imagenet_1nfe_fm", BOTH]):
+        result = harness.run(*settings, *SMOKE, cwd=folder, timeout=1100)
+        assert result.returncode == 0, result.stdout + result.stderr
     return folder
 
 
@@ -91,7 +93,7 @@ def test_evaluate_sees_the_pictures_that_the_run_saw(variant, folder):
 
 
 def test_a_second_call_finds_everything_done(folder):
-    result = run(folder, "experiment=imagenet_1nfe")
+    result = run(folder, "experiment=imagenet_1nfe", BOTH)
     assert result.stdout.count("0 stages computed") == 2
 
 

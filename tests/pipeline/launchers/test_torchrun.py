@@ -73,7 +73,7 @@ def test_an_error_in_one_process_is_the_cells_reason(tmp_path):
 
 
 def test_no_process_outlives_a_killed_run_and_the_next_one_goes_on(tmp_path):
-    settings = ["scale.processes=2", "budget={unit: images, amount: 2400}", "save_seconds=0.2"]
+    settings = ["scale.processes=2", "budget={unit: images, amount: 960}", "save_seconds=0.1"]
     process = Forked(arguments(tmp_path, *settings), tmp_path)
     deadline = time.time() + 240
     while not list(tmp_path.glob("store/work/distill-*/state/facts.json")):
@@ -91,7 +91,7 @@ def test_no_process_outlives_a_killed_run_and_the_next_one_goes_on(tmp_path):
     result = run(tmp_path, *settings)  # Where a worker began, this process goes on.
     assert result.returncode == 0, result.stdout + result.stderr
     rows, _ = students(tmp_path)
-    assert rows[-1]["step"] == 150 > reached
+    assert rows[-1]["step"] == 60 > reached
 
 
 @pytest.mark.parametrize(
