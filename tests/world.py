@@ -6,7 +6,13 @@ from typing import Any
 
 from piflow_bench.pipeline.runtime import Given, Runtime
 
-TEACHERS = {"digits": "digits", "mixture2d": "closed-form", "checkerboard2d": "closed-form"}
+TEACHERS = {
+    "digits": "digits",
+    "mixture2d": "closed-form",
+    "checkerboard2d": "closed-form",
+    "rings2d": "closed-form",
+    "twomodes2d": "closed-form",
+}
 
 
 def world(dataset: str = "digits", teacher: str | None = None, **settings: Any) -> Runtime:

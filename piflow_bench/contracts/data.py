@@ -63,6 +63,10 @@ class Truth:
     draw: Callable[[int, int], Tensor]
     """Fresh exact samples ``draw(seed, n)``."""
     modes: Modes | None = None
+    of_class: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    """The exact velocity ``u(x, t, labels)`` of each class, of all for the null label."""
+    draw_labels: Callable[[int, int], Tensor] | None = None
+    """The classes ``(n,)`` of what ``draw`` gives."""
 
 
 @dataclass(frozen=True)

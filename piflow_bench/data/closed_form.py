@@ -7,16 +7,17 @@ arranged so that nothing cancels as t -> 0. Points are ``(B, D)``, times ``(B,)`
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from piflow_bench import flow
-from piflow_bench.contracts.condition import Unconditional
+from piflow_bench.contracts.condition import Classes, Condition, Unconditional
 from piflow_bench.contracts.data import Dataset, Truth
 from piflow_bench.contracts.plugin import Place
 from piflow_bench.contracts.space import SpacePlugin
+from piflow_bench.randomness import seed_of
 
 Field = Callable[[Tensor, Tensor], Tensor]
 """An exact velocity ``u(x, t)``: ``(B, D), (B,) -> (B, D)``."""
@@ -95,10 +96,42 @@ def mixture_velocity(
     return slope * mixed_offset - mixed_mean
 
 
+def class_velocity(
+    x: Tensor, t: Tensor | float, labels: Tensor, means: Tensor, std: float
+) -> Tensor:
+    """Velocity ``(B, D)`` of each row's class, of all of them for the null label.
+
+    Args:
+        x: states ``(B, D)``.
+        t: their times.
+        labels: ``(B,)`` in 0..K; K is the null label.
+        means: ``(K, M, D)``: M equal components of each of K equal classes.
+        std: of every component.
+    """
+    count, each = means.shape[:2]
+    table = torch.eye(count, dtype=means.dtype).repeat_interleave(each, 1) / each
+    table = torch.cat([table, torch.full((1, count * each), 1 / (count * each)).to(table)])
+    weights = table.to(labels.device)[labels]
+    return mixture_velocity(x, t, means.flatten(0, 1), weights, std)
+
+
+def draw_classes(name: str, means: Tensor, std: float, seed: int, n: int) -> tuple[Tensor, Tensor]:
+    """Exact samples ``(n, D)`` float32 of equal classes, and their labels ``(n,)``."""
+    generator = torch.Generator().manual_seed(seed_of(name, "draw", seed))
+    count, each, dim = means.shape
+    labels = torch.randint(count, (n,), generator=generator)
+    component = torch.randint(each, (n,), generator=generator)
+    noise = torch.randn(n, dim, generator=generator, dtype=torch.float64)
+    return (means[labels, component] + std * noise).float(), labels
+
+
 def _components(
     x: Tensor, t: Tensor, means: Tensor, weights: Tensor, std: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Offsets ``x - alpha m_k``, normalised log-weights, and the variance of ``x_t`` given k."""
+    """Offsets ``x - alpha m_k``, normalised log-weights, and the variance of ``x_t`` given k.
+
+    Weights are ``(K,)``, or ``(B, K)``: of each row its own.
+    """
     alpha = 1 - t
     variance = alpha**2 * std**2 + t**2
     offset = x[:, None] - alpha[..., None] * means.to(x)
@@ -109,19 +142,34 @@ def _components(
 # ---------------------------------------------------------------------------- the dataset
 
 
-def dataset(name: str, truth: Truth, definition: str, space: SpacePlugin, place: Place) -> Dataset:
+def dataset(
+    name: str, truth: Truth, definition: str, space: SpacePlugin, place: Place, classes: int = 0
+) -> Dataset:
     """A dataset of points in the plane whose closed form is known.
 
     ``definition`` holds every number that defines the distribution; its hash is the digest.
     """
+    labelled, count = truth.draw_labels, classes
+
+    def condition(seed: int) -> Condition:
+        if labelled is None:
+            return Unconditional(POINTS)
+        return Classes(labelled(seed, POINTS), count)
+
+    def conditions(seed: int, indices: Sequence[int]) -> Condition:
+        if labelled is None:
+            return Unconditional(len(indices))
+        return Classes(torch.tensor([i % count for i in indices]), count)
+
     return Dataset(
         name=name,
         space=space.load((1, 1, 2), place),
         train=truth.draw(TRAIN_SEED, POINTS),
-        train_condition=Unconditional(POINTS),
+        train_condition=condition(TRAIN_SEED),
         test=truth.draw(TEST_SEED, POINTS),
-        test_condition=Unconditional(POINTS),
-        conditions=lambda seed, indices: Unconditional(len(indices)),
+        test_condition=condition(TEST_SEED),
+        conditions=conditions,
+        label_law="balanced" if count else None,
         digest=hashlib.sha256(f"{name} {definition}".encode()).hexdigest(),
         truth=truth,
     )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from piflow_bench.contracts.condition import Condition
+from piflow_bench.contracts.condition import Classes, Condition
 from piflow_bench.networks.embeddings import TimeEmbedding, second_time_embedding
 
 
@@ -25,7 +25,7 @@ class _Block(nn.Module):
 
 
 class MLP(nn.Module):
-    """Unconditional velocity network on points ``(B, channels)``: one token per point.
+    """Velocity network on points ``(B, channels)``, of classes or of none: one token per point.
 
     Positions enter as themselves and as sinusoids, so that sharp boundaries can be learned.
     """
@@ -33,7 +33,12 @@ class MLP(nn.Module):
     elements = 1
 
     def __init__(
-        self, channels: int = 2, dim: int = 128, depth: int = 4, frequencies: int = 6
+        self,
+        channels: int = 2,
+        dim: int = 128,
+        depth: int = 4,
+        frequencies: int = 6,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         self.channels, self.dim, self.frequencies = channels, dim, frequencies
@@ -49,6 +54,8 @@ class MLP(nn.Module):
         for block in blocks:
             nn.init.zeros_(block.outer.weight)
             nn.init.zeros_(block.outer.bias)
+        # The last one is the null class.
+        self.class_embedder = nn.Embedding(classes + 1, dim) if classes else None
 
     def add_duration(self) -> None:
         """Add the second time input, as :meth:`DiT.add_duration` does."""
@@ -70,12 +77,15 @@ class MLP(nn.Module):
         return len(self.blocks)
 
     def _through(
-        self, x: Tensor, t: Tensor, duration: Tensor | None, depth: int
+        self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None, depth: int
     ) -> tuple[Tensor, Tensor]:
         """Hidden state ``(B, 1, dim)`` after ``depth`` blocks, and the embedding ``(B, dim)``."""
         embedding = self.time_embedder(t)
         if self.duration_embedder is not None and duration is not None:
             embedding = embedding + self.duration_embedder(duration)
+        if self.class_embedder is not None:
+            assert isinstance(condition, Classes)
+            embedding = embedding + self.class_embedder(condition.labels)
         octaves = 2.0 ** torch.arange(self.frequencies, dtype=x.dtype, device=x.device)
         angle = (x[:, :, None] * octaves).flatten(1) * (torch.pi / 4)
         h = self.proj_in(torch.cat([x, angle.sin(), angle.cos()], dim=1))[:, None]
@@ -87,13 +97,13 @@ class MLP(nn.Module):
         self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None, depth: int
     ) -> Tensor:
         """Hidden state after ``depth`` blocks, as a map ``(B, dim, 1, 1)``."""
-        return self._through(x, t, duration, depth)[0].transpose(1, 2)[..., None]
+        return self._through(x, t, condition, duration, depth)[0].transpose(1, 2)[..., None]
 
     def trunk(
         self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Hidden state ``(B, 1, dim)`` and embedding ``(B, dim)``."""
-        h, embedding = self._through(x, t, duration, self.depth)
+        h, embedding = self._through(x, t, condition, duration, self.depth)
         return silu(self.proj_out_1(h + embedding[:, None])), embedding
 
     def feature_shape(self, depth: int) -> tuple[int, int, int]:

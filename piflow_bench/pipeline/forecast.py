@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -319,12 +320,13 @@ def _seconds_of_a_unit(plan: Plan, task: Distill, share: float) -> float:
 def _of_any_weights(plugin: TeacherPlugin, dataset: Dataset) -> Teacher:
     """A teacher whose weights mean nothing: time alone is wanted of it, and no file is opened."""
     from piflow_bench.contracts.teacher import Teacher
+    from piflow_bench.teachers.closed_form import exact
 
     network = plugin.fresh_network(dataset)
     if dataset.truth is None:
         return Teacher(network, network, plugin.guidance)
-    velocity = dataset.truth.velocity
-    return Teacher(lambda x, t, condition: velocity(x, t), network, closed_form=True)
+    field = partial(exact, dataset.truth)
+    return Teacher(field, network, plugin.guidance, closed_form=True)
 
 
 def _rows_forward(task: Task, plan: Plan) -> float:

@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from piflow_bench import flow
 from piflow_bench.contracts.condition import Unconditional
+from piflow_bench.contracts.data import Truth
 from piflow_bench.costs.flops import count_all_flops
 from piflow_bench.data import checkerboard2d, mixture2d
 from piflow_bench.errors import UserError
@@ -42,7 +43,9 @@ def error_of(module, network):
 
 
 def fitted(module, steps, seed=0):
-    return fit_backbone(module.velocity, module.draw, steps, seed, batch=128, dim=32, depth=2)
+    return fit_backbone(
+        Truth(module.velocity, module.draw), steps, seed, batch=128, dim=32, depth=2
+    )
 
 
 @DATASETS
@@ -105,7 +108,9 @@ def test_the_stage_fits_the_same_start_every_time(tmp_path):
     for name, value in runtime.teacher(made).network.state_dict().items():
         assert torch.equal(value, weights[name])
     seed = seed_of("mixture2d", 303)
-    same = fit_backbone(mixture2d.velocity, mixture2d.draw, 2, seed, dim=16, depth=1).state_dict()
+    same = fit_backbone(
+        Truth(mixture2d.velocity, mixture2d.draw), 2, seed, dim=16, depth=1
+    ).state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in same.items())
     (tmp_path / "c").mkdir()
     other = load_file(make(tmp_path / "c", checkerboard2d, **TINY)[1])
@@ -158,7 +163,7 @@ def make_of(runtime, folder):
     [
         ({"backbone_step": 3}, r"teacher\.backbone_step: .*'backbone_steps'"),
         ({"dims": 3}, r"teacher\.dims: .*'dim'"),
-        ({"guidance": 2.0}, r"teacher\.guidance: no such setting"),
+        ({"guidance": -1.0}, r"teacher\.guidance=-1.0: must be at least 0"),
         ({"dim": 0}, r"teacher\.dim=0: must be at least 1"),
         ({"backbone_steps": "many"}, r"teacher\.backbone_steps=many"),
         ({"backbone_steps": -1}, "at least 0"),
