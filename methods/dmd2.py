@@ -4,9 +4,7 @@ Its optimum is where the noised samples' score equals the guided teacher's field
 times. With guidance w != 1 that is not where the guided ODE ends, to which imitation is measured:
 no training removes that distance. The GAN pulls to the data instead.
 
-Differs from the official code: the labels of the generated batch are the real batch's; the student
-starts at t = 1 (sigma 80 there); averaged weights are evaluated; the student is given times of the
-flow, not of the EDM schedule. A student without the GAN is named ``dmd2-nogan`` in tables.
+A student without the GAN is named ``dmd2-nogan`` in tables.
 
 What later papers change is one setting each, by default as in DMD2:
 
@@ -56,7 +54,10 @@ from piflow_bench.api import (
     Spec,
     Teacher,
     Update,
+    among,
+    cite,
     flow,
+    log_between,
     setting,
 )
 
@@ -68,8 +69,12 @@ class Config:
     gan: bool = True  # discriminator on the fake-score network's features
     # share of the network's blocks that the discriminator looks through
     discriminator_depth: float = setting(0.5, above=0, most=1)
-    ratio: int = setting(5, least=1)  # fake-score updates per generator update (TTUR)
-    time_law: str = setting("karras", choices=TIME_LAWS)  # of the time in the DM gradient
+    # fake-score updates per generator update (TTUR)
+    ratio: int = setting(5, least=1, search=among(1, 2, 5))
+    # of the time in the DM gradient
+    time_law: str = setting(
+        "karras", choices=TIME_LAWS, search=among("karras", "logit-normal", "uniform")
+    )
     time_low: float = setting(0.02, least=0, most=1)  # quantiles between which it is cut
     time_high: float = setting(0.98, least=0, most=1)
     # where fake score and GAN are trained; None: as time_law
@@ -78,7 +83,9 @@ class Config:
     fake_time_high: float = setting(1.0, least=0, most=1)
     step_shift: float = setting(1.0, above=0)  # time warp of the multi-step grid
     fake_knows_step: bool = False  # the fake score sees which step it models (not the paper)
-    generator_gan_weight: float = setting(3e-3, least=0)
+    generator_gan_weight: float = setting(
+        3e-3, least=0, search=log_between(3e-4, 3e-2, needs="gan")
+    )
     fake_gan_weight: float = setting(1e-2, least=0)
     regression_weight: float = setting(0.0, least=0)  # DMD v1's regression on pairs
     pairs: int = setting(2048, least=1)  # for the regression: pairs held at once
@@ -97,8 +104,8 @@ class Config:
     longest: int | None = setting(None, least=1, added=True)
     inner_low: float = setting(0.25, least=0, most=1, added=True)  # their times after the first
     inner_high: float = setting(0.95, least=0, most=1, added=True)
-    lr: float = setting(2e-6, least=0)
-    fake_lr: float = setting(2e-6, least=0)
+    lr: float = setting(2e-6, least=0, search=log_between(2e-7, 2e-5))
+    fake_lr: float = setting(2e-6, least=0, search=log_between(2e-7, 2e-5))
     beta1: float = setting(0.9, least=0, below=1)
     beta2: float = setting(0.999, least=0, below=1)
     weight_decay: float = setting(0.01, least=0)
@@ -144,7 +151,11 @@ def first_velocity(
 
 
 class DMD2(Method):
-    """DMD2 (arXiv 2405.14867): distribution matching by an online fake score, with a GAN or not."""
+    """DMD2 (arXiv 2405.14867): distribution matching by an online fake score, with a GAN or not.
+
+    Samples move along the difference of the teacher's score and that of a network which is
+    trained on them meanwhile; between steps they are noised anew.
+    """
 
     Config = Config
     facts = Facts(
@@ -154,6 +165,15 @@ class DMD2(Method):
         stochastic=True,
         target="where noised samples have the guided teacher's score: its ODE's end if w = 1",
         paper="arXiv:2405.14867",
+        citation=cite(
+            "yin2024dmd2",
+            'Yin, Tianwei and Gharbi, Micha{\\"e}l and Park, Taesung and Zhang, Richard and '
+            "Shechtman, Eli and Durand, Fredo and Freeman, William T.",
+            "Improved Distribution Matching Distillation for Fast Image Synthesis",
+            "2405.14867",
+        ),
+        fidelity="after the official code; labels of the generated batch are the real batch's, the "
+        "student starts at t = 1, averaged weights are evaluated, times are of the flow",
         version=2,
     )
 

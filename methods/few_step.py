@@ -104,10 +104,18 @@ class FewStepStudent(Student):
 
 
 class FewStep(Method):
-    """Published weights of a few-step model, scored as they are; nothing is trained."""
+    """Published weights of a few-step model, scored as they are; nothing is trained.
+
+    A LoRA of the teacher, or a whole model, with the sampler it is published for.
+    """
 
     Config = Config
-    facts = Facts(family="published", elastic=True, published=True)
+    facts = Facts(
+        family="published",
+        elastic=True,
+        published=True,
+        fidelity="the published weights, sampled as they are published",
+    )
 
     def facts_for(self) -> Facts:
         """Fresh noise makes samples depend on more than their first."""

@@ -38,7 +38,10 @@ from piflow_bench.api import (
     Student,
     Teacher,
     Update,
+    between,
+    cite,
     flow,
+    log_between,
     setting,
 )
 
@@ -49,16 +52,17 @@ FLOOR = 1e-6
 class Config:
     """Settings of FreeFlow."""
 
-    prediction_share: float = setting(0.75, least=0, most=1)  # of the steps; the others correct
+    # of the steps; the others correct
+    prediction_share: float = setting(0.75, least=0, most=1, search=between(0.4, 0.9))
     power: float = setting(1.0, least=0)  # of a row's squared error, by which it is divided
     weight_floor: float = setting(1e-3, above=0)  # added to it
     # times of the correction are logit-normal, leaning to noise
-    time_mean: float = setting(0.8)
+    time_mean: float = setting(0.8, search=between(-0.4, 1.2))
     time_std: float = setting(1.0, above=0)
     noise_share: float = setting(0.1, least=0, most=1)  # of its rows, those at time 1
     decay: float = setting(0.99, least=0, below=1)  # of the parts' running sizes
-    lr: float = setting(1e-4, least=0)
-    fake_lr: float = setting(1e-4, least=0)
+    lr: float = setting(1e-4, least=0, search=log_between(1e-5, 1e-3))
+    fake_lr: float = setting(1e-4, least=0, search=log_between(1e-5, 1e-3))
     beta1: float = setting(0.9, least=0, below=1)
     beta2: float = setting(0.99, least=0, below=1)
     schedule: str = setting("constant", choices=SCHEDULES)
@@ -111,7 +115,11 @@ class Sizes(nn.Module):
 
 
 class FreeFlow(Method):
-    """FreeFlow (arXiv 2511.19428): a flow map of the teacher from noise alone."""
+    """FreeFlow (arXiv 2511.19428): a flow map of the teacher from noise alone.
+
+    The student learns the flow map at its own states, and its samples' noised velocity is
+    brought to the teacher's: no data are needed, and none are drawn from.
+    """
 
     Config = Config
     facts = Facts(
@@ -122,6 +130,14 @@ class FreeFlow(Method):
         backbone=("duration",),
         target="between the guided ODE's end and where noised samples have its score",
         paper="arXiv:2511.19428",
+        citation=cite(
+            "tong2025freeflow",
+            "Tong, Shangyuan and Ma, Nanye and Xie, Saining and Jaakkola, Tommi",
+            "Flow Map Distillation Without Data",
+            "2511.19428",
+        ),
+        fidelity="our version: the code is unpublished; the law of delta, the share of pure noise "
+        "and the scale of the correction are ours",
     )
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:

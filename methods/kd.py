@@ -24,6 +24,9 @@ from piflow_bench.api import (
     Spec,
     Teacher,
     Update,
+    between,
+    cite,
+    log_between,
     setting,
 )
 
@@ -33,19 +36,36 @@ class Config:
     """Settings of endpoint regression."""
 
     pairs: int = setting(4096, least=1)  # teacher trajectories held at once; the oldest go
-    pair_share: float = setting(0.25, above=0, below=1)  # of the compute, for making them
+    # of the compute, for making them
+    pair_share: float = setting(0.25, above=0, below=1, search=between(0.1, 0.5))
     pair_steps: int = setting(16, least=1)  # Heun steps of a whole trajectory
-    lr: float = setting(1e-4, least=0)
+    lr: float = setting(1e-4, least=0, search=log_between(1e-5, 1e-3))
     beta1: float = setting(0.9, least=0, below=1)
     beta2: float = setting(0.99, least=0, below=1)
     schedule: str = setting("constant", choices=SCHEDULES)
 
 
 class KD(Method):
-    """Endpoint regression on the teacher's trajectories (Luhman & Luhman, arXiv 2101.02388)."""
+    """Endpoint regression on the teacher's trajectories (Luhman & Luhman, arXiv 2101.02388).
+
+    The teacher's paths are solved once, kept in a buffer and regressed, a segment for each
+    step.
+    """
 
     Config = Config
-    facts = Facts(family="regression", paper="arXiv:2101.02388", version=3)
+    facts = Facts(
+        family="regression",
+        paper="arXiv:2101.02388",
+        citation=cite(
+            "luhman2021kd",
+            "Luhman, Eric and Luhman, Troy",
+            "Knowledge Distillation in Iterative Generative Models for Improved Sampling Speed",
+            "2101.02388",
+        ),
+        fidelity="after the paper, with segments of the path where it has one step, and a buffer "
+        "that is refilled in place of a fixed set",
+        version=3,
+    )
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """The teacher's backbone and an empty buffer of pairs."""

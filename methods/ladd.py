@@ -9,9 +9,6 @@ several depths of the frozen teacher, which see noised samples. What differs is 
 ``trained=norms``: only norms, modulations, embeddings and the last layer are trained, against data:
     the control of D2O (arXiv 2506.09376), whether distillation is needed at all. Its choice of
     layers is of a U-Net, ours of their like.
-
-Differs from LADD: its schedules of resolution and of steps' weights are unpublished; the steps are
-those of sampling, drawn alike. R1 is FastGen's approximation by finite noise.
 """
 
 from __future__ import annotations
@@ -39,7 +36,10 @@ from piflow_bench.api import (
     Spec,
     Teacher,
     Update,
+    among,
+    cite,
     flow,
+    log_between,
     setting,
 )
 
@@ -55,17 +55,19 @@ class Config:
     time_mean: float = setting(0.0)
     time_std: float = setting(1.0, above=0)
     time_shift: float = setting(1.0, above=0)
-    r1: float = setting(100.0, least=0)  # weight of the squared change of logits of real samples
+    # weight of the squared change of logits of real samples
+    r1: float = setting(100.0, least=0, search=log_between(1.0, 1000.0))
     r1_noise: float = setting(0.1, above=0)  # under noise of this size
     distillation_weight: float = setting(0.0, least=0)  # of ADD's error to the teacher's estimate
     trained: str = setting("all", choices=("all", "norms"))  # of the student's weights
     step_shift: float = setting(1.0, above=0)  # time warp of the multi-step grid
-    ratio: int = setting(1, least=1)  # the judge's updates per generator update
+    # the judge's updates per generator update
+    ratio: int = setting(1, least=1, search=among(1, 2, 5))
     pairs: int = setting(4096, least=1)  # the teacher's samples held at once
     pair_share: float = setting(0.25, above=0, below=1)  # of the compute, for making them
     pair_steps: int = setting(16, least=1)
-    lr: float = setting(1e-5, least=0)
-    judge_lr: float = setting(1e-4, least=0)
+    lr: float = setting(1e-5, least=0, search=log_between(1e-6, 1e-4))
+    judge_lr: float = setting(1e-4, least=0, search=log_between(1e-5, 1e-3))
     beta1: float = setting(0.0, least=0, below=1)
     beta2: float = setting(0.99, least=0, below=1)
     schedule: str = setting("constant", choices=SCHEDULES)
@@ -76,16 +78,29 @@ class Config:
 
 
 class LADD(Method):
-    """LADD (arXiv 2403.12015): adversarial distillation on the frozen teacher's features."""
+    """LADD (arXiv 2403.12015): adversarial distillation on the frozen teacher's features.
+
+    Light heads on several depths of the frozen teacher judge noised samples against the
+    teacher's own, or against data.
+    """
 
     Config = Config
     facts = Facts(
         family="adversarial",
         auxiliary=("judge",),
         stochastic=True,
-        target="the teacher's samples, as its own features tell them apart",
+        target="at the teacher's samples, as its own features tell them apart",
         backbone=("features",),
         paper="arXiv:2403.12015",
+        citation=cite(
+            "sauer2024ladd",
+            "Sauer, Axel and Boesel, Frederic and Dockhorn, Tim and Blattmann, Andreas and "
+            "Esser, Patrick and Rombach, Robin",
+            "Fast High-Resolution Image Synthesis with Latent Adversarial Diffusion Distillation",
+            "2403.12015",
+        ),
+        fidelity="after the paper, whose schedules of resolution and weights are unpublished; its "
+        "steps are those of sampling, R1 is by finite noise",
     )
 
     def facts_for(self) -> Facts:
@@ -93,7 +108,7 @@ class LADD(Method):
         if self.config.real == "teacher":
             return self.facts
         return replace(
-            self.facts, needs_data=True, target="the data, as the teacher's features see it"
+            self.facts, needs_data=True, target="at the data, as the teacher's features see it"
         )
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:

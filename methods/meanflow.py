@@ -24,9 +24,16 @@ from piflow_bench.api import (
     Spec,
     Teacher,
     Update,
+    among,
+    between,
+    cite,
     flow,
+    log_between,
     setting,
 )
+
+TIME_LAWS = ("logit-normal", "uniform")
+JVP = ("exact", "finite-difference")
 
 
 @dataclass(frozen=True)
@@ -35,16 +42,18 @@ class Config:
 
     distill: bool = True  # the teacher's guided velocity replaces the data velocity
     # of two draws t is the larger
-    time_law: str = setting("logit-normal", choices=("logit-normal", "uniform"))
+    time_law: str = setting("logit-normal", choices=TIME_LAWS, search=among(*TIME_LAWS))
     time_mean: float = setting(-0.4)  # of the logit-normal law
     time_std: float = setting(1.0, above=0)
     # the second draw's own logit-normal law; None: as the first
-    end_mean: float | None = setting(None)
+    end_mean: float | None = setting(None, search=among(None, -4.0))
     end_std: float = setting(1.6, above=0)
-    instant_share: float = setting(0.75, least=0, most=1)  # rows with r = t, independently
-    power: float = setting(1.0, least=0)  # p of the adaptive loss weight
+    # rows with r = t, independently
+    instant_share: float = setting(0.75, least=0, most=1, search=between(0.25, 0.75))
+    # p of the adaptive loss weight
+    power: float = setting(1.0, least=0, search=between(0.5, 1.0))
     weight_floor: float = setting(0.01, above=0)  # c of the adaptive loss weight, per sample
-    jvp: str = setting("exact", choices=("exact", "finite-difference"))
+    jvp: str = setting("exact", choices=JVP, search=among(*JVP))
     # in t, along the target velocity; at most half the interval
     difference_step: float = setting(0.05, above=0, most=0.5)
     # of the products in dU/dt
@@ -55,7 +64,7 @@ class Config:
     # from scratch: share of the class-conditional self-prediction
     kappa: float = setting(0.0, least=0, below=1)
     class_dropout: float = setting(0.1, least=0, most=1)  # from scratch
-    lr: float = setting(1e-4, least=0)
+    lr: float = setting(1e-4, least=0, search=log_between(1e-5, 1e-3))
     beta1: float = setting(0.9, least=0, below=1)
     beta2: float = setting(0.95, least=0, below=1)
     schedule: str = setting("constant", choices=SCHEDULES)
@@ -75,7 +84,11 @@ def adaptive_loss(error: Tensor, power: float, floor: float) -> Tensor:
 
 
 class MeanFlow(Method):
-    """MeanFlow (arXiv 2505.13447): average velocities; one elastic student serves every NFE."""
+    """MeanFlow (arXiv 2505.13447): average velocities; one elastic student serves every NFE.
+
+    The mean velocity between two times satisfies an identity with its own derivative along the
+    path, which is what is trained.
+    """
 
     Config = Config
     facts = Facts(
@@ -85,6 +98,15 @@ class MeanFlow(Method):
         elastic=True,
         backbone=("duration",),
         paper="arXiv:2505.13447",
+        citation=cite(
+            "geng2025meanflow",
+            "Geng, Zhengyang and Deng, Mingyang and Bai, Xingjian and Kolter, J. Zico and He, "
+            "Kaiming",
+            "Mean Flows for One-step Generative Modeling",
+            "2505.13447",
+        ),
+        fidelity="from scratch the published recipe; distilled, the teacher's guided velocity "
+        "stands for the data's",
         version=3,
     )
     Sampling = Sampling

@@ -3,9 +3,6 @@
 One student of every NFE, from real data: its estimate of the data is made the same along the
 teacher's path in both directions, its one-step samples are judged, and its paths are straightened
 towards those samples. Weights, windows and decays are of the official code (hao-pt/SCFlow).
-
-Differs from it: the judge's heads look at noised samples through the frozen teacher, in place of a
-network of its own, without R1; the other three parts begin together, after ``warmup`` steps.
 """
 
 from __future__ import annotations
@@ -33,7 +30,9 @@ from piflow_bench.api import (
     Spec,
     Teacher,
     Update,
+    cite,
     flow,
+    log_between,
     setting,
 )
 
@@ -45,15 +44,18 @@ class Config:
     window: float = setting(0.1, above=0, most=1)  # the longest step between neighbours
     truncated: float = setting(0.1, least=0, most=1)  # below it the target is the data itself
     huber: float = setting(0.01, above=0)
-    bidirectional_weight: float = setting(0.1, least=0)  # of neighbours towards noise
-    gan_weight: float = setting(0.1, least=0)  # of the judge of one-step samples; 0: none
-    reflow_weight: float = setting(0.1, least=0)  # of straight paths to one-step samples
+    # of neighbours towards noise
+    bidirectional_weight: float = setting(0.1, least=0, search=log_between(0.01, 1.0))
+    # of the judge of one-step samples; 0: none
+    gan_weight: float = setting(0.1, least=0, search=log_between(0.01, 1.0))
+    # of straight paths to one-step samples
+    reflow_weight: float = setting(0.1, least=0, search=log_between(0.01, 1.0))
     warmup: int = setting(0, least=0)  # steps without these three
     # shares of the teacher's blocks that the judge looks through
     depths: tuple[float, ...] = setting((0.25, 0.5, 0.75), above=0, most=1)
     decay: float = setting(0.9, least=0, below=1)  # of the averaged weights that give targets
-    lr: float = setting(2e-5, least=0)
-    judge_lr: float = setting(1e-4, least=0)
+    lr: float = setting(2e-5, least=0, search=log_between(2e-6, 2e-4))
+    judge_lr: float = setting(1e-4, least=0, search=log_between(1e-5, 1e-3, needs="gan_weight"))
     beta1: float = setting(0.9, least=0, below=1)
     beta2: float = setting(0.99, least=0, below=1)
     schedule: str = setting("constant", choices=SCHEDULES)
@@ -64,7 +66,11 @@ class Config:
 
 
 class SCFlow(Method):
-    """Self-corrected flow distillation (arXiv 2412.16906), one student of every NFE."""
+    """Self-corrected flow distillation (arXiv 2412.16906), one student of every NFE.
+
+    Its estimates of the data agree along a path, its one-step samples are judged, and its paths
+    are straightened towards them.
+    """
 
     Config = Config
     facts = Facts(
@@ -74,6 +80,15 @@ class SCFlow(Method):
         auxiliary=("average", "judge"),
         target="between the guided teacher's consistency and the data, by the judge",
         paper="arXiv:2412.16906",
+        citation=cite(
+            "dao2024scflow",
+            "Dao, Quan and Phung, Hao and Dao, Trung and Metaxas, Dimitris and Tran, Anh",
+            "Self-Corrected Flow Distillation for Consistent One-Step and Few-Step "
+            "Text-to-Image Generation",
+            "2412.16906",
+        ),
+        fidelity="after the official code; the judge looks through the frozen teacher, without R1, "
+        "and the parts begin together",
     )
 
     def facts_for(self) -> Facts:

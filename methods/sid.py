@@ -4,9 +4,7 @@ The Fisher divergence between noised samples of student and teacher, estimated f
 score without any data. Where both scores are equal its gradient is zero, at guidance w = 1 at the
 teacher's own distribution.
 
-Differs from the official code (mingyuanzhou/SiD): times and weights are of the flow, the fake score
-is trained on velocities without EDM's weights, averaged weights are evaluated. Several steps are
-ours: as DMD2 trains and samples them, by backward simulation with fresh noise.
+Several steps are ours: trained and sampled by backward simulation with fresh noise, as DMD2's.
 """
 
 from __future__ import annotations
@@ -31,7 +29,11 @@ from piflow_bench.api import (
     Spec,
     Teacher,
     Update,
+    among,
+    between,
+    cite,
     flow,
+    log_between,
     setting,
 )
 
@@ -40,7 +42,8 @@ from piflow_bench.api import (
 class Config:
     """Settings of SiD; defaults are those of its ImageNet-64 recipe."""
 
-    alpha: float = setting(1.2, least=0)  # of the squared difference of the scores
+    # of the squared difference of the scores
+    alpha: float = setting(1.2, least=0, search=between(0.8, 1.2))
     # noise level of the student's first step, which sees noise of that size: sigma 2.5
     start: float = setting(2.5 / 3.5, above=0, most=1)
     time_law: str = setting("karras", choices=TIME_LAWS)  # of the times of the divergence
@@ -48,10 +51,11 @@ class Config:
     time_high: float = setting(0.8, least=0, most=1)
     fake_time_law: str = setting("edm", choices=TIME_LAWS)  # of the fake score's training
     step_shift: float = setting(1.0, above=0)  # time warp of the multi-step grid
-    ratio: int = setting(1, least=1)  # fake-score updates per generator update
+    # fake-score updates per generator update
+    ratio: int = setting(1, least=1, search=among(1, 2, 5))
     loss_scale: float = setting(100.0, above=0)
-    lr: float = setting(4e-6, least=0)
-    fake_lr: float = setting(4e-6, least=0)
+    lr: float = setting(4e-6, least=0, search=log_between(4e-7, 4e-5))
+    fake_lr: float = setting(4e-6, least=0, search=log_between(4e-7, 4e-5))
     beta1: float = setting(0.0, least=0, below=1)
     beta2: float = setting(0.999, least=0, below=1)
     schedule: str = setting("constant", choices=SCHEDULES)
@@ -77,7 +81,10 @@ def identity_loss(x: Tensor, real: Tensor, fake: Tensor, alpha: float) -> Tensor
 
 
 class SiD(Method):
-    """SiD (arXiv 2404.04057): the Fisher divergence to the teacher, without data."""
+    """SiD (arXiv 2404.04057): the Fisher divergence to the teacher, without data.
+
+    Unlike DMD's, the gradient passes through both networks, and no data are needed.
+    """
 
     Config = Config
     facts = Facts(
@@ -86,6 +93,17 @@ class SiD(Method):
         stochastic=True,
         target="where noised samples have the guided teacher's score: its ODE's end if w = 1",
         paper="arXiv:2404.04057",
+        citation=cite(
+            "zhou2024sid",
+            "Zhou, Mingyuan and Zheng, Huangjie and Wang, Zhendong and Yin, Mingzhang and "
+            "Huang, Hai",
+            "Score identity Distillation: Exponentially Fast Distillation of Pretrained "
+            "Diffusion Models for One-Step Generation",
+            "2404.04057",
+        ),
+        fidelity="after the official code; times and weights are of the flow, the fake score "
+        "learns velocities without EDM's weights, averaged weights are evaluated, several steps "
+        "are trained as DMD2's",
     )
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:

@@ -89,7 +89,10 @@ class TeacherStudent(Student):
 
 
 class TeacherSampler(Method):
-    """The teacher itself with few solver steps, the baseline of all; nothing is trained."""
+    """The teacher itself with few solver steps, the baseline of all; nothing is trained.
+
+    What a student has to beat at the same number of evaluations.
+    """
 
     Config = Config
     facts = Facts(
@@ -98,6 +101,7 @@ class TeacherSampler(Method):
         trains=False,
         elastic=True,
         guidance="at inference",
+        fidelity="the solvers' published update rules",
     )
     Sampling = Sampling
 

@@ -8,9 +8,7 @@ student's own samples, so that distribution matching needs no second network. Th
 * adversary: ``F(x_f at t, -t, -t)`` learns the velocity of noising one-step samples x_f;
 * rectification: one-step samples move along ``F(., -t, -t) - F(., t, t)``.
 
-Differs from the official code (inclusionAI/TwinFlow): the teacher's guided velocity replaces the
-data's with its own guidance, as in the other distilled methods; the parts take turns over steps in
-their published shares, not over rows of a batch. s is the network's second time, as t - s.
+s is the network's second time, as t - s.
 """
 
 from __future__ import annotations
@@ -38,7 +36,10 @@ from piflow_bench.api import (
     Spec,
     Teacher,
     Update,
+    between,
+    cite,
     flow,
+    log_between,
     setting,
 )
 
@@ -48,12 +49,14 @@ class Config:
     """Settings of TwinFlow."""
 
     base_share: float = setting(0.5, least=0, most=1)  # of the steps
-    adversary_share: float = setting(0.25, least=0, most=1)  # the others rectify
-    step: float = setting(0.01, above=0, below=1)  # in t, along the velocity
+    # the others rectify
+    adversary_share: float = setting(0.25, least=0, most=1, search=between(0.1, 0.4))
+    # in t, along the velocity
+    step: float = setting(0.01, above=0, below=1, search=log_between(0.003, 0.1))
     average_steps: int = setting(2, least=1)  # of the running average from there to s
     cut: float = setting(1.0, above=0)  # of every element of the residual
     decay: float = setting(0.99, least=0, below=1)  # of the running average
-    lr: float = setting(1e-4, least=0)
+    lr: float = setting(1e-4, least=0, search=log_between(1e-5, 1e-3))
     beta1: float = setting(0.9, least=0, below=1)
     beta2: float = setting(0.99, least=0, below=1)
     schedule: str = setting("constant", choices=SCHEDULES)
@@ -72,7 +75,11 @@ def between(network: Any, x: Tensor, t: Tensor, s: Tensor, condition: Condition)
 
 
 class TwinFlow(Method):
-    """TwinFlow (arXiv 2512.05150): any-step flow map that matches distributions by itself."""
+    """TwinFlow (arXiv 2512.05150): any-step flow map that matches distributions by itself.
+
+    Negative times of the same network hold the field of its own samples, which takes the place
+    of a second one.
+    """
 
     Config = Config
     facts = Facts(
@@ -83,6 +90,14 @@ class TwinFlow(Method):
         backbone=("duration",),
         target="between the guided ODE's end and where noised samples have its score",
         paper="arXiv:2512.05150",
+        citation=cite(
+            "cheng2025twinflow",
+            "Cheng, Zhenglin and Sun, Peng and Li, Jianguo and Lin, Tao",
+            "{TwinFlow}: Realizing One-step Generation on Large Models with Self-adversarial Flows",
+            "2512.05150",
+        ),
+        fidelity="after the official code; the teacher's guided velocity stands for the data's, "
+        "the parts take turns over steps, not rows",
     )
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:

@@ -4,12 +4,14 @@ Methods derive from ``Method``, datasets from ``DatasetPlugin``, teachers from `
 spaces from ``SpacePlugin``, extractors from ``ExtractorPlugin``; a metric is a ``Metric``, computed
 from ``Inputs``, whose replicates (the value without each block of samples) ``jackknife`` or, of a
 mean of scores, ``mean_with_replicates`` gives. The fields of a ``Config`` are
-declared with ``setting``: its default, and what it may be; files and folders are of the type
+declared with ``setting``: its default, what it may be, and where trials look for a better value
+(``search=between(...)``, ``log_between(...)`` or ``among(...)``); files and folders are of the type
 ``Location``, which ``local_path`` finds and ``read_weights`` reads.
 """
 
 from piflow_bench import flow
 from piflow_bench.contracts.backbone import Backbone
+from piflow_bench.contracts.citation import cite
 from piflow_bench.contracts.condition import Classes, Condition, Unconditional
 from piflow_bench.contracts.data import Dataset, DatasetPlugin, Modes, Rows, TensorRows, Truth
 from piflow_bench.contracts.extractor import (
@@ -42,6 +44,7 @@ from piflow_bench.evaluation.uncertainty import jackknife, mean_with_replicates
 from piflow_bench.files.hub import local_path
 from piflow_bench.files.weights import load_into, read_weights
 from piflow_bench.randomness import SampleRandom, TrainingRandom
+from piflow_bench.search import among, between, log_between
 from piflow_bench.settings import Location, setting
 from piflow_bench.training.settings import SCHEDULES
 
@@ -88,11 +91,15 @@ __all__ = [
     "Update",
     "UserError",
     "Weights",
+    "among",
+    "between",
+    "cite",
     "flow",
     "jackknife",
     "mean_with_replicates",
     "load_into",
     "local_path",
+    "log_between",
     "read_weights",
     "setting",
     "solve",

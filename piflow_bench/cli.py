@@ -13,6 +13,7 @@ from piflow_bench.garbage import leave_at_exit
 
 VERBS = {
     "run": "run an experiment; only what is missing is computed",
+    "tune": "choose variants' settings, by as many trials for each, on seeds of their own",
     "status": "what is done, running and missing of an experiment",
     "cancel": "cancel the Slurm jobs of an experiment, and no others",
     "show": "print a plugin's settings and facts, or the composed configuration",

@@ -16,9 +16,12 @@ import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from piflow_bench.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from piflow_bench.search import Search
 
 DEVICE: dict[str, Any] = {
     "pattern": r"cpu|cuda(:\d+)?",
@@ -30,7 +33,7 @@ NPZ: dict[str, Any] = {"pattern": r".*\.npz", "words": "a file whose name ends i
 Location = typing.NewType("Location", str)
 """A file, a folder, an address on the hub (``hf://owner/name/path``) or in a Python package
 (``package://NAME/path``): taken literally."""
-_KEY, _ADDED = "bounds", "added"
+_KEY, _ADDED, _SEARCH = "bounds", "added", "search"
 _FEW = 6
 """Choices that are all named in an error; of more, the nearest."""
 
@@ -107,6 +110,7 @@ def setting(
     pattern: str | None = None,
     words: str = "",
     added: bool = False,
+    search: Search | None = None,
 ) -> Any:
     """A field of a settings dataclass, with what it may hold.
 
@@ -120,9 +124,10 @@ def setting(
             ``words``: "must be" stands before them; beside choices they follow.
         added: to settings that keys hold: at its default it is in none, so that what was made
             before there was such a setting keeps its name (see :func:`in_keys`).
+        search: where trials look for the best value; None: they leave it as it is.
     """
     bounds = Bounds(least, above, most, below, choices, pattern, words)
-    metadata = {_KEY: bounds, _ADDED: added}
+    metadata = {_KEY: bounds, _ADDED: added, _SEARCH: search}
     if factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -131,6 +136,11 @@ def setting(
 def bounds_of(field: dataclasses.Field[Any]) -> Bounds | None:
     """The declared bounds of a field; None if it declares none."""
     return field.metadata.get(_KEY)
+
+
+def search_of(field: dataclasses.Field[Any]) -> Search | None:
+    """Where trials look for a field's value; None if they do not."""
+    return field.metadata.get(_SEARCH)
 
 
 def in_keys(settings: Any, plain: Mapping[str, Any]) -> dict[str, Any]:

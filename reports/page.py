@@ -17,17 +17,18 @@ from piflow_reports.export import tables as export
 from piflow_reports.figures import base as plots
 from piflow_reports.figures import by_class as classes
 from piflow_reports.figures import costs as cost_bars
-from piflow_reports.figures import curves, explorer, heatmaps, stills, tradeoffs
+from piflow_reports.figures import curves, explorer, heatmaps, sensitivity, stills, tradeoffs
 from piflow_reports.format import html, styles
 from piflow_reports.format import names as words
 from piflow_reports.pictures.budget import within_budget
 from piflow_reports.pictures.selections import memorised
-from piflow_reports.sections import ceiling, comparisons, facts, verdicts
+from piflow_reports.sections import ceiling, comparisons, facts, trials, verdicts
 from piflow_reports.sections import rankings as tables
 from piflow_reports.sections import remake as cells
 
 from piflow_bench.files.atomic import write_text
 from piflow_bench.tracks import ONE_BUDGET
+from piflow_bench.tuning.choice import Trials
 
 CONTROLS = {
     "real-vs-real": "Held-out real samples scored as if they were generated, at the same n: what "
@@ -116,6 +117,8 @@ def section(run: Run, prefix: str, families: int = 1) -> Section:
     groups = figure_groups(
         whole, cells_of_whole, nfes, looks, order, variants, primary, pairs, prefix
     )
+    if found.trials:
+        groups = [_sensitivity(found.trials, prefix), *groups]
     grids, picked = within_budget(run.grid, run.selections, looks, order, nfes,
                                            glance.size(glances))  # fmt: skip
     axes = explorer.explorer(
@@ -128,6 +131,9 @@ def section(run: Run, prefix: str, families: int = 1) -> Section:
         "in_short": facts.in_short(run, cells_of_whole, primary),
         "glances": glances,
         "facts": strip,
+        "trials": trials.rows(found.trials) if found.trials else [],
+        "trials_metric": words.metric(found.trials.metric) if found.trials else None,
+        "trials_higher": found.trials.higher if found.trials else None,
         "alerts": facts.alerts(run, found.cells),
         "primary": primary,
         "labels": {
@@ -214,6 +220,15 @@ def _filters(ranked: dict[int, list[tables.Ranking]]) -> dict[str, list[str]]:
         "seed": [str(seed) for seed in sorted(seeds)],
     }
     return {name: choices for name, choices in found.items() if len(choices) > 1}
+
+
+def _sensitivity(tried: Trials, prefix: str) -> dict[str, Any]:
+    """The group of figures of a run that chooses settings."""
+    return {
+        "title": "Sensitivity",
+        "note": "The metric that decides, of every trial, against each setting.",
+        "figures": sensitivity.sensitivity(tried, prefix),
+    }
 
 
 def _drawn(pairs: pd.DataFrame) -> pd.DataFrame:

@@ -10,8 +10,10 @@ from piflow_reports.data import read as inputs
 from piflow_reports.data import series as frames
 from piflow_reports.data.run import Run
 from piflow_reports.format import names as words
-from piflow_reports.sections import comparisons, verdicts
+from piflow_reports.sections import comparisons, trials, verdicts
 from piflow_reports.sections import rankings as tables
+
+from piflow_bench.tuning.choice import Trials
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Summary:
     """The rankings of each NFE, the main one first."""
     level_note: str
     """What was tested, and what the sentences are about."""
+    trials: Trials | None = None
+    """Of a run that chooses settings."""
 
     @property
     def rankings(self) -> dict[int, tables.Ranking]:
@@ -70,11 +74,29 @@ def of(run: Run, families: int = 1) -> Summary:
     primary = frames.primary(run.info, results)
     cells = frames.with_one_budget(frames.summarise(frames.final(results)))
     order, nfes = frames.series_order(results, run.info), frames.nfes(cells)
-    pairs, pair_note = comparisons.comparisons(cells, primary, families, frames.rules(results))
-    said = verdicts.verdicts(cells, pairs, primary)
+    tried = trials.trials_of(run)
+    if tried is None:
+        pairs, pair_note = comparisons.comparisons(cells, primary, families, frames.rules(results))
+    else:
+        pairs, pair_note = pd.DataFrame(), trials.NOTE
+    said = [] if tried else verdicts.verdicts(cells, pairs, primary)
     ranked = tables.rankings(cells, nfes, order, primary, verdicts.marks(said, primary))
-    level_note = comparisons.level_note(pairs, primary, families)
-    return Summary(run, primary, cells, pairs, pair_note, said, nfes, order, ranked, level_note)
+    tables.mark_trained_on(ranked, _features(run, cells))
+    level_note = "" if tried else comparisons.level_note(pairs, primary, families)
+    return Summary(
+        run, primary, cells, pairs, pair_note, said, nfes, order, ranked, level_note, tried
+    )
+
+
+def _features(run: Run, cells: pd.DataFrame) -> dict[str, list[str]]:
+    """Extractors on whose features each series' method is trained."""
+    entries = run.info.get("variants") or []
+    by_variant = {str(entry.get("name")): entry.get("trained_on") or [] for entry in entries}
+    series = cells.drop_duplicates("series")
+    return {
+        str(name): by_variant.get(str(variant), [])
+        for name, variant in zip(series["series"], series["variant"], strict=True)
+    }
 
 
 def primary_table(found: Summary) -> pd.DataFrame:

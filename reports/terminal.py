@@ -10,10 +10,13 @@ from pathlib import Path
 from piflow_reports import summary
 from piflow_reports.format import names as words
 from piflow_reports.sections import rankings as tables
+from piflow_reports.sections import trials
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from piflow_bench.tuning.choice import Trials
 
 TITLES = {"teacher": "Teacher, few steps", "control": "Not ranked"}
 """Titles of groups that are too long for a narrow column."""
@@ -26,6 +29,11 @@ def print_results(console: Console, folder: Path) -> None:
     """Print a run's primary metrics and its verdicts, NFE by NFE."""
     found = summary.read(folder)
     _write(console, found.title)
+    if found.trials:
+        console.print()
+        console.print(_chosen(found.trials))
+        _write(console, found.note)
+        return
     for nfe, ranking in found.rankings.items():
         console.print()
         console.print(_table(ranking), soft_wrap=True)
@@ -50,6 +58,20 @@ def _table(ranking: tables.Ranking) -> Table:
         out.add_row(Text(TITLES.get(group.kind, group.title), style="italic dim"))
         for row in group.rows:
             out.add_row(Text(f"  {row.series}"), *_texts([row.cells[i] for i in shown]))
+    return out
+
+
+def _chosen(tried: Trials) -> Table:
+    """What trials chose."""
+    metric = f"{words.metric(tried.metric).label} {words.arrow(tried.higher)}"
+    out = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    out.add_column("variant", overflow="fold")
+    out.add_column("NFE", no_wrap=True)
+    for title in (f"published {metric}", "best"):
+        out.add_column(title, justify="right", no_wrap=True)
+    out.add_column("chosen", overflow="fold")
+    for row in trials.rows(tried):
+        out.add_row(Text(row.variant), row.at, row.published, row.best, Text(row.settings))
     return out
 
 

@@ -74,6 +74,7 @@ ROOMS = [
     "progress_bar",
     "files",
     "settings",
+    "search",
     "costs",
     "contracts",
     "file_plugins",
@@ -90,6 +91,7 @@ ROOMS = [
     "config",
     "conformance",
     "pipeline",
+    "tuning",
     "machine",
     "runs",
     "commands",
@@ -156,12 +158,14 @@ def test_methods_import_the_api_alone(path):
 @pytest.mark.parametrize("path", files("reports"), ids=str)
 def test_reports_import_results_and_statistics_alone(path):
     allowed = [
+        "piflow_bench.contracts.citation",
         "piflow_bench.errors",
         "piflow_bench.evaluation",
         "piflow_bench.files.atomic",  # Files that are written whole or not at all.
         "piflow_bench.pipeline.results.elsewhere",
         "piflow_bench.pipeline.results.frames",
         "piflow_bench.pipeline.results.schema",
+        "piflow_bench.tuning.choice",  # What trials chose: of results alone.
         "piflow_bench.tracks",  # The names in a column of results.
         "piflow_reports",
     ]

@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 
 from piflow_bench.cli import main
 from piflow_bench.commands.evaluate import parse
+from piflow_bench.conformance.method import described
 from tests.pipeline.harness import call, forget
 
 ROOT = Path(__file__).parent.parent
@@ -70,7 +71,9 @@ LINES = {
     "adm": r"python -m piflow_bench evaluate protocol=adm-imagenet256",
     "writes a plugin": r"python -m piflow_bench (new \w+|check) |.* plugins=plugins",
     "looks at the store": r"python -m piflow_bench store (ls|verify|gc)",
-    "composes": r"python -m piflow_bench (run|show|doctor)\b(?!.*plugins=)",
+    "tunes": r"python -m piflow_bench tune ",
+    "reads what was chosen": r"python -m piflow_bench run .*tuned=runs/",
+    "composes": r"python -m piflow_bench (run|show|doctor)\b(?!.*(plugins=|tuned=runs/))",
 }
 
 BRIEF = (
@@ -143,6 +146,15 @@ def test_the_store_is_looked_at(tmp_path):
     for line in of_kind("looks at the store"):
         done = called(line, tmp_path)
         assert done.returncode == 0, (line, done.stderr)
+
+
+def test_chosen_settings_are_read_where_they_were_written(tmp_path):
+    (line,), (reading,) = of_kind("tunes"), of_kind("reads what was chosen")
+    brief = "profile=smoke only=[kd] trials=2 launcher=debug name=digits_tuning"
+    done = called(f"{re.sub('trials=.', '', line)} {brief}", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = called(reading.replace(" run ", " show ", 1), tmp_path)
+    assert shown.returncode == 0 and "best of 2 trials of 2 settings at 1 NFE" in shown.stdout
 
 
 def ci():
@@ -294,6 +306,13 @@ def test_links_lead_somewhere(path):
     prose = BLOCK.sub("", path.read_text("utf-8"))
     for target in re.findall(r"\]\(([^)#:]+)\)", prose):
         assert (path.parent / target).exists(), target
+
+
+def test_the_page_of_methods_is_what_they_declare():
+    found = (ROOT / "docs" / "methods.md").read_text("utf-8")
+    assert found == described.page(ROOT / "docs" / "results"), (
+        "python -m piflow_bench.conformance.method.described docs/results > docs/methods.md"
+    )
 
 
 def test_pages_of_results_are_what_the_command_writes():

@@ -32,7 +32,10 @@ from piflow_bench.api import (
     Student,
     Teacher,
     Update,
+    among,
+    cite,
     flow,
+    log_between,
     setting,
 )
 
@@ -52,9 +55,11 @@ class Config:
     policy: str = setting("gm", choices=POLICIES)
     components: int = setting(8, least=1)  # K of the mixture, or N estimates of a DX policy
     data_free: bool = False
-    states: int = setting(2, least=1)  # M supervised states of a segment
+    # M supervised states of a segment
+    states: int = setting(2, least=1, search=among(1, 2, 4))
     substeps: int = setting(128, least=1)  # policy substeps over the whole unit interval
-    window_substeps: int = setting(0, least=0)  # micro-window, in substeps of the segment
+    # micro-window, in substeps of the segment
+    window_substeps: int = setting(0, least=0, search=among(0, 1, 3, 5))
     shift: float = setting(1.0, above=0)  # time warp m
     final_step_scale: float = setting(1.0, above=0)  # length of the last segment over the others'
     # of mixture components, in the policy that rolls out
@@ -65,8 +70,8 @@ class Config:
     h: float = setting(0.0, least=0)  # renoising between steps; 0 is deterministic
     loss_scale: float = setting(3.0, above=0)
     init_noise: float = setting(0.05, least=0)  # std of the components' biases at the start
-    logstd_inner: int = setting(1024, least=1)
-    lr: float = setting(5e-5, least=0)
+    logstd_inner: int = setting(1024, least=1, search=among(64, 256, 1024, needs="policy=gm"))
+    lr: float = setting(5e-5, least=0, search=log_between(5e-6, 5e-4))
     beta1: float = setting(0.9, least=0, below=1)
     beta2: float = setting(0.95, least=0, below=1)
     schedule: str = setting("constant", choices=SCHEDULES)
@@ -125,7 +130,11 @@ class PolicyStudent(Student):
 
 
 class PiFlow(Method):
-    """pi-Flow (arXiv 2510.14974): a policy without network calls within each step, imitated."""
+    """pi-Flow (arXiv 2510.14974): a policy without network calls within each step, imitated.
+
+    The network gives a policy for the rest of a step, and is trained on the teacher's
+    velocities at the states where its policy leads.
+    """
 
     Config = Config
     facts = Facts(
@@ -133,6 +142,15 @@ class PiFlow(Method):
         needs_data=True,
         backbone=("heads",),
         paper="arXiv:2510.14974",
+        citation=cite(
+            "chen2025piflow",
+            "Chen, Hansheng and Zhang, Kai and Tan, Hao and Guibas, Leonidas and Wetzstein, "
+            "Gordon and Bi, Sai",
+            "{pi-Flow}: Policy-Based Few-Step Generation via Imitation Distillation",
+            "2510.14974",
+        ),
+        fidelity="the published recipe: policies, rollouts, heads and losses equal the official "
+        "code's numbers; averaged weights are evaluated",
         version=1,
     )
     sampling = ("final_step_scale", "temperature", "substeps")

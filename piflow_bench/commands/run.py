@@ -51,7 +51,7 @@ def call(options: argparse.Namespace) -> int:
         found = expand(options.settings)
     code = OK
     configs = [config for _, config in found]
-    _refuse_gaps(configs)
+    refuse_gaps(configs)
     for config in configs if len(configs) > 1 else []:
         make_plan(config)  # A mistake in any of them is refused before the first runs.
     watch = repeated.Watch(options.settings, configs[0]) if usual and len(found) == 1 else None
@@ -85,7 +85,7 @@ def _show_again(folder: Path, stages: int) -> None:
     print(folder / "report.html")
 
 
-def _refuse_gaps(configs: Sequence[ExperimentConfig]) -> None:
+def refuse_gaps(configs: Sequence[ExperimentConfig]) -> None:
     """UserError with the doctor's table if this machine cannot run one of the experiments."""
     from piflow_bench.machine.findings import gaps
     from piflow_bench.machine.tables import print_table

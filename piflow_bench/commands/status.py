@@ -16,9 +16,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
-    from piflow_bench.config.compose import compose
+    from piflow_bench.commands.tune import composed
     from piflow_bench.pipeline.runner import show_status
 
-    for config in compose(options.settings):
+    for config in composed(options.settings):
         show_status(config, watch=options.watch)
     return OK

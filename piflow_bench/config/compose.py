@@ -19,6 +19,7 @@ from piflow_bench.config.schema import (
     ExperimentConfig,
     checked,
 )
+from piflow_bench.config.tuned import with_tuned
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.metrics.metric import use_plugins
 from piflow_bench.file_plugins import places
@@ -174,6 +175,7 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
             for key, value in paths.items():
                 set_path(plain, key, value)
             use_plugins(places(plain.get("plugins")))
+            with_tuned(plain)
             config = build_dataclass(ExperimentConfig, plain, "")
             own = [_as_given(each, files) for each in combination]
             own += [f"{key}={value}" for key, value in paths.items()]
@@ -238,9 +240,9 @@ def _register_schema() -> None:
 OWN = "own"
 """The option of ``space=`` that is the dataset's own space."""
 OPEN = re.compile(
-    r"(variants\.[^.=]+\.(settings|sampling|training|budget)|protocol\.settings|"
-    r"dataset|teacher|space|extractors|scorers|launcher\.(stages|variants|extra))\."
-    r"|(variants\.[^.=]+\.(settings|sampling|training|budget)|protocol\.settings|"
+    r"(variants\.[^.=]+\.(settings|settings_at|sampling|training|budget)|protocol\.settings|"
+    r"dataset|teacher|space|extractors|scorers|search|launcher\.(stages|variants|extra))\."
+    r"|(variants\.[^.=]+\.(settings|settings_at|sampling|training|budget)|protocol\.settings|search|"
     r"launcher\.(stages|variants|extra))="
 )
 """Settings that plugins declare: any may be given, whether a file names it or not."""

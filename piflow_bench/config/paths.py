@@ -24,8 +24,10 @@ PATH_KEYS = (
     "lpips.weights",
 )
 """Keys whose values are taken literally, before hydra's grammar: any character may occur."""
-OF_PLUGINS = re.compile(r"(dataset|teacher|space|(?:extractors|scorers)\.[^.=]+)\.[A-Za-z_]\w*")
-"""Settings of plugins, some of which are places."""
+OF_PLUGINS = re.compile(
+    r"tuned|(dataset|teacher|space|(?:extractors|scorers)\.[^.=]+)\.[A-Za-z_]\w*"
+)
+"""Settings, most of them of plugins, that may be places."""
 
 
 NO_PLACE = re.compile(r"(?i)null|none|true|false|[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?")

@@ -37,7 +37,10 @@ class VariantConfig:
     training: dict[str, Any] = setting(factory=dict)  # overrides of the experiment's training
     budget: dict[str, Any] = setting(factory=dict)  # overrides of the experiment's budget
     seed_offset: int = setting(0, least=0)  # added to every train seed (the A/A control)
+    # settings of the trainings for one NFE, over the others: {4: {lr: 1e-4}}
+    settings_at: dict[int, Any] = setting(factory=dict)
     tuning: str = setting("")  # how the settings were chosen: trials, seeds, split
+    trial_of: str = setting("")  # the variant whose settings this one tries; `tune` sets it
     # published weights that are scored in the place of a training: path, or hf://owner/name/folder
     checkpoint: str | None = setting(None)
 
@@ -150,6 +153,10 @@ class ExperimentConfig:
     train_seeds: list[int] = setting(factory=lambda: [0], least=0)
     sample_seed: int = setting(0, least=0)
     variants: dict[str, VariantConfig] = setting(factory=dict)
+    # a file that `tune` wrote: settings of variants that state none of their own
+    tuned: str | None = setting(None)
+    # ends of the ranges in which `tune` looks, by setting: {lr: [1e-4, 1e-2]}
+    search: dict[str, Any] = setting(factory=dict)
     family: FamilyConfig = setting(factory=FamilyConfig)
     student: StudentConfig = setting(factory=StudentConfig)
     only: list[str] | None = setting(None)

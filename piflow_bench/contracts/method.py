@@ -50,6 +50,12 @@ class Facts:
     published: bool = False
     """Whether it is scored with published weights alone, which a variant names, never trained."""
     paper: str = ""
+    citation: str = ""
+    """BibTeX of it; ``cite`` writes an entry."""
+    fidelity: str = ""
+    """How near it is to its paper, in words: the published recipe, or what differs."""
+    trained_on: tuple[str, ...] = ()
+    """Extractors whose features it is trained on: their metrics are marked in its rows."""
     version: int = 1
     """Raise it when the method's mathematics change: it is part of every artifact's key."""
 

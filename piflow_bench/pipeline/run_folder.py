@@ -25,12 +25,12 @@ from piflow_bench.pipeline.store.uses import OF_THE_CALL, RUN
 
 WORDS = (
     "experiment_file", "title", "question", "references", "family", "plugins", "smoke", "is_smoke",
-    "add", "parts",
+    "add", "parts", "tuned", "search",
 )  # fmt: skip
 """Settings that decide no number: what is said of the results, and where things are found."""
 READING = ("name", "primary_question", "primary_quality", "primary_diversity")
 """The same of a protocol."""
-OPEN = ("settings", "sampling", "training", "budget")
+OPEN = ("settings", "settings_at", "sampling", "training", "budget")
 """Of a variant: what is not there has its default, so that it differs from what is."""
 NAMED, LONGEST = 3, 60
 """Differences that are named, and characters of each value."""

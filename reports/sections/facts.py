@@ -160,7 +160,7 @@ def variant_facts(info: dict[str, Any]) -> list[dict[str, str]]:
             {
                 **{
                     key: str(variant.get(key) or "")
-                    for key in ("name", "method", "family", "track", "paper", "target")
+                    for key in ("name", "method", "family", "track", "paper", "fidelity", "target")
                 },
                 "tuning": _plain(tuning) or "not stated",
                 "settings": json.dumps(blocks, indent=1, ensure_ascii=False, default=str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import pandas as pd
 from piflow_reports.data.series import Primary, measured
 from piflow_reports.format import names as words
 
+TRAINED_ON = "its method is trained on these features"
 Measure = tuple[str, str, str, str]  # question, extractor, metric, protocol
 
 
@@ -249,6 +251,22 @@ def _cell(found: pd.Series | None, own: pd.DataFrame, column: Column, places: in
         if len(rows) and (rows is exact or not len(measured(own))):
             return Cell(hole="; ".join(sorted(set(rows["reason"]))) or "failed")
     return Cell()
+
+
+def mark_trained_on(
+    ranked: Mapping[int, Sequence[Ranking]], features: Mapping[str, Collection[str]]
+) -> None:
+    """Say beside a value, in place, that its method was trained on the features it is measured in.
+
+    Args:
+        ranked: the tables.
+        features: extractors by series.
+    """
+    for ranking in (table for several in ranked.values() for table in several):
+        for row in (row for group in ranking.groups for row in group.rows):
+            for cell, column in zip(row.cells, ranking.columns, strict=True):
+                if column.measure[1] in features.get(row.series, ()) and not cell.hole:
+                    cell.note = "; ".join(filter(None, [cell.note, TRAINED_ON]))
 
 
 def _embolden(group: Group, ranking: Ranking, marks: Marks) -> None:

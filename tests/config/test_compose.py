@@ -54,7 +54,7 @@ def refused(tmp_path, capsys, monkeypatch):
         ("training.bach=3", ["training.bach", "'training.batch'"]),
         ("training.ema.gama=3", ["training.ema.gama", "'training.ema.gamma'"]),
         ("budget.amont=3", ["budget.amont", "'budget.amount'"]),
-        ("variants.kd.setings.lr=1", ["variants.kd.setings.lr", "'variants.kd.settings.lr'"]),
+        ("variants.kd.setings.lr=1", ["variants.kd.setings.lr", "'variants.kd.settings'"]),
         ("variants.kd.settings.lrr=1", ["variants.kd.settings.lrr", "'lr'"]),
         ("variants.piflow-gm8.sampling.temprature=1", ["sampling.temprature", "'temperature'"]),
         ("variants.dmd2.sampling.shift=2", ["variants.dmd2.sampling.shift", "has none"]),

@@ -1,10 +1,12 @@
 """Summaries, rankings, verdicts and exports, against numbers worked out by hand."""
 
+import json
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
+from piflow_reports import summary as summaries
 from piflow_reports.data import read as inputs
 from piflow_reports.data import series as frames
 from piflow_reports.figures import base as plots
@@ -351,22 +353,54 @@ def test_captions_tell_n_and_protocol_and_the_papers_are_cited(five_seeds):
 
 
 def test_every_built_in_method_has_its_citation():
-    from piflow_reports.export.bibtex import PAPERS, bibtex
+    from piflow_reports.export.bibtex import bibtex
 
     from piflow_bench import registry
 
-    named = [{"paper": registry.get("method", n).facts.paper} for n in registry.find("method")]
-    text = bibtex(named)
-    assert text.count("@misc{") == len(PAPERS)
-    assert all(paper.title in text for paper in PAPERS.values())
+    facts = [registry.get("method", name).facts for name in registry.find("method")]
+    named = [{"paper": f.paper, "citation": f.citation} for f in facts]
+    text = bibtex([*named, *named])
+    assert text.count("@misc{") == sum(bool(f.paper) for f in facts) > 8
     for entry in text.split("@misc")[1:]:
         assert entry.count("{") == entry.count("}") and "author = " in entry
+    assert all(f.fidelity for f in facts)
+    for f in facts:
+        assert f.paper.removeprefix("arXiv:") in f.citation
+
+
+def test_a_metric_on_the_features_that_a_method_was_trained_on_is_marked(tmp_path):
+    folder = synthetic.write(tmp_path, 1, failed=False)
+    facts = json.loads((folder / "run.json").read_text())
+    for variant in facts["variants"]:
+        variant["trained_on"] = ["pixels"] if variant["name"] == "dmd2" else []
+    (folder / "run.json").write_text(json.dumps(facts))
+    noted = {
+        (row.series, column.measure[1])
+        for several in summaries.read(folder).tables.values()
+        for ranking in several
+        for group in ranking.groups
+        for row in group.rows
+        for cell, column in zip(row.cells, ranking.columns, strict=True)
+        if "trained on these features" in cell.note
+    }
+    assert noted == {("dmd2", "pixels")}
 
 
 def test_an_unknown_paper_is_cited_by_its_number():
     from piflow_reports.export.bibtex import bibtex
 
-    text = bibtex([{"paper": "arXiv:2301.00001"}, {"paper": "see arXiv:2301.00001"}, {"paper": ""}])
+    from piflow_bench.contracts.citation import cite
+
+    other = cite("b", "A, B", "C", "2412.00002")
+    text = bibtex(
+        [
+            {"paper": "arXiv:2301.00001"},
+            {"paper": "see arXiv:2301.00001"},
+            {"paper": ""},
+            {"paper": "2412.00002", "citation": f"{other}\n@book{{x,\n  title = {{y}},\n}}"},
+        ]
+    )
+    assert text.count("2412.00002") == 1 and "@book{x," in text
     assert text.count("@misc{arxiv2301_00001") == 1 and "eprint = {2301.00001}" in text
     assert "year = {2023}" in text
     assert bibtex([]) == ""

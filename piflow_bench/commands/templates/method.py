@@ -26,6 +26,7 @@ from piflow_bench.api import (
     Teacher,
     Update,
     flow,
+    log_between,
     setting,
 )
 
@@ -35,7 +36,8 @@ class Config:
     """Settings, each with its type, default and bounds; they are set from the command line."""
 
     teacher_steps: int = setting(4, least=1)  # Euler steps of the teacher in a segment
-    lr: float = setting(1e-4, least=0)
+    # `tune` looks for the best one in this range
+    lr: float = setting(1e-4, least=0, search=log_between(1e-5, 1e-3))
 
 
 @dataclass

@@ -6,14 +6,19 @@ from dataclasses import fields
 from typing import Any
 
 from piflow_bench.conformance.plugin import check_settings
-from piflow_bench.conformance.results import require
+from piflow_bench.conformance.results import Failure, require
 from piflow_bench.contracts.method import Facts
+from piflow_bench.search import check_declared
 from piflow_bench.tracks import NONE, TRACKS
 
 
 def check_config(cls: Any) -> None:
     """A method's Config is a dataclass with defaults."""
     config = check_settings(cls)
+    try:
+        check_declared(config)
+    except ValueError as error:
+        raise Failure(f"Config.{error}") from error
     for name in cls.sampling:
         require(
             name in {field.name for field in fields(config)},
@@ -33,7 +38,7 @@ def check_facts(facts: Any) -> None:
         value = getattr(facts, key)
         require(value in valid, f"facts.{key} is {value!r}: must be one of {', '.join(valid)}")
     kinds: dict[type, tuple[str, ...]] = {
-        str: ("family", "paper", "target"),
+        str: ("family", "paper", "citation", "fidelity", "target"),
         bool: ("trains", "needs_data", "needs_teacher", "elastic", "stochastic"),
         int: ("version",),
     }
@@ -42,9 +47,15 @@ def check_facts(facts: Any) -> None:
             value = getattr(facts, key)
             require(type(value) is kind, f"facts.{key} is {value!r}: must be {kind.__name__}")
     require(bool(facts.family), "facts.family is empty")
+    for key in ("auxiliary", "trained_on"):
+        value = getattr(facts, key)
+        require(
+            isinstance(value, tuple) and all(isinstance(n, str) for n in value),
+            f"facts.{key} is {value!r}: must be a tuple of names",
+        )
     require(
-        isinstance(facts.auxiliary, tuple) and all(isinstance(n, str) for n in facts.auxiliary),
-        f"facts.auxiliary is {facts.auxiliary!r}: must be a tuple of names",
+        not facts.citation or facts.citation.lstrip().startswith("@"),
+        "facts.citation is no BibTeX entry: `cite` of the API writes one",
     )
     nfes = facts.nfes
     valid_nfes = isinstance(nfes, tuple) and nfes and all(type(n) is int and n > 0 for n in nfes)

@@ -75,9 +75,9 @@ def cells_of(variant: Variant, shared: Shared) -> list[Cell]:
     return cells
 
 
-def _student(variant: Variant, shared: Shared) -> dict[str, Any]:
+def _student(variant: Variant, shared: Shared, nfe: int | None) -> dict[str, Any]:
     """What decides the student and its world: fields of ``stages.student.OfStudent``."""
-    return {**shared.world.identities, **variant.student}
+    return {**shared.world.identities, **variant.student(nfe)}
 
 
 def _distilled(
@@ -85,7 +85,7 @@ def _distilled(
 ) -> tuple[Stage, Distill]:
     """A training for one NFE; None: for all of them."""
     task = Distill(
-        **_student(variant, shared),
+        **_student(variant, shared, nfe),
         training=variant.training,
         budget=variant.budget,
         train_nfe=nfe,
@@ -117,7 +117,7 @@ def _published(variant: Variant, shared: Shared) -> Trained:
     own = variant.config.checkpoint is not None
     where = f"variants.{variant.name}.checkpoint" if own else "student.checkpoint"
     task = Publish(
-        **_student(variant, shared),
+        **_student(variant, shared, nfe),
         train_nfe=nfe,
         train_seed=0,
         weights=digest(local_path(source, where)),
@@ -150,7 +150,7 @@ def _cell(
     if final:
         results += score_samples(world, drawn, None if beside is None else shared.paired, label)
     first = seed in (None, world.config.train_seeds[0])
-    shown = final and first and variant.shares == 1
+    shown = final and first and variant.shares == 1 and not variant.config.trial_of
     look = (drawn, generated, shared.references, shared.paired, label, about)
     return Cell(
         _columns(variant, world, nfe, seed, fraction, sampling),
@@ -174,7 +174,7 @@ def _sampled(
     """Shards of the cell's samples."""
     world, p = shared.world, shared.world.protocol
     content = {
-        **_student(variant, shared),
+        **_student(variant, shared, weights.task.train_nfe if weights else None),
         "nfe": nfe,
         "sampling": sampling,
         "sample_seed": world.config.sample_seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -41,19 +41,24 @@ class Variant:
     """Trainings that share the budget which others have for each NFE."""
     checkpoint: str | None = None
     """Published weights that are scored in the place of a training."""
+    settings_at: Mapping[int | None, dict[str, Any]] = field(default_factory=dict)
+    """Of the trainings for one NFE, where they have settings of their own."""
 
     @property
     def role(self) -> str:
         """student | teacher."""
         return "student" if self.facts.trains else "teacher"
 
-    @property
-    def student(self) -> dict[str, Any]:
-        """What decides the student that the method builds: see ``stages.student.OfStudent``."""
+    def student(self, nfe: int | None) -> dict[str, Any]:
+        """What decides the student that the method builds: see ``stages.student.OfStudent``.
+
+        Args:
+            nfe: the one that a training is for; None: a training for all.
+        """
         return {
             "method": self.config.method,
             "version": self.facts.version,
-            "settings": self.settings,
+            "settings": self.settings_at.get(nfe, self.settings),
             "source": self.source if self.from_file else None,
         }
 
@@ -178,7 +183,33 @@ def _variant(
         source_digest(cls),
         is_file_plugin(cls),
         checkpoint=_published(config, name, entry, method),
+        settings_at=_settings_at(name, entry, method, nfes),
     )
+
+
+def _settings_at(
+    name: str, entry: VariantConfig, method: Method, nfes: Sequence[int]
+) -> dict[int | None, dict[str, Any]]:
+    """The settings of trainings that have some of their own, whole.
+
+    Raises:
+        UserError: where there is no training for one NFE, and for what the method has not.
+    """
+    where = f"variants.{name}.settings_at"
+    facts = method.facts_for()
+    if entry.settings_at and (facts.elastic or not facts.trains):
+        what = "one training serves all NFEs" if facts.trains else "it trains nothing"
+        raise UserError(f"{where}: {entry.method}: {what}; set variants.{name}.settings")
+    found: dict[int | None, dict[str, Any]] = {}
+    for key, own in entry.settings_at.items():
+        if not str(key).isdigit() or not isinstance(own, Mapping):
+            raise UserError(f"{where}.{key}: must be settings by NFE, such as {{4: {{lr: 1e-4}}}}")
+        settings = build_dataclass(type(method).Config, {**entry.settings, **own}, f"{where}.{key}")
+        if type(method)(settings).facts_for() != facts:
+            raise UserError(f"{where}.{key}: makes another method of it; enter it as a variant")
+        if int(key) in nfes:
+            found[int(key)] = in_keys(settings, to_plain(settings))
+    return found
 
 
 def _published(

@@ -72,12 +72,17 @@ def run_facts(
                 "track": v.facts.track,
                 "label": v.name,
                 "paper": v.facts.paper,
+                "citation": v.facts.citation,
+                "fidelity": v.facts.fidelity,
+                "trained_on": list(v.facts.trained_on),
                 "target": v.facts.target,
                 "settings": v.settings,
+                **({"settings_at": v.settings_at} if v.settings_at else {}),
                 "training": v.training,
                 "budget": v.budget,
                 "base": v.base,
                 "tuning": v.config.tuning,
+                **({"trial_of": v.config.trial_of} if v.config.trial_of else {}),
             }
             for v in plan.variants
         ],

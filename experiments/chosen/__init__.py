@@ -1,0 +1,1 @@
+"""Settings that trials chose, by experiment: YAML alone."""

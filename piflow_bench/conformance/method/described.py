@@ -1,0 +1,117 @@
+"""What there is to choose from: every method with its facts, as Markdown.
+
+Costs are those of kept results. The page is written by
+
+    python -m piflow_bench.conformance.method.described docs/results > docs/methods.md
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from piflow_bench import registry
+from piflow_bench.contracts.method import Facts, Method
+from piflow_bench.search import declared
+from piflow_bench.tracks import ONE_BUDGET
+
+BEGINNING = """# Methods
+
+<!-- python -m piflow_bench.conformance.method.described docs/results > docs/methods.md -->
+
+Every method of the package, from what it declares of itself; `python -m piflow_bench show NAME`
+prints its settings, `check NAME` holds it to its facts. A variant of an experiment is a method with
+settings. Costs are measured: training compute of one step in teacher forwards of its batch (TFE),
+in the results that are kept beside this page, where it has been run."""
+
+
+def page(folder: Path) -> str:
+    """The page.
+
+    Args:
+        folder: kept results, a folder each.
+    """
+    found = {name: plugin.load() for name, plugin in sorted(registry.find("method").items())
+             if plugin.source == "piflow-bench"}  # fmt: skip
+    costs = _costs(folder)
+    parts = [BEGINNING, *_table(found, costs)]
+    for name, cls in found.items():
+        parts += _section(name, cls, costs.get(name, {}))
+    return "\n\n".join(parts) + "\n"
+
+
+def _costs(folder: Path) -> dict[str, dict[str, float]]:
+    """TFE of a training step by method and variant."""
+    found: dict[str, dict[str, float]] = {}
+    for path in sorted(folder.rglob("results.parquet")):
+        rows = pd.read_parquet(path)
+        rows = rows[(rows["role"] == "student") & (rows["train_steps"] > 0)]
+        rows = rows[rows["track"] != ONE_BUDGET]
+        rows = rows.assign(cost=rows["train_tfe"] / rows["train_steps"])
+        for (method, variant), own in rows.groupby(["method", "variant"]):
+            found.setdefault(str(method), {}).setdefault(str(variant), float(own["cost"].median()))
+    return found
+
+
+def _table(found: dict[str, type[Method]], costs: dict[str, dict[str, float]]) -> Iterator[str]:
+    lines = ["| method | family | needs | NFE | TFE a step | settings tuned |",
+             "|---|---|---|---|---:|---:|"]  # fmt: skip
+    for name, cls in found.items():
+        facts = cls.facts
+        own = sorted(costs.get(name, {}).values())
+        cost = "" if not own else f"{own[0]:.2g}"
+        if own and f"{own[-1]:.2g}" != cost:
+            cost += f" to {own[-1]:.2g}"
+        lines.append(
+            f"| [`{name}`](#{name}) | {facts.family} | {', '.join(_needs(facts)) or 'no more'} | "
+            f"{_nfes(facts)} | {cost} | {len(declared(cls.Config)) if facts.trains else ''} |"
+        )
+    yield "\n".join(lines)
+
+
+def _needs(facts: Facts) -> list[str]:
+    """What it needs beside the teacher."""
+    jvp = {"exact": "JVP", "finite difference": "difference quotient"}.get(facts.jvp)
+    return [
+        *(["data"] if facts.needs_data else []),
+        *(["no teacher"] if not facts.needs_teacher else []),
+        *([jvp] if jvp else []),
+        *(f"network `{name}`" for name in facts.auxiliary),
+        *(f"{part} of the backbone" for part in facts.backbone),
+        *(["published weights"] if facts.published else []),
+    ]
+
+
+def _nfes(facts: Facts) -> str:
+    served = "any" if facts.nfes is None else ", ".join(map(str, facts.nfes))
+    return f"{served}, one training" if facts.elastic and facts.trained_here else served
+
+
+def _section(name: str, cls: type[Method], costs: dict[str, float]) -> Iterator[str]:
+    facts = cls.facts
+    yield f"## {name}"
+    yield inspect.getdoc(cls) or ""
+    lines = []
+    if facts.target:
+        lines.append(f"- Its optimum lies {facts.target}.")
+    lines.append(f"- Needs: {', '.join(_needs(facts)) or 'the teacher alone'}.")
+    if facts.paper:
+        lines.append(f"- Paper: {facts.paper.replace(':', ' ')}.")
+    if facts.fidelity:
+        lines.append(f"- How near to it: {facts.fidelity}.")
+    space = declared(cls.Config)
+    if space:
+        looked = "; ".join(f"`{key}` ({search})" for key, search in space.items())
+        lines.append(f"- Trials look at: {looked}.")
+    if costs:
+        measured = ", ".join(f"{variant} {cost:.3g}" for variant, cost in costs.items())
+        lines.append(f"- TFE a step, as measured: {measured}.")
+    yield "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(page(Path(sys.argv[1])), end="")

@@ -1,0 +1,116 @@
+"""`tune` from the command line: killed and called again, to the bit; read by the experiment."""
+
+import time
+
+import pandas as pd
+import pytest
+import yaml
+from piflow_reports import summary
+
+import piflow_bench
+from piflow_bench.config.tuned import read_tuned
+from tests.pipeline.forked import Forked
+from tests.pipeline.harness import call, places
+
+SETTINGS = ("experiment=digits", "profile=smoke", "only=[kd,meanflow]", "trials=3")
+NAME = "digits-smoke_tuning"
+
+
+def tune(folder, *settings):
+    done = call("tune", *SETTINGS, *settings, *places(folder), cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned")
+    return folder, tune(folder, "launcher=debug")
+
+
+def chosen(folder):
+    text = (folder / "runs" / NAME / "tuned.yaml").read_text()
+    return text[text.index("variants:") :]  # Not the command.
+
+
+def test_the_best_trial_of_each_is_written_and_printed(tuned):
+    folder, done = tuned
+    table = pd.read_parquet(folder / "runs" / NAME / "results.parquet")
+    rows = table[(table.metric == "fd") & (table.question == "imitation")]
+    found = read_tuned(str(folder / "runs" / NAME)).variants
+    assert set(found) == {"kd", "meanflow"}
+    for name, entry in found.items():
+        own = rows[rows.variant.str.startswith(f"{name}-t")].set_index("variant").value
+        best = str(own.idxmin())
+        assert len(own) == 3 and "best of 3 trials of " in entry.tuning
+        assert f"at 1 NFE ({NAME}: {best}" in entry.tuning
+    assert set(found["meanflow"].settings) in (set(), {
+        "lr", "time_law", "end_mean", "instant_share", "power", "jvp"})  # fmt: skip
+    assert done.stdout.strip().endswith("tuned.yaml") and "told apart" not in done.stdout
+
+
+def test_the_experiment_reads_them(tuned):
+    folder, _ = tuned
+    path = folder / "runs" / NAME / "tuned.yaml"
+    shown = call("show", "experiment=digits", f"tuned={path}", cwd=folder).stdout
+    entries = yaml.safe_load(shown[shown.index("variants:") :].split("\n\n")[0])["variants"]
+    for name, entry in read_tuned(str(path)).variants.items():
+        assert entries[name]["settings"].items() >= entry.settings.items()
+        assert entries[name]["tuning"] == entry.tuning
+
+
+def test_the_page_has_the_choice_and_a_figure_for_every_setting(tuned):
+    folder, _ = tuned
+    page = (folder / "runs" / NAME / "report.html").read_text()
+    assert "What the trials chose" in page and "Verdict at 1 NFE" not in page
+    for title in ("kd: lr", "kd: pair_share", "meanflow: power", "meanflow: jvp"):
+        assert f">{title}<" in page, title
+    found = summary.read(folder / "runs" / NAME)
+    assert found.trials and not found.verdicts
+    assert piflow_bench.open(folder / "runs" / NAME).verdicts == []
+
+
+def test_killed_it_goes_on_and_chooses_the_same_to_the_bit(tuned, tmp_path):
+    arguments = ("tune", *SETTINGS, "launcher.workers=1", *places(tmp_path))
+    process = Forked(arguments, tmp_path)
+    made = tmp_path / "store" / "artifacts"
+    end = time.monotonic() + 240
+    while time.monotonic() < end and len(list(made.glob("distill-*"))) < 2:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "runs" / NAME / "tuned.yaml").exists()
+    before = {path.name for path in made.iterdir()}
+    assert 2 <= sum(name.startswith("distill-") for name in before) < 6
+    done = tune(tmp_path, "launcher=debug")
+    assert f"{len(before)} found in the store" in done.stdout
+    assert chosen(tuned[0]) == chosen(tmp_path)
+
+
+def test_called_again_it_computes_nothing(tuned):
+    folder, _ = tuned
+    assert "0 stages computed" in tune(folder, "launcher=debug").stdout
+
+
+def test_more_trials_go_on_with_those_there_are(tuned):
+    folder, _ = tuned
+    done = call("tune", *SETTINGS[:2], "only=[kd]", "trials=4", "--plan", *places(folder),
+                cwd=folder)  # fmt: skip
+    line = next(line for line in done.stdout.splitlines() if "distill" in line)
+    assert [int(n) for n in line.replace("│", " ").split()[1:4]] == [4, 3, 1]
+
+
+def test_status_speaks_of_trials(tuned):
+    folder, _ = tuned
+    done = call("status", *SETTINGS, *places(folder), cwd=folder)
+    assert done.returncode == 0 and NAME in done.stdout
+
+
+def test_a_trial_that_fails_is_none_that_is_chosen(tmp_path):
+    settings = ("tune", "experiment=digits", "profile=smoke", "only=[kd]", "trials=3",
+                "search.lr=[1e28,1e30]", "launcher=debug")  # fmt: skip
+    done = call(*settings, *places(tmp_path), cwd=tmp_path)
+    assert done.returncode == 3
+    entry = read_tuned(str(tmp_path / "runs" / NAME)).variants["kd"]
+    assert entry.settings == {} and "the published recipe" in entry.tuning
+    assert "1 of 3" in (tmp_path / "runs" / NAME / "report.html").read_text()
