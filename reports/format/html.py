@@ -6,12 +6,32 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
+from jinja2.bccache import Bucket
 from markupsafe import Markup
 from piflow_reports.format import names as words
 from plotly.offline import get_plotlyjs
 
 HERE = Path(__file__).parents[1]
+
+
+class _Compiled(BytecodeCache):
+    """Templates that this process has compiled: a page's take as long as its tables."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        """What is kept of a template in its present form."""
+        if bucket.key in self.kept:
+            bucket.bytecode_from_string(self.kept[bucket.key])
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        """Keep it."""
+        self.kept[bucket.key] = bucket.bytecode_to_string()
+
+
+COMPILED = _Compiled()
 
 
 def _static(name: str) -> Markup:
@@ -31,6 +51,7 @@ def render(template: str, title: str, plots: bool, **context: Any) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        bytecode_cache=COMPILED,
     )
     environment.filters["whole"] = _whole
     tips: dict[str, str] = {}

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from piflow_reports.data.series import Primary, measured
 from piflow_reports.format import names as words
@@ -97,6 +96,9 @@ def columns(summary: pd.DataFrame, primary: Primary) -> dict[str, list[Column]]:
     found = rows.drop_duplicates(keys)
     several = found.groupby(keys[:3])["protocol"].nunique().to_dict()
     order = [primary.quality, primary.diversity, *words.LABELS]
+    estimators: dict[Measure, set[str]] = {}
+    for measure, estimator in zip(_measures(rows), rows["estimator"], strict=True):
+        estimators.setdefault(measure, set()).add(str(estimator))
     tables: dict[str, list[Column]] = {}
     main = (primary.question, primary.extractor)
     for record in found.to_dict("records"):
@@ -105,7 +107,7 @@ def columns(summary: pd.DataFrame, primary: Primary) -> dict[str, list[Column]]:
         about = [words.QUESTIONS.get(question, question), extractor]
         title = "" if is_main else " · ".join(filter(None, about)) or "Other"
         note = [words.metric(name).meaning, words.QUESTION_NOTES.get(question, "")]
-        how = sorted({e for e in rows.loc[_of(rows, record), "estimator"] if e})
+        how = sorted(estimators[(question, extractor, name, protocol)] - {""})
         note += [f"estimator: {' and '.join(how)}"] if how else []
         label = words.metric(name).label
         if several[(question, extractor, name)] > 1:
@@ -126,10 +128,10 @@ def columns(summary: pd.DataFrame, primary: Primary) -> dict[str, list[Column]]:
     return dict(sorted(tables.items()))
 
 
-def _of(rows: pd.DataFrame, record: dict[Any, Any]) -> pd.Series:
-    """Which rows are of a record's question, features, metric and protocol."""
-    names = ["question", "extractor", "metric", "protocol"]
-    return (rows[names] == [record[name] for name in names]).all(axis=1)
+def _measures(rows: pd.DataFrame) -> list[Measure]:
+    """The measure of every row."""
+    names = ("question", "extractor", "metric", "protocol")
+    return list(zip(*(rows[name].astype(str).tolist() for name in names), strict=True))
 
 
 def rankings(
@@ -141,13 +143,20 @@ def rankings(
 ) -> dict[int, list[Ranking]]:
     """Per NFE the main table and those of the other questions and extractors."""
     tables = columns(summary, primary)
-    values = _values(summary)
+    records: list[Record] = summary.to_dict("records")
+    values = _by_place(records)
     only_controls = set(measured(summary)["role"]) == {"control"}
     result: dict[int, list[Ranking]] = {}
     for nfe in nfes:
         result[nfe] = []
+        here = [
+            row
+            for row in records
+            if row["role"] == "control" or row["nfe"] == nfe or pd.isna(row["nfe"])
+        ]
+        places = _places(here)
         for title, chosen in tables.items():
-            ranking = Ranking(nfe, title, chosen, _groups(summary, nfe, order, chosen, values))
+            ranking = Ranking(nfe, title, chosen, _groups(here, nfe, order, chosen, values, places))
             for group in ranking.groups:
                 _embolden(group, ranking, marks)
                 if chosen and chosen[0].higher is not None:
@@ -162,18 +171,22 @@ def rankings(
 def _sample_counts(summary: pd.DataFrame, nfe: int, chosen: list[Column]) -> list[int]:
     rows = measured(summary)
     rows = rows[(rows["role"] == "student") & (rows["nfe"] == nfe) & (rows["n"] > 0)]
-    keys = zip(*(rows[k] for k in ("question", "extractor", "metric", "protocol")), strict=True)
     measures = {c.measure for c in chosen}
-    return sorted({int(n) for key, n in zip(keys, rows["n"], strict=True) if key in measures})
+    both = zip(_measures(rows), rows["n"], strict=True)
+    return sorted({int(n) for measure, n in both if measure in measures})
 
 
 def _sortable(value: float, sign: int) -> tuple[bool, float]:
     return (not words.finite(value), sign * value if words.finite(value) else 0.0)
 
 
-def _values(summary: pd.DataFrame) -> dict[tuple[str, float, Measure], pd.Series]:
+Record = dict[Any, Any]
+"""A row of a summary."""
+
+
+def _by_place(records: Sequence[Record]) -> dict[tuple[str, float, Measure], Record]:
     found = {}
-    for _, row in summary.iterrows():
+    for row in records:
         measure = (row["question"], row["extractor"], row["metric"], row["protocol"])
         nfe = -1.0 if row["role"] == "control" or not words.finite(row["nfe"]) else row["nfe"]
         found[(row["series"], float(nfe), measure)] = row
@@ -181,56 +194,65 @@ def _values(summary: pd.DataFrame) -> dict[tuple[str, float, Measure], pd.Series
 
 
 def _groups(
-    summary: pd.DataFrame,
+    here: Sequence[Record],
     nfe: int,
     order: list[str],
     chosen: list[Column],
-    values: dict[tuple[str, float, Measure], pd.Series],
+    values: dict[tuple[str, float, Measure], Record],
+    places: Mapping[Measure, int],
 ) -> list[Group]:
     """Tracks apart, teachers and controls below; a control stands at every NFE."""
-    here = summary[(summary["role"] == "control") | (summary["nfe"] == nfe) | summary["nfe"].isna()]
-    places = {c.measure: _places(here, c.measure) for c in chosen}
-    students = here[here["role"] == "student"]
+    students = [row for row in here if row["role"] == "student"]
     parts = [
-        (words.TRACKS.get(t, t.capitalize()), "student", t, students[students["track"] == t])
-        for t in sorted(set(students["track"]), key=words.track_order)
+        (
+            words.TRACKS.get(t, t.capitalize()),
+            "student",
+            t,
+            [row for row in students if row["track"] == t],
+        )
+        for t in sorted({row["track"] for row in students}, key=words.track_order)
     ]
-    parts += [
-        ("Teacher with few steps (baseline)", "teacher", "", here[here["role"] == "teacher"]),
-        ("Controls (not ranked)", "control", "", here[here["role"] == "control"]),
-    ]
+    for title, kind in (
+        ("Teacher with few steps (baseline)", "teacher"),
+        ("Controls (not ranked)", "control"),
+    ):
+        parts.append((title, kind, "", [row for row in here if row["role"] == kind]))
     groups = []
     for title, kind, track, rows in parts:
-        records = []
-        for name in sorted(set(rows["series"]), key=order.index):
-            own = rows[rows["series"] == name]
+        by_series: dict[str, list[Record]] = {}
+        for row in rows:
+            by_series.setdefault(row["series"], []).append(row)
+        shown = []
+        for name in sorted(by_series, key=order.index):
+            own = by_series[name]
             at = -1.0 if kind == "control" else float(nfe)
             cells = [
-                _cell(values.get((name, at, c.measure)), own, c, places[c.measure]) for c in chosen
+                _cell(values.get((name, at, c.measure)), own, c, places.get(c.measure, 3))
+                for c in chosen
             ]
             if all(c.text == words.MISSING and not c.hole for c in cells):
                 continue
-            seeds = int(own["seeds"].max())
-            method, family = (str(own[key].iloc[0]) for key in ("method", "family"))
-            trained = words.trained_for(str(own["serves"].iloc[0]), own["shares"].iloc[0])
-            records.append(Row(name, method, kind, seeds, cells, family, trained))
-        if records:
-            groups.append(Group(title, kind, records, track))
+            seeds = max(int(row["seeds"]) for row in own)
+            method, family = (str(own[0][key]) for key in ("method", "family"))
+            trained = words.trained_for(str(own[0]["serves"]), own[0]["shares"])
+            shown.append(Row(name, method, kind, seeds, cells, family, trained))
+        if shown:
+            groups.append(Group(title, kind, shown, track))
     return groups
 
 
-def _places(rows: pd.DataFrame, measure: Measure) -> int:
-    question, extractor, name, protocol = measure
-    own = rows[
-        (rows["question"] == question)
-        & (rows["extractor"] == extractor)
-        & (rows["metric"] == name)
-        & (rows["protocol"] == protocol)
-    ]
-    return words.decimals(own["value"], (own["high"] - own["low"]) / 2)
+def _places(records: Sequence[Record]) -> dict[Measure, int]:
+    """Places after the point of every measure's column."""
+    found: dict[Measure, tuple[list[float], list[float]]] = {}
+    for row in records:
+        measure = (row["question"], row["extractor"], row["metric"], row["protocol"])
+        known, widths = found.setdefault(measure, ([], []))
+        known.append(row["value"])
+        widths.append((row["high"] - row["low"]) / 2)
+    return {measure: words.decimals(*both) for measure, both in found.items()}
 
 
-def _cell(found: pd.Series | None, own: pd.DataFrame, column: Column, places: int) -> Cell:
+def _cell(found: Record | None, own: Sequence[Record], column: Column, places: int) -> Cell:
     """A cell of the table; a series that failed in this question shows the reason as a hole."""
     if found is not None and words.finite(found["value"]):
         note = ""
@@ -243,13 +265,13 @@ def _cell(found: pd.Series | None, own: pd.DataFrame, column: Column, places: in
         by_seed = {int(seed): (words.fixed(v, places), float(v)) for seed, v in each.items()}
         return Cell(value, text, span, note=note, low=low, high=high, by_seed=by_seed)
     question, extractor = column.measure[:2]
-    failed = own[(own["failed"] > 0) & ~np.isfinite(own["value"].astype(float))]
-    same = failed[failed["question"].isin([question, ""])]
-    exact = same[same["extractor"].isin([extractor, ""])]
+    failed = [row for row in own if row["failed"] > 0 and not words.finite(row["value"])]
+    same = [row for row in failed if row["question"] in (question, "")]
+    exact = [row for row in same if row["extractor"] in (extractor, "")]
     # A sampling failure is reported once per question; its other measures are holes as well.
     for rows in (exact, same):
-        if len(rows) and (rows is exact or not len(measured(own))):
-            return Cell(hole="; ".join(sorted(set(rows["reason"]))) or "failed")
+        if rows and (rows is exact or not any(words.finite(row["value"]) for row in own)):
+            return Cell(hole="; ".join(sorted({row["reason"] for row in rows})) or "failed")
     return Cell()
 
 
