@@ -3,12 +3,11 @@
 A student from the teacher's weights, at the steps of its own path, is judged by light heads on
 several depths of the frozen teacher, which see noised samples. What differs is a setting:
 
-``real=data``: against data (LADD also allows it); ``real=teacher``: against the teacher's samples.
-``distillation_weight``: the squared error to the teacher's estimate of the data of the noised
-    sample, as ADD has it (arXiv 2311.17042; its discriminator looks at pictures by DINO).
-``trained=norms``: only norms, modulations, embeddings and the last layer are trained, against data:
-    the control of D2O (arXiv 2506.09376), whether distillation is needed at all. Its choice of
-    layers is of a U-Net, ours of their like.
+``real``: what the samples are judged against, the teacher's (the default) or the data.
+``distillation_weight``: ADD's squared error to the teacher's estimate of the data of the noised
+    sample (arXiv 2311.17042; its discriminator looks at pictures by DINO).
+``trained=norms``: D2O's control (arXiv 2506.09376), whether distillation is needed at all: against
+    data, of norms, modulations, embeddings and last layer alone, the like of its U-Net's.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def trials_of(
         only=None,
         family=replace(config.family, leader=None),
         budget=replace(config.budget, amount=config.budget.amount * settings.share,
-                       checkpoints=[1.0]),
+                       checkpoints=(1.0,)),
         nfes=sorted({n for v in variants.values() for n in v.nfes or []}),
         train_seeds=[max(config.train_seeds) + APART],
         sample_seed=config.sample_seed + APART,

@@ -40,7 +40,7 @@ def test_a_variant_has_the_experiments_settings_but_for_its_own():
 
 def test_a_method_says_of_its_student_what_is_in_keys():
     mine = entered(mine=KD)["mine"]
-    assert mine.student == {"method": "kd", "version": mine.facts.version,
+    assert mine.student(None) == {"method": "kd", "version": mine.facts.version,
                             "settings": mine.settings, "source": None}  # fmt: skip
     assert mine.source and not mine.from_file and mine.role == "student"
     assert entered(euler=SOLVER)["euler"].role == "teacher"
