@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
-from piflow_reports import summary
+from piflow_reports import claims_page, summary
 from piflow_reports.data import merge, read
 from piflow_reports.data import series as frames
 from piflow_reports.export import tables as export
@@ -26,13 +26,15 @@ LONG = ("artifact", "rules", "versions", "train_rows", "git_commit", "start", "n
 SHOWN = ("rules", "sampler")
 
 
-def keep(run: Path, folder: Path, under: str = "") -> Path:
+def keep(run: Path, folder: Path, under: str = "", every_checkpoint: bool = False) -> Path:
     """Take a run's rows at the full budget and its facts into ``folder/NAME``.
 
-    A part of a whole goes to ``folder/under/NAME``.
+    A part of a whole goes to ``folder/under/NAME``. With ``every_checkpoint`` also the rows on the
+    way to the full budget are taken.
     """
     info = json.loads((run / "run.json").read_text())
-    table = frames.final(pd.read_parquet(run / "results.parquet"))
+    table = pd.read_parquet(run / "results.parquet")
+    table = table if every_checkpoint else frames.final(table)
     target = folder / under / str(info["name"])
     target.mkdir(parents=True, exist_ok=True)
     emptied = {name: "" for name in LONG if name in table and name not in SHOWN}
@@ -130,11 +132,13 @@ def main() -> None:
 
 def pages(folder: Path) -> dict[Path, str]:
     """Every page of a folder of kept results, with its text."""
+    claims = {p.parent for p in folder.glob("*/claims.yaml")}
     kept = sorted(
         {p.parent for p in folder.glob("*/results.parquet")}
-        | {p.parents[1] for p in folder.glob("*/*/results.parquet")}
+        | {p.parents[1] for p in folder.glob("*/*/results.parquet")} - claims
     )
     found = {path: page(path) for path in kept}
+    found |= {path: claims_page.page(path) for path in sorted(claims)}
     found |= {p.parent: trials(p.parent) for p in sorted(folder.glob("*/trials.csv"))}
     return {folder / f"{kept.name}.md": text for kept, text in found.items()}
 
