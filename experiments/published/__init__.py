@@ -1,0 +1,1 @@
+"""Published numbers that stand beside measured ones: YAML alone."""
