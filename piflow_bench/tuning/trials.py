@@ -61,7 +61,8 @@ def trials_of(
     trained = {
         name: v
         for name, v in chosen.items()
-        if methods[name].facts_for().trained_here and not v.checkpoint
+        if methods[name].facts_for().trained_here
+        and not (v.checkpoint or config.student.checkpoint)
     }
     if not trained:
         raise UserError(
@@ -86,11 +87,18 @@ def trials_of(
             build_dataclass(
                 methods[name].Config, {**entry.settings, **found}, f"variants.{name}.settings"
             )
-            variants[trial_name(name, number)] = replace(
+            trial = trial_name(name, number)
+            if trial in config.variants:
+                raise UserError(
+                    f"tune {config.name}: {trial} is a variant already; a trial of {name} would be "
+                    "called so"
+                )
+            variants[trial] = replace(
                 entry,
                 settings={**entry.settings, **found},
                 nfes=_nfes(config, entry, methods[name], settings.per_nfe),
                 budget=_of_budget(config, entry, settings.share),
+                sampling={key: _one(value) for key, value in entry.sampling.items()},
                 tuning=f"trial {number} of {settings.trials}",
                 trial_of=name,
                 settings_at={},
@@ -149,10 +157,18 @@ def _of_budget(config: ExperimentConfig, entry: VariantConfig, share: float) -> 
     return {**entry.budget, "amount": amount, "checkpoints": [1.0]} if entry.budget else {}
 
 
+def _one(value: Any) -> Any:
+    """The first of several ways of sampling."""
+    return value[0] if isinstance(value, list | tuple) else value
+
+
 def _protocol(config: ExperimentConfig) -> Any:
-    """What trials are compared in: the primary metrics, against a reference of their own."""
+    """What trials are compared in: the primary metrics, against a reference of their own.
+
+    Held-out data are those of results: where they are the primary question, trials imitate.
+    """
     p = config.protocol
-    question = p.primary_question if p.primary_question in p.questions else p.questions[0]
+    question = "imitation" if p.primary_question == "data" else p.primary_question
     return replace(
         p,
         reference_seed=p.reference_seed + APART,

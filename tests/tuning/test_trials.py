@@ -82,9 +82,26 @@ def test_what_the_command_line_states_is_not_looked_for():
     assert len({v.settings.get("pair_share") for v in tuned.variants.values()}) == 3
 
 
+def test_held_out_data_decide_nothing():
+    tuned = trials("experiment=digits", "trials=2", "protocol.primary_question=data")
+    assert tuned.protocol.questions == ["imitation"]
+    asked = {s.task.content["question"] for s in make_plan(tuned).stages if s.kind == "metrics"}
+    assert asked == {"imitation"}
+    truth = trials("experiment=analytic_mixture2d", "trials=2")
+    assert truth.protocol.questions == ["truth"], "exact samples can be drawn anew"
+
+
+def test_one_way_of_sampling_is_tried():
+    tuned = trials("experiment=digits", "trials=2", "only=[piflow-gm8]",
+                   "variants.piflow-gm8.sampling={temperature: [0.5, 1.0]}")  # fmt: skip
+    assert {v.sampling["temperature"] for v in tuned.variants.values()} == {0.5}
+
+
 @pytest.mark.parametrize(
     "settings, words",
     [
+        (("only=[kd]", "variants.kd-t1.method=kd"), "kd-t1 is a variant already"),
+        (("only=[kd]", "student.checkpoint=x.safetensors"), "none of kd is trained"),
         (("only=[teacher-euler]",), "none of teacher-euler is trained"),
         (("only=[kd]", "variants.kd.settings={lr: 1.0, pair_share: 0.5}"), "state every setting"),
         (("trials=1",), "trials=1: must be at least 2"),
