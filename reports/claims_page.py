@@ -1,16 +1,14 @@
 """Claims of papers and what was seen of them, as Markdown, from kept results.
 
-    python -m piflow_reports.claims_page docs/results/claims [--keep RUN ...]
-
-writes the folder's page beside it. ``claims.yaml`` there says which run, variants and metric put
-each claim to the test; every run lies in a folder of its name. A claim has held where the interval
+``claims.yaml`` of a folder of kept results says which run, variants and metric put each claim to
+the test; every run lies there in a folder of its name, with all its checkpoints. ``results_page``
+writes the page beside the folder. A claim has held where the interval
 lies on its side, has not held where it lies on the other, and is open else; every sentence carries
 its numbers of trainings and samples, and an interval.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,13 +24,13 @@ from piflow_bench.errors import UserError
 from piflow_bench.evaluation.inference.seeds import paired_seed_difference, seed_difference
 from piflow_bench.evaluation.metrics.metric import all_metrics
 from piflow_bench.evaluation.uncertainty import Difference
-from piflow_bench.files.atomic import write_text
 
+CLAIMS = "claims.yaml"
 HELD, NOT, OPEN = "held", "did not hold", "open"
 MODES = "modes_covered"
 BEGINNING = """# Claims of papers, put to the test
 
-<!-- Written by python -m piflow_reports.claims_page docs/results/claims -->
+<!-- Written by python -m piflow_reports.results_page docs/results -->
 
 On tasks in the plane whose truth is known, with exact teachers: nothing here is of images, and
 whether a claim holds there is not said. A claim *held* where the 95 % interval of what was measured
@@ -74,7 +72,7 @@ def read_claims(folder: Path) -> list[Claim]:
     """The claims of a folder."""
     import yaml
 
-    return [Claim(**entry) for entry in yaml.safe_load((folder / "claims.yaml").read_text("utf-8"))]
+    return [Claim(**entry) for entry in yaml.safe_load((folder / CLAIMS).read_text("utf-8"))]
 
 
 def seen(claim: Claim, results: pd.DataFrame) -> Seen:
@@ -272,22 +270,3 @@ def _made(folder: Path, name: str) -> str:
     versions = (about.get("collected") or {}).get("versions") or {}
     listed = ", ".join(f"{key} {versions[key]}" for key in ("torch", "numpy") if key in versions)
     return f"`{name}`: `{info.get('command', '')}`, {listed}."
-
-
-def main() -> None:
-    """Write the page of a folder, after taking the runs that are named."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--keep", type=Path, action="append", default=[], metavar="RUN")
-    arguments = parser.parse_args()
-    from piflow_reports.results_page import keep
-
-    for run in arguments.keep:
-        keep(run, arguments.folder, every_checkpoint=True)
-    target = arguments.folder.parent / f"{arguments.folder.name}.md"
-    write_text(target, page(arguments.folder))
-    print(target)
-
-
-if __name__ == "__main__":
-    main()

@@ -26,15 +26,16 @@ LONG = ("artifact", "rules", "versions", "train_rows", "git_commit", "start", "n
 SHOWN = ("rules", "sampler")
 
 
-def keep(run: Path, folder: Path, under: str = "", every_checkpoint: bool = False) -> Path:
+def keep(run: Path, folder: Path, under: str = "") -> Path:
     """Take a run's rows at the full budget and its facts into ``folder/NAME``.
 
-    A part of a whole goes to ``folder/under/NAME``. With ``every_checkpoint`` also the rows on the
-    way to the full budget are taken.
+    A part of a whole goes to ``folder/under/NAME``, a run for claims with the rows of all its
+    checkpoints.
     """
     info = json.loads((run / "run.json").read_text())
     table = pd.read_parquet(run / "results.parquet")
-    table = table if every_checkpoint else frames.final(table)
+    if not (folder / under / claims_page.CLAIMS).is_file():
+        table = frames.final(table)
     target = folder / under / str(info["name"])
     target.mkdir(parents=True, exist_ok=True)
     emptied = {name: "" for name in LONG if name in table and name not in SHOWN}
@@ -132,7 +133,7 @@ def main() -> None:
 
 def pages(folder: Path) -> dict[Path, str]:
     """Every page of a folder of kept results, with its text."""
-    claims = {p.parent for p in folder.glob("*/claims.yaml")}
+    claims = {p.parent for p in folder.glob(f"*/{claims_page.CLAIMS}")}
     kept = sorted(
         {p.parent for p in folder.glob("*/results.parquet")}
         | {p.parents[1] for p in folder.glob("*/*/results.parquet")} - claims

@@ -111,7 +111,8 @@ class ClosedForm(TeacherPlugin):
 
     def look(self, dataset: Dataset) -> str:
         """Whether there is a closed form, and one of classes where guidance asks for it."""
-        if self.guidance.on and _truth(dataset).of_class is None:
+        truth = _truth(dataset)
+        if self.guidance.on and truth.of_class is None:
             raise UserError(
                 f"teacher.guidance={self.config.guidance:g}: {dataset.name} has no classes to "
                 "guide by; rings2d and twomodes2d have"
