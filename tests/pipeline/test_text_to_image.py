@@ -37,7 +37,7 @@ SMOKE = ("profile=smoke", "budget.checkpoints=[1.0]")
 def done(request, tmp_path_factory):
     """An experiment's name, and the folder that it was run in."""
     folder = tmp_path_factory.mktemp(request.param)
-    result = harness.run(f"experiment={request.param}", *SMOKE, cwd=folder, timeout=600)
+    result = harness.run(f"experiment={request.param}", *SMOKE, cwd=folder, timeout=1150)
     assert result.returncode == 0, result.stdout + result.stderr
     return request.param, folder
 
@@ -248,7 +248,7 @@ def test_killed_at_any_moment_the_same_command_goes_on_to_the_same_bits(done, tm
         kills += process.poll() is None
         process.kill()
     assert kills >= 2
-    result = harness.run(*given[1:], cwd=tmp_path, timeout=600)
+    result = harness.run(*given[1:], cwd=tmp_path, timeout=1150)
     assert result.returncode == 0, result.stdout + result.stderr
     again = pd.read_parquet(tmp_path / "runs" / f"{name}-smoke" / "results.parquet")
     whole = results(done)
