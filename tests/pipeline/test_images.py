@@ -18,7 +18,8 @@ from tests.pipeline.forked import Forked
 from tests.pipeline.harness import call, forget
 from tests.stripes import class_folders
 
-ALL = ("experiment=images", "profile=smoke", "launcher=debug", "budget.checkpoints=[1.0]")
+ALL = ("experiment=images", "profile=smoke", "launcher=debug", "budget.amount=20",
+       "budget.checkpoints=[1.0]")  # fmt: skip
 ALONE = "teacher.threads=1"
 """For the teacher that is trained: other tests run beside it."""
 METHODS = {"piflow-gm8", "meanflow", "dmd2", "kd"}
