@@ -14,7 +14,7 @@ from torch import Tensor
 
 from piflow_bench import flow
 from piflow_bench.contracts.condition import Classes, Condition, Unconditional
-from piflow_bench.contracts.data import Dataset, Truth
+from piflow_bench.contracts.data import Dataset, Modes, Truth
 from piflow_bench.contracts.plugin import Place
 from piflow_bench.contracts.space import SpacePlugin
 from piflow_bench.randomness import seed_of
@@ -123,6 +123,24 @@ def draw_classes(name: str, means: Tensor, std: float, seed: int, n: int) -> tup
     component = torch.randint(each, (n,), generator=generator)
     noise = torch.randn(n, dim, generator=generator, dtype=torch.float64)
     return (means[labels, component] + std * noise).float(), labels
+
+
+def class_truth(name: str, means: Tensor, std: float, modes: Modes | None = None) -> Truth:
+    """The closed form of equal classes of equal components; ``means`` is ``(K, M, D)``."""
+
+    def of_class(x: Tensor, t: Tensor | float, labels: Tensor) -> Tensor:
+        return class_velocity(x, t, labels, means, std)
+
+    def velocity(x: Tensor, t: Tensor | float) -> Tensor:
+        return of_class(x, t, torch.full((len(x),), len(means), device=x.device))
+
+    def draw(seed: int, n: int) -> Tensor:
+        return draw_classes(name, means, std, seed, n)[0]
+
+    def draw_labels(seed: int, n: int) -> Tensor:
+        return draw_classes(name, means, std, seed, n)[1]
+
+    return Truth(velocity, draw, modes, of_class, draw_labels)
 
 
 def _components(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from piflow_bench.contracts.data import Dataset, DatasetPlugin, Truth
+from piflow_bench.contracts.data import Dataset, DatasetPlugin
 from piflow_bench.contracts.plugin import Place
 from piflow_bench.contracts.space import SpacePlugin
 from piflow_bench.data import closed_form
@@ -28,18 +27,7 @@ def _circle(count: int, radius: float) -> Tensor:
 MEANS = _circle(RINGS, CENTRES)[:, None] + _circle(BEADS, RADIUS)
 """``(rings, beads, 2)``: beads are two standard deviations apart, so that they run together."""
 
-of_class = partial(closed_form.class_velocity, means=MEANS, std=STD)
-_drawn = partial(closed_form.draw_classes, NAME, MEANS, STD)
-
-
-def velocity(x: Tensor, t: Tensor | float) -> Tensor:
-    """The exact velocity of all rings together."""
-    return of_class(x, t, torch.full((len(x),), RINGS, device=x.device))
-
-
-def draw(seed: int, n: int) -> Tensor:
-    """Exact samples ``(n, 2)``, float32."""
-    return _drawn(seed, n)[0]
+TRUTH = closed_form.class_truth(NAME, MEANS, STD)
 
 
 class Rings2d(DatasetPlugin):
@@ -49,8 +37,5 @@ class Rings2d(DatasetPlugin):
 
     def load(self, space: SpacePlugin, place: Place) -> Dataset:
         """Exact samples; nothing of it is worth a GPU."""
-        truth = Truth(
-            velocity, draw, of_class=of_class, draw_labels=lambda seed, n: _drawn(seed, n)[1]
-        )
         definition = f"{RINGS} {BEADS} {CENTRES} {RADIUS} {STD}"
-        return closed_form.dataset(NAME, truth, definition, space, place, RINGS)
+        return closed_form.dataset(NAME, TRUTH, definition, space, place, RINGS)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
+import numpy as np
 import torch
-from torch import Tensor
 
-from piflow_bench.contracts.data import Dataset, DatasetPlugin, Modes, Truth
+from piflow_bench.contracts.data import Dataset, DatasetPlugin, Modes
 from piflow_bench.contracts.plugin import Place
 from piflow_bench.contracts.space import SpacePlugin
 from piflow_bench.data import closed_form
@@ -18,18 +16,9 @@ MEANS = torch.tensor([[[-1.0, 0.8], [-1.0, -0.8]], [[1.0, 0.8], [1.0, -0.8]]], d
 """``(classes, modes, 2)``: a class lies left or right, its modes above and below."""
 CLASSES = len(MEANS)
 
-of_class = partial(closed_form.class_velocity, means=MEANS, std=STD)
-_drawn = partial(closed_form.draw_classes, NAME, MEANS, STD)
-
-
-def velocity(x: Tensor, t: Tensor | float) -> Tensor:
-    """The exact velocity of both classes together."""
-    return of_class(x, t, torch.full((len(x),), CLASSES, device=x.device))
-
-
-def draw(seed: int, n: int) -> Tensor:
-    """Exact samples ``(n, 2)``, float32."""
-    return _drawn(seed, n)[0]
+_FLAT = MEANS.flatten(0, 1).numpy()
+MODES = Modes(_FLAT, STD, np.full(len(_FLAT), 1 / len(_FLAT)))
+TRUTH = closed_form.class_truth(NAME, MEANS, STD, MODES)
 
 
 class TwoModes2d(DatasetPlugin):
@@ -39,12 +28,4 @@ class TwoModes2d(DatasetPlugin):
 
     def load(self, space: SpacePlugin, place: Place) -> Dataset:
         """Exact samples; nothing of it is worth a GPU."""
-        means = MEANS.flatten(0, 1).numpy()
-        truth = Truth(
-            velocity,
-            draw,
-            Modes(means, STD, torch.full((len(means),), 1 / len(means)).double().numpy()),
-            of_class,
-            lambda seed, n: _drawn(seed, n)[1],
-        )
-        return closed_form.dataset(NAME, truth, f"{MEANS.tolist()} {STD}", space, place, CLASSES)
+        return closed_form.dataset(NAME, TRUTH, f"{MEANS.tolist()} {STD}", space, place, CLASSES)

@@ -68,12 +68,12 @@ def trials_of(
         raise UserError(
             f"tune {config.name}: none of {', '.join(chosen) or 'its variants'} is trained"
         )
+    every = {name: declared(method.Config) for name, method in methods.items()}
+    check_ranges(config.search, every)
     spaces = {
         name: searched(methods[name].Config, v.settings, config.search)
         for name, v in trained.items()
     }
-    every = {name: declared(method.Config) for name, method in methods.items()}
-    check_ranges(config.search, every)
     open_ = {name: space for name, space in spaces.items() if space}
     if not open_:
         raise UserError(

@@ -20,7 +20,7 @@ F64 = torch.float64
 def states(module, t, n=300, seed=1):
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(n, 2, generator=generator, dtype=F64)
-    return flow.interpolate(module.draw(seed, n).double(), noise, t)
+    return flow.interpolate(module.TRUTH.draw(seed, n).double(), noise, t)
 
 
 def teacher(module, folder, **settings):
@@ -35,7 +35,7 @@ def teacher(module, folder, **settings):
 def test_a_class_has_the_velocity_of_its_own_components(module, t):
     x, count = states(module, t), len(module.MEANS)
     labels = torch.arange(len(x)) % (count + 1)
-    found = module.of_class(x, t, labels)
+    found = module.TRUTH.of_class(x, t, labels)
     for k in range(count + 1):
         means = module.MEANS[k] if k < count else module.MEANS.flatten(0, 1)
         weights = torch.full((len(means),), 1 / len(means), dtype=F64)
@@ -43,7 +43,7 @@ def test_a_class_has_the_velocity_of_its_own_components(module, t):
         alone = closed_form.mixture_velocity(x[rows], t, means, weights, module.STD)
         torch.testing.assert_close(found[rows], alone, atol=1e-12, rtol=1e-12)
     torch.testing.assert_close(
-        module.velocity(x, t), module.of_class(x, t, torch.full_like(labels, count))
+        module.TRUTH.velocity(x, t), module.TRUTH.of_class(x, t, torch.full_like(labels, count))
     )
 
 
@@ -56,8 +56,10 @@ def test_the_whole_is_what_its_classes_are_on_average(module):
     weights = torch.full((len(flat),), 1 / len(flat), dtype=F64)
     _, _, logs = closed_form.posterior(x, t, flat, weights, module.STD)
     shares = logs.exp().reshape(len(x), count, -1).sum(2)
-    each = torch.stack([module.of_class(x, t, torch.full((len(x),), k)) for k in range(count)], 1)
-    torch.testing.assert_close((shares[:, :, None] * each).sum(1), module.velocity(x, t))
+    each = torch.stack(
+        [module.TRUTH.of_class(x, t, torch.full((len(x),), k)) for k in range(count)], 1
+    )
+    torch.testing.assert_close((shares[:, :, None] * each).sum(1), module.TRUTH.velocity(x, t))
 
 
 @MODULES
@@ -65,7 +67,7 @@ def test_velocities_have_gradients_and_are_finite_everywhere(module):
     x = torch.tensor([[0.0, 0.0], [50.0, -50.0], [-1.0, 0.8]], dtype=F64, requires_grad=True)
     for t in (0.0, 1e-6, 0.5, 1.0):
         for k in range(len(module.MEANS) + 1):
-            u = module.of_class(x, t, torch.full((3,), k))
+            u = module.TRUTH.of_class(x, t, torch.full((3,), k))
             (gradient,) = torch.autograd.grad(u.sum(), x)
             assert u.isfinite().all() and gradient.isfinite().all(), (t, k)
 
@@ -90,9 +92,9 @@ def test_the_guided_teacher_is_exact(module, tmp_path):
     _, plain = teacher(module, tmp_path / "b")
     x, t = states(module, 0.6), torch.full((300,), 0.6, dtype=F64)
     condition = dataset.conditions(0, range(300))
-    own = module.of_class(x, 0.6, condition.labels)
+    own = module.TRUTH.of_class(x, 0.6, condition.labels)
     torch.testing.assert_close(plain(x, t, condition), own)
-    expected = module.velocity(x, 0.6) + 2.5 * (own - module.velocity(x, 0.6))
+    expected = module.TRUTH.velocity(x, 0.6) + 2.5 * (own - module.TRUTH.velocity(x, 0.6))
     torch.testing.assert_close(guided(x, t, condition), expected)
 
 
@@ -120,7 +122,7 @@ def test_the_start_is_told_classes_and_the_null_one(tmp_path):
         with torch.no_grad():
             found = network(x, t, Classes(labels, 2))
         for other in range(3):
-            exact = twomodes2d.of_class(x, 0.5, torch.full((300,), other))
+            exact = twomodes2d.TRUTH.of_class(x, 0.5, torch.full((300,), other))
             errors[k, other] = float((found - exact).square().mean())
     for k in range(3):
         assert errors[k, k] == min(errors[k, other] for other in range(3))

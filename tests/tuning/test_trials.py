@@ -111,6 +111,9 @@ def test_one_way_of_sampling_is_tried():
         (("search.lr=[-1,1]",), r"search.lr=\[-1,1\]: must be above 0"),
         (("search.pair_share=[0.5,1.5]",), "variants.kd.settings.pair_share"),
         (("search.rl=[1,2]",), "no variant's trials look for rl"),
+        (("search.lr=[1e-4]",), r"search.lr=\[0.0001\]: must be two numbers"),
+        (("search.lr=3",), "search.lr=3: must be two numbers"),
+        (("search.jvp=[1,2]",), "is one of exact, finite-difference"),
     ],
 )
 def test_what_cannot_be_tried_is_one_line(settings, words):
