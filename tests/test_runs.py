@@ -26,7 +26,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     return piflow_bench.run(
         "digits", "protocol.extractors=[digits]", "launcher=debug", profile="smoke",
-        only=VARIANTS, runs=folder,
+        only=VARIANTS, runs=folder, nfes=[1, 4], budget={"checkpoints": [1.0]},
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 Each is forked from a server that has the libraries, so it is what ``python -m piflow_bench`` is a
 few seconds after its start: with its own memory, files, environment and signals. Where those
-seconds matter, or the shell, tests start Python itself.
+seconds matter, or the shell, tests start Python itself. Its workers are forked from it in turn.
 """
 
 import multiprocessing
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from piflow_bench.cli import main
+from piflow_bench.pipeline.launchers import local
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(  # Nothing of ``tests``: other packages have a module of that name.
@@ -40,6 +41,7 @@ def _command(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
+    local.PROCESSES = multiprocessing.get_context("fork")
     sys.exit(main(arguments))
 
 

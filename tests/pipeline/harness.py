@@ -16,8 +16,9 @@ from piflow_bench.pipeline import runtime
 from piflow_bench.pipeline.results.schema import COST_AND_PROVENANCE
 from tests.pipeline.forked import Forked
 
-SMALL = ("profile=smoke", "only=[piflow-gm8,teacher-euler]", "nfes=[1]")
-STUDENTS = ("profile=smoke", "only=[piflow-gm8,dmd2,kd]", "nfes=[1]")
+FEW_STAGES = ("profile=smoke", "nfes=[1]", "budget.checkpoints=[1.0]")
+SMALL = (*FEW_STAGES, "only=[piflow-gm8,teacher-euler]")
+STUDENTS = (*FEW_STAGES, "only=[piflow-gm8,dmd2,kd]")
 
 
 def forget() -> None:

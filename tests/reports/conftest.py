@@ -28,8 +28,7 @@ def one_seed(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def driver(tmp_path_factory):
-    """A headless Chromium."""
+def chromium(tmp_path_factory):
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     if not CHROMIUM or not DRIVER:
         pytest.skip("chromium is not installed: apt install chromium chromium-driver")
@@ -48,3 +47,10 @@ def driver(tmp_path_factory):
     driver = webdriver.Chrome(options=options, service=service)
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def driver(chromium):
+    """A headless Chromium; a page that is left open goes on: a live one loads itself again."""
+    yield chromium
+    chromium.get("about:blank")

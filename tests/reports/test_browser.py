@@ -15,13 +15,13 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def opened(driver, five_seeds):
+def opened(chromium, five_seeds):
     """The page, with all of its figures drawn."""
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(
         width=1440, height=900, deviceScaleFactor=1, mobile=False))  # fmt: skip
-    driver.get((five_seeds / "report.html").as_uri())
-    unfold(driver)
-    return driver
+    chromium.get((five_seeds / "report.html").as_uri())
+    unfold(chromium)
+    return chromium
 
 
 def test_no_error_and_no_request(opened):

@@ -34,15 +34,15 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=[1440, 390])
-def opened(driver, folder, request):
+def opened(chromium, folder, request):
     """The page, loaded once for all that look at it; they leave it as it was."""
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(
         width=request.param, height=900, deviceScaleFactor=1, mobile=False))  # fmt: skip
-    driver.get_log("browser")
-    driver.get((folder / "report.html").as_uri())
-    unfold(driver)
-    yield driver
-    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    chromium.get_log("browser")
+    chromium.get((folder / "report.html").as_uri())
+    unfold(chromium)
+    yield chromium
+    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_every_sample_has_its_prompt(opened):

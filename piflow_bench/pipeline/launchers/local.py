@@ -24,6 +24,9 @@ from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.store.store import Store
 from piflow_bench.threads import use_threads
 
+PROCESSES = multiprocessing.get_context("spawn")
+"""How workers are started: a GPU does not survive a fork."""
+
 
 class Interrupted(KeyboardInterrupt):
     """The run was interrupted; finished artifacts and training states are kept."""
@@ -114,14 +117,13 @@ class _Worker:
     """One worker process and the stage it is making."""
 
     def __init__(self, root: Path, runtime: Runtime, threads: int, workers: int, slot: int) -> None:
-        context = multiprocessing.get_context("spawn")
         self.slot = slot
-        self.connection, child = context.Pipe()
+        self.connection, child = PROCESSES.Pipe()
         handle, name = tempfile.mkstemp(prefix="piflow-worker-")
         os.close(handle)
         self.log = Path(name)
         arguments = (child, str(root), runtime, threads, workers, os.getpid(), slot, name)
-        self.process = context.Process(target=_worker, args=arguments, daemon=True)
+        self.process = PROCESSES.Process(target=_worker, args=arguments, daemon=True)
         with _without_the_script():
             self.process.start()
         child.close()
