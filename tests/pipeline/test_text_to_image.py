@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import piflow_bench
+from piflow_bench.registry import find
 from tests.pipeline import harness
 from tests.pipeline.forked import Forked
 
@@ -138,16 +139,48 @@ def test_weights_and_pictures_leave_a_run_by_the_command_line(done, tmp_path):
     assert not (tmp_path / "g").exists()
 
 
-def test_a_method_that_needs_more_of_the_network_is_named_before_the_start(done):
+def planned(done, variant, *settings):
+    """The plan of a variant alone."""
     name, folder = done
-    harness.forget()
-    result = harness.call(
-        "run", f"experiment={name}", *SMOKE, "--plan", "+variants.mf={method: meanflow}",
-        "only=[mf]", cwd=folder,
+    return harness.call(
+        "run", f"experiment={name}", *SMOKE, "--plan", f"+variants.mine={variant}", "only=[mine]",
+        *settings, cwd=folder,
     )  # fmt: skip
+
+
+LACKS = {
+    "meanflow": "real samples",
+    "freeflow": "needs duration of the teacher's network",
+    "twinflow": "real samples",
+    "scflow": "real samples",
+    "dmd2": "real samples",
+}
+CAN = ("{method: sid}", "{method: ladd}", "{method: dmd2, settings: {gan: false}}")
+"""With piflow and kd, which are run, all methods but the teacher and the published students."""
+
+
+def test_every_method_is_planned_or_told_what_it_lacks(run):
+    """Those that can are trained in tests/training/test_shared_base.py."""
+    done = run("flux_4nfe")
+    methods = {plugin for plugin in find("method") if plugin not in ("teacher", "few-step")}
+    assert methods == {*LACKS, "sid", "ladd", "piflow", "kd"}
+    for method, words in LACKS.items():
+        nfe = 1 if method == "freeflow" else 4
+        result = planned(done, f"{{method: {method}}}", f"nfes=[{nfe}]")
+        assert result.returncode == 2, method
+        line = result.stderr.strip().splitlines()[-1]
+        assert line.startswith("error: variants.mine: ") and words in line, line
+    for variant in CAN:
+        result = planned(done, variant)
+        assert result.returncode == 0, result.stderr
+
+
+def test_a_method_that_needs_more_of_the_network_is_named_before_the_start(done):
+    harness.forget()
+    result = planned(done, "{method: meanflow}")
     assert result.returncode == 2
     line = result.stderr.strip().splitlines()[-1]
-    assert "variants.mf" in line and ("duration" in line or "real samples" in line)
+    assert "variants.mine" in line and ("duration" in line or "real samples" in line)
 
 
 def _pickled(given, out):

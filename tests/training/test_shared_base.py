@@ -10,7 +10,11 @@ from piflow_methods.dmd2 import DMD2
 from piflow_methods.dmd2 import Config as DMD2Config
 from piflow_methods.kd import KD
 from piflow_methods.kd import Config as KDConfig
+from piflow_methods.ladd import LADD
+from piflow_methods.ladd import Config as LADDConfig
 from piflow_methods.piflow.method import Config, PiFlow
+from piflow_methods.sid import Config as SiDConfig
+from piflow_methods.sid import SiD
 from torch.distributed.checkpoint import FileSystemReader
 
 from piflow_bench.contracts.condition import Prompts
@@ -29,7 +33,11 @@ SETTINGS = TrainingSettings(batch=4, warmup=1, checkpointing=True, precision="fp
 METHODS = {
     "piflow": PiFlow(Config(components=2, data_free=True, logstd_inner=8, lr=1e-3)),
     "kd": KD(KDConfig(pairs=4, pair_steps=2, lr=1e-3)),
+    "dmd2-nogan": DMD2(DMD2Config(gan=False, lr=1e-3, fake_lr=1e-3)),
+    "sid": SiD(SiDConfig(lr=1e-3, fake_lr=1e-3)),
+    "ladd": LADD(LADDConfig(lr=1e-3, pairs=4, pair_steps=2)),
 }
+"""All that need neither real samples nor a second time: prompts and transformers have none."""
 
 
 def parts(name, kind="flux", rank=2):
@@ -69,7 +77,8 @@ def test_a_checkpoint_holds_what_is_trained_and_nothing_of_the_base(name, tmp_pa
     assert size < base / 4
     assert not any("attn" in key for key in weights)
     logs = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert all(abs(row["loss"]) < 1e4 for row in logs)
+    assert all(abs(value) < 1e4 for row in logs for k, value in row.items() if "loss" in k)
+    assert any("loss" in row for row in logs)
 
 
 def test_a_training_goes_on_from_its_state_to_the_bit(tmp_path):
