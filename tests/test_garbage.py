@@ -9,6 +9,15 @@ import pytest
 from piflow_bench.garbage import kept
 
 
+@pytest.fixture(autouse=True)
+def nothing_frozen():
+    """As in a program that began: tests have frozen their imports."""
+    gc.unfreeze()
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 def test_nothing_is_looked_for_meanwhile_and_all_is_afterwards():
     looked = []
 

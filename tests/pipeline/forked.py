@@ -5,6 +5,7 @@ few seconds after its start: with its own memory, files, environment and signals
 seconds matter, or the shell, tests start Python itself. Its workers are forked from it in turn.
 """
 
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -41,6 +42,7 @@ def _command(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
+    gc.freeze()  # To look through what was inherited is to copy it.
     local.PROCESSES = multiprocessing.get_context("fork")
     sys.exit(main(arguments))
 
