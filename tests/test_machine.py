@@ -37,6 +37,8 @@ def test_without_gpu_and_weights_text_to_image_is_refused_the_same_way(experimen
     for words in ("GPU", "teacher.pipeline", "dataset.prompts", "hf download", "HPS_v2.1", "GB,"):
         assert words in told, words
     assert result.stderr.count("\n") == 1 and "profile=smoke" in result.stderr
+    assert result.stderr.count("weights of inception") == 1
+    assert result.stdout.count("weights of inception") == 1, "two extractors, one file"
 
 
 @pytest.mark.parametrize("more", [[], ["profile=smoke"], ["dataset.folder=nowhere"]])

@@ -94,7 +94,7 @@ def refuse_gaps(configs: Sequence[ExperimentConfig]) -> None:
         lacking = gaps(config)
         if lacking:
             print_table(config.name, lacking)
-            words = ", ".join(f.what for f in lacking)
+            words = ", ".join(dict.fromkeys(f.what for f in lacking))
             raise UserError(
                 f"{config.name}: this machine lacks {words}; {_advice(config, lacking)}"
             )

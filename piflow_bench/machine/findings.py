@@ -30,9 +30,9 @@ class Finding:
 
 
 def findings(config: ExperimentConfig) -> list[Finding]:
-    """Everything that the experiment needs of this machine."""
-    found = [*_gpus(config), *_packages(config), *_files(config)]
-    return [*found, _disk(config)]
+    """Everything that the experiment needs of this machine, each once."""
+    found = [*_gpus(config), *_packages(config), *_files(config), _disk(config)]
+    return list(dict.fromkeys(found))
 
 
 def gaps(config: ExperimentConfig) -> list[Finding]:
