@@ -77,6 +77,10 @@ SLOW = (
 """Files whose tests take about a second each or more, the longest in all first."""
 
 
+def pytest_addoption(parser):
+    parser.addoption("--thorough", action="store_true", help="also tests marked thorough")
+
+
 def pytest_configure(config):
     """Let files be given out in the order below, not by their number of tests."""
     if hasattr(config.option, "loadscopereorder"):  # Only where pytest-xdist is.
@@ -89,9 +93,13 @@ def pytest_itemcollected(item):
         item.add_marker(pytest.mark.slow)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """The longest files first: the others fill the second process until all end together."""
     items.sort(key=_rank)
+    if not config.getoption("thorough") and not any("::" in name for name in config.args):
+        left = [item for item in items if item.get_closest_marker("thorough")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in set(left)]
 
 
 def pytest_collection_finish():

@@ -144,10 +144,12 @@ def test_intervals_cover_for_a_shifted_normal():
     check(simulate(*shifted_normal(0), 500, METRICS))
 
 
+@pytest.mark.thorough
 def test_intervals_cover_for_skewed_features():
     check(simulate(*skewed_features(0), 500, METRICS))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("shift", "ratios"), [(0.5, (0.9, 1.1)), (0.0, (0.95, 1.4))])
 def test_intervals_by_expansion_cover_as_exact_ones_do(shift, ratios, monkeypatch):
     """Leave-out values of the Fréchet distance and the Vendi score by ``spectral``'s expansion."""
@@ -196,7 +198,14 @@ def test_intervals_of_saturated_shares_are_too_wide():
     assert 1.4 < found["recall"].error_ratio < 2.2
 
 
-@pytest.mark.parametrize(("n", "m", "d"), [(400, 1000, 10), (400, 4000, 10), (300, 3000, 6)])
+@pytest.mark.parametrize(
+    ("n", "m", "d"),
+    [
+        (400, 1000, 10),
+        pytest.param(400, 4000, 10, marks=pytest.mark.thorough),
+        pytest.param(300, 3000, 6, marks=pytest.mark.thorough),
+    ],
+)
 def test_at_the_ceiling_intervals_of_fd_are_too_wide_by_what_the_page_says(n, m, d):
     """Both sides drawn from the reference's distribution: FD is at its minimum, of second order.
 

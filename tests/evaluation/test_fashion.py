@@ -158,6 +158,7 @@ def test_blur_is_a_loss_of_quality(scored):
     assert scores.value["precision"] < unchanged.value["precision"] / 2
 
 
+@pytest.mark.thorough
 def test_a_shift_is_a_loss_of_quality_alone(scored):
     scores, unchanged = scored.of("shifted", FEW), scored.of("train", FEW)
     up, down = moved(scores, unchanged)
@@ -166,6 +167,7 @@ def test_a_shift_is_a_loss_of_quality_alone(scored):
     assert scores.value["vendi"] == pytest.approx(unchanged.value["vendi"], rel=0.1)
 
 
+@pytest.mark.thorough
 def test_missing_classes_are_a_loss_of_diversity_alone(scored):
     scores, unchanged = scored.of("five classes", FEW), scored.of("train", FEW)
     up, down = moved(scores, unchanged)

@@ -51,7 +51,15 @@ def one_line(error):
 
 
 # What the store needs is 5 to 6 MB: features, states of the training, its weights, samples.
-@pytest.mark.parametrize("size", ["600k", "2m", "3m", "4500k"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        "600k",
+        pytest.param("2m", marks=pytest.mark.thorough),
+        "3m",
+        pytest.param("4500k", marks=pytest.mark.thorough),
+    ],
+)
 def test_stops_and_goes_on(disk, size, tmp_path, capsys, expected):
     store = disk(size)
     arguments = ["run", *SMALL, "launcher=debug", "save_seconds=0"]

@@ -85,6 +85,7 @@ def test_parts_make_what_the_whole_makes_and_nothing_else(inputs):
     assert len(hashes) == 1
 
 
+@pytest.mark.thorough
 def test_the_whole_in_a_minute_by_the_smoke_profile(inputs):
     brief = ("profile=smoke", "nfes=[1]", "budget.amount=20", "budget.checkpoints=[1.0]")
     done = call("run", "experiment=fashion", *brief, f"runs={inputs}", cwd=inputs)

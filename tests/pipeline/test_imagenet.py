@@ -113,6 +113,7 @@ def test_the_plan_of_a_gpu_is_that_of_the_cpu(folder, monkeypatch):
     assert keys[0] == keys[1] and len(keys[0]) > 20
 
 
+@pytest.mark.thorough
 def test_two_evaluations(folder):
     run(folder, "experiment=imagenet_2nfe", "only=[piflow-gm32]")
     table = results(folder, "imagenet_2nfe-smoke")

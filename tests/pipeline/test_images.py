@@ -211,6 +211,7 @@ def weights(root):
     return made / "checkpoint_0.safetensors"
 
 
+@pytest.mark.thorough
 def test_a_teacher_whose_training_is_killed_is_the_same(ours, tmp_path):
     settings = arguments(ours, tmp_path, "teacher.images=1200")
     process = Forked(["run", *settings], tmp_path)
@@ -232,6 +233,7 @@ def test_a_teacher_whose_training_is_killed_is_the_same(ours, tmp_path):
     assert weights(tmp_path).read_bytes() == resumed
 
 
+@pytest.mark.thorough
 def test_two_processes_train_the_teacher_that_one_does(ours, tmp_path):
     found = []
     for processes in (1, 2):

@@ -8,7 +8,7 @@ from tests.reports.axe import serious
 from tests.reports.looking import unfold
 
 pytestmark = pytest.mark.browser
-LOOKS = [(1440, "light"), (390, "dark")]
+LOOKS = [pytest.param(1440, "light", marks=pytest.mark.thorough), (390, "dark")]
 
 
 @pytest.mark.parametrize("width, scheme", LOOKS)

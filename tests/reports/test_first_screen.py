@@ -119,7 +119,9 @@ def holds_what_people_look_for(driver, kind, width, height):
     assert not [pair for pair in pairs if overlaps(*pair)]
 
 
-@pytest.mark.parametrize("width, scheme", [(1440, "dark"), (390, "light")])
+@pytest.mark.parametrize("width, scheme", [
+    pytest.param(1440, "dark", marks=pytest.mark.thorough), (390, "light"),
+])  # fmt: skip
 def test_nobody_is_shut_out(driver, like_default, width, scheme):
     assert serious(driver, like_default, width, scheme) == []
 

@@ -118,7 +118,9 @@ def photographs(count, size, seed):
     return (255 * (waves + grain)).clip(0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("pixels, nfes", [(256, (1, 2)), (32, (1, 2, 4, 8))])
+@pytest.mark.parametrize("pixels, nfes", [
+    (256, (1, 2)), pytest.param(32, (1, 2, 4, 8), marks=pytest.mark.thorough),
+])  # fmt: skip
 def test_ten_variants_of_photographs_stay_below_15_megabytes(tmp_path, pixels, nfes):
     students = {f"student-{i}": ("kd", "distilled", 3.0 + i, 0.6) for i in range(10)}
     with pytest.MonkeyPatch.context() as patch:

@@ -279,7 +279,14 @@ def test_equal_methods_are_rarely_told_apart():
     holds(events, 0.05)
 
 
-@pytest.mark.parametrize("seed_sd, of_method", [(0.2**0.5, 0.5), (SEED, 1.0), (0.0, 1.0)])
+@pytest.mark.parametrize(
+    "seed_sd, of_method",
+    [
+        (0.2**0.5, 0.5),
+        pytest.param(SEED, 1.0, marks=pytest.mark.thorough),
+        pytest.param(0.0, 1.0, marks=pytest.mark.thorough),
+    ],
+)
 def test_equal_methods_whose_trainings_answer_alike_to_the_noise(seed_sd, of_method):
     """Part of a method's sampling noise is common to its trainings: the spread over seeds is blind
     to it, and alone gives three times as many false reports as it may.
@@ -294,7 +301,7 @@ def test_equal_methods_whose_trainings_answer_alike_to_the_noise(seed_sd, of_met
     holds([bool(marks_of(found, i)) for i, found in enumerate(reports)], 0.05)
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("seeds", [pytest.param(1, marks=pytest.mark.thorough), 3])
 def test_below_five_seeds_a_report_is_of_checkpoints_and_right_about_them(seeds):
     """Equal methods whose checkpoints differ; 50 reports: at most 5 % + 2 x 3.1 %."""
     rng = np.random.default_rng(10 + seeds)
@@ -314,7 +321,7 @@ def test_below_five_seeds_a_report_is_of_checkpoints_and_right_about_them(seeds)
     assert claims > len(events)
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.thorough)])
 def test_equal_checkpoints_are_rarely_told_apart(seeds):
     """No seed effect at all; 120 reports: at most 5 % + 2 x 2.0 %."""
     rng = np.random.default_rng(20 + seeds)

@@ -26,7 +26,7 @@ def test_intervals_hold_the_truth_whatever_the_order_of_samples(design):
 
 
 @pytest.mark.parametrize("design", ["in turn", "a part"])
-@pytest.mark.parametrize("classes", [20, 40, 60])
+@pytest.mark.parametrize("classes", [20, pytest.param(40, marks=pytest.mark.thorough), 60])
 def test_classes_of_few_samples_make_intervals_wide_never_narrow(design, classes):
     """Of six, three or two samples a class, or one: blocks cannot keep their shares."""
     size = replace(SMALL, classes=classes)

@@ -236,7 +236,9 @@ def test_a_job_killed_without_a_word_is_noticed_and_tried_again(cluster, local, 
     assert 0 <= starts[1]["lost"] < 5, "no more than was done since the last state"
 
 
-@pytest.mark.parametrize("kind", ["distill", "sample", "features"])
+@pytest.mark.parametrize(
+    "kind", ["distill", "sample", pytest.param("features", marks=pytest.mark.thorough)]
+)
 def test_preempted_work_is_kept_and_goes_on_under_its_id(cluster, local, begun, kind):
     folder = begun(kind)
     if kind == "distill":
@@ -387,7 +389,7 @@ def test_a_restarted_controller_loses_nothing(cluster, local, begun):
     assert len(meta_of(folder, "distill")[0]["starts"]) == 1
 
 
-@pytest.mark.parametrize("state", ["down", "drain"])
+@pytest.mark.parametrize("state", ["down", pytest.param("drain", marks=pytest.mark.thorough)])
 def test_nodes_that_go_and_come_again(cluster, local, begun, state):
     folder = begun()
     run, job, hook = start_training(cluster, folder)

@@ -15,18 +15,11 @@ PLUGINS = str(Path(__file__).parents[2] / "plugins")
 
 BUILT_IN = [
     ("teacher", []),
-    ("teacher", ["solver=heun", "guided=true"]),
     ("piflow", ["policy=gm", "substeps=16"]),
     ("piflow", ["policy=dx-grid", "substeps=16"]),
-    ("piflow", ["policy=dx-polynomial", "substeps=16"]),
     ("piflow", ["data_free=true", "substeps=16"]),
-    ("piflow", ["h=0.5", "substeps=16"]),
     ("meanflow", []),
-    ("meanflow", ["jvp=finite-difference"]),
-    ("meanflow", ["distill=false"]),
     ("dmd2", []),
-    ("dmd2", ["gan=false"]),
-    ("dmd2", ["regression_weight=0.25"]),
     ("kd", []),
 ]
 
@@ -55,7 +48,22 @@ def failures(results):
     return {r.test: r.reason for r in results if r.status == check.FAILED}
 
 
-@pytest.mark.parametrize(("name", "overrides"), BUILT_IN, ids=lambda v: v if v else "")
+MORE = [
+    ("teacher", ["solver=heun", "guided=true"]),
+    ("piflow", ["policy=dx-polynomial", "substeps=16"]),
+    ("piflow", ["h=0.5", "substeps=16"]),
+    ("meanflow", ["jvp=finite-difference"]),
+    ("meanflow", ["distill=false"]),
+    ("dmd2", ["gan=false"]),
+    ("dmd2", ["regression_weight=0.25"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [*BUILT_IN, *(pytest.param(*each, marks=pytest.mark.thorough) for each in MORE)],
+    ids=lambda v: v if v else "",
+)
 def test_built_in_methods_pass(name, overrides):
     results = check_method(name, overrides, None)
     assert failures(results) == {}
