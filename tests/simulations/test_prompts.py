@@ -51,7 +51,6 @@ def test_known_distances_give_known_values():
     assert vendi == pytest.approx((1 + 4 + 2) / 3)
 
 
-@pytest.mark.slow
 def test_intervals_cover_what_all_prompts_would_give():
     rng = np.random.default_rng(1)
     truth = dict(zip(METRICS, by_force(features(rng, 40_000)), strict=True))
@@ -63,7 +62,6 @@ def test_intervals_cover_what_all_prompts_would_give():
         assert 0.92 <= count / runs <= 0.99, (metric, count / runs)
 
 
-@pytest.mark.slow
 def test_blocks_that_cut_prompts_would_not():
     """The null of the test above: of samples dealt one by one the intervals are another's."""
     rng = np.random.default_rng(2)

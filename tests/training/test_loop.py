@@ -195,7 +195,6 @@ def two_processes(request, tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", list(METHODS))
 def test_two_processes_equal_one(name, two_processes, tmp_path):
     """Weights, costs and samples, after 5 steps in float64."""
@@ -257,7 +256,6 @@ def stopped(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("began", ["two", "one"])
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 @pytest.mark.parametrize("name", RESUMED)
@@ -657,7 +655,6 @@ def test_recomputed_activations_change_nothing_but_their_counted_cost(tmp_path):
         assert again[-1]["tfe"] > 1.01 * rows[-1]["tfe"], name
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("name", ["piflow", "meanflow"])
 def test_compiled_blocks_train_the_same(name, tmp_path):

@@ -124,7 +124,6 @@ def _process(rank, world, folder, port, parallel):
     leave_group()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_equal_one_and_hold_half_a_base_each(parallel, tmp_path):
     in_two_processes(_process, tmp_path / "two", parallel)
