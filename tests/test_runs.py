@@ -176,10 +176,12 @@ print("rows", len(run.results), piflow_bench.open("runs/digits-smoke").samples("
 """
 
 
-def test_a_script_without_a_main_guard(tmp_path):
+@pytest.mark.parametrize("how", ["script", pytest.param("-c", marks=pytest.mark.thorough)])
+def test_a_script_without_a_main_guard(how, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
+    command = ["-c", SCRIPT] if how == "-c" else ["script.py"]
     done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert "(60, 1, 8, 8)" in done.stdout and "stages computed" in done.stdout

@@ -87,7 +87,7 @@ def test_parts_make_what_the_whole_makes_and_nothing_else(inputs):
 
 @pytest.mark.thorough
 def test_the_whole_in_a_minute_by_the_smoke_profile(inputs):
-    brief = ("profile=smoke", "nfes=[1]", "budget.amount=20", "budget.checkpoints=[1.0]")
+    brief = ("profile=smoke", "budget.amount=20", "budget.checkpoints=[1.0]")
     done = call("run", "experiment=fashion", *brief, f"runs={inputs}", cwd=inputs)
     assert done.returncode == 0, done.stdout + done.stderr
     table = pd.read_parquet(inputs / "fashion-smoke" / "results.parquet")

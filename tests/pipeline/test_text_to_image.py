@@ -106,7 +106,13 @@ def test_a_second_call_finds_everything_done(done):
 
 
 @pytest.mark.parametrize(
-    "name, published", [("flux_4nfe", False), ("flux_4nfe", True), ("qwen_4nfe", True)]
+    "name, published",
+    [
+        ("flux_4nfe", False),
+        ("flux_4nfe", True),
+        pytest.param("qwen_4nfe", False, marks=pytest.mark.thorough),
+        ("qwen_4nfe", True),
+    ],
 )
 def test_a_student_is_exported_and_scored_again(name, published, run, tmp_path):
     """In the project's own form, and in that of the teacher's published adapters."""

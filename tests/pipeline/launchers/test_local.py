@@ -239,7 +239,15 @@ print("ended", code)
 """
 
 
-@pytest.mark.parametrize("how, launcher", [("script", "local"), ("stdin", "debug")])
+@pytest.mark.parametrize(
+    "how, launcher",
+    [
+        ("script", "local"),
+        ("stdin", "debug"),
+        pytest.param("stdin", "local", marks=pytest.mark.thorough),
+        pytest.param("script", "debug", marks=pytest.mark.thorough),
+    ],
+)
 def test_workers_do_not_run_a_script_without_a_guard_again(how, launcher, tmp_path):
     text = SCRIPT.replace("{launcher}", launcher)
     (tmp_path / "script.py").write_text(text)
