@@ -152,7 +152,7 @@ def shard(network: nn.Module, device: str, blocks: Iterable[nn.Module] | None = 
     mesh = init_device_mesh(torch.device(device).type, (world()[1],))
     for block in blocks_of(network) if blocks is None else blocks:
         fully_shard(block, mesh=mesh)
-    fully_shard(network, mesh=mesh)
+    fully_shard(network, mesh=mesh, reshard_after_forward=True)
 
 
 def shard_roles(teacher: nn.Module, modules: Iterable[nn.Module], device: str) -> None:

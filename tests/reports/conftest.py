@@ -1,14 +1,9 @@
 """Fixtures: synthetic runs, and one page that several tests read."""
 
-import shutil
-
 import piflow_reports
 import pytest
 
-from tests.reports import synthetic
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
-DRIVER = shutil.which("chromedriver")
+from tests.reports import browser, synthetic
 
 
 @pytest.fixture(scope="session")
@@ -29,22 +24,10 @@ def one_seed(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    if not CHROMIUM or not DRIVER:
+    pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    if not browser.CHROMIUM or not browser.DRIVER:
         pytest.skip("chromium is not installed: apt install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-        "--disable-dev-shm-usage",
-        # A machine without a mouse is taken for a phone, on which figures have no toolbar.
-        "--blink-settings=primaryHoverType=2,availableHoverTypes=2",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):  # fmt: skip
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(executable_path=DRIVER)
-    driver = webdriver.Chrome(options=options, service=service)
+    driver = browser.start(tmp_path_factory.mktemp("chromium"))
     yield driver
     driver.quit()
 

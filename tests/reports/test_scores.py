@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ from sklearn.datasets import load_digits
 import piflow_bench
 from piflow_bench.cli import main
 from piflow_bench.errors import UserError
+from tests.reports import browser
 from tests.reports.axe import serious
 
 
@@ -259,10 +259,7 @@ def test_browser_shows_it_whole_at_every_width(driver, page, width):
         width=width, height=900, deviceScaleFactor=1, mobile=False))  # fmt: skip
     driver.get_log("browser")
     driver.get(page.as_uri())
-    deadline = time.monotonic() + 60
-    while not driver.execute_script("return document.body.dataset.ready || ''"):
-        assert time.monotonic() < deadline, "the figures were not drawn"
-        time.sleep(0.1)
+    browser.wait_for_figures(driver)
     assert driver.get_log("browser") == []
     inner, outer = driver.execute_script(
         "return [document.documentElement.scrollWidth, window.innerWidth]"

@@ -12,7 +12,7 @@ from PIL import Image
 
 from piflow_bench.cli import main
 from tests.reports import synthetic
-from tests.reports.conftest import CHROMIUM
+from tests.reports.browser import CHROMIUM
 
 
 @pytest.fixture(scope="module")
