@@ -1,12 +1,12 @@
 """All that a plugin of any kind may import from the harness, in one place.
 
 Methods derive from ``Method``, datasets from ``DatasetPlugin``, teachers from ``TeacherPlugin``,
-spaces from ``SpacePlugin``, extractors from ``ExtractorPlugin``; a metric is a ``Metric``, computed
-from ``Inputs``, whose replicates (the value without each block of samples) ``jackknife`` or, of a
-mean of scores, ``mean_with_replicates`` gives. The fields of a ``Config`` are
-declared with ``setting``: its default, what it may be, and where trials look for a better value
-(``search=between(...)``, ``log_between(...)`` or ``among(...)``); files and folders are of the type
-``Location``, which ``local_path`` finds and ``read_weights`` reads.
+spaces from ``SpacePlugin``, extractors from ``ExtractorPlugin``, rewards from ``RewardPlugin``; a
+metric is a ``Metric``, computed from ``Inputs``, whose replicates (the value without each block of
+samples) ``jackknife`` or, of a mean of scores, ``mean_with_replicates`` gives. The fields of a
+``Config`` are declared with ``setting``: its default, what it may be, and where trials look for a
+better value (``search=between(...)``, ``log_between(...)`` or ``among(...)``); files and folders
+are of the type ``Location``, which ``local_path`` finds and ``read_weights`` reads.
 """
 
 from piflow_bench import flow
@@ -34,6 +34,7 @@ from piflow_bench.contracts.method import (
 )
 from piflow_bench.contracts.plugin import NoSettings, Place
 from piflow_bench.contracts.requirement import Requirement
+from piflow_bench.contracts.reward import RewardPlugin, Score
 from piflow_bench.contracts.space import Space, SpacePlugin
 from piflow_bench.contracts.student import Student
 from piflow_bench.contracts.teacher import Guidance, Guided, Teacher, TeacherPlugin, solve
@@ -75,8 +76,10 @@ __all__ = [
     "Optimizer",
     "Place",
     "Requirement",
+    "RewardPlugin",
     "Rows",
     "SampleRandom",
+    "Score",
     "Scored",
     "Space",
     "SpacePlugin",

@@ -31,6 +31,7 @@ BASES = {
     "TeacherPlugin": ("teacher", "piflow_bench.contracts.teacher"),
     "SpacePlugin": ("space", "piflow_bench.contracts.space"),
     "ExtractorPlugin": ("extractor", "piflow_bench.contracts.extractor"),
+    "RewardPlugin": ("reward", "piflow_bench.contracts.reward"),
 }
 """Base classes of plugins that may be files: the kind of each, and its module."""
 METRIC = "Metric"

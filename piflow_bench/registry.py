@@ -1,10 +1,10 @@
 """One registry for every kind of plugin.
 
 Built-in plugins are found exactly as a third party's: through entry points of the groups
-``piflow_bench.methods``, ``datasets``, ``teachers``, ``spaces``, ``extractors`` and ``metrics``, or
-as files in folders that ``plugins=A,B`` names (the file's name is the plugin's, its kind that of
-the class in it, or of the metrics that it assigns). Names come from metadata, file names and
-sources, without importing anything.
+``piflow_bench.methods``, ``datasets``, ``teachers``, ``spaces``, ``extractors``, ``rewards`` and
+``metrics``, or as files in folders that ``plugins=A,B`` names (the file's name is the plugin's, its
+kind that of the class in it, or of the metrics that it assigns). Names come from metadata, file
+names and sources, without importing anything.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ GROUPS = {
     "teacher": "piflow_bench.teachers",
     "space": "piflow_bench.spaces",
     "extractor": "piflow_bench.extractors",
+    "reward": "piflow_bench.rewards",
     "metric": "piflow_bench.metrics",
     "config": "piflow_bench.configs",
 }

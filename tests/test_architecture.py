@@ -88,6 +88,7 @@ ROOMS = [
     "spaces",
     "data",
     "teachers",
+    "rewards",
     "config",
     "conformance",
     "pipeline",

@@ -14,9 +14,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "what",
         nargs="+",
         metavar="[KIND] NAME",
-        help="method, dataset, space, teacher, extractor or metric, and the name of one; then its "
-        "settings, "
-        "plugins=PATH[,PATH]; of a teacher dataset=NAME dataset.KEY=VALUE as well",
+        help="method, dataset, space, teacher, extractor, reward or metric, and the name of one; "
+        "then its settings, plugins=PATH[,PATH]; of a teacher or reward dataset=NAME "
+        "dataset.KEY=VALUE as well",
     )
 
 

@@ -14,7 +14,7 @@ from piflow_bench.file_plugins import places
 from piflow_bench.registry import Plugin, PluginError, find
 
 KINDS = (
-    "methods", "datasets", "teachers", "spaces", "experiments", "extractors", "protocols"
+    "methods", "datasets", "teachers", "spaces", "experiments", "extractors", "rewards", "protocols"
 )  # fmt: skip
 ASKED_FOR = "metrics"
 """Metrics are listed by name alone, since their module must be imported for it."""

@@ -13,7 +13,7 @@ from piflow_bench.errors import OK, UserError
 from piflow_bench.evaluation.metrics.metric import all_metrics
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-KINDS = ("method", "dataset", "teacher", "space", "extractor", "metric")
+KINDS = ("method", "dataset", "teacher", "space", "extractor", "reward", "metric")
 """Kinds that there is a template of, a file each in ``templates``."""
 
 

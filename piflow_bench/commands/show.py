@@ -34,6 +34,7 @@ SETTINGS = {
     "space": {"Config": "settings: space.KEY=VALUE"},
     "teacher": {"Config": "settings: teacher.KEY=VALUE"},
     "extractor": {"Config": "settings: extractors.NAME.KEY=VALUE"},
+    "reward": {"Config": "settings: rewards.NAME.KEY=VALUE"},
 }
 """Kinds of plugins that are shown, the dataclasses of their settings, and how those are given."""
 
@@ -85,11 +86,14 @@ def _plugin(kind: str, name: str, folders: Sequence[str]) -> Iterator[str]:
         yield f"  describes: {'points' if cls.of_points else 'pictures'}"
         yield f"  outputs: {', '.join(cls.outputs)}"
         yield f"  rule: {cls.rule}"
+    if kind == "reward":
+        yield ""
+        yield f"  rule: {cls.rule}"
     for attribute, title in SETTINGS[kind].items():
         settings = getattr(cls, attribute, None)
         if settings is not None and dataclasses.fields(settings):
             yield ""
-            yield title.replace("NAME", name) if kind == "extractor" else title
+            yield title.replace("NAME", name) if kind in ("extractor", "reward") else title
             yield from _fields(settings)
 
 

@@ -25,7 +25,7 @@ PATH_KEYS = (
 )
 """Keys whose values are taken literally, before hydra's grammar: any character may occur."""
 OF_PLUGINS = re.compile(
-    r"tuned|(dataset|teacher|space|(?:extractors|scorers)\.[^.=]+)\.[A-Za-z_]\w*"
+    r"tuned|(dataset|teacher|space|(?:extractors|rewards|scorers)\.[^.=]+)\.[A-Za-z_]\w*"
 )
 """Settings, most of them of plugins, that may be places."""
 

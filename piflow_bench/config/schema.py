@@ -140,6 +140,7 @@ class ExperimentConfig:
     # whether the teacher is measured on real samples first, and a wrong one is refused
     check_teacher: bool = True
     extractors: dict[str, Any] = setting(factory=dict)  # settings of extractors by name
+    rewards: dict[str, Any] = setting(factory=dict)  # settings of rewards by name
     lpips: WeightsConfig = setting(factory=WeightsConfig)
     # weights of networks of metrics of pictures with prompts: {METRIC: {weights: FILE}}
     scorers: dict[str, Any] = setting(factory=dict)

@@ -89,6 +89,13 @@ def space_of(which: Asked, plugin: DatasetPlugin) -> SpacePlugin:
     return made
 
 
+def dataset_beside(which: Asked) -> Dataset:
+    """The dataset that is given beside a plugin, in the space that is, or in its own."""
+    plugin = which.plugin_beside("dataset")
+    dataset: Dataset = plugin.load(space_of(which, plugin), Place())
+    return dataset
+
+
 def _findings(dataset: Dataset, source: str) -> Iterator[CheckResult]:
     """Results of the looks that every run takes, of each group one a line."""
     found: dict[str, list[str]] = {}

@@ -12,6 +12,7 @@ from piflow_bench.conformance.extractor import check_extractor
 from piflow_bench.conformance.method.suite import check_method
 from piflow_bench.conformance.metric import check_metric
 from piflow_bench.conformance.results import CheckResult
+from piflow_bench.conformance.reward import check_reward
 from piflow_bench.conformance.space_suite import check_space
 from piflow_bench.conformance.teacher_suite import check_teacher
 
@@ -27,6 +28,7 @@ CHECKS: dict[str, Callable[[str, list[str]], list[CheckResult]]] = {
     "space": check_space,
     "teacher": check_teacher,
     "extractor": check_extractor,
+    "reward": check_reward,
     "metric": check_metric,
 }
 """What tests a plugin of a kind, called with its name and the ``key=value`` arguments."""

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from piflow_bench.conformance import stand_ins as standins
 from piflow_bench.conformance.backbone_suite import backbone_tests, needed_by
 from piflow_bench.conformance.dataset import network_of, teacher_problems
-from piflow_bench.conformance.dataset_suite import space_of
+from piflow_bench.conformance.dataset_suite import dataset_beside
 from piflow_bench.conformance.plugin import (
-    Asked,
     asked,
     check_identity,
     check_requirements,
@@ -37,7 +36,6 @@ from piflow_bench.conformance.results import (
 from piflow_bench.conformance.teacher import look_at
 from piflow_bench.contracts.condition import Condition
 from piflow_bench.contracts.data import Dataset
-from piflow_bench.contracts.plugin import Place
 from piflow_bench.contracts.teacher import Guidance, Guided, Teacher, TeacherPlugin
 from piflow_bench.errors import UserError
 from piflow_bench.randomness import SampleRandom
@@ -77,7 +75,7 @@ def check_teacher(name: str, arguments: list[str]) -> list[CheckResult]:
     results.append(attempt_given("identity", lambda: check_identity(plugin), source))
     methods = needed_by(which.folders)
     if "dataset" in which.beside:
-        dataset = _dataset(which)
+        dataset = dataset_beside(which)
         return results + _on(plugin, dataset, dataset.name, source, methods, real=True)
     refused = []
     for label, stand_in in STAND_INS.items():
@@ -88,13 +86,6 @@ def check_teacher(name: str, arguments: list[str]) -> list[CheckResult]:
         words = "serves none of the stand-ins; name a dataset that it is a teacher of: dataset=NAME"
         results.append(CheckResult("datasets", FAILED, words))
     return results
-
-
-def _dataset(which: Asked) -> Dataset:
-    """The dataset that is given beside a teacher, in the space that is, or in its own."""
-    plugin = which.plugin_beside("dataset")
-    dataset: Dataset = plugin.load(space_of(which, plugin), Place())
-    return dataset
 
 
 def _on(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from piflow_bench import forward_mode
 from piflow_bench.contracts.condition import Condition
+from piflow_bench.contracts.reward import Reward
 from piflow_bench.contracts.student import Student
 from piflow_bench.contracts.teacher import Teacher
 from piflow_bench.costs.flops import Handle
@@ -54,6 +55,8 @@ class Facts:
     """BibTeX of it; ``cite`` writes an entry."""
     fidelity: str = ""
     """How near it is to its paper, in words: the published recipe, or what differs."""
+    reward: str = ""
+    """The reward plugin that it is trained to please; "": none."""
     trained_on: tuple[str, ...] = ()
     """Extractors whose features it is trained on: their metrics are marked in its rows."""
     version: int = 1
@@ -136,6 +139,15 @@ class Update:
     scalars: Mapping[str, float] = field(default_factory=dict)
 
 
+def no_reward(samples: Tensor, condition: Condition) -> Tensor:
+    """What stands for the reward of a method that declares none.
+
+    Raises:
+        RuntimeError: always.
+    """
+    raise RuntimeError("context.reward: the method's facts name no reward")
+
+
 @dataclass(frozen=True)
 class Context:
     """What a training step works with: everything is a counted handle already."""
@@ -157,6 +169,9 @@ class Context:
 
     forwards: float = 0.0
     """What all processes spent before this step, in teacher forwards of one sample."""
+
+    reward: Reward = no_reward
+    """How good samples are, by the reward of the facts; as numbers, without gradient."""
 
     held: list[nn.Parameter] = field(default_factory=list)
     """Parameters without gradient until the update's backward pass is over."""

@@ -82,14 +82,17 @@ def _packages(config: ExperimentConfig) -> Iterator[Finding]:
 def requirements(config: ExperimentConfig) -> list[Requirement]:
     """The files that the experiment's plugins are read from, and of published students."""
     from piflow_bench.pipeline.plan import runtime_of
+    from piflow_bench.pipeline.plan.variants import variants_of
     from piflow_bench.pipeline.plan.world import published_in
 
     runtime = replace(runtime_of(config), inputs="")  # What nobody gives is not made.
+    rewards = {v.facts.reward for v in variants_of(config) if v.facts.reward}
     plugins = [
         runtime.dataset_plugin(),
         runtime.teacher_plugin(),
         runtime.space_plugin(),
         *(runtime.extractor_plugin(name) for name in config.protocol.extractors),
+        *(runtime.reward_plugin(name) for name in sorted(rewards)),
     ]
     found = [r for p in plugins for r in p.requirements() if not is_stand_in(r.source)]
     found += _scorers(config, runtime.scorers)

@@ -8,6 +8,7 @@ makes nothing under the key of what it was, nor do data and weights that are oth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from piflow_bench import registry
 from piflow_bench.config.schema import to_plain
@@ -48,8 +49,8 @@ def _changed(stage: Stage, method: str, runtime: Runtime) -> Iterator[str]:
     config = stage.task.content
     if config.get("source", method) != method:
         yield f"the source of method '{config['method']}' was edited"
-    for kind in ("dataset", "space", "teacher"):
-        known = config.get(kind, {})
+    for kind in ("dataset", "space", "teacher", "reward"):
+        known = config.get(kind) or {}
         source = {"source": known["source"]} if "source" in known else None
         if source and plugin_source(kind, known["name"], runtime) != source:
             yield f"the source of {kind} '{known['name']}' was edited"
@@ -64,8 +65,8 @@ def _changed(stage: Stage, method: str, runtime: Runtime) -> Iterator[str]:
 
         edited = [n for n, key in foreign.items() if all_metrics()[n].key != key]
         yield from (f"the source of metric '{name}' was edited" for name in edited)
-    for kind in ("dataset", "space", "teacher"):
-        known = config.get(kind, {})
+    for kind in ("dataset", "space", "teacher", "reward"):
+        known = config.get(kind) or {}
         if "settings" in known and not _same_files(kind, known, runtime):
             yield f"the files of {kind} '{known['name']}' were changed"
     for name, known in described.items():
@@ -82,6 +83,7 @@ def _same_files(kind: str, known: Identity, runtime: Runtime) -> bool:
         "dataset": runtime.dataset_plugin,
         "space": runtime.space_plugin,
         "teacher": runtime.teacher_plugin,
+        "reward": partial(runtime.reward_plugin, known["name"]),
     }
     found = plugins[kind]().identity()
     # What trains a teacher holds a part of the settings.

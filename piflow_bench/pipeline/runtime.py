@@ -18,6 +18,7 @@ from piflow_bench import registry
 from piflow_bench.contracts.data import Dataset, DatasetPlugin
 from piflow_bench.contracts.extractor import Extractor, ExtractorPlugin
 from piflow_bench.contracts.plugin import Place
+from piflow_bench.contracts.reward import Reward, RewardPlugin
 from piflow_bench.contracts.space import SpacePlugin
 from piflow_bench.contracts.teacher import Teacher, TeacherPlugin
 from piflow_bench.errors import UserError
@@ -27,6 +28,9 @@ from piflow_bench.settings import build_dataclass
 from piflow_bench.training.scale import Scale
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from piflow_bench.contracts.condition import Condition
     from piflow_bench.evaluation.metrics.lpips import Lpips
     from piflow_bench.evaluation.scorers import Scorer
 
@@ -43,6 +47,8 @@ class Given:
     """Empty: the dataset's own."""
     extractors: Mapping[str, Settings] = field(default_factory=dict)
     """Settings by extractor's name; those of others are their defaults."""
+    rewards: Mapping[str, Settings] = field(default_factory=dict)
+    """The same of rewards."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,12 @@ class Runtime:
         found: ExtractorPlugin = self._plugin("extractor", settings, f"extractors.{name}")
         return found
 
+    def reward_plugin(self, name: str) -> RewardPlugin:
+        """A reward with its settings of this experiment."""
+        settings = {**self.given.rewards.get(name, {}), "name": name}
+        found: RewardPlugin = self._plugin("reward", settings, f"rewards.{name}")
+        return found
+
     def _plugin(self, kind: str, given: Settings, where: str = "") -> Any:
         if "name" not in given:
             raise UserError(f"{kind}: not given; {kind}=NAME, see `piflow_bench list`")
@@ -133,6 +145,10 @@ class Runtime:
         """An extractor, on its device, its network in a precision."""
         found = _extractor(self._text("extractors"), name)
         return found if precision == "float32" else replace(found, precision=precision)
+
+    def reward(self, name: str) -> Reward:
+        """What a reward says of samples of the experiment's data."""
+        return _reward(self._text("dataset", "space", "rewards"), name)
 
     def lpips(self) -> Lpips:
         """LPIPS, on its device."""
@@ -191,6 +207,24 @@ def _extractor(text: str, name: str) -> Extractor:
     runtime = _read(text)
     with by_its_setting(name):
         return runtime.extractor_plugin(name).load(name, runtime.place)
+
+
+@lru_cache(maxsize=4)
+def _reward(text: str, name: str) -> Reward:
+    import torch
+
+    runtime = _read(text)
+    dataset = runtime.dataset()
+    score = runtime.reward_plugin(name).load(dataset, runtime.place)
+    look = dataset.space.pictures
+    assert look is not None  # The plan has refused points.
+
+    @torch.no_grad()
+    def reward(samples: Tensor, condition: Condition) -> Tensor:
+        told = score(look(samples), condition)
+        return torch.as_tensor(told, dtype=samples.dtype, device=samples.device)
+
+    return reward
 
 
 @contextmanager

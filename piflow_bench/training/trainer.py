@@ -19,9 +19,19 @@ from torch import Tensor, nn
 from piflow_bench import interruption
 from piflow_bench.contracts.condition import Condition
 from piflow_bench.contracts.data import Rows, TensorRows
-from piflow_bench.contracts.method import Batch, Built, Context, Method, Optimizer, Spec, Update
+from piflow_bench.contracts.method import (
+    Batch,
+    Built,
+    Context,
+    Method,
+    Optimizer,
+    Spec,
+    Update,
+    no_reward,
+)
+from piflow_bench.contracts.reward import Reward
 from piflow_bench.contracts.teacher import Teacher
-from piflow_bench.costs.flops import Handle, Meter, count_all_flops
+from piflow_bench.costs.flops import Handle, Meter
 from piflow_bench.costs.memory import PeakMemory
 from piflow_bench.errors import UserError
 from piflow_bench.precision import bfloat16
@@ -41,30 +51,17 @@ from piflow_bench.training.ema import EMA
 from piflow_bench.training.readahead import ReadAhead
 from piflow_bench.training.scale import Scale, division
 from piflow_bench.training.settings import Budget, TrainingSettings, learning_rate_scale
+from piflow_bench.training.teacher_cost import counted_teacher, teacher_forward_flops
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What batches are drawn from: samples and conditions of the training set."""
+    """What a training has of the data: samples and conditions that batches are drawn from."""
 
     rows: Rows
     condition: Condition
-
-
-@torch.no_grad()
-def teacher_forward_flops(teacher: Teacher, shape: tuple[int, ...], condition: Condition) -> float:
-    """FLOPs of one forward pass of the teacher's network for one sample."""
-    like = next(teacher.network.parameters(), torch.zeros(()))  # A formula has none.
-    x, rows = like.new_zeros((1, *shape)), condition[torch.arange(1)].to(like.device)
-    with count_all_flops() as counter:
-        teacher.network(x, x.new_full((1,), 0.5), rows)
-    return float(counter.get_total_flops())
-
-
-def counted_teacher(teacher: Teacher, meter: Meter, unit_flops: float) -> Teacher:
-    """The teacher with its evaluations booked; a closed form costs one network forward a row."""
-    fixed = unit_flops if teacher.closed_form else None
-    return teacher.bind(Handle("teacher", teacher.field, meter, flops_per_row=fixed))
+    reward: Reward = no_reward
+    """What scores samples, for a method whose facts name one."""
 
 
 def _eager() -> AbstractContextManager[Any]:
@@ -214,6 +211,7 @@ class Trainer:
                 part == self.parts - 1,
                 self.eager,
                 forwards=self.flops / self.unit_flops,
+                reward=self.data.reward,
             )
             yield Batch(x0, condition, self.spec.shape), context
 

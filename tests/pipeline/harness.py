@@ -23,7 +23,8 @@ STUDENTS = (*FEW_STAGES, "only=[piflow-gm8,dmd2,kd]")
 
 def forget() -> None:
     """Whatever was loaded is loaded anew, as in another process."""
-    for loaded in (runtime._dataset, runtime._teacher, runtime._extractor, runtime._scorer):
+    for loaded in (runtime._dataset, runtime._teacher, runtime._extractor, runtime._reward,
+                   runtime._scorer):  # fmt: skip
         loaded.cache_clear()
 
 

@@ -65,6 +65,18 @@ class Theirs(ExtractorPlugin):
         return self.loaded(name, place, torch.from_numpy, lambda x: {})
 """,
     "rules": "RULE = 'as it is'\n",
+    "praise": """
+from piflow_bench.contracts.reward import RewardPlugin
+from .taste import TASTE
+
+
+class Theirs(RewardPlugin):
+    rule = "brightness"
+
+    def load(self, dataset, place):
+        return lambda pictures, condition: TASTE * pictures.mean((1, 2, 3))
+""",
+    "taste": "TASTE = 1\n",
     "unused": "",
 }
 ENTRIES = """
@@ -76,6 +88,8 @@ theirs = theirs.field:Theirs
 theirs = theirs.measure:SPREAD
 [piflow_bench.extractors]
 theirs = theirs.look:Theirs
+[piflow_bench.rewards]
+theirs = theirs.praise:Theirs
 """
 
 
@@ -144,6 +158,37 @@ def test_an_edit_changes_the_keys_of_what_the_module_decides(edited, theirs):
     # Rows of one protocol are compared: those of another dataset's or extractor's code are not.
     another = CHANGED[edited] - METRICS != set()
     assert (before.protocol_hash != after.protocol_hash) == another
+
+
+PLEASED = (
+    "+variants.mine={method: dollar, settings: {reward: theirs}}",
+    "only=[mine,teacher-euler]",
+)
+
+
+def test_an_edited_reward_trains_anew(theirs):
+    def trained():
+        return next(s for s in plan(*PLEASED).stages if s.kind == "distill")
+
+    before = trained()
+    edit(theirs, "unused")
+    assert trained().key == before.key
+    edit(theirs, "taste")
+    assert trained().key != before.key
+    with pytest.raises(SourceChanged, match="the source of reward 'theirs' was edited"):
+        unchanged_source(before, Runtime())
+
+
+def test_a_rewards_settings_are_in_the_keys_of_those_that_it_trains():
+    def trained(*settings):
+        made = plan(PLEASED[0].replace("theirs", "class-probe"), "only=[mine,kd]", *settings)
+        return {s.about["variant"]: s for s in made.stages if s.kind == "distill"}
+
+    before, after = trained(), trained("rewards.class-probe.cells=3")
+    assert before["kd"].key == after["kd"].key and "reward" not in before["kd"].task.content
+    assert before["mine"].key != after["mine"].key
+    known = after["mine"].task.reward
+    assert known["name"] == "class-probe" and known["settings"]["cells"] == 3
 
 
 def test_an_edited_extractor_looks_anew(theirs):

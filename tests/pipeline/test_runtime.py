@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline import runtime as R
@@ -37,7 +38,7 @@ class Anything:
 def plugins(monkeypatch):
     monkeypatch.setattr(R.registry, "get", lambda kind, name, folders: Anything)
     monkeypatch.setattr(Anything, "loaded", [])
-    caches = (R._dataset, R._teacher, R._extractor)
+    caches = (R._dataset, R._teacher, R._extractor, R._reward)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -109,6 +110,28 @@ def test_a_teacher_is_loaded_for_its_data_and_from_what_its_stage_made():
     runtime = Runtime(given=GIVEN)
     runtime.teacher(Path("made"))
     assert Anything.loaded[-1] == (runtime.dataset(), Path("made"))
+
+
+def test_a_reward_scores_the_pictures_of_samples(monkeypatch):
+    asked = []
+
+    def load(self, *given):
+        if isinstance(given[0], SimpleNamespace):  # The data.
+            asked.append(self.config.size)
+            return lambda pictures, condition: pictures.mean((1, 2, 3)) * len(condition)
+        look = SimpleNamespace(pictures=lambda x: x.numpy() + 1)
+        return SimpleNamespace(of=self.config, space=look)
+
+    monkeypatch.setattr(Anything, "load", load)
+    runtime = Runtime(given=replace(GIVEN, rewards={"taste": {"size": 9}}))
+    samples = torch.arange(24.0, dtype=torch.float64).reshape(2, 2, 3, 2).requires_grad_()
+    reward = runtime.reward("taste")
+    with torch.no_grad():
+        found = reward(samples, range(2))
+    assert found.dtype == torch.float64 and not found.requires_grad
+    assert torch.equal(found, (samples.detach().mean((1, 2, 3)) + 1) * 2)
+    assert runtime.reward("taste") is reward and asked == [9]
+    assert runtime.reward("other") is not reward and asked == [9, 3]
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,7 @@ LACKS = {
     "freeflow": "needs duration of the teacher's network",
     "twinflow": "real samples",
     "scflow": "real samples",
+    "dollar": "real samples",
     "dmd2": "real samples",
 }
 CAN = ("{method: sid}", "{method: ladd}", "{method: dmd2, settings: {gan: false}}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from piflow_methods.dmd2 import DMD2
+from piflow_methods.dollar import DOLLAR
 from piflow_methods.freeflow import FreeFlow
 from piflow_methods.kd import KD
 from piflow_methods.ladd import LADD
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from torch import multiprocessing
 
 from piflow_bench.api import Classes, Guidance, Optimizer, SampleRandom, Spec, Teacher, Update
+from piflow_bench.conformance.method.trial import small
 from piflow_bench.contracts.data import TensorRows
 from piflow_bench.errors import UserError
 from piflow_bench.networks.dit import DiT
@@ -68,6 +70,7 @@ METHODS = {
     "sid": (SiD, {"lr": 1e-3, "fake_lr": 1e-3}),
     "ladd": (LADD, {"lr": 1e-3, "judge_lr": 1e-3, "depths": [1.0], "pairs": 16, "pair_steps": 2}),
     "freeflow": (FreeFlow, {"lr": 1e-3, "fake_lr": 1e-3, "prediction_share": 0.5}),
+    "dollar": (DOLLAR, {"lr": 1e-3, "fake_lr": 1e-3, "ratio": 2, "depths": [1.0]}),
     "kd": (KD, {"lr": 1e-3, "pairs": 24, "pair_steps": 2}),
 }
 
@@ -89,7 +92,7 @@ def parts(name, train_nfe=2):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(50, 1, 4, 4, generator=generator)
     labels = torch.randint(3, (50,), generator=generator)
-    data = TrainingData(TensorRows(x), Classes(labels, 3))
+    data = TrainingData(TensorRows(x), Classes(labels, 3), small)
     spec = Spec(
         (1, 4, 4),
         None if name.startswith("meanflow") else 1 if name == "freeflow" else train_nfe,

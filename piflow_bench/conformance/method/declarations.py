@@ -38,7 +38,7 @@ def check_facts(facts: Any) -> None:
         value = getattr(facts, key)
         require(value in valid, f"facts.{key} is {value!r}: must be one of {', '.join(valid)}")
     kinds: dict[type, tuple[str, ...]] = {
-        str: ("family", "paper", "citation", "fidelity", "target"),
+        str: ("family", "paper", "citation", "fidelity", "target", "reward"),
         bool: ("trains", "needs_data", "needs_teacher", "elastic", "stochastic"),
         int: ("version",),
     }

@@ -82,6 +82,7 @@ def _needs(facts: Facts) -> list[str]:
         *([jvp] if jvp else []),
         *(f"network `{name}`" for name in facts.auxiliary),
         *(f"{part} of the backbone" for part in facts.backbone),
+        *([f"reward `{facts.reward}`"] if facts.reward else []),
         *(["published weights"] if facts.published else []),
     ]
 

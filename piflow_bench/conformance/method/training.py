@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from piflow_bench.conformance.method.trial import BATCH, STEPS, Trial
+from piflow_bench.conformance.method.trial import BATCH, STEPS, Trial, small
 from piflow_bench.conformance.method.watched import (
     buffers_of,
     first_difference,
@@ -173,6 +173,13 @@ def needs(trial: Trial) -> str:
         require(
             first_difference(state_of(trainer.modules), state_of(other.modules)) is not None,
             "facts.needs_data is True, but other data give the same training",
+        )
+    if facts.reward:
+        other = trial.after(STEPS, reward=lambda x, condition: -small(x, condition))
+        require(
+            first_difference(state_of(trial.after(STEPS).modules), state_of(other.modules))
+            is not None,
+            f"facts.reward is '{facts.reward}', but another reward gives the same training",
         )
     if not facts.needs_teacher:
         used = sum(n for key, n in rows.items() if key.startswith("teacher/"))

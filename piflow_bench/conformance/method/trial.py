@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from piflow_bench.conformance.method.watched import Watched
 from piflow_bench.conformance.results import require
 from piflow_bench.conformance.stand_ins import StandIn
+from piflow_bench.contracts.condition import Condition
 from piflow_bench.contracts.data import TensorRows
-from piflow_bench.contracts.method import Built, Facts, Method, Spec
+from piflow_bench.contracts.method import Built, Facts, Method, Spec, no_reward
+from piflow_bench.contracts.reward import Reward
 from piflow_bench.contracts.student import Student
 from piflow_bench.contracts.teacher import Teacher
 from piflow_bench.randomness import SampleRandom
@@ -21,6 +23,11 @@ from piflow_bench.training.trainer import TrainingData
 
 NFES = (1, 2, 4)
 BATCH, STEPS, SEED = 8, 6, 3
+
+
+def small(samples: Tensor, condition: Condition) -> Tensor:
+    """A reward of samples that are near 0."""
+    return -samples.flatten(1).square().mean(1)
 
 
 class Trial:
@@ -63,13 +70,18 @@ class Trial:
         micro_batch: int | None = None,
         data: Tensor | None = None,
         precision: str = "fp32",
+        reward: Reward = small,
     ) -> Watched:
-        """A training run at its start."""
+        """A training run at its start; of the rewards that methods name it is given ``reward``."""
         x0 = self.dataset.train if data is None else data
         trainer = Watched(
             self.cls(self.config),
             self.stand_in.teacher(0),
-            TrainingData(TensorRows(x0), self.dataset.train_condition),
+            TrainingData(
+                TensorRows(x0),
+                self.dataset.train_condition,
+                reward if self.facts.reward else no_reward,
+            ),
             self.spec(None if self.facts.elastic else self.train_nfe, BATCH),
             TrainingSettings(batch=BATCH, precision=precision, warmup=2),
             Budget("images", float(BATCH * STEPS), (1.0,)),

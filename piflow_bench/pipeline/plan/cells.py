@@ -20,7 +20,7 @@ from piflow_bench.pipeline.plan.questions import (
 )
 from piflow_bench.pipeline.plan.samples import Stages, Teachers
 from piflow_bench.pipeline.plan.variants import Variant
-from piflow_bench.pipeline.plan.world import World, inputs_of
+from piflow_bench.pipeline.plan.world import World, inputs_of, reward_of
 from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.stages.distill import Distill
 from piflow_bench.pipeline.stages.published import Publish
@@ -89,6 +89,7 @@ def _distilled(
         training=variant.training,
         budget=variant.budget,
         train_nfe=nfe,
+        reward=reward_of(shared.world.runtime, variant.facts.reward),
         train_seed=seed + variant.config.seed_offset,
     )
     what = "" if nfe is None else f" for {nfe} NFE"

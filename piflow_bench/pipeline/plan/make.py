@@ -23,6 +23,7 @@ from piflow_bench.pipeline.plan.refusals import (
     check_protocol,
     check_published,
     check_reference,
+    check_rewards,
 )
 from piflow_bench.pipeline.plan.variants import Variant, variants_of
 from piflow_bench.pipeline.plan.world import World, runtime_of, world_of
@@ -78,6 +79,7 @@ def make_plan(config: ExperimentConfig, look: bool = True) -> Plan:
     variants = variants_of(config)
     check_resources(config.launcher, config.variants)
     check_data(world, variants)
+    check_rewards(world, variants)
     if look:
         check_reference(world)
         check_backbones(world, variants)

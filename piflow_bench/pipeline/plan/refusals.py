@@ -155,6 +155,24 @@ def check_data(world: World, variants: Iterable[Variant]) -> None:
             )
 
 
+def check_rewards(world: World, variants: Iterable[Variant]) -> None:
+    """Refuse rewards that cannot look at these samples, and settings of unknown ones."""
+    for name in world.config.rewards:
+        world.runtime.reward_plugin(name)
+    data = world.dataset
+    for v in variants:
+        if not v.facts.reward or v.checkpoint:
+            continue
+        lack = world.runtime.reward_plugin(v.facts.reward).lacks(data)
+        if data.space.pictures is None:
+            lack = "pictures: its samples are points"
+        if lack:
+            raise UserError(
+                f"variants.{v.name}: the reward {v.facts.reward} needs what {data.name} has not: "
+                f"{lack}"
+            )
+
+
 def check_reference(world: World) -> None:
     """Refuse a file of real pictures that its stage could not read."""
     path = world.dataset.reference

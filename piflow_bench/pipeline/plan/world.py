@@ -75,7 +75,7 @@ def runtime_of(config: ExperimentConfig) -> Runtime:
     inputs = inputs_of(config)
     return Runtime(
         config.plugins,
-        Given(config.dataset, config.teacher, config.space, config.extractors),
+        Given(config.dataset, config.teacher, config.space, config.extractors, config.rewards),
         config.sample_batch,
         config.save_seconds,
         config.scale,
@@ -164,6 +164,18 @@ def world_of(config: ExperimentConfig, look: bool) -> World:
         network,
         _scorers(config, runtime),
     )
+
+
+def reward_of(runtime: Runtime, name: str) -> Identity | None:
+    """What decides what a reward says, of the data that its stage names; None for none.
+
+    Raises:
+        UserError: for an unknown name, or settings that it has not.
+    """
+    if not name:
+        return None
+    settings = dict(runtime.reward_plugin(name).identity())
+    return {"name": name, "settings": settings, **plugin_source("reward", name, runtime)}
 
 
 def _scorers(config: ExperimentConfig, runtime: Runtime) -> dict[str, Identity]:

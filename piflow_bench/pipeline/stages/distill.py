@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from piflow_bench.contracts.method import no_reward
 from piflow_bench.pipeline.launchers.torchrun import in_processes
 from piflow_bench.pipeline.runtime import Runtime
-from piflow_bench.pipeline.stage import Inputs, Report
+from piflow_bench.pipeline.stage import Identity, Inputs, Report, left_out
 from piflow_bench.pipeline.stages.student import OfStudent, Training, spec_of, teacher_of
 from piflow_bench.pipeline.store.attempts import begin_anew
 from piflow_bench.threads import threads_of_its_own
@@ -27,6 +28,8 @@ class Distill(OfStudent, Training):
 
     train_nfe: int | None
     """None for an elastic student."""
+    reward: Identity | None = left_out(None)
+    """What the method is trained to please, of one that is."""
 
     def run(self, inputs: Inputs, folder: Path, runtime: Runtime, report: Report) -> None:
         from piflow_bench.training.loop import train
@@ -37,6 +40,7 @@ class Distill(OfStudent, Training):
             return
         dataset, settings = runtime.dataset(), self.training_settings()
         device, seed = runtime.scale.device, self.train_seed
+        asked = no_reward if self.reward is None else runtime.reward(self.reward["name"])
         events = runtime.events.get(folder.name)
         teacher = teacher_of(inputs, runtime)
         network: Any = teacher.network
@@ -46,7 +50,7 @@ class Distill(OfStudent, Training):
             train(
                 self.method_of(runtime),
                 teacher,
-                TrainingData(dataset.training_rows, dataset.train_condition),
+                TrainingData(dataset.training_rows, dataset.train_condition, asked),
                 spec_of(runtime, settings.batch, seed, device, self.train_nfe),
                 settings,
                 self.training_budget(),

@@ -24,7 +24,10 @@ from piflow_bench.pipeline.plan.refusals import (
     check_machine,
     check_protocol,
     check_reference,
+    check_rewards,
 )
+from piflow_bench.pipeline.runtime import Given, Runtime
+from piflow_bench.rewards.class_probe import ClassProbe, Config
 from piflow_bench.training.scale import Scale
 from piflow_bench.training.settings import TrainingSettings
 from tests.pipeline.plan import made
@@ -82,6 +85,42 @@ def test_students_of_real_samples_need_some(reason):
         assert words == "variants.mine: is trained on real samples, and tiny has prompts alone"
     else:
         check_data(world, [variant])
+
+
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        ({}, None),
+        (NO_CLASSES, "class labels"),
+        (POINTS, "pictures: its samples are points"),
+    ],
+)
+def test_rewards_that_cannot_look_at_the_data(data, words, published):
+    facts = Facts("any", reward="class-probe")
+    variant = SimpleNamespace(name="mine", facts=facts, checkpoint="file" if published else None)
+    world = world_of(**data)
+    world.runtime.reward_plugin = lambda name: ClassProbe(Config())
+    if words is None or published:
+        check_rewards(world, [variant])
+        return
+    assert refused(check_rewards, world, [variant]) == (
+        f"variants.mine: the reward class-probe needs what tiny has not: {words}"
+    )
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"class-prob": {}}, "no reward is called 'class-prob'"),
+        ({"class-probe": {"cell": 3}}, "rewards.class-probe.cell"),
+    ],
+)
+def test_settings_of_rewards_that_there_are_not(given, words):
+    config = SimpleNamespace(rewards=given)
+    runtime = Runtime(given=Given(rewards=given))
+    world = SimpleNamespace(config=config, runtime=runtime, dataset=made.dataset())
+    assert words in refused(check_rewards, world, [])
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ from dataclasses import replace
 import torch
 from safetensors.torch import load_file
 
+from piflow_bench.contracts.method import no_reward
 from piflow_bench.pipeline.stages import distill
 from piflow_bench.pipeline.stages.distill import Distill
+from piflow_bench.training import loop
 from piflow_bench.training.output import checkpoints, log_rows, weights_file
 from piflow_bench.training.scale import Scale
 from tests.pipeline.stages import made
@@ -54,6 +56,20 @@ def test_the_stages_that_follow_have_their_own_threads(tmp_path):
     threads = torch.get_num_threads()
     task.run({}, tmp_path, made.runtime(), made.silent)
     assert torch.get_num_threads() == threads != 2
+
+
+def test_a_training_is_given_the_reward_of_its_key(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        loop, "train", lambda method, teacher, data, *rest, **named: given.append(data.reward)
+    )
+    runtime = made.runtime()
+    runtime.reward = lambda name: ("the reward", name)
+    for reward in (None, {"name": "mine", "settings": {}}):
+        task = replace(TRAIN, reward=reward)
+        task.run({}, tmp_path, runtime, made.silent)
+    assert given == [no_reward, ("the reward", "mine")]
+    assert "reward" not in TRAIN.content
 
 
 def test_events_are_those_of_its_own_folder(tmp_path, monkeypatch):
