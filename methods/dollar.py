@@ -113,9 +113,15 @@ class DOLLAR(Method):
     def facts_for(self) -> Facts:
         """Without a weight the reward is not asked."""
         if self.config.reward_weight:
-            return replace(self.facts, reward=self.config.reward)
-        auxiliary = ("average", "fake_score")
-        return replace(self.facts, reward="", backbone=(), auxiliary=auxiliary)
+            target = self.facts.target.replace("the reward", self.config.reward)
+            return replace(self.facts, reward=self.config.reward, target=target)
+        return replace(
+            self.facts,
+            reward="",
+            backbone=(),
+            auxiliary=("average", "fake_score"),
+            target=self.facts.target.partition(",")[0],
+        )
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """Generator, its running average, the fake score and the reward's network."""
