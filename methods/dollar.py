@@ -66,7 +66,7 @@ class Config:
     depths: tuple[float, ...] = setting((0.5, 1.0), above=0, most=1)
     lr: float = setting(2e-6, least=0, search=log_between(2e-7, 2e-5))
     fake_lr: float = setting(2e-6, least=0, search=log_between(2e-7, 2e-5))
-    reward_lr: float = setting(1e-4, least=0)
+    reward_lr: float = setting(1e-4, least=0, search=log_between(1e-5, 1e-3, needs="reward_weight"))
     beta1: float = setting(0.9, least=0, below=1)
     beta2: float = setting(0.999, least=0, below=1)
     weight_decay: float = setting(0.01, least=0)
