@@ -40,8 +40,9 @@ def duration(seconds: float) -> str:
 
 
 def time_left(made: float, left: float, seconds: float) -> str:
-    """Words for the time that is left by the pace so far; empty before there is one."""
-    return f"about {duration(left * seconds / made)} left" if made > 0 and left > 0 else ""
+    """Words for the time that is left by the pace so far; empty in the first hundredth of it."""
+    told = left > 0 and made >= 0.01 * (made + left)
+    return f"about {duration(left * seconds / made)} left" if told else ""
 
 
 def now_and_then(say: Callable[[str], None], every: float) -> Callable[[str], None]:

@@ -27,6 +27,7 @@ def quiet():
         ),
         # What an earlier call did says nothing of the pace.
         (_Work("features of x", 1600, 2000, 0.0, 1500), 100, "after 2 min; about 7 min left"),
+        (_Work("features of x", 9, 1000, 0.0, 0), 30, "9 of 1,000 after 30 s"),
         (_Work("metrics of x", 0, 7, 10.0, 0), 40, "metrics of x: 0 of 7 after 30 s"),
         (_Work("metrics of x", 7, 7, 10.0, 0), 40, "7 of 7 after 30 s"),
     ],

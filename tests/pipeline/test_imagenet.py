@@ -22,8 +22,10 @@ from tests.pipeline import harness
 
 STUDENTS = {
     *("piflow-gm32", "piflow-gm8", "piflow-dx20", "meanflow"),
-    *("dmd2", "dmd2-logit-normal", "kd"),
+    *("dmd2", "dmd2-logit-normal", "kd", "freeflow", "ladd"),
 }
+OTHERS = {"decoupled", "f-distill-js", "sid", "twinflow", "scflow", "d2o"}
+"""Methods and settings of which that is tested on digits or on the plane."""
 
 BOTH = "only=[kd,teacher-euler]"
 SMOKE = ("profile=smoke", "budget.checkpoints=[1.0]")
@@ -42,7 +44,11 @@ def run(folder, *settings):
 def folder(tmp_path_factory):
     """One evaluation, all methods with one teacher and some with both, by a process and workers."""
     folder = tmp_path_factory.mktemp("imagenet")
-    for settings in (["experiment=imagenet_1nfe_repa"], ["experiment=imagenet_1nfe_fm", BOTH]):
+    most = f"only=[teacher-euler,{','.join(sorted(STUDENTS))}]"
+    for settings in (
+        ["experiment=imagenet_1nfe_repa", most],
+        ["experiment=imagenet_1nfe_fm", BOTH],
+    ):
         result = harness.run(*settings, *SMOKE, cwd=folder, timeout=1100)
         assert result.returncode == 0, result.stdout + result.stderr
     return folder
@@ -114,8 +120,17 @@ def test_the_plan_of_a_gpu_is_that_of_the_cpu(folder, monkeypatch):
 
 
 @pytest.mark.thorough
+def test_the_other_variants_are_trained_and_scored(folder):
+    (config,) = compose(["experiment=imagenet_1nfe_repa"])
+    assert {*STUDENTS, *OTHERS, "teacher-euler"} == set(config.variants)
+    run(folder, "experiment=imagenet_1nfe_repa", f"only=[{','.join(OTHERS)}]", "name=others")
+    table = results(folder, "others")
+    assert (table.status == "ok").all() and OTHERS <= set(table.variant)
+
+
+@pytest.mark.thorough
 def test_two_evaluations(folder):
-    run(folder, "experiment=imagenet_2nfe", "only=[piflow-gm32]")
+    run(folder, "experiment=imagenet_2nfe", "only=[piflow-gm32,dp-dmd]")
     table = results(folder, "imagenet_2nfe-smoke")
     assert (table.status == "ok").all() and set(table.nfe.dropna()) == {2, 6}
 
