@@ -10,20 +10,27 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 from piflow_reports import claims_page, summary
 from piflow_reports.data import merge, read
 from piflow_reports.data import series as frames
+from piflow_reports.data.run import Run
 from piflow_reports.export import tables as export
+from piflow_reports.format import names
+from piflow_reports.sections import trials as chosen
 
 from piflow_bench.errors import UserError
 from piflow_bench.files.atomic import write_parquet, write_text
+from piflow_bench.tuning.choice import Trials
 
 LONG = ("artifact", "rules", "versions", "train_rows", "git_commit", "start", "node", "sampler")
 """Columns of long texts: those that no page here shows are left empty."""
 SHOWN = ("rules", "sampler")
+SEEN = "seen.md"
+"""Beside trials that are kept: what was learnt from them, in words."""
 
 
 def keep(run: Path, folder: Path, under: str = "") -> Path:
@@ -48,20 +55,21 @@ def keep(run: Path, folder: Path, under: str = "") -> Path:
 def page(folder: Path) -> str:
     """What a kept run says: its question, rankings and verdicts, and what made it.
 
+    Of trials, what they chose, and the words kept beside them.
+
     Raises:
         UserError: if parts in one folder were evaluated by different rules.
     """
-    found = _whole(folder)
+    runs = _runs(folder)
+    tried = [found for run in runs if (found := chosen.trials_of(run))]
+    if tried:
+        return _trials_page(folder, runs, tried)
+    found = _whole(folder, runs)
     run = found.run
-    about = run.info.get("provenance") or {}
-    commands = [str(part.info.get("command", "")) for part in run.merged or (run,)]
     parts = [
-        f"# {run.info.get('title') or run.name}",
-        "<!-- Written by python -m piflow_reports.results_page docs/results -->",
-        str(run.info.get("question_text") or ""),
+        *_head(run),
         f"{found.title}. {_counts(found.cells, found.primary)} Made by",
-        "\n".join(["```bash", *commands, "```"]),
-        _made(run.results, about),
+        *_origin(run.merged or (run,), run.results),
         found.note,
     ]
     for nfe, ranking in found.rankings.items():
@@ -69,12 +77,59 @@ def page(folder: Path) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _whole(folder: Path) -> summary.Summary:
+def _head(run: Run) -> list[str]:
+    return [
+        f"# {run.info.get('title') or run.name}",
+        "<!-- Written by python -m piflow_reports.results_page docs/results -->",
+        str(run.info.get("question_text") or ""),
+    ]
+
+
+def _origin(runs: Sequence[Run], results: pd.DataFrame) -> list[str]:
+    """The commands that make it again, and on what it was made."""
+    commands = [str(run.info.get("command", "")) for run in runs]
+    about = runs[0].info.get("provenance") or {}
+    return ["\n".join(["```bash", *commands, "```"]), _made(results, about)]
+
+
+def _runs(folder: Path) -> list[Run]:
+    """A kept run, or all its parts."""
+    whole = (folder / "results.parquet").is_file()
+    return read.read_all(
+        [folder] if whole else [path.parent for path in sorted(folder.glob("*/results.parquet"))]
+    )
+
+
+def _trials_page(folder: Path, runs: Sequence[Run], tried: Sequence[Trials]) -> str:
+    primary = runs[0].info["primary"]
+    metric = (
+        f"{names.metric(tried[0].metric).label} {names.arrow(tried[0].higher)}, "
+        f"{primary['question']}, by features of {primary['extractor']}"
+    )
+    lines = [
+        ["variant", "NFE", "trials", "published recipe", "best", "farthest from it", "settings"],
+        ["---", "---:", "---:", "---:", "---:", "---:", "---"],
+        *(
+            [row.variant, row.at, row.count, row.published, row.best, row.worst, row.settings]
+            for found in tried
+            for row in chosen.rows(found)
+        ),
+    ]
+    parts = [
+        *_head(runs[0]),
+        f"{chosen.NOTE} What decides is {metric}. Made by",
+        *_origin(runs, pd.concat([run.results for run in runs])),
+        "\n".join("| " + " | ".join(map(export.md, line)) + " |" for line in lines),
+        (folder / SEEN).read_text("utf-8").strip() if (folder / SEEN).is_file() else "",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _whole(folder: Path, runs: list[Run]) -> summary.Summary:
     """The summary of a kept run, or of all its parts."""
-    if (folder / "results.parquet").is_file():
-        return summary.read(folder)
-    parts = [path.parent for path in sorted(folder.glob("*/results.parquet"))]
-    whole = merge.sections(read.read_all(parts))
+    if len(runs) == 1:
+        return summary.of(runs[0])
+    whole = merge.sections(runs)
     if len(whole) > 1:
         raise UserError(f"{folder}: parts of other rules: {'; '.join(merge.rules_apart(whole))}")
     return summary.of(whole[0])

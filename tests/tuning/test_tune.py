@@ -5,7 +5,9 @@ import time
 import pandas as pd
 import pytest
 import yaml
-from piflow_reports import summary
+from piflow_reports import results_page, summary
+from piflow_reports.export import tables as export
+from piflow_reports.sections.trials import rows
 
 import piflow_bench
 from piflow_bench.config.tuned import read_tuned
@@ -68,6 +70,18 @@ def test_the_page_has_the_choice_and_a_figure_for_every_setting(tuned):
     found = summary.read(folder / "runs" / NAME)
     assert found.trials and not found.verdicts
     assert piflow_bench.open(folder / "runs" / NAME).verdicts == []
+
+
+def test_its_kept_page_says_what_was_chosen(tuned, tmp_path):
+    run = tuned[0] / "runs" / NAME
+    results_page.keep(run, tmp_path, "trials")
+    (tmp_path / "trials" / "seen.md").write_text("What was learnt.\n")
+    (text,) = results_page.pages(tmp_path).values()
+    for found in rows(summary.read(run).trials):
+        line = next(line for line in text.splitlines() if line.startswith(f"| {found.variant} |"))
+        assert line.endswith(f"| {export.md(found.settings)} |") and f"| {found.best} |" in line
+    assert "results never use" in text and "imitation" in text and "tune experiment=" in text
+    assert text.endswith("What was learnt.\n") and "Declared" not in text
 
 
 def test_killed_it_goes_on_and_chooses_the_same_to_the_bit(tuned, tmp_path):
