@@ -44,14 +44,14 @@ class Velocity(Affine):
         super().__init__(1.0 - a, -b)
 
 
-def updates(a, b, w=1.0, step=0, progress=0.0, nfe=1, student=None, **settings):
+def updates(a, b, w=1.0, step=0, progress=0.0, nfe=1, student=None, average=None, **settings):
     settings = {"consistency_weight": 0.0, "reward_weight": 0.0, **settings}
     method = DOLLAR(Config(**settings))
     method.times = flow.time_grid(nfe)[:-1]
     student = student or Velocity(a, b)
     networks = {
         "student": student,
-        "average": Average(student, 0.9),
+        "average": Average(average or student, 0.9),
         "fake_score": ExactFakeScore(a, b),
         "latent_reward": Praise(),
     }
@@ -124,10 +124,11 @@ def test_neighbours_have_their_closed_form(start):
     def estimate(x, level):
         return x - level * (p * x + q)
 
-    state = x - 0.02 * (x - guided(x, t)) / level
-    error = estimate(x, level) - estimate(state, (level - 0.02).clamp(min=0))
-    expected = slopes(error, 0.01, (-level * x, -level))
-    with_it = gradient(a, b, w=2.5, consistency_weight=0.7)
+    state, there = x - 0.02 * (x - guided(x, t)) / level, (level - 0.02).clamp(min=0)
+    target = state - there * ((1 - 0.6) * state - 0.2)
+    expected = slopes(estimate(x, level) - target, 0.01, (-level * x, -level))
+    averaged = Velocity(0.6, 0.2)
+    with_it = gradient(a, b, w=2.5, consistency_weight=0.7, average=averaged)
     without = gradient(a, b, w=2.5)
     found = tuple(x - y for x, y in zip(with_it, without, strict=True))
     assert found == pytest.approx([0.7 * e for e in expected], abs=1e-9)
