@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from piflow_methods.parts.consistency import Average
-from piflow_methods.parts.stepping import FlowMapStudent
+from piflow_methods.parts.stepping import FlowMapStudent, average_velocity
 from piflow_methods.parts.turns import turn
 from torch import Tensor
 
@@ -67,11 +67,6 @@ class Config:
                 f"adversary_share={self.adversary_share}: with base_share, {self.base_share}, at "
                 "most 1"
             )
-
-
-def between(network: Any, x: Tensor, t: Tensor, s: Tensor, condition: Condition) -> Tensor:
-    """Average velocity ``F(x, t, s)`` of a network with a second time."""
-    return network(x, t, condition, duration=t - s)
 
 
 class TwinFlow(Method):
@@ -137,12 +132,11 @@ class TwinFlow(Method):
         x = flow.interpolate(batch.x0, random.normal("noise", batch.shape), t)
         velocity = context.teacher(x, t, condition)
         student = context.networks["student"]
-        found = between(student, x, t, s, condition)
+        found = average_velocity(student, x, t, s, condition)
         loss = self._residual_loss(found, x, t, s, velocity, condition, context)
-        instant = (between(student, x, t, t, condition) - velocity).square().mean()
-        return Update(
-            "student", loss + instant, scalars={"loss": loss.detach(), "instant": instant.detach()}
-        )
+        instant = (average_velocity(student, x, t, t, condition) - velocity).square().mean()
+        scalars = {"loss": loss.detach(), "instant": instant.detach()}
+        return Update("student", loss + instant, scalars=scalars)
 
     def _residual_loss(
         self,
@@ -163,10 +157,8 @@ class TwinFlow(Method):
             way = torch.zeros_like(x)
             for i in range(c.average_steps):
                 to = at + (s - at) / (c.average_steps - i)
-                part = flow.expand(at - to, x) * between(
-                    context.networks["average"], state - way, at, to, condition
-                )
-                way, at = way + part, to
+                u = average_velocity(context.networks["average"], state - way, at, to, condition)
+                way, at = way + flow.expand(at - to, x) * u, to
             residual = (flow.expand(t - s, x) * found - way) / flow.expand(q, x) - velocity
             target = found - residual.clamp(-c.cut, c.cut)
         return (found - target).square().mean()
@@ -176,7 +168,7 @@ class TwinFlow(Method):
         noise = context.random.normal("noise", batch.shape)
         one = torch.ones(len(noise)).to(noise)
         student = context.networks["student"]
-        return noise, between(student, noise, one, torch.zeros_like(one), batch.condition)
+        return noise, average_velocity(student, noise, one, 0 * one, batch.condition)
 
     def _adversary(self, batch: Batch, context: Context) -> Update:
         with torch.no_grad():
@@ -184,7 +176,7 @@ class TwinFlow(Method):
             x = noise - velocity
         t = context.random.uniform("time")
         noisy = flow.interpolate(x, noise, t)
-        found = between(context.networks["student"], noisy, -t, -t, batch.condition)
+        found = average_velocity(context.networks["student"], noisy, -t, -t, batch.condition)
         loss = (found - (noise - x)).square().mean()
         return Update("student", loss, scalars={"fake_loss": loss.detach()})
 
@@ -195,18 +187,11 @@ class TwinFlow(Method):
         with torch.no_grad():
             fresh = context.random.normal("fresh noise", batch.shape)
             noisy = flow.interpolate(noise - velocity, fresh, t)
-            apart = between(student, noisy, -t, -t, condition) - between(
-                student, noisy, t, t, condition
-            )
-            target = velocity - apart
+            fake = average_velocity(student, noisy, -t, -t, condition)
+            target = velocity - (fake - average_velocity(student, noisy, t, t, condition))
         loss = (velocity - target).square().mean()
         one = torch.ones_like(t)
         at_noise = context.teacher(noise, one, condition)
-        base = self._residual_loss(
-            velocity, noise, one, torch.zeros_like(one), at_noise, condition, context
-        )
-        return Update(
-            "student",
-            loss + base,
-            scalars={"matching_loss": loss.detach(), "loss": base.detach()},
-        )
+        base = self._residual_loss(velocity, noise, one, 0 * one, at_noise, condition, context)
+        scalars = {"matching_loss": loss.detach(), "loss": base.detach()}
+        return Update("student", loss + base, scalars=scalars)

@@ -24,6 +24,11 @@ class EulerStudent(Student):
         return flow.euler(lambda x, t: self.network(x, t, condition), noise, times)
 
 
+def average_velocity(network: Any, x: Tensor, t: Tensor, s: Tensor, condition: Condition) -> Tensor:
+    """``F(x, t, s)`` from times t to s ``(B,)``, of a network with a second time."""
+    return network(x, t, condition, duration=t - s)
+
+
 @dataclass
 class FlowMapStudent(Student):
     """Steps ``x_r = x_t - (t - r) U(x_t, t, r)`` on a uniform grid."""
@@ -37,5 +42,5 @@ class FlowMapStudent(Student):
         x, times = noise, flow.time_grid(nfe, settings.get("shift", 1.0))
         for t, r in zip(times[:-1], times[1:], strict=True):
             at = t.expand(len(x)).to(x)
-            x = x - (t - r) * self.network(x, at, condition, duration=at - r)
+            x = x - (t - r) * average_velocity(self.network, x, at, r, condition)
         return x

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from piflow_methods.parts.consistency import Average
-from piflow_methods.parts.stepping import FlowMapStudent
-from piflow_methods.twinflow import Config, TwinFlow, between
+from piflow_methods.parts.stepping import FlowMapStudent, average_velocity
+from piflow_methods.twinflow import Config, TwinFlow
 from torch import nn
 
 from piflow_bench.api import (
@@ -171,7 +171,7 @@ def test_samples_of_the_exact_map_are_its_ends():
 def test_a_network_is_asked_for_the_length_of_its_interval():
     x, t, s = torch.randn(4, DIM), torch.full((4,), 0.7), torch.full((4,), 0.2)
     values = (0.1, 0.2, 0.3, 0.4)
-    found = between(Polynomial(*values), x, t, s, None)
+    found = average_velocity(Polynomial(*values), x, t, s, None)
     assert torch.allclose(found, polynomial(values, x, t, s))
 
 

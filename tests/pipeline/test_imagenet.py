@@ -20,11 +20,11 @@ from piflow_bench.pipeline.stages.features import DescribeReference
 from piflow_bench.preparation.stand_ins import HEADS, generate
 from tests.pipeline import harness
 
-STUDENTS = {
-    *("piflow-gm32", "piflow-gm8", "piflow-dx20", "meanflow"),
-    *("dmd2", "dmd2-logit-normal", "kd", "freeflow", "ladd"),
+STUDENTS = {"piflow-gm32", "meanflow", "dmd2", "kd", "freeflow", "ladd"}
+OTHERS = {
+    *("piflow-gm8", "piflow-dx20", "dmd2-logit-normal", "decoupled", "f-distill-js"),
+    *("sid", "twinflow", "scflow", "d2o"),
 }
-OTHERS = {"decoupled", "f-distill-js", "sid", "twinflow", "scflow", "d2o"}
 """Methods and settings of which that is tested on digits or on the plane."""
 
 BOTH = "only=[kd,teacher-euler]"
