@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from torch.nn.functional import adaptive_avg_pool2d
 
 from piflow_bench.contracts.condition import Classes, Condition
 from piflow_bench.contracts.data import Dataset
@@ -19,7 +18,7 @@ from piflow_bench.contracts.plugin import Place
 from piflow_bench.contracts.reward import RewardPlugin, Score
 from piflow_bench.settings import setting
 
-LOOK = 500
+LOOK = 100
 """Training pictures that are looked at in one go."""
 
 
@@ -27,14 +26,14 @@ LOOK = 500
 class Config:
     """Settings of the class probe."""
 
-    cells: int = setting(4, least=1)  # a picture is so many cells wide and high
-    directions: int = setting(8, least=2)  # of gradients, in each
+    cells: int = setting(4, least=1, most=16)  # a picture is so many cells wide and high
+    directions: int = setting(8, least=2, most=36)  # of gradients, in each
     pictures: int = setting(4000, least=2)  # of the training set it learns from, at most
     strength: float = setting(100.0, above=0)  # the inverse of its penalty on large weights
 
 
 def gradients(pictures: np.ndarray, cells: int, directions: int) -> np.ndarray:
-    """Histograms ``(b, cells^2 directions)`` of pictures ``(b, h, w, c)`` uint8, of length 1.
+    """Histograms ``(b, cells^2 * directions)`` of pictures ``(b, h, w, c)`` uint8, of length 1.
 
     Colours are averaged; a gradient counts by its size, in the bin of its direction.
     """
@@ -42,10 +41,12 @@ def gradients(pictures: np.ndarray, cells: int, directions: int) -> np.ndarray:
     down, across = np.gradient(grey, axis=(1, 2))
     size, angle = np.hypot(down, across), np.arctan2(down, across)
     bins = (angle / (2 * np.pi) * directions).round().astype(int) % directions
-    split = size[:, None] * (bins[:, None] == np.arange(directions)[:, None, None])
-    pooled = adaptive_avg_pool2d(torch.from_numpy(split), cells).flatten(1).numpy()
-    length = np.linalg.norm(pooled, axis=1, keepdims=True)
-    return pooled / np.maximum(length, 1e-9)
+    count, height, width = grey.shape
+    row, column = np.arange(height) * cells // height, np.arange(width) * cells // width
+    cell = np.arange(count)[:, None, None] * cells**2 + row[:, None] * cells + column
+    place = (cell * directions + bins).ravel()
+    summed = np.bincount(place, size.ravel(), count * cells**2 * directions).reshape(count, -1)
+    return summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-9)
 
 
 class ClassProbe(RewardPlugin):

@@ -50,11 +50,11 @@ def test_directions_of_edges():
     ramp = np.arange(16, dtype=np.uint8) * 10
     right = np.broadcast_to(ramp, (16, 16))[None, :, :, None]
     pictures = np.concatenate([right, right.transpose(0, 2, 1, 3), right[:, :, ::-1]])
-    found = gradients(pictures, cells=2, directions=4).reshape(3, 4, 2, 2)
+    found = gradients(pictures, cells=2, directions=4).reshape(3, 2, 2, 4)
     # Of 4 directions: to the right, down, to the left, up; all cells alike, together of length 1.
     for histogram, direction in zip(found, (0, 1, 2), strict=True):
-        expected = np.zeros((4, 2, 2))
-        expected[direction] = 0.5
+        expected = np.zeros((2, 2, 4))
+        expected[..., direction] = 0.5
         assert np.allclose(histogram, expected)
     assert not gradients(np.full((1, 8, 8, 3), 7, np.uint8), 2, 4).any()
     colours = np.repeat(pictures, 3, axis=3)
