@@ -111,16 +111,17 @@ class DOLLAR(Method):
     )
 
     def facts_for(self) -> Facts:
-        """Without a weight the reward is not asked."""
-        if self.config.reward_weight:
-            target = self.facts.target.replace("the reward", self.config.reward)
-            return replace(self.facts, reward=self.config.reward, target=target)
+        """Without its weight a part is not there, and asks for nothing."""
+        c = self.config
+        networks = {"average": c.consistency_weight, "latent_reward": c.reward_weight}
+        target = self.facts.target.partition(",")[0]
         return replace(
             self.facts,
-            reward="",
-            backbone=(),
-            auxiliary=("average", "fake_score"),
-            target=self.facts.target.partition(",")[0],
+            needs_data=bool(c.consistency_weight),
+            reward=c.reward if c.reward_weight else "",
+            backbone=("features",) if c.reward_weight else (),
+            auxiliary=("fake_score", *(name for name, weight in networks.items() if weight)),
+            target=f"{target}, pulled to what {c.reward} praises" if c.reward_weight else target,
         )
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:
@@ -128,11 +129,9 @@ class DOLLAR(Method):
         c = self.config
         network = copy.deepcopy(teacher.network).requires_grad_(True).train()
         fake = FakeScore(copy.deepcopy(teacher.network), None, False).requires_grad_(True).train()
-        modules: dict[str, Any] = {
-            "student": network,
-            "average": Average(network, c.decay),
-            "fake_score": fake,
-        }
+        modules: dict[str, Any] = {"student": network, "fake_score": fake}
+        if c.consistency_weight:
+            modules["average"] = Average(network, c.decay)
         betas = (c.beta1, c.beta2)
         optimizers = {
             "student": Optimizer(("student",), c.lr, betas, c.weight_decay, c.schedule),
@@ -185,13 +184,13 @@ class DOLLAR(Method):
             consistency = self._consistency(batch, context)
             loss = loss + c.consistency_weight * consistency
             scalars["consistency_loss"] = consistency.detach()
+            average = context.modules["average"]
+            assert isinstance(average, Average)
+            average.follow(context.modules["student"], context)
         if c.reward_weight and context.progress >= c.reward_start:
             praise = self._guessed(context.frozen("latent_reward"), x, batch).mean()
             loss = loss - c.reward_weight * praise
             scalars["latent_reward"] = praise.detach()
-        average = context.modules["average"]
-        assert isinstance(average, Average)
-        average.follow(context.modules["student"], context)
         return Update("student", loss, scalars=scalars)
 
     def _consistency(self, batch: Batch, context: Context) -> Tensor:

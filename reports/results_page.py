@@ -63,6 +63,9 @@ def page(folder: Path) -> str:
     runs = _runs(folder)
     tried = [found for run in runs if (found := chosen.trials_of(run))]
     if tried:
+        alike = all(run.info["primary"] == runs[0].info["primary"] for run in runs)
+        if len(tried) < len(runs) or not alike:
+            raise UserError(f"{folder}: trials beside results, or decided by other measures")
         return _trials_page(folder, runs, tried)
     found = _whole(folder, runs)
     run = found.run

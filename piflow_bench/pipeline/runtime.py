@@ -7,6 +7,7 @@ is a matter of the call, and here.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +24,7 @@ from piflow_bench.contracts.space import SpacePlugin
 from piflow_bench.contracts.teacher import Teacher, TeacherPlugin
 from piflow_bench.errors import UserError
 from piflow_bench.file_plugins import places
+from piflow_bench.precision import products
 from piflow_bench.preparation.given import resolved
 from piflow_bench.settings import build_dataclass
 from piflow_bench.training.scale import Scale
@@ -111,15 +113,21 @@ class Runtime:
 
     def extractor_plugin(self, name: str) -> ExtractorPlugin:
         """An extractor with its settings of this experiment."""
-        settings = {**self.given.extractors.get(name, {}), "name": name}
+        settings = self._of("extractors", name)
         found: ExtractorPlugin = self._plugin("extractor", settings, f"extractors.{name}")
         return found
 
     def reward_plugin(self, name: str) -> RewardPlugin:
         """A reward with its settings of this experiment."""
-        settings = {**self.given.rewards.get(name, {}), "name": name}
-        found: RewardPlugin = self._plugin("reward", settings, f"rewards.{name}")
+        found: RewardPlugin = self._plugin("reward", self._of("rewards", name), f"rewards.{name}")
         return found
+
+    def _of(self, kinds: str, name: str) -> Settings:
+        """What is given of a plugin that is one of several: ``extractors.NAME.KEY=VALUE``."""
+        given = getattr(self.given, kinds).get(name) or {}
+        if not isinstance(given, Mapping):
+            raise UserError(f"{kinds}.{name}={given}: its settings are {kinds}.{name}.KEY=VALUE")
+        return {**given, "name": name}
 
     def _plugin(self, kind: str, given: Settings, where: str = "") -> Any:
         if "name" not in given:
@@ -205,35 +213,43 @@ def _scorer(metric: str, weights: str | None, device: str) -> Scorer:
 @lru_cache(maxsize=8)
 def _extractor(text: str, name: str) -> Extractor:
     runtime = _read(text)
-    with by_its_setting(name):
+    with by_its_setting("extractor", name):
         return runtime.extractor_plugin(name).load(name, runtime.place)
 
 
 @lru_cache(maxsize=4)
 def _reward(text: str, name: str) -> Reward:
+    import numpy as np
     import torch
 
     runtime = _read(text)
     dataset = runtime.dataset()
-    score = runtime.reward_plugin(name).load(dataset, runtime.place)
+    with by_its_setting("reward", name):
+        score = runtime.reward_plugin(name).load(dataset, runtime.place)
     look = dataset.space.pictures
     assert look is not None  # The plan has refused points.
 
     @torch.no_grad()
     def reward(samples: Tensor, condition: Condition) -> Tensor:
-        told = score(look(samples), condition)
+        with products(runtime.scale.device, "float32"):  # As `check` and evaluation see them.
+            told = np.asarray(score(look(samples), condition))
+        if told.shape != (len(samples),) or not np.isfinite(told).all():
+            raise RuntimeError(
+                f"reward {name}: gives {told.dtype} {told.shape} for {len(samples)} pictures, not "
+                f"as many finite numbers; `check reward {name}` looks at it"
+            )
         return torch.as_tensor(told, dtype=samples.dtype, device=samples.device)
 
     return reward
 
 
 @contextmanager
-def by_its_setting(extractor: str) -> Iterator[None]:
-    """Refusals of an extractor's weights, which ``evaluate`` has one setting for, by the run's."""
+def by_its_setting(kind: str, name: str) -> Iterator[None]:
+    """Refusals of a plugin's settings, which alone has them by its kind, by the run's keys."""
     try:
         yield
     except UserError as error:
-        words = str(error).replace("extractor.weights", f"extractors.{extractor}.weights")
+        words = re.sub(rf"\b{kind}\.(?=\w+)", f"{kind}s.{name}.", str(error))
         raise type(error)(words) from error
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
+from torch import Tensor
 
 from piflow_bench.contracts.condition import Classes, Condition
 from piflow_bench.contracts.data import Dataset
@@ -18,6 +19,8 @@ from piflow_bench.contracts.plugin import Place
 from piflow_bench.contracts.reward import RewardPlugin, Score
 from piflow_bench.settings import setting
 
+SIDE = 64
+"""Pixels of a picture's shorter side that are looked at, at least, where it has as many."""
 LOOK = 100
 """Training pictures that are looked at in one go."""
 
@@ -32,12 +35,21 @@ class Config:
     strength: float = setting(100.0, above=0)  # the inverse of its penalty on large weights
 
 
+def _no_larger(grey: np.ndarray, side: int) -> np.ndarray:
+    """Pictures ``(b, h, w)`` by the means of square blocks, where they are twice ``side`` wide."""
+    count, height, width = grey.shape
+    block = max(min(height, width) // side, 1)
+    rows, columns = height // block, width // block
+    cut = grey[:, : rows * block, : columns * block]
+    return cut.reshape(count, rows, block, columns, block).mean((2, 4))
+
+
 def gradients(pictures: np.ndarray, cells: int, directions: int) -> np.ndarray:
     """Histograms ``(b, cells^2 * directions)`` of pictures ``(b, h, w, c)`` uint8, of length 1.
 
     Colours are averaged; a gradient counts by its size, in the bin of its direction.
     """
-    grey = pictures.astype(np.float64).mean(3)
+    grey = _no_larger(pictures.astype(np.float64).mean(3), SIDE)
     down, across = np.gradient(grey, axis=(1, 2))
     size, angle = np.hypot(down, across), np.arctan2(down, across)
     bins = (angle / (2 * np.pi) * directions).round().astype(int) % directions
@@ -60,14 +72,19 @@ class ClassProbe(RewardPlugin):
         given = dataset.train_condition
         if not isinstance(given, Classes):
             return "class labels"
-        return None if len(given.labels.unique()) > 1 else "a second class"
+        seen = given.labels[self._rows(dataset)]
+        return None if len(seen.unique()) > 1 else "a second class in what it learns from"
+
+    def _rows(self, dataset: Dataset) -> Tensor:
+        """Those that it learns from, spread over the training set."""
+        count = len(dataset.train_condition)
+        return torch.linspace(0, count - 1, min(self.config.pictures, count)).round().long()
 
     def load(self, dataset: Dataset, place: Place) -> Score:
         """The regression, fitted to training pictures that are spread over the data."""
         c, given = self.config, dataset.train_condition
         assert isinstance(given, Classes) and dataset.space.pictures is not None
-        count = len(dataset.training_rows)
-        rows = torch.linspace(0, count - 1, min(c.pictures, count)).round().long()
+        rows = self._rows(dataset)
         seen = [
             gradients(
                 dataset.space.pictures(dataset.training_rows.take(part, None)),

@@ -110,6 +110,7 @@ class Trainer:
         self.modules = dict(self.built.modules)
         self._lay_out(teacher.network)
         self.teacher = counted_teacher(teacher, self.meter, unit)
+        self.reward = Handle("reward", data.reward, self.meter)
         self.networks = {name: Handle(name, m, self.meter) for name, m in self.modules.items()}
         self.optimizers = {n: self._optimizer(o) for n, o in self.built.optimizers.items()}
         self.trained = {
@@ -211,7 +212,7 @@ class Trainer:
                 part == self.parts - 1,
                 self.eager,
                 forwards=self.flops / self.unit_flops,
-                reward=self.data.reward,
+                reward=self.reward,
             )
             yield Batch(x0, condition, self.spec.shape), context
 

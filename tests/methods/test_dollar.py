@@ -198,9 +198,16 @@ def test_what_is_trained_when(progress, step, expected):
 def test_without_a_weight_no_reward_is_asked():
     facts = DOLLAR(Config(reward_weight=0.0)).facts_for()
     assert (facts.reward, facts.backbone) == ("", ()) and "latent_reward" not in facts.auxiliary
+    assert "pulled" not in facts.target
     assert DOLLAR(Config(reward="mine")).facts_for().reward == "mine"
     names = [u.optimizer for u, _, _ in updates(0.3, 0.9, progress=0.9)]
     assert names == ["student", "fake"]
+
+
+def test_without_consistency_neither_data_nor_an_average_is_needed():
+    facts = DOLLAR(Config(consistency_weight=0.0)).facts_for()
+    assert not facts.needs_data and "average" not in facts.auxiliary
+    assert DOLLAR(Config()).facts_for().needs_data
 
 
 def test_settings():

@@ -134,6 +134,50 @@ def test_a_reward_scores_the_pictures_of_samples(monkeypatch):
     assert runtime.reward("other") is not reward and asked == [9, 3]
 
 
+@pytest.mark.parametrize(
+    "told, words",
+    [
+        (lambda x: x.mean((1, 2, 3))[:, None], r"float64 \(2, 1\) for 2 pictures"),
+        (lambda x: x.mean((1, 2, 3)) * np.nan, "not as many finite numbers"),
+    ],
+)
+def test_a_rewards_false_numbers_are_no_training(told, words, monkeypatch):
+    def load(self, *given):
+        if isinstance(given[0], SimpleNamespace):  # The data.
+            return lambda pictures, condition: told(pictures)
+        return SimpleNamespace(space=SimpleNamespace(pictures=lambda x: x.numpy()))
+
+    monkeypatch.setattr(Anything, "load", load)
+    reward = Runtime(given=GIVEN).reward("taste")
+    with pytest.raises(RuntimeError, match=f"reward taste: gives .*{words}"):
+        reward(torch.zeros(2, 2, 3, 2, dtype=torch.float64), range(2))
+
+
+def test_a_reward_is_asked_in_float32_in_a_training_of_bfloat16(monkeypatch):
+    def load(self, *given):
+        if isinstance(given[0], SimpleNamespace):  # The data.
+            return lambda pictures, condition: pictures.sum((1, 2, 3))
+        decode = SimpleNamespace(pictures=lambda x: (x @ torch.eye(2)).float().numpy())
+        return SimpleNamespace(space=decode)
+
+    monkeypatch.setattr(Anything, "load", load)
+    reward = Runtime(given=GIVEN).reward("taste")
+    samples = torch.full((1, 1, 1, 2), 1 + 2**-12)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert reward(samples, range(1)).item() == samples.sum().item()
+
+
+def test_a_rewards_missing_file_is_named_by_its_setting_in_a_run(monkeypatch):
+    def refuse(self, *given):
+        if isinstance(given[0], SimpleNamespace):  # The data.
+            raise UserError("reward.weights=x: no such file")
+        return SimpleNamespace(space=SimpleNamespace(pictures=lambda x: x))
+
+    monkeypatch.setattr(Anything, "load", refuse)
+    with pytest.raises(UserError, match=r"^rewards\.taste\.weights=x: no such file"):
+        Runtime(given=GIVEN).reward("taste")
+
+
 @dataclass(frozen=True)
 class Extractor:
     precision: str = "float32"

@@ -86,4 +86,17 @@ def test_what_it_lacks(digits):
     bare = replace(digits, train_condition=Unconditional(len(digits.train)))
     assert probe.lacks(bare) == "class labels"
     one = Classes(torch.zeros(len(digits.train), dtype=torch.int64), 10)
-    assert probe.lacks(replace(digits, train_condition=one)) == "a second class"
+    assert probe.lacks(replace(digits, train_condition=one)).startswith("a second class")
+    rare = replace(
+        digits, train_condition=Classes((torch.arange(len(digits.train)) == 3).long(), 2)
+    )
+    assert ClassProbe(Config(pictures=10)).lacks(rare) and probe.lacks(rare) is None
+
+
+def test_large_pictures_are_looked_at_by_blocks():
+    random = np.random.default_rng(0)
+    small = random.integers(0, 256, (2, 64, 70, 3)).astype(np.uint8)
+    large = small.repeat(3, axis=1).repeat(3, axis=2)
+    assert np.allclose(gradients(large, 4, 8), gradients(small, 4, 8))
+    odd = np.pad(large, [(0, 0), (0, 2), (0, 1), (0, 0)], "edge")
+    assert np.allclose(gradients(odd, 4, 8), gradients(small, 4, 8))

@@ -11,8 +11,10 @@ from piflow_reports.sections.trials import rows
 
 import piflow_bench
 from piflow_bench.config.tuned import read_tuned
+from piflow_bench.errors import UserError
 from tests.pipeline.forked import Forked
 from tests.pipeline.harness import call, places
+from tests.reports import synthetic
 
 SETTINGS = ("experiment=digits", "profile=smoke", "only=[kd,meanflow]", "trials=3")
 NAME = "digits-smoke_tuning"
@@ -82,6 +84,9 @@ def test_its_kept_page_says_what_was_chosen(tuned, tmp_path):
         assert line.endswith(f"| {export.md(found.settings)} |") and f"| {found.best} |" in line
     assert "results never use" in text and "imitation" in text and "tune experiment=" in text
     assert text.endswith("What was learnt.\n") and "Declared" not in text
+    synthetic.write(tmp_path / "trials" / "a run", 1)
+    with pytest.raises(UserError, match="trials beside results"):
+        results_page.pages(tmp_path)
 
 
 def test_killed_it_goes_on_and_chooses_the_same_to_the_bit(tuned, tmp_path):

@@ -84,7 +84,12 @@ def check_method(name: str, overrides: list[str], plugins: str | None) -> list[C
             raise Failure(f"Config's defaults: {error}") from error
         loaded.append(config)
         check_facts(getattr(cls, "facts", None))
-        check_facts(cls(config).facts_for())
+        facts = cls(config).facts_for()
+        check_facts(facts)
+        rewards = registry.find("reward", places(plugins))
+        if facts.reward and facts.reward not in rewards:
+            words = nearest(facts.reward, list(rewards))
+            raise UserError(f"no reward is called '{facts.reward}'; {words}")
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -163,13 +163,13 @@ def check_rewards(world: World, variants: Iterable[Variant]) -> None:
     for v in variants:
         if not v.facts.reward or v.checkpoint:
             continue
-        lack = world.runtime.reward_plugin(v.facts.reward).lacks(data)
-        if data.space.pictures is None:
-            lack = "pictures: its samples are points"
+        reward = world.runtime.reward_plugin(v.facts.reward)
+        points = data.space.pictures is None
+        lack = "pictures (its samples are points)" if points else reward.lacks(data)
         if lack:
             raise UserError(
                 f"variants.{v.name}: the reward {v.facts.reward} needs what {data.name} has not: "
-                f"{lack}"
+                f"{lack}; name another in its settings, or leave it out with only=[NAME,...]"
             )
 
 

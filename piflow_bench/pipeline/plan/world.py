@@ -145,7 +145,7 @@ def world_of(config: ExperimentConfig, look: bool) -> World:
     }
 
     def described(name: str) -> Identity:
-        with by_its_setting(name):
+        with by_its_setting("extractor", name):
             own = runtime.extractor_plugin(name).identity()
         p = config.protocol.precision
         precise = {} if p == "float32" else {"precision": p}
@@ -174,7 +174,8 @@ def reward_of(runtime: Runtime, name: str) -> Identity | None:
     """
     if not name:
         return None
-    settings = dict(runtime.reward_plugin(name).identity())
+    with by_its_setting("reward", name):
+        settings = dict(runtime.reward_plugin(name).identity())
     return {"name": name, "settings": settings, **plugin_source("reward", name, runtime)}
 
 

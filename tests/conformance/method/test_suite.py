@@ -165,9 +165,19 @@ def test_names_that_do_not_fit_together_fail_the_build(tmp_path):
             "(x,), (x,))[1]",
             "differentiated in forward mode",
         ),
+        (
+            "needs_data=True",
+            "needs_data=True, reward='class-probe'",
+            "another reward gives the same training",
+        ),
+        (
+            "x = flow.interpolate(batch.x0, noise, t)",
+            "x = flow.interpolate(batch.x0, noise, t) + context.reward(noise, batch.condition).mean()",
+            "the method's facts name no reward",
+        ),
         ("needs_data=True", "needs_data=False", "'NoneType' object has no attribute"),
     ],
-    ids=["data", "teacher", "jvp", "no data"],
+    ids=["data", "teacher", "jvp", "reward", "no reward", "no data"],
 )
 def test_false_needs_are_named(tmp_path, old, new, reason):
     text = Path(PLUGINS, "_base.py").read_text()
@@ -184,6 +194,7 @@ def test_false_needs_are_named(tmp_path, old, new, reason):
         (("kd", ["pair=3"], None), "kd.pair: no such setting; did you mean 'pairs'?"),
         (("kd", ["lr=fast"], None), "kd.lr=fast: must be float"),
         (("kd", ["pairs=0"], None), "kd.pairs=0: must be at least 1"),
+        (("dollar", ["reward=class-prob"], None), "no reward is called 'class-prob'"),
         (("kd", ["pairs=[1"], None), "pairs=[1: not readable"),
         (("kd", [], "/nowhere"), "no such file or folder"),
     ],

@@ -93,7 +93,7 @@ def test_students_of_real_samples_need_some(reason):
     [
         ({}, None),
         (NO_CLASSES, "class labels"),
-        (POINTS, "pictures: its samples are points"),
+        (POINTS, "pictures (its samples are points)"),
     ],
 )
 def test_rewards_that_cannot_look_at_the_data(data, words, published):
@@ -105,7 +105,8 @@ def test_rewards_that_cannot_look_at_the_data(data, words, published):
         check_rewards(world, [variant])
         return
     assert refused(check_rewards, world, [variant]) == (
-        f"variants.mine: the reward class-probe needs what tiny has not: {words}"
+        f"variants.mine: the reward class-probe needs what tiny has not: {words}; name another in "
+        "its settings, or leave it out with only=[NAME,...]"
     )
 
 
@@ -114,6 +115,10 @@ def test_rewards_that_cannot_look_at_the_data(data, words, published):
     [
         ({"class-prob": {}}, "no reward is called 'class-prob'"),
         ({"class-probe": {"cell": 3}}, "rewards.class-probe.cell"),
+        (
+            {"class-probe": 5},
+            "rewards.class-probe=5: its settings are rewards.class-probe.KEY=",
+        ),
     ],
 )
 def test_settings_of_rewards_that_there_are_not(given, words):
