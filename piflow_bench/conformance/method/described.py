@@ -8,6 +8,7 @@ Costs are those of kept results. The page is written by
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,28 +45,39 @@ def page(folder: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _costs(folder: Path) -> dict[str, dict[str, float]]:
-    """TFE of a training step by method and variant."""
-    found: dict[str, dict[str, float]] = {}
+Costs = dict[str, list[float]]
+"""TFE of a training step by variant; of trials, those of all that try one variant's settings."""
+
+
+def _costs(folder: Path) -> dict[str, Costs]:
+    """What steps cost, by method."""
+    found: dict[str, Costs] = {}
     for path in sorted(folder.rglob("results.parquet")):
         rows = pd.read_parquet(path)
         rows = rows[(rows["role"] == "student") & (rows["train_steps"] > 0)]
         rows = rows[rows["track"] != ONE_BUDGET]
         rows = rows.assign(cost=rows["train_tfe"] / rows["train_steps"])
+        about = json.loads((path.parent / "run.json").read_text("utf-8"))["variants"]
+        tries = {v["name"]: f"trials of {v['trial_of']}" for v in about if v.get("trial_of")}
         for (method, variant), own in rows.groupby(["method", "variant"]):
-            found.setdefault(str(method), {}).setdefault(str(variant), float(own["cost"].median()))
+            name, costs = str(variant), found.setdefault(str(method), {})
+            if name in tries or name not in costs:
+                costs.setdefault(tries.get(name, name), []).append(float(own["cost"].median()))
     return found
 
 
-def _table(found: dict[str, type[Method]], costs: dict[str, dict[str, float]]) -> Iterator[str]:
+def _range(costs: list[float], digits: int) -> str:
+    least, most = (f"{value:.{digits}g}" for value in (min(costs), max(costs)))
+    return least if least == most else f"{least} to {most}"
+
+
+def _table(found: dict[str, type[Method]], costs: dict[str, Costs]) -> Iterator[str]:
     lines = ["| method | family | needs | NFE | TFE a step | settings tuned |",
              "|---|---|---|---|---:|---:|"]  # fmt: skip
     for name, cls in found.items():
         facts = cls.facts
-        own = sorted(costs.get(name, {}).values())
-        cost = "" if not own else f"{own[0]:.2g}"
-        if own and f"{own[-1]:.2g}" != cost:
-            cost += f" to {own[-1]:.2g}"
+        own = [cost for each in costs.get(name, {}).values() for cost in each]
+        cost = _range(own, 2) if own else ""
         lines.append(
             f"| [`{name}`](#{name}) | {facts.family} | {', '.join(_needs(facts)) or 'no more'} | "
             f"{_nfes(facts)} | {cost} | {len(declared(cls.Config)) if facts.trains else ''} |"
@@ -92,7 +104,7 @@ def _nfes(facts: Facts) -> str:
     return f"{served}, one training" if facts.elastic and facts.trained_here else served
 
 
-def _section(name: str, cls: type[Method], costs: dict[str, float]) -> Iterator[str]:
+def _section(name: str, cls: type[Method], costs: Costs) -> Iterator[str]:
     facts = cls.facts
     yield f"## {name}"
     yield inspect.getdoc(cls) or ""
@@ -109,7 +121,7 @@ def _section(name: str, cls: type[Method], costs: dict[str, float]) -> Iterator[
         looked = "; ".join(f"`{key}` ({search})" for key, search in space.items())
         lines.append(f"- Trials look at: {looked}.")
     if costs:
-        measured = ", ".join(f"{variant} {cost:.3g}" for variant, cost in costs.items())
+        measured = ", ".join(f"{name} {_range(own, 3)}" for name, own in costs.items())
         lines.append(f"- TFE a step, as measured: {measured}.")
     yield "\n".join(lines)
 

@@ -172,7 +172,7 @@ def test_names_that_do_not_fit_together_fail_the_build(tmp_path):
         ),
         (
             "x = flow.interpolate(batch.x0, noise, t)",
-            "x = flow.interpolate(batch.x0, noise, t) + context.reward(noise, batch.condition).mean()",
+            "x = flow.interpolate(batch.x0, noise, t) + context.reward(noise, None).mean()",
             "the method's facts name no reward",
         ),
         ("needs_data=True", "needs_data=False", "'NoneType' object has no attribute"),
