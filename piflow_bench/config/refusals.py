@@ -133,7 +133,9 @@ def explain(
         for override in overrides:
             key, _, value = override.lstrip("+~").partition("=")
             if key == full.partition("[")[0]:
-                if "ListConfig" in first:
+                if "Dict[" in first or key in _of_settings():
+                    first = f"it holds settings, which are given one by one: {key}.KEY=VALUE"
+                elif "ListConfig" in first:
                     first = f"must be a list, such as {key}=[{value}]"
                 return f"{key}={value}: {first}"
         if "ListConfig" in first:
@@ -141,6 +143,11 @@ def explain(
         first = f"{full}: {first}"
     own = next((f"{f.key}={f.path}: " for n, f in files.items() if n in str(error)), "")
     return f"{own}{first}"
+
+
+def _of_settings() -> set[str]:
+    """Fields of an experiment that hold settings by name or key."""
+    return {f.name for f in dataclasses.fields(ExperimentConfig) if f.default_factory is dict}
 
 
 def _nearest_key(key: str, valid: list[str]) -> str:

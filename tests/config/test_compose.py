@@ -86,6 +86,11 @@ def refused(tmp_path, capsys, monkeypatch):
         ("training.batch=abc", ["training.batch=abc", "Integer"]),
         ("training.batch=1.5", ["training.batch=1.5", "Integer"]),
         ("nfes=3", ["nfes=3", "nfes=[3]"]),
+        (
+            "rewards=[class-probe]",
+            ["rewards=[class-probe]: it holds settings", "rewards.KEY=VALUE"],
+        ),
+        ("extractors=digits", ["extractors=digits: it holds settings", "extractors.KEY=VALUE"]),
         ("nfes=[1,a]", ["nfes=[1,a]", "'a'", "Integer"]),
         ("aa=maybe", ["aa=maybe", "bool"]),
         ("variants.kd.settings.lr=fast", ["variants.kd.settings.lr=fast", "float"]),
