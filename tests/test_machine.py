@@ -98,8 +98,10 @@ def test_estimates_follow_the_published_network():
     assert network.flops / 2 == pytest.approx(118.6e9, rel=0.02)  # its 118.6 Gflops count a product
     hours = estimates.hours(config, network, 4e14)
     trained = [v for k, v in hours.items() if k.startswith("training")]
-    assert len(trained) == 7 and max(trained) / min(trained) < 1.01, "one budget for all"
-    (_, entry, facts) = next(v for v in estimates.chosen_variants(config) if v[0] == "piflow-gm32")
+    variants = list(estimates.chosen_variants(config))
+    assert len(trained) == sum(facts.trained_here for *_, facts in variants) > 7
+    assert max(trained) / min(trained) < 1.01, "one budget for all"
+    (_, entry, facts) = next(v for v in variants if v[0] == "piflow-gm32")
     replicated = estimates.memory(config, network, entry, facts)
     config.scale = replace(config.scale, parallel="fsdp")
     assert estimates.memory(config, network, entry, facts) < replicated

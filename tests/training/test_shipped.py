@@ -14,6 +14,7 @@ from piflow_bench import registry, sampling
 from piflow_bench.config.compose import compose
 from piflow_bench.config.schema import to_plain
 from piflow_bench.conformance import stand_ins as standins
+from piflow_bench.conformance.method.trial import small
 from piflow_bench.contracts.data import TensorRows
 from piflow_bench.contracts.method import Spec
 from piflow_bench.settings import build_dataclass
@@ -86,8 +87,8 @@ def test_every_variant_trains_and_samples_in_its_own_precision(experiment):
 
 def train_and_sample(kind, name, settings, training, precision, nfes):
     cls = registry.get("method", name, [])
-    small = {"pairs": 8, "pair_steps": 2, "substeps": 8}
-    settings |= {k: v for k, v in small.items() if k in settings}
+    numbers = {"pairs": 8, "pair_steps": 2, "substeps": 8}
+    settings |= {k: v for k, v in numbers.items() if k in settings}
     method = cls(build_dataclass(cls.Config, settings, name))
     facts = method.facts_for()
     stand_in = getattr(standins, kind)()
@@ -105,7 +106,7 @@ def train_and_sample(kind, name, settings, training, precision, nfes):
             trainer = Trainer(
                 method,
                 teacher,
-                TrainingData(TensorRows(dataset.train), condition),
+                TrainingData(TensorRows(dataset.train), condition, reward=small),
                 spec,
                 TrainingSettings(batch=BATCH, warmup=1, **training),
                 Budget("images", float(BATCH * STEPS), (1.0,)),
