@@ -13,6 +13,7 @@ import builtins
 import hashlib
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -79,12 +80,16 @@ def kinds(file: Path) -> dict[str, str]:
     """Kinds of the plugins in a file, with the names of their classes; nothing is imported.
 
     By the bases that its classes name, and by ``NAME = Metric(...)`` at its top level. A file of
-    which that says nothing is a method, whose class may build upon another method's.
+    which that says nothing is a method, whose class may build upon another method's. One that is
+    not Python is of the kind of its first such line: whoever loads it says what is wrong.
     """
     try:
-        tree = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError):
-        return {"method": ""}  # Whoever loads it says what is wrong.
+        text = file.read_bytes()
+        tree = ast.parse(text)
+    except OSError:
+        return {"method": ""}
+    except (SyntaxError, ValueError):
+        return _first_kind(text)
     found: dict[str, str] = {}
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
@@ -95,6 +100,16 @@ def kinds(file: Path) -> dict[str, str]:
     for name in _metrics(tree):
         found.setdefault("metric", name)
     return found or {"method": ""}
+
+
+def _first_kind(text: bytes) -> dict[str, str]:
+    kinds = {base: kind for base, (kind, _) in BASES.items()} | {METRIC: "metric"}
+    names = "|".join(kinds)
+    line = re.compile(rf"class\s+([A-Za-z]\w*)\(.*?\b({names})\b|([A-Za-z]\w*).*=.*?\b({METRIC})\(")
+    for each in text.decode(errors="replace").splitlines():
+        if found := line.match(each):
+            return {kinds[found[2] or found[4]]: found[1] or found[3]}
+    return {"method": ""}
 
 
 def _metrics(tree: ast.Module) -> Iterator[str]:

@@ -260,3 +260,19 @@ class TestMetrics:
         file.write_text("Metric = dict\nOWN = Metric(name='own')\n")
         with pytest.raises(TypeError, match="OWN is dict, not .*Metric"):
             file_plugins.load(file, "metric")
+
+
+@pytest.mark.parametrize(
+    "line, kind",
+    [
+        ("class Look(ExtractorPlugin):", {"extractor": "Look"}),
+        ("class Taste(api.RewardPlugin):", {"reward": "Taste"}),
+        ("OWN: api.Metric = api.Metric('own',", {"metric": "OWN"}),
+        ("class Mine(KD):", {"method": ""}),
+        ("# class Look(ExtractorPlugin):", {"method": ""}),
+    ],
+)
+def test_a_file_with_an_error_of_syntax_is_of_the_kind_it_says(line, kind, tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text(f"import api\n{line}\n    def load(self:\n")
+    assert file_plugins.kinds(file) == kind

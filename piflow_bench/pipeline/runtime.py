@@ -127,6 +127,11 @@ class Runtime:
         given = getattr(self.given, kinds).get(name) or {}
         if not isinstance(given, Mapping):
             raise UserError(f"{kinds}.{name}={given}: its settings are {kinds}.{name}.KEY=VALUE")
+        if "name" in given:
+            raise UserError(
+                f"{kinds}.{name}.name={given['name']}: these are the settings of {name} itself; "
+                f"write {kinds}.{given['name']}.KEY=VALUE for those of another"
+            )
         return {**given, "name": name}
 
     def _plugin(self, kind: str, given: Settings, where: str = "") -> Any:
@@ -232,7 +237,10 @@ def _reward(text: str, name: str) -> Reward:
     @torch.no_grad()
     def reward(samples: Tensor, condition: Condition) -> Tensor:
         with products(runtime.scale.device, "float32"):  # As `check` and evaluation see them.
-            told = np.asarray(score(look(samples), condition))
+            try:
+                told = np.asarray(score(look(samples), condition))
+            except Exception as error:
+                raise RuntimeError(f"reward {name}: {type(error).__name__}: {error}") from error
         if told.shape != (len(samples),) or not np.isfinite(told).all():
             raise RuntimeError(
                 f"reward {name}: gives {told.dtype} {told.shape} for {len(samples)} pictures, not "

@@ -153,6 +153,26 @@ def test_a_rewards_false_numbers_are_no_training(told, words, monkeypatch):
         reward(torch.zeros(2, 2, 3, 2, dtype=torch.float64), range(2))
 
 
+def test_a_reward_that_fails_is_named(monkeypatch):
+    def load(self, *given):
+        if isinstance(given[0], SimpleNamespace):  # The data.
+            return lambda pictures, condition: {}["scale"]
+        return SimpleNamespace(space=SimpleNamespace(pictures=lambda x: x.numpy()))
+
+    monkeypatch.setattr(Anything, "load", load)
+    reward = Runtime(given=GIVEN).reward("taste")
+    with pytest.raises(RuntimeError, match="^reward taste: KeyError: 'scale'$") as found:
+        reward(torch.zeros(2, 2, 3, 2), range(2))
+    assert isinstance(found.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize("kind", ["extractor", "reward"])
+def test_settings_of_one_do_not_name_another(kind):
+    runtime = Runtime(given=replace(GIVEN, **{f"{kind}s": {"taste": {"name": "other"}}}))
+    with pytest.raises(UserError, match=rf"^{kind}s\.taste\.name=other: .* {kind}s\.other\.KEY"):
+        getattr(runtime, f"{kind}_plugin")("taste")
+
+
 def test_a_reward_is_asked_in_float32_in_a_training_of_bfloat16(monkeypatch):
     def load(self, *given):
         if isinstance(given[0], SimpleNamespace):  # The data.
