@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from piflow_methods.parts.fake_score import FakeScore
+from piflow_methods.parts.fake_score import FakeScore, denoising_loss
 from piflow_methods.parts.matching import (
     DIVERGENCES,
     RatioWeights,
@@ -226,9 +226,7 @@ class DMD2(Method):
         x = x.detach()
 
         t = c.fake_time(context.random.uniform("fake time"))
-        noise = context.random.normal("fake noise", batch.shape)
-        velocity = context.networks["fake_score"](flow.interpolate(x, noise, t), t, condition, step)
-        denoising = (velocity - (noise - x)).square().mean()
+        denoising = denoising_loss(x, t, condition, context, step)
         loss, scalars = denoising, {"fake_loss": denoising.detach()}
         if c.gan:
             assert batch.x0 is not None

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from piflow_methods.parts.consistency import Average, neighbour, pseudo_huber
-from piflow_methods.parts.fake_score import FakeScore
+from piflow_methods.parts.fake_score import FakeScore, denoising_loss
 from piflow_methods.parts.judges import FeatureJudge
 from piflow_methods.parts.matching import matching_gradient, matching_loss
 from piflow_methods.parts.renoising import RenoisingStudent, simulated
@@ -157,10 +157,7 @@ class DOLLAR(Method):
             yield self._generator_update(x, step, batch, context)
         x = x.detach()
         t = context.random.uniform("fake time")
-        noise = context.random.normal("fake noise", batch.shape)
-        noisy = flow.interpolate(x, noise, t)
-        velocity = context.networks["fake_score"](noisy, t, condition, step)
-        denoising = (velocity - (noise - x)).square().mean()
+        denoising = denoising_loss(x, t, condition, context, step)
         yield Update("fake", denoising, scalars={"fake_loss": denoising.detach()})
         if c.reward_weight and context.progress >= c.reward_start - c.reward_ahead:
             told = context.reward(x, condition)

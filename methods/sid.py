@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from piflow_methods.parts.fake_score import denoising_loss
 from piflow_methods.parts.noise_times import TIME_LAWS, noise_time
 from piflow_methods.parts.renoising import RenoisingStudent, simulated
 from torch import Tensor
@@ -135,9 +136,7 @@ class SiD(Method):
         x = x.detach()
 
         t = noise_time(c.fake_time_law, context.random.uniform("fake time"))
-        noise = context.random.normal("fake noise", batch.shape)
-        velocity = context.networks["fake_score"](flow.interpolate(x, noise, t), t, condition)
-        loss = (velocity - (noise - x)).square().mean()
+        loss = denoising_loss(x, t, condition, context)
         yield Update("fake", loss, scalars={"fake_loss": loss.detach()})
 
     def _generator_update(self, x: Tensor, batch: Batch, context: Context) -> Update:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from piflow_bench.api import Condition
+from piflow_bench.api import Condition, Context, flow
 
 
 def _normalised(dim: int) -> list[nn.Module]:
@@ -74,3 +74,20 @@ class FakeScore(nn.Module):
         assert self.head is not None
         features = self.network.features(x, t, condition, duration, self.looks_through)
         return self.head(features).flatten()
+
+
+def denoising_loss(
+    x: Tensor, t: Tensor, condition: Condition, context: Context, *step: Tensor
+) -> Tensor:
+    """Flow matching of the fake score to the student's samples: a scalar, with its gradient.
+
+    Args:
+        x: the samples ``(B, *sample)``, without a gradient.
+        t: noise levels ``(B,)`` at which they are denoised.
+        condition: their conditions.
+        context: has the module "fake_score", and draws the noise.
+        step: times of the student's evaluations, of a ``FakeScore`` (see there).
+    """
+    noise = context.random.normal("fake noise", x.shape[1:])
+    velocity = context.networks["fake_score"](flow.interpolate(x, noise, t), t, condition, *step)
+    return (velocity - (noise - x)).square().mean()

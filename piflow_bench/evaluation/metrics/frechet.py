@@ -105,7 +105,7 @@ class FrechetReference:
 def _factor(covariance: np.ndarray) -> tuple[np.ndarray, bool]:
     """F ``(d, r)`` with F F^T = S, and whether it is lower triangular.
 
-    It is, by Cholesky, where S is well within the positive definite.
+    It is, by Cholesky, where S is well within the positive definite; else pivots are taken.
     """
     eps = np.finfo(np.float64).eps * len(covariance)
     try:
@@ -114,10 +114,14 @@ def _factor(covariance: np.ndarray) -> tuple[np.ndarray, bool]:
             return lower, True
     except np.linalg.LinAlgError:
         pass
-    values, vectors = np.linalg.eigh(covariance)
-    # Directions without variance add nothing to the cross term and would only cost time.
-    keep = values > max(float(values[-1]), 0.0) * eps
-    return vectors[:, keep] * np.sqrt(values[keep]), False
+    from scipy.linalg.lapack import dpstrf
+
+    # Pivots end where no variance is left: directions without any would only cost time.
+    tolerance = eps * float(np.diagonal(covariance).max(initial=0.0))
+    factor, pivots, rank, _ = dpstrf(covariance, tol=tolerance, lower=1)
+    found = np.zeros((len(covariance), rank))
+    found[pivots - 1] = np.tril(factor)[:, :rank]
+    return found, False
 
 
 def fd(a: Moments, b: Moments) -> float:

@@ -205,3 +205,13 @@ def test_replicates_at_infinity_by_expansion(n, shift, monkeypatch):
     assert not np.array_equal(exact, found)
     assert 0.9 < jackknife_error(found) / jackknife_error(exact) < 1.1
     assert np.corrcoef(exact, found)[0, 1] > 0.97
+
+
+@pytest.mark.parametrize("rows, rank", [(5, 4), (40, 12)])
+def test_a_covariance_is_its_factor_squared(rows, rank):
+    """With fewer rows than directions, and with directions in which nothing varies."""
+    x = RNG.normal(size=(rows, 12)) * np.logspace(-2, 2, 12)
+    covariance = Moments.from_features(np.hstack([x, np.ones((rows, 1)), x[:, :1]])).covariance
+    factor, triangular = F._factor(covariance)
+    assert not triangular and factor.shape == (14, rank)
+    assert np.abs(factor @ factor.T - covariance).max() < 1e-14 * covariance.max()
