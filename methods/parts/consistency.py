@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from math import log2
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from piflow_bench.api import Context, flow
+from piflow_bench.api import Condition, Context, flow
 
 
 def pseudo_huber(error: Tensor, c: float) -> Tensor:
@@ -22,6 +23,49 @@ def pseudo_huber(error: Tensor, c: float) -> Tensor:
 def neighbour(x: Tensor, velocity: Tensor, t: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
     """Euler's step from states x at times t ``(B,)`` to t + by, and these times."""
     return x + flow.expand(by, x) * velocity, t + by
+
+
+def estimate(network: Any, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    """The estimate of the data ``x - t F(x, t)`` of states at times t ``(B,)``."""
+    return flow.x0_from_velocity(x, network(x, t, condition), t)
+
+
+def grid(nodes: int, low: float, high: float, rho: float) -> Tensor:
+    """Flow times ``(nodes + 1,)`` from 0: the data, and EDM's grid of sigmas from low to high."""
+    way = torch.linspace(0, 1, nodes, dtype=torch.float64)
+    sigma = (low ** (1 / rho) + way * (high ** (1 / rho) - low ** (1 / rho))) ** rho
+    return torch.cat([sigma.new_zeros(1), sigma / (1 + sigma)])
+
+
+def doubled(start: int, end: int, progress: float) -> int:
+    """Nodes of a grid that is doubled from start to end, in equal parts of a training."""
+    times = log2(end / start)
+    return min(round(start * 2 ** int(progress * (int(times) + 1 + (times % 1 > 0)))), end)
+
+
+def pair(edges: Tensor, quantile: Tensor, law: tuple[float, float] | None) -> tuple[Tensor, Tensor]:
+    """Ends t > r ``(B,)`` of intervals between edges ``(n + 1,)``, at quantiles ``(B,)``.
+
+    With a law (mean and deviation of log sigma's normal) an interval has its mass
+    (arXiv 2310.14189, section 3.5), else all are equally probable.
+    """
+    n = len(edges) - 1
+    if law is None:
+        at = (quantile * n).long()
+    else:
+        sigma = edges[1:] / (1 - edges[1:])
+        mass = torch.special.ndtr((sigma.log() - law[0]) / law[1])
+        at = torch.searchsorted((mass / mass[-1]).to(quantile), quantile, right=True)
+    at, edges = at.clamp(max=n - 1), edges.to(quantile)
+    return edges[at + 1], edges[at]
+
+
+def ect_end(sigma: Tensor, nearness: float) -> Tensor:
+    """The second sigma of a pair: ``s (1 - (1 + 8 sigmoid(-s)) / nearness)``, at least 0.
+
+    ``nearness`` is q^(stage + 1) of arXiv 2406.14548.
+    """
+    return (sigma * (1 - (1 + 8 * (-sigma).sigmoid()) / nearness)).clamp(min=0)
 
 
 class Average(nn.Module):

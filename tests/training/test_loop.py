@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from piflow_methods.consistency import Consistency
 from piflow_methods.dmd2 import DMD2
 from piflow_methods.dollar import DOLLAR
 from piflow_methods.freeflow import FreeFlow
@@ -44,6 +45,11 @@ METHODS = {
         MeanFlow,
         {"lr": 1e-3, "instant_share": 0.9, "distill": False, "jvp": "finite-difference"},
     ),
+    "meanflow-alpha": (
+        MeanFlow,
+        {"lr": 1e-3, "instant_share": 0.3, "ratio_start": 1.0, "ratio_moves": [0.1, 0.6]},
+    ),
+    "consistency": (Consistency, {"lr": 1e-3, "nodes": 8}),
     "dmd2": (DMD2, {"lr": 1e-3, "fake_lr": 1e-3, "ratio": 2}),
     "dmd2-regression": (
         DMD2,
