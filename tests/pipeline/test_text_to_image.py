@@ -162,6 +162,7 @@ LACKS = {
     "dollar": "real samples",
     "dmd2": "real samples",
     "consistency": "real samples",
+    "scm": "real samples",
 }
 CAN = ("{method: sid}", "{method: ladd}", "{method: dmd2, settings: {gan: false}}")
 """With piflow and kd, which are run, all methods but the teacher and the published students."""

@@ -17,6 +17,7 @@ from piflow_methods.ladd import LADD
 from piflow_methods.meanflow import MeanFlow
 from piflow_methods.piflow.method import PiFlow
 from piflow_methods.scflow import SCFlow
+from piflow_methods.scm import SCM
 from piflow_methods.sid import SiD
 from piflow_methods.twinflow import TwinFlow
 from safetensors.torch import load_file
@@ -50,6 +51,7 @@ METHODS = {
         {"lr": 1e-3, "instant_share": 0.3, "ratio_start": 1.0, "ratio_moves": [0.1, 0.6]},
     ),
     "consistency": (Consistency, {"lr": 1e-3, "nodes": 8}),
+    "scm": (SCM, {"lr": 1e-3}),
     "dmd2": (DMD2, {"lr": 1e-3, "fake_lr": 1e-3, "ratio": 2}),
     "dmd2-regression": (
         DMD2,
