@@ -122,18 +122,21 @@ class Consistency(Method):
     def facts_for(self) -> Facts:
         """Of which paper the settings are, and where its optimum lies."""
         c = self.config
-        auxiliary = ("average",) if c.decay else ()
-        if c.path == "teacher":
-            return replace(self.facts, auxiliary=auxiliary)
-        ect = c.grid == "ect"
-        return replace(
+        facts = replace(
             self.facts,
-            auxiliary=auxiliary,
-            target=TARGET,
+            auxiliary=("average",) if c.decay else (),
+            target=TARGET if c.path == "data" else "",
+        )
+        if c.path == "teacher" and c.grid == "karras":
+            return facts
+        ect = c.grid == "ect"
+        differs = "; the teacher's step gives the next state" if c.path == "teacher" else ""
+        return replace(
+            facts,
             paper="arXiv:2406.14548" if ect else "arXiv:2310.14189",
             citation=ECT if ect else CT,
             fidelity="the paper's pairs, distance and weights; from the teacher's weights, without "
-            "dropout",
+            f"dropout{differs}",
         )
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:

@@ -130,7 +130,7 @@ class Config:
     schedule: str = setting("constant", choices=SCHEDULES)
 
     def __post_init__(self) -> None:
-        if not self.ratio_moves[0] < self.ratio_moves[1]:
+        if len(self.ratio_moves) != 2 or not self.ratio_moves[0] < self.ratio_moves[1]:
             raise ValueError(f"ratio_moves={list(self.ratio_moves)}: a share, and a later one")
         if self.ratio_law == "exponential" and not (self.ratio_start and self.ratio_end):
             raise ValueError("ratio_law=exponential: ratio_start and ratio_end are above 0")
