@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from piflow_methods.parts.derivatives import normalised
 from piflow_methods.parts.renoising import RenoisingStudent
 from piflow_methods.parts.trigflow import (
     angle,
     mixture,
-    normalised,
     tangent,
     trig_velocity,
 )

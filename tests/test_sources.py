@@ -6,7 +6,7 @@ import sys
 import pytest
 from piflow_methods.dmd2 import DMD2
 from piflow_methods.kd import KD
-from piflow_methods.meanflow import MeanFlow
+from piflow_methods.meanflow.method import MeanFlow
 from piflow_methods.piflow.method import PiFlow
 
 from piflow_bench import registry

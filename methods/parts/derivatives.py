@@ -85,3 +85,26 @@ def differenced(
     values = x.new_zeros(*weights.shape, *x.shape[1:])
     values[row, point] = found
     return (flow.expand(weights, values) * values).sum(1)
+
+
+def end_derivative(
+    student: Any,
+    x: Tensor,
+    t: Tensor,
+    r: Tensor,
+    condition: Condition,
+    context: Context,
+    precision: str,
+) -> tuple[Tensor, Tensor]:
+    """U and ``dU/dr`` at fixed x and t: a derivative in one number a row."""
+
+    def average(r: Tensor) -> Tensor:
+        return student(x, t, condition, duration=t - r)
+
+    return context.jvp(average, (r,), (torch.ones_like(r),), precision)
+
+
+def normalised(direction: Tensor, floor: float) -> Tensor:
+    """Directions ``(B, *sample)`` divided by their norms and a floor."""
+    norm = direction.flatten(1).norm(dim=1)
+    return direction / flow.expand(norm + floor, direction)

@@ -60,9 +60,3 @@ def tangent(
     """
     cos, both = flow.expand(a.cos(), x), flow.expand(a.cos() * a.sin(), x)
     return -(cos**2) * (found - moved) - ramp * (both * x + slope)
-
-
-def normalised(direction: Tensor, floor: float) -> Tensor:
-    """Directions ``(B, *sample)`` divided by their norms and a floor."""
-    norm = direction.flatten(1).norm(dim=1)
-    return direction / flow.expand(norm + floor, direction)

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from piflow_methods.dmd2 import DMD2
 from piflow_methods.kd import KD
-from piflow_methods.meanflow import MeanFlow
+from piflow_methods.meanflow.method import MeanFlow
 from piflow_methods.piflow.method import PiFlow
 from piflow_methods.piflow.policies import GMPolicy
 

@@ -9,8 +9,8 @@ import time
 from functools import partial
 
 import torch
-from piflow_methods.meanflow import Config as MeanFlowConfig
-from piflow_methods.meanflow import MeanFlow
+from piflow_methods.meanflow.method import Config as MeanFlowConfig
+from piflow_methods.meanflow.method import MeanFlow
 from piflow_methods.piflow.policies import GMPolicy
 
 from piflow_bench import flow

@@ -1,12 +1,14 @@
 """The family of flow maps' targets, from flow matching to MeanFlow, on Gaussian data."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from piflow_methods.meanflow import Config, MeanFlow
+from piflow_methods.meanflow.method import Config, MeanFlow
 from piflow_methods.parts.flow_maps import ratio_at, row_weight, secant_target
 from torch import nn
 
-from piflow_bench.api import Unconditional, flow
+from piflow_bench.api import Guidance, Teacher, Unconditional, flow
 from tests.methods import gaussian
 
 TIMES = torch.linspace(0.2, 1.0, 33, dtype=torch.float64)
@@ -176,6 +178,7 @@ class Scaled(nn.Module):
 def update_of(theta, progress=0.0, **settings):
     batch, context = gaussian.setting({"student": Scaled(theta)}, progress=progress)
     method = MeanFlow(Config(**settings))
+    method.guidance = Guidance(1.0)
     (update,) = method.training_step(batch, context)
     _, again = gaussian.setting({})
     noise = again.random.normal("noise", batch.shape)
@@ -248,3 +251,96 @@ def test_weights_of_rows():
     assert torch.allclose(tangents[[0, 1, 3]], theirs[[0, 1, 3]])
     assert torch.allclose(row_weight("noise", t, r)[1:3], torch.tensor([0.8 * 0.2**0.5, 0.0]))
     assert torch.equal(row_weight("none", t, r), torch.ones(4))
+
+
+# ------------------------------------------------------------------ moved by the interval's end
+
+
+def end_error(theta, x, t, r):
+    """Of theta times the exact map: its value minus ``v(x_r, r) + (t - r) dU/dr``."""
+
+    def average(r):
+        return theta * gaussian.average_velocity(x, t, r)
+
+    value, slope = torch.func.jvp(average, (r,), (torch.ones_like(r),))
+    span = flow.expand(t - r, x)
+    return value - gaussian.velocity(x - span * value, r) - span * slope
+
+
+@pytest.mark.parametrize("distill", [True, False])
+def test_moved_by_its_end_the_exact_map_is_at_rest(distill):
+    settings = {"identity": "end", "instant_share": 0.0, "power": 0.0, "distill": distill}
+    settings |= {"class_dropout": 0.0, "omega": 1.0}
+    update, *_ = update_of(1.0, **settings)
+    update.loss.backward()
+    assert update.loss.item() < 1e-20
+    wrong, *_ = update_of(1.05, **settings)
+    assert wrong.loss.item() > 1e-4
+
+
+def test_its_loss_is_that_of_the_field_at_the_maps_own_end():
+    theta = 0.8
+    update, x, t, r = update_of(theta, identity="end", instant_share=0.4, power=0.0)
+    interval = (t > r)[:, None]
+    error = end_error(theta, x, t, r)
+    instant = theta * gaussian.velocity(x, t) - gaussian.velocity(x, t)
+    error = torch.where(interval, error, instant)
+    expected = error.square().sum(1).mean()
+    assert 10 < interval.sum() < len(t)
+    assert update.loss.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_its_derivative_is_of_the_end_alone_and_costs_no_second_teacher():
+    asked = []
+
+    def teacher(x, t, condition=None):
+        asked.append(len(x))
+        return gaussian.velocity(x, t)
+
+    batch, context = gaussian.setting({"student": Scaled(0.8)})
+    context = replace(context, teacher=Teacher(teacher, nn.Linear(1, 1), closed_form=True))
+    method = MeanFlow(Config(identity="end", instant_share=0.5))
+    (update,) = method.training_step(batch, context)
+    assert asked == [len(batch.x0)] and update.loss.isfinite()
+    assert MeanFlow(Config(identity="end")).facts_for().jvp == "exact"
+
+
+@pytest.mark.parametrize("identity", ["start", "end"])
+def test_bounded_errors_have_the_gradient_of_their_directions(identity):
+    """AYF's: of U . sg(e / (|e| + c)), twice and a mean over rows; instants are as they are."""
+    settings = {"identity": identity, "power": 0.0}
+    floor = 0.1
+    for share in (0.0, 1.0):
+        free, x, t, r = update_of(0.8, instant_share=share, **settings)
+        bounded, *_ = update_of(0.8, instant_share=share, tangent_floor=floor, **settings)
+        assert bounded.scalars["loss"] == free.scalars["loss"]
+        if share:
+            assert bounded.loss.item() == free.loss.item()
+            continue
+        network = Scaled(0.8)
+        batch, context = gaussian.setting({"student": network})
+        method = MeanFlow(Config(instant_share=0.0, tangent_floor=floor, **settings))
+        (update,) = method.training_step(batch, context)
+        update.loss.backward()
+        average = gaussian.average_velocity(x, t, r)
+        # Moved by its start the error of theta U* is (theta - 1) v: see test_meanflow.
+        start = identity == "start"
+        error = -0.2 * gaussian.velocity(x, t) if start else end_error(0.8, x, t, r)
+        direction = error / (error.norm(dim=1) + floor)[:, None]
+        expected = (2 * direction * average).sum(1).mean()
+        assert network.theta.grad.item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_papers_of_the_derivatives():
+    papers = [
+        MeanFlow(Config(**settings)).facts_for().paper
+        for settings in (
+            {"identity": "end"},
+            {"identity": "end", "tangent_floor": 0.1},
+            {"tangent_floor": 0.1},
+            {"row_weight": "tangents"},
+        )
+    ]
+    assert papers == [f"arXiv:{n}" for n in ("2505.18825", *["2506.14603"] * 2, "2509.04394")]
+    with pytest.raises(ValueError, match="identity=end"):
+        Config(identity="end", ratio_start=1.0)

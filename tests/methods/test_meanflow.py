@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from piflow_methods.meanflow import Config, MeanFlow
+from piflow_methods.meanflow.method import Config, MeanFlow
 from piflow_methods.parts.derivatives import difference
 from piflow_methods.parts.flow_maps import adaptive_loss
 from piflow_methods.parts.stepping import FlowMapStudent

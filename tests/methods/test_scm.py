@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from piflow_methods.parts.derivatives import normalised
 from piflow_methods.parts.renoising import RenoisingStudent
 from piflow_methods.parts.trigflow import (
     angle,
     flow_time,
     mixture,
-    normalised,
     tangent,
     trig_velocity,
 )

@@ -14,7 +14,7 @@ from piflow_methods.dollar import DOLLAR
 from piflow_methods.freeflow import FreeFlow
 from piflow_methods.kd import KD
 from piflow_methods.ladd import LADD
-from piflow_methods.meanflow import MeanFlow
+from piflow_methods.meanflow.method import MeanFlow
 from piflow_methods.piflow.method import PiFlow
 from piflow_methods.scflow import SCFlow
 from piflow_methods.scm import SCM
@@ -49,6 +49,11 @@ METHODS = {
     "meanflow-alpha": (
         MeanFlow,
         {"lr": 1e-3, "instant_share": 0.3, "ratio_start": 1.0, "ratio_moves": [0.1, 0.6]},
+    ),
+    # One of two processes has no interval in most of these steps, either.
+    "meanflow-end": (
+        MeanFlow,
+        {"lr": 1e-3, "instant_share": 0.9, "identity": "end", "tangent_floor": 0.1},
     ),
     "consistency": (Consistency, {"lr": 1e-3, "nodes": 8}),
     "scm": (SCM, {"lr": 1e-3}),
