@@ -163,8 +163,15 @@ LACKS = {
     "dmd2": "real samples",
     "consistency": "real samples",
     "scm": "real samples",
+    "perflow": "real samples",
+    "progressive": "real samples",
 }
-CAN = ("{method: sid}", "{method: ladd}", "{method: dmd2, settings: {gan: false}}")
+CAN = (
+    "{method: sid}",
+    "{method: ladd}",
+    "{method: reflow}",
+    "{method: dmd2, settings: {gan: false}}",
+)
 """With piflow and kd, which are run, all methods but the teacher and the published students."""
 
 
@@ -172,7 +179,7 @@ def test_every_method_is_planned_or_told_what_it_lacks(run):
     """Those that can are trained in tests/training/test_shared_base.py."""
     done = run("flux_4nfe")
     methods = {plugin for plugin in find("method") if plugin not in ("teacher", "few-step")}
-    assert methods == {*LACKS, "sid", "ladd", "piflow", "kd"}
+    assert methods == {*LACKS, "sid", "ladd", "reflow", "piflow", "kd"}
     for method, words in LACKS.items():
         nfe = 1 if method == "freeflow" else 4
         result = planned(done, f"{{method: {method}}}", f"nfes=[{nfe}]")

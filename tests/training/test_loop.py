@@ -15,7 +15,10 @@ from piflow_methods.freeflow import FreeFlow
 from piflow_methods.kd import KD
 from piflow_methods.ladd import LADD
 from piflow_methods.meanflow.method import MeanFlow
+from piflow_methods.perflow import PeRFlow
 from piflow_methods.piflow.method import PiFlow
+from piflow_methods.progressive import Progressive
+from piflow_methods.reflow import Reflow
 from piflow_methods.scflow import SCFlow
 from piflow_methods.scm import SCM
 from piflow_methods.sid import SiD
@@ -57,6 +60,9 @@ METHODS = {
     ),
     "consistency": (Consistency, {"lr": 1e-3, "nodes": 8}),
     "scm": (SCM, {"lr": 1e-3}),
+    "reflow": (Reflow, {"lr": 1e-3, "pairs": 24, "pair_steps": 2}),
+    "perflow": (PeRFlow, {"lr": 1e-3, "solver_steps": 2}),
+    "progressive": (Progressive, {"lr": 1e-3, "rounds": 2}),
     "dmd2": (DMD2, {"lr": 1e-3, "fake_lr": 1e-3, "ratio": 2}),
     "dmd2-regression": (
         DMD2,
