@@ -103,13 +103,13 @@ def kinds(file: Path) -> dict[str, str]:
 
 
 def _first_kind(text: bytes) -> dict[str, str]:
-    kinds = {base: kind for base, (kind, _) in BASES.items()} | {METRIC: "metric"}
-    names = "|".join(kinds)
-    line = re.compile(rf"class\s+([A-Za-z]\w*)\(.*?\b({names})\b|([A-Za-z]\w*).*=.*?\b({METRIC})\(")
-    for each in text.decode(errors="replace").splitlines():
-        if found := line.match(each):
-            return {kinds[found[2] or found[4]]: found[1] or found[3]}
-    return {"method": ""}
+    kinds = {base: kind for base, (kind, _) in BASES.items()}
+    a_class = rf"^class\s+([A-Za-z]\w*)\([^)]*\b({'|'.join(kinds)})\b"
+    a_metric = rf"^([A-Za-z]\w*).*=.*\b{METRIC}\("
+    found = re.search(f"{a_class}|{a_metric}", text.decode(errors="replace"), re.MULTILINE)
+    if found is None:
+        return {"method": ""}
+    return {kinds[found[2]]: found[1]} if found[2] else {"metric": found[3]}
 
 
 def _metrics(tree: ast.Module) -> Iterator[str]:

@@ -128,8 +128,16 @@ class Config:
             raise ValueError("ratio_law=exponential: ratio_start and ratio_end are above 0")
         if self.instant_share + self.whole_share > 1:
             raise ValueError("instant_share and whole_share are at most 1 together")
-        if self.identity == "end" and (self.ratio_start or self.ratio_end):
-            raise ValueError("identity=end: has an exact derivative, and no ratio")
+        if self.identity == "end":
+            unused = {
+                "ratio_start": self.ratio_start or self.ratio_end,
+                "target_clip": self.target_clip,
+                "jvp": self.jvp != "exact",
+            }
+            if told := [name for name, given in unused.items() if given]:
+                raise ValueError(
+                    f"identity=end: its derivative is exact; leave out {', '.join(told)}"
+                )
 
     def ratio(self, progress: float) -> float:
         """Share of the interval in the target's first step; 0: the derivative's limit."""

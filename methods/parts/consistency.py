@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from math import log2
+from math import ceil, log2
 from typing import Any
 
 import torch
@@ -39,8 +39,8 @@ def grid(nodes: int, low: float, high: float, rho: float) -> Tensor:
 
 def doubled(start: int, end: int, progress: float) -> int:
     """Nodes of a grid that is doubled from start to end, in equal parts of a training."""
-    times = log2(end / start)
-    return min(round(start * 2 ** int(progress * (int(times) + 1 + (times % 1 > 0)))), end)
+    parts = ceil(log2(end / start)) + 1
+    return min(start * 2 ** int(progress * parts), end)
 
 
 def pair(edges: Tensor, quantile: Tensor, law: tuple[float, float] | None) -> tuple[Tensor, Tensor]:

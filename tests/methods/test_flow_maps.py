@@ -342,5 +342,11 @@ def test_papers_of_the_derivatives():
         )
     ]
     assert papers == [f"arXiv:{n}" for n in ("2505.18825", *["2506.14603"] * 2, "2509.04394")]
-    with pytest.raises(ValueError, match="identity=end"):
-        Config(identity="end", ratio_start=1.0)
+
+
+@pytest.mark.parametrize(
+    "name, value", [("ratio_start", 1.0), ("target_clip", 4.0), ("jvp", "finite-difference")]
+)
+def test_moved_by_its_end_it_takes_no_setting_that_would_do_nothing(name, value):
+    with pytest.raises(ValueError, match=f"identity=end: .* leave out {name}"):
+        Config(**{"identity": "end", name: value})
