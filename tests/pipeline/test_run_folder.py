@@ -40,7 +40,7 @@ GROWN = [
 ]  # fmt: skip
 BASE = [
     "only=[kd,teacher-euler]", "protocol.metrics=[fd,recall]", "protocol.questions=[imitation]",
-    "protocol.extractors=[digits]",
+    "protocol.extractors=[digits]", "variants.kd.settings={lr: 0.002}",
 ]  # fmt: skip
 OTHER = {
     "only=[kd]": ("here only kd", "only-kd"),
