@@ -7,6 +7,7 @@ parametrisation the teacher was trained.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from piflow_bench.api import Condition
 LOGSTD_INNER = 1024
 """Inner width of the logstd head of the official ImageNet students."""
 BACKBONE = "backbone."
+RATES = (0.2, 4.0)
+"""Least and largest number whose log is a rate of ArcFlow's policy at the start."""
 
 
 class PolicyNetwork(nn.Module):
@@ -58,16 +61,9 @@ class GMNetwork(PolicyNetwork):
         seed: int = 0,
     ) -> None:
         super().__init__(backbone)
-        self.components, elements = components, backbone.elements
-        self.proj_out_means = _repeated(backbone.output_layer, elements, components)
-        generator = torch.Generator().manual_seed(seed)
-        jitter = noise * torch.randn(components * backbone.channels, generator=generator)
-        with torch.no_grad():
-            bias = self.proj_out_means.bias
-            bias += jitter.repeat(elements).to(bias.device)
-        self.proj_out_logweights = _like(backbone.output_layer, elements * components)
-        nn.init.zeros_(self.proj_out_logweights.weight)
-        _zero_bias(self.proj_out_logweights)
+        self.components = components
+        self.proj_out_means = _apart(backbone, components, noise, seed)
+        self.proj_out_logweights = _zeros(backbone.output_layer, backbone.elements * components)
         logstds = nn.Sequential(
             nn.SiLU(), nn.Linear(backbone.embedding_dim, inner), nn.SiLU(), nn.Linear(inner, 1)
         )
@@ -90,6 +86,34 @@ class GMNetwork(PolicyNetwork):
             "means": means,
             "logweights": logweights,
             "logstds": logstds.reshape(len(logstds), *(1,) * (means.ndim - 1)),
+        }
+
+
+class ArcNetwork(PolicyNetwork):
+    """K velocities, all but the first with a rate at which they grow.
+
+    They start as a mixture's do; rates start apart, as logs of numbers between 0.2 and 4 that are
+    evenly spaced as logs (the official start).
+    """
+
+    def __init__(self, backbone: Any, components: int, noise: float = 0.05, seed: int = 0) -> None:
+        super().__init__(backbone)
+        self.components, elements = components, backbone.elements
+        self.proj_out_means = _apart(backbone, components, noise, seed)
+        self.proj_out_logweights = _zeros(backbone.output_layer, elements * components)
+        self.proj_out_loggamma = _zeros(backbone.output_layer, elements * (components - 1))
+        start = torch.linspace(*(math.log(gamma) for gamma in RATES), components - 1)
+        with torch.no_grad():
+            self.proj_out_loggamma.bias.copy_(start.repeat(elements))
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> dict[str, Tensor]:
+        """u-space ``means (B, K, C, *s), logweights (B, K, 1, *s), rates (B, K - 1, 1, *s)``."""
+        k, backbone = self.components, self.backbone
+        hidden, _ = backbone.trunk(x, t, condition)
+        return {
+            "means": backbone.velocity(backbone.project(self.proj_out_means, hidden, k), x, t),
+            "logweights": backbone.project(self.proj_out_logweights, hidden, k).log_softmax(1),
+            "rates": backbone.project(self.proj_out_loggamma, hidden, k - 1),
         }
 
 
@@ -130,8 +154,22 @@ def _like(layer: nn.Module, outputs: int) -> Any:
     return nn.Linear(layer.in_features, outputs, device=device)
 
 
-def _zero_bias(layer: nn.Module) -> None:
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+def _zeros(layer: nn.Module, outputs: int) -> Any:
+    """A layer of the same kind with another number of outputs, all 0."""
+    made = _like(layer, outputs)
+    nn.init.zeros_(made.weight)
+    nn.init.zeros_(made.bias)
+    return made
+
+
+def _apart(backbone: Any, k: int, noise: float, seed: int) -> Any:
+    """The output layer k times, told apart by biases of std ``noise``, one a token's elements."""
+    layer = _repeated(backbone.output_layer, backbone.elements, k)
+    generator = torch.Generator().manual_seed(seed)
+    jitter = noise * torch.randn(k * backbone.channels, generator=generator)
+    with torch.no_grad():
+        layer.bias += jitter.repeat(backbone.elements).to(layer.bias.device)
+    return layer
 
 
 def _repeated(layer: nn.Module, elements: int, k: int) -> Any:

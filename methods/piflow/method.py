@@ -1,4 +1,7 @@
-"""pi-Flow: policy imitation distillation, data-dependent and data-free (arXiv 2510.14974)."""
+"""pi-Flow: policy imitation distillation, data-dependent and data-free (arXiv 2510.14974).
+
+ArcFlow (arXiv 2602.09014) is ``policy=arc``.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from piflow_methods.piflow.heads import DXNetwork, GMNetwork, PolicyNetwork
-from piflow_methods.piflow.policies import (
-    SAMPLING_EPS,
-    DXPolicy,
-    GMPolicy,
-    Policy,
-    average_velocity,
-)
+from piflow_methods.piflow.arc import ArcPolicy
+from piflow_methods.piflow.heads import ArcNetwork, DXNetwork, GMNetwork, PolicyNetwork
+from piflow_methods.piflow.policies import SAMPLING_EPS, DXPolicy, GMPolicy, average_velocity
 from torch import Tensor
 
 from piflow_bench.api import (
@@ -45,7 +43,17 @@ MODES = {
     "dx-polynomial-as-published": "polynomial",
 }
 """`DXPolicy`'s modes; published polynomials take every output for a velocity (METHODS 1.2)."""
-POLICIES = ("gm", *MODES)
+MIXTURES = ("gm", "arc")
+"""Policies of weighted components, of which some are dropped in rollouts."""
+POLICIES = (*MIXTURES, *MODES)
+Policy = GMPolicy | DXPolicy | ArcPolicy
+ARCFLOW = cite(
+    "yang2026arcflow",
+    "Yang, Zihan and Tu, Shuyuan and Zhang, Licheng and Dai, Qi and Jiang, Yu-Gang and Wu, Zuxuan",
+    "{ArcFlow}: Unleashing 2-Step Text-to-Image Generation via High-Precision Non-Linear Flow "
+    "Distillation",
+    "2602.09014",
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class Config:
     """Settings of pi-Flow; names and defaults follow the paper's ImageNet recipe where they can."""
 
     policy: str = setting("gm", choices=POLICIES)
-    components: int = setting(8, least=1)  # K of the mixture, or N estimates of a DX policy
+    components: int = setting(8, least=1)  # K of a mixture, or N estimates of a DX policy
     data_free: bool = False
     # M supervised states of a segment
     states: int = setting(2, least=1, search=among(1, 2, 4))
@@ -76,6 +84,10 @@ class Config:
     beta2: float = setting(0.95, least=0, below=1)
     schedule: str = setting("constant", choices=SCHEDULES)
 
+    def __post_init__(self) -> None:
+        if self.policy == "arc" and self.components < 2:
+            raise ValueError("components=1: policy=arc has at least 2, the first without a rate")
+
 
 def segments(nfe: int, final_step_scale: float) -> list[tuple[float, float]]:
     """Segments (raw_src, length) from data to noise: index 0 is the one that ends at data."""
@@ -92,6 +104,8 @@ def make_policy(
         return GMPolicy(
             output["means"], output["logstds"], output["logweights"], x, t, config.shift
         )
+    if config.policy == "arc":
+        return ArcPolicy(output["means"], output["rates"], output["logweights"], x, t, config.shift)
     return DXPolicy(output["output"], x, t, segment, config.shift, MODES[config.policy])
 
 
@@ -156,9 +170,17 @@ class PiFlow(Method):
     sampling = ("final_step_scale", "temperature", "substeps")
 
     def facts_for(self) -> Facts:
-        """Data-free training needs no data; h > 0 is stochastic."""
-        return replace(
+        """Data-free training needs no data; h > 0 is stochastic; a policy is another paper's."""
+        facts = replace(
             self.facts, needs_data=not self.config.data_free, stochastic=self.config.h > 0
+        )
+        if self.config.policy != "arc":
+            return facts
+        return replace(
+            facts,
+            paper="arXiv:2602.09014",
+            citation=ARCFLOW,
+            fidelity="the published policy, head and start; trained as pi-Flow's others are",
         )
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:
@@ -168,6 +190,8 @@ class PiFlow(Method):
         network: PolicyNetwork
         if c.policy == "gm":
             network = GMNetwork(backbone, c.components, c.init_noise, c.logstd_inner, spec.seed)
+        elif c.policy == "arc":
+            network = ArcNetwork(backbone, c.components, c.init_noise, spec.seed)
         else:
             network = DXNetwork(backbone, c.components, c.policy == "dx-polynomial")
         self.nfe = spec.train_nfe or 1
@@ -227,7 +251,7 @@ class PiFlow(Method):
         output = context.networks["student"](x_src, t_src, condition)
         policy = make_policy(c, output, x_src, t_src, length)
         rolled = policy.detach()
-        if c.policy == "gm" and c.dropout > 0:
+        if c.policy in MIXTURES and c.dropout > 0:
             rolled = rolled.with_dropout(
                 random.uniform(f"dropout{stream}", (c.components,)) < c.dropout
             )

@@ -31,6 +31,16 @@ def working(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def dropped(logweights: Tensor, drop: Tensor) -> Tensor:
+    """Log weights ``(B, K, 1, *spatial)`` without components where ``drop`` ``(B, K)`` is true.
+
+    A sample that would lose every component keeps them all.
+    """
+    drop = drop & ~drop.all(1, keepdim=True)
+    mask = drop.reshape(drop.shape + (1,) * (logweights.ndim - 2))
+    return logweights.masked_fill(mask, float("-inf")).log_softmax(1)
+
+
 def substep_counts(raw_from: Tensor, raw_to: Tensor, substeps: int) -> Tensor:
     """Euler substeps per sample: ``max(1, round(span * substeps))``, int64 ``(B,)``."""
     return ((raw_from - raw_to) * substeps).round().clamp(min=1).long()
@@ -147,14 +157,8 @@ class GMPolicy:
         )
 
     def with_dropout(self, drop: Tensor) -> Self:
-        """Components where ``drop`` (B, K, bool) is true are removed and the rest renormalised.
-
-        A sample that would lose every component keeps them all.
-        """
-        drop = drop & ~drop.all(1, keepdim=True)
-        mask = drop.reshape(drop.shape + (1,) * (self.logweights.ndim - 2))
-        logweights = self.logweights.masked_fill(mask, float("-inf")).log_softmax(1)
-        return replace(self, logweights=logweights)
+        """Components where ``drop`` (B, K, bool) is true are removed and the rest renormalised."""
+        return replace(self, logweights=dropped(self.logweights, drop))
 
     def detach(self) -> Self:
         """Without gradient."""
@@ -269,9 +273,6 @@ class DXPolicy:
     def with_eps(self, eps: float) -> Self:
         """The clamp of DX policies is fixed."""
         return self
-
-
-Policy = GMPolicy | DXPolicy
 
 
 def average_velocity(

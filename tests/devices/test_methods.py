@@ -30,6 +30,7 @@ METHODS = {
     "piflow-free": ("piflow", {**SMALL, "data_free": True}),
     "piflow-grid": ("piflow", {**SMALL, "policy": "dx-grid", "window_substeps": 2}),
     "piflow-polynomial": ("piflow", {**SMALL, "policy": "dx-polynomial", "num_decay": 10}),
+    "piflow-arc": ("piflow", {"policy": "arc", "components": 3, "substeps": 8}),
     "meanflow": ("meanflow", {"instant_share": 0.3}),
     "meanflow-difference": ("meanflow", {"instant_share": 0.3, "jvp": "finite-difference"}),
     "meanflow-scratch": ("meanflow", {"instant_share": 0.3, "distill": False, "kappa": 0.5}),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from piflow_methods.piflow.arc import ArcPolicy
 from piflow_methods.piflow.policies import DXPolicy, GMPolicy, average_velocity
 from safetensors.torch import load_file
 
@@ -73,10 +74,12 @@ def a_policy(kind):
         weights = draw(5, 1, 4, 4).log_softmax(1)
         return GMPolicy(means, draw(1, 1, 1, 1) - 1, weights, x, t), means
     output = draw(5, 3, 4, 4).requires_grad_()
+    if kind == "arc":
+        return ArcPolicy(output, draw(4, 1, 4, 4), draw(5, 1, 4, 4).log_softmax(1), x, t), output
     return DXPolicy(output, x, t, mode=kind), output
 
 
-KINDS = ("gm", "grid", "polynomial", "coefficients")
+KINDS = ("gm", "arc", "grid", "polynomial", "coefficients")
 
 
 @pytest.mark.parametrize("kind", KINDS)

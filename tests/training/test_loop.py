@@ -43,6 +43,10 @@ METHODS = {
         PiFlow,
         {"components": 3, "substeps": 8, "logstd_inner": 8, "data_free": True, "lr": 1e-3},
     ),
+    "piflow-arc": (
+        PiFlow,
+        {"policy": "arc", "components": 3, "substeps": 8, "data_free": True, "lr": 1e-3},
+    ),
     "meanflow": (MeanFlow, {"lr": 1e-3, "instant_share": 0.3}),
     # In most steps one of two processes has no interval to differentiate over.
     "meanflow-scratch": (

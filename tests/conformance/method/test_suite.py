@@ -51,6 +51,7 @@ def failures(results):
 MORE = [
     ("teacher", ["solver=heun", "guided=true"]),
     ("piflow", ["policy=dx-polynomial", "substeps=16"]),
+    ("piflow", ["policy=arc", "substeps=16"]),
     ("piflow", ["h=0.5", "substeps=16"]),
     ("meanflow", ["jvp=finite-difference"]),
     ("meanflow", ["distill=false"]),
