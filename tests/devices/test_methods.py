@@ -45,6 +45,8 @@ METHODS = {
             "fake_knows_step": True,
         },
     ),
+    "shortcut": ("shortcut", {"steps": 8, "halves_share": 0.5}),
+    "mdt-dist": ("mdt-dist", {}),
     "kd": ("kd", {"pairs": 12, "pair_steps": 2}),
     "scaffold": ("fresh", {}),
 }

@@ -165,6 +165,8 @@ LACKS = {
     "scm": "real samples",
     "perflow": "real samples",
     "progressive": "real samples",
+    "shortcut": "real samples",
+    "mdt-dist": "real samples",
 }
 CAN = (
     "{method: sid}",

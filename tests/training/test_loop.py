@@ -14,6 +14,7 @@ from piflow_methods.dollar import DOLLAR
 from piflow_methods.freeflow import FreeFlow
 from piflow_methods.kd import KD
 from piflow_methods.ladd import LADD
+from piflow_methods.mdt_dist import MDTDist
 from piflow_methods.meanflow.method import MeanFlow
 from piflow_methods.perflow import PeRFlow
 from piflow_methods.piflow.method import PiFlow
@@ -21,6 +22,7 @@ from piflow_methods.progressive import Progressive
 from piflow_methods.reflow import Reflow
 from piflow_methods.scflow import SCFlow
 from piflow_methods.scm import SCM
+from piflow_methods.shortcut import Shortcut
 from piflow_methods.sid import SiD
 from piflow_methods.twinflow import TwinFlow
 from safetensors.torch import load_file
@@ -62,6 +64,8 @@ METHODS = {
         MeanFlow,
         {"lr": 1e-3, "instant_share": 0.9, "identity": "end", "tangent_floor": 0.1},
     ),
+    "shortcut": (Shortcut, {"lr": 1e-3, "steps": 8, "halves_share": 0.3, "decay": 0.9}),
+    "mdt-dist": (MDTDist, {"lr": 1e-3}),
     "consistency": (Consistency, {"lr": 1e-3, "nodes": 8}),
     "scm": (SCM, {"lr": 1e-3}),
     "reflow": (Reflow, {"lr": 1e-3, "pairs": 24, "pair_steps": 2}),
