@@ -5,6 +5,8 @@ one that runs here, one whose settings compose (what it would need is not here),
 installing and testing, which ``.ci/run`` does. A line of no kind fails.
 """
 
+import csv
+import dataclasses
 import os
 import re
 import shlex
@@ -21,6 +23,7 @@ from sklearn.datasets import load_digits
 from piflow_bench.cli import main
 from piflow_bench.commands.evaluate import parse
 from piflow_bench.conformance.method import described
+from piflow_bench.registry import find
 from tests.pipeline.harness import call, forget
 
 ROOT = Path(__file__).parent.parent
@@ -316,6 +319,23 @@ def test_the_page_of_methods_is_what_they_declare():
     assert found == described.page(ROOT / "docs" / "results"), (
         "python -m piflow_bench.conformance.method.described docs/results > docs/methods.md"
     )
+
+
+def test_what_the_field_has_is_here_by_settings_that_exist():
+    rows = list(csv.DictReader((ROOT / "docs" / "methods.csv").open(encoding="utf-8")))
+    found = {name: plugin.load() for name, plugin in find("method").items()
+             if plugin.source == "piflow-bench"}  # fmt: skip
+    assert {row["method here"] for row in rows} == {*found, ""} - {"teacher"}
+    papers = {row["paper"] for row in rows}
+    assert {cls.facts.paper.removeprefix("arXiv:") for cls in found.values()} - {""} <= papers
+    for row in rows:
+        words = row["settings or why not"]
+        if not row["method here"]:
+            assert words.startswith("not")
+            continue
+        fields = {field.name for field in dataclasses.fields(found[row["method here"]].Config)}
+        told = {a or b for a, b in re.findall(r"(\w+)=(?!$)|\b([a-z]+_[a-z_]+)\b", words)}
+        assert told - {"checkpoint"} <= fields, row["method"]
 
 
 def test_pages_of_results_are_what_the_command_writes():

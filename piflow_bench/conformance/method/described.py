@@ -34,7 +34,7 @@ def page(folder: Path) -> str:
     """The page.
 
     Args:
-        folder: kept results, a folder each.
+        folder: kept results, a folder each; beside it ``methods.csv``, what the field has.
     """
     found = {name: plugin.load() for name, plugin in sorted(registry.find("method").items())
              if plugin.source == "piflow-bench"}  # fmt: skip
@@ -42,6 +42,7 @@ def page(folder: Path) -> str:
     parts = [BEGINNING, *_table(found, costs)]
     for name, cls in found.items():
         parts += _section(name, cls, costs.get(name, {}))
+    parts += _of_the_field(pd.read_csv(folder.parent / "methods.csv", dtype=str).fillna(""))
     return "\n\n".join(parts) + "\n"
 
 
@@ -123,6 +124,19 @@ def _section(name: str, cls: type[Method], costs: Costs) -> Iterator[str]:
     if costs:
         measured = ", ".join(f"{name} {_range(own, 3)}" for name, own in costs.items())
         lines.append(f"- TFE a step, as measured: {measured}.")
+    yield "\n".join(lines)
+
+
+def _of_the_field(rows: pd.DataFrame) -> Iterator[str]:
+    """Every method that papers have, and where it is."""
+    yield "## Of the field"
+    yield "What papers call these methods, and what is not here, with the reason."
+    lines = ["| method | paper | here |", "|---|---|---|"]
+    for name, paper, method, words in rows.itertuples(index=False):
+        here = ": ".join(
+            part for part in (f"[`{method}`](#{method})" * bool(method), words) if part
+        )
+        lines.append(f"| {name} | {paper and f'arXiv {paper}'} | {here} |")
     yield "\n".join(lines)
 
 
