@@ -23,12 +23,12 @@ pytestmark = pytest.mark.slow
 
 RUNS = {
     "flux_4nfe": {
-        4: {"piflow-gm8", "kd", "pi-flux-gm8", "pi-flux-gm8-data-free", "pi-flux-dx10",
+        4: {"piflow-gm8", "arcflow", "kd", "pi-flux-gm8", "pi-flux-gm8-data-free", "pi-flux-dx10",
             "flux-schnell", "senseflow"},
         8: {"pi-flux-gm8-8nfe", "flux-turbo", "hyper-flux"},
     },
     "qwen_4nfe": {
-        4: {"piflow-gm8", "kd", "pi-qwen-gm8", "pi-qwen-gm8-data-free", "pi-qwen-dx10",
+        4: {"piflow-gm8", "arcflow", "kd", "pi-qwen-gm8", "pi-qwen-gm8-data-free", "pi-qwen-dx10",
             "qwen-lightning", "qwen-flash"},
     },
 }  # fmt: skip
@@ -69,7 +69,7 @@ def test_trained_and_published_students_are_scored_beside_the_teacher(done):
         rows = table[(table.metric == name) & table.role.isin(["student", "teacher", "control"])]
         assert rows.value.notna().all() and (rows.ci_low < rows.ci_high).all(), name
     trained = students[students.train_seed.notna()]
-    assert set(trained.variant) == {"piflow-gm8", "kd"}
+    assert set(trained.variant) == {"piflow-gm8", "arcflow", "kd"}
 
 
 def test_prompts_are_encoded_once_and_read_by_all(done):
