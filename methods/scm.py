@@ -12,14 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from piflow_methods.parts.derivatives import normalised
+from piflow_methods.parts.continuous import consistency_error
 from piflow_methods.parts.renoising import RenoisingStudent
-from piflow_methods.parts.trigflow import (
-    angle,
-    mixture,
-    tangent,
-    trig_velocity,
-)
+from piflow_methods.parts.trigflow import angle, mixture, trig_velocity
 from torch import Tensor, nn
 
 from piflow_bench.api import (
@@ -143,16 +138,19 @@ class SCM(Method):
             cos, sin = flow.expand(a.cos(), x), flow.expand(a.sin(), x)
             moved = cos * c.deviation * noise - sin * batch.x0
 
-        def answer(x: Tensor, a: Tensor) -> Tensor:
-            return trig_velocity(lambda x, t: student(x, t, condition), x, a, c.deviation)
-
-        both = a.cos() * a.sin()
-        found, slope = context.jvp(
-            answer, (x, a), (flow.expand(both, x) * moved, both), c.derivative_precision
+        error = consistency_error(
+            student,
+            x,
+            a,
+            moved,
+            condition,
+            context,
+            deviation=c.deviation,
+            ramp=min(context.progress / c.tangent_warmup, 1.0) if c.tangent_warmup else 1.0,
+            floor=c.tangent_floor,
+            precision=c.derivative_precision,
         )
-        ramp = min(context.progress / c.tangent_warmup, 1.0) if c.tangent_warmup else 1.0
-        g = normalised(tangent(found, slope, moved, x, a, ramp), c.tangent_floor)
-        rows = (answer(x, a) - found - g).flatten(1).square().mean(1)
+        rows = error.flatten(1).square().mean(1)
         told = rows.detach().mean()
         if c.uncertainty:
             weight = context.networks["uncertainty"](a)

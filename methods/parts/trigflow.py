@@ -46,7 +46,13 @@ def trig_velocity(
 
 
 def tangent(
-    found: Tensor, slope: Tensor, moved: Tensor, x: Tensor, a: Tensor, ramp: float
+    found: Tensor,
+    slope: Tensor,
+    moved: Tensor,
+    x: Tensor,
+    a: Tensor,
+    ramp: float,
+    rooted: bool = False,
 ) -> Tensor:
     """``cos(a) df/da`` along a path, of the estimate of the data f: 0 where it is consistent.
 
@@ -56,7 +62,10 @@ def tangent(
         moved: dx/da along the path.
         x: TrigFlow's states.
         a: their angles ``(B,)``.
-        ramp: weight of what has a derivative in it, 0 to 1, raised as a training begins.
+        ramp: weight r of what has a derivative in it, 0 to 1, raised as a training begins.
+        rooted: the first part's factor cos^2 a is cos a sqrt(1 - r^2 sin^2 a), which is the same
+            at r = 1 (arXiv 2510.08431).
     """
     cos, both = flow.expand(a.cos(), x), flow.expand(a.cos() * a.sin(), x)
-    return -(cos**2) * (found - moved) - ramp * (both * x + slope)
+    other = flow.expand((1 - (ramp * a.sin()) ** 2).sqrt(), x) if rooted else cos
+    return -cos * other * (found - moved) - ramp * (both * x + slope)

@@ -163,7 +163,7 @@ def test_what_a_network_lacks_is_said_with_whom_it_cannot_serve(tmp_path):
     reasons = {r.test: r.reason for r in check("teacher", "mine", ["dataset=digits", given])}
     missing, _, methods = reasons["digits: duration"].partition("; cannot serve ")
     assert missing == "the network has no add_duration"
-    assert methods == "freeflow, meanflow, twinflow"
+    assert methods == "freeflow, meanflow, shortcut, twinflow"
     assert "trunk, output_layer, project" in reasons["digits: heads"]
     assert reasons["digits: heads"].endswith("cannot serve piflow")
 

@@ -163,6 +163,7 @@ LACKS = {
     "dmd2": "real samples",
     "consistency": "real samples",
     "scm": "real samples",
+    "rcm": "real samples",
     "perflow": "real samples",
     "progressive": "real samples",
     "shortcut": "real samples",

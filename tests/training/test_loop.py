@@ -19,6 +19,7 @@ from piflow_methods.meanflow.method import MeanFlow
 from piflow_methods.perflow import PeRFlow
 from piflow_methods.piflow.method import PiFlow
 from piflow_methods.progressive import Progressive
+from piflow_methods.rcm import RCM
 from piflow_methods.reflow import Reflow
 from piflow_methods.scflow import SCFlow
 from piflow_methods.scm import SCM
@@ -68,6 +69,7 @@ METHODS = {
     "mdt-dist": (MDTDist, {"lr": 1e-3}),
     "consistency": (Consistency, {"lr": 1e-3, "nodes": 8}),
     "scm": (SCM, {"lr": 1e-3}),
+    "rcm": (RCM, {"lr": 1e-3, "fake_lr": 1e-3, "ratio": 2}),
     "reflow": (Reflow, {"lr": 1e-3, "pairs": 24, "pair_steps": 2}),
     "perflow": (PeRFlow, {"lr": 1e-3, "solver_steps": 2}),
     "progressive": (Progressive, {"lr": 1e-3, "rounds": 2}),
