@@ -76,6 +76,7 @@ class MDTDist(Method):
     facts = Facts(
         family="flow map",
         needs_data=True,
+        jvp="finite difference",
         elastic=True,
         paper="arXiv:2509.04406",
         citation=cite(

@@ -42,8 +42,8 @@ from piflow_bench.api import (
 class Config:
     """Settings of rCM; defaults are the official code's for text to video."""
 
-    consistency_weight: float = setting(100.0, least=0)
-    matching_weight: float = setting(1.0, least=0, search=log_between(0.1, 10.0))
+    consistency_weight: float = setting(100.0, above=0)
+    matching_weight: float = setting(1.0, above=0, search=log_between(0.1, 10.0))
     deviation: float = setting(1.0, above=0)  # of the data
     # log sigma of the consistency part's times is normal, sigma the ratio of noise to data
     log_mean: float = setting(0.7, search=among(-1.0, 0.0, 0.7))
@@ -119,7 +119,7 @@ class RCM(Method):
         Until matching begins every step is the student's.
         """
         c = self.config
-        matching = bool(c.matching_weight) and context.progress >= c.tangent_warmup
+        matching = context.progress >= c.tangent_warmup
         if matching and context.step % c.ratio:
             with torch.no_grad():
                 x = self._samples(batch, context)
@@ -153,7 +153,7 @@ class RCM(Method):
             condition,
             context,
             deviation=c.deviation,
-            ramp=min(context.progress / c.tangent_warmup, 1.0) if c.tangent_warmup else 1.0,
+            warmup=c.tangent_warmup,
             floor=c.tangent_floor,
             precision=c.derivative_precision,
             rooted=True,

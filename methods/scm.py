@@ -146,7 +146,7 @@ class SCM(Method):
             condition,
             context,
             deviation=c.deviation,
-            ramp=min(context.progress / c.tangent_warmup, 1.0) if c.tangent_warmup else 1.0,
+            warmup=c.tangent_warmup,
             floor=c.tangent_floor,
             precision=c.derivative_precision,
         )

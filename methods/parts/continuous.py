@@ -20,7 +20,7 @@ def consistency_error(
     context: Context,
     *,
     deviation: float,
-    ramp: float,
+    warmup: float,
     floor: float,
     precision: str,
     rooted: bool = False,
@@ -35,7 +35,7 @@ def consistency_error(
         condition: the samples' conditions.
         context: the training step's.
         deviation: of the data.
-        ramp: see :func:`tangent`.
+        warmup: share of the training over which the derivative is ramped up; 0: none.
         floor: beside the norm that divides g.
         precision: of the products in the derivative.
         rooted: see :func:`tangent`.
@@ -47,6 +47,7 @@ def consistency_error(
     def answer(x: Tensor, a: Tensor) -> Tensor:
         return trig_velocity(lambda x, t: student(x, t, condition), x, a, deviation)
 
+    ramp = min(context.progress / warmup, 1.0) if warmup else 1.0
     both = a.cos() * a.sin()
     given = (flow.expand(both, x) * moved, both)
     found, slope = context.jvp(answer, (x, a), given, precision)

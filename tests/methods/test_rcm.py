@@ -63,7 +63,7 @@ def test_the_ramp_has_its_root():
     x = mixture(flow.interpolate(batch.x0, noise, t), a, 1.0)
     moved = trig_velocity(gaussian.velocity, x, a, 1.0)
     error = consistency_error(
-        Estimate(), x, a, moved, batch.condition, context, deviation=1.0, ramp=0.4, floor=0.1,
+        Estimate(), x, a, moved, batch.condition, context, deviation=1.0, warmup=0.025, floor=0.1,
         precision="float32", rooted=True,
     )  # fmt: skip
     (found,) = updates(Estimate(), progress=0.01)
