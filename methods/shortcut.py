@@ -65,7 +65,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.steps & (self.steps - 1):
-            raise ValueError(f"steps={self.steps}: is a power of 2")
+            raise ValueError(f"steps={self.steps}: must be a power of 2")
 
 
 def halves(

@@ -169,7 +169,7 @@ def test_samples_of_the_map_are_eulers():
 
 @pytest.mark.parametrize("steps", [3, 12, 100])
 def test_another_number_of_steps_is_refused(steps):
-    with pytest.raises(ValueError, match="is a power of 2"):
+    with pytest.raises(ValueError, match="must be a power of 2"):
         Config(steps=steps)
 
 
