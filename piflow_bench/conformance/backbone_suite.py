@@ -45,6 +45,7 @@ def backbone_tests(
     checks: dict[str, Callable[[nn.Module, Dataset], str | None]] = {
         "heads": _heads,
         "duration": _duration,
+        "guidance input": _guidance,
         "features": _features,
     }
     for part, members in PARTS.items():
@@ -161,26 +162,36 @@ def _of_shape(x: Any, expected: tuple[int, ...], what: str) -> None:
 
 def _duration(network: nn.Module, dataset: Dataset) -> str:
     """The second time input changes nothing at first, and can be trained."""
+    return _further("duration", _inputs(dataset)[1] / 2, network, dataset)
+
+
+def _guidance(network: nn.Module, dataset: Dataset) -> str:
+    """The same of guidance."""
+    t = _inputs(dataset)[1]
+    return _further("guidance", torch.stack([t / 2, t, 1 - t], 1), network, dataset, 3)
+
+
+def _further(part: str, given: Tensor, network: nn.Module, dataset: Dataset, *inputs: int) -> str:
+    """What ``add_PART()`` adds changes nothing at first, and can be trained."""
     net, (x, t, condition) = _moved(network), _inputs(dataset)
     known = {name for name, _ in net.named_parameters()}
-    duration = t / 2
     with torch.no_grad():
         before = net(x, t, condition)
-        net.add_duration()
+        getattr(net, f"add_{part}")(*inputs)
         require(
-            _close(net(x, t, condition), before), "add_duration() changes what the network gives"
+            _close(net(x, t, condition), before), f"add_{part}() changes what the network gives"
         )
         require(
-            _close(net(x, t, condition, duration=duration), before),
-            "after add_duration() a duration= changes what the network gives before any training",
+            _close(net(x, t, condition, **{part: given}), before),
+            f"after add_{part}() a {part}= changes what the network gives before any training",
         )
     net.requires_grad_(True)
-    net(x, t, condition, duration=duration).square().mean().backward()
+    net(x, t, condition, **{part: given}).square().mean().backward()
     new = {name: p for name, p in net.named_parameters() if name not in known}
-    require(bool(new), "add_duration() adds no parameters")
+    require(bool(new), f"add_{part}() adds no parameters")
     require(
         any(p.grad is not None and bool(p.grad.count_nonzero()) for p in new.values()),
-        "no gradient reaches what add_duration() added: duration= is ignored",
+        f"no gradient reaches what add_{part}() added: {part}= is ignored",
     )
     return f"{sum(p.numel() for p in new.values())} weights more"
 

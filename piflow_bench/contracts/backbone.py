@@ -2,7 +2,8 @@
 
 The least of it is a module that is called as ``network(x, t, condition)`` and gives the velocity
 ``(B, *sample)``. What a method needs beyond that it declares in its facts, by the names of
-``PARTS``: a head of its own on the trunk, a second time input, features at a depth.
+``PARTS``: a head of its own on the trunk, a second time input, guidance as an input, features at a
+depth.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ PARTS = {
         "embedding_dim",
     ),
     "duration": ("add_duration",),
+    "guidance input": ("add_guidance",),
     "features": ("features", "feature_shape", "depth"),
 }
 """Members of the contract, by what a method needs them for."""
@@ -46,13 +48,23 @@ class Backbone(Protocol):
     """Number of places where features can be taken."""
 
     def __call__(
-        self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Condition,
+        duration: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """Velocity ``(B, *sample)`` at times t ``(B,)`` in [0, 1]."""
         ...
 
     def trunk(
-        self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Condition,
+        duration: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Hidden state before the output layer, and the embedding ``(B, embedding_dim)``."""
         ...
@@ -90,6 +102,10 @@ class Backbone(Protocol):
 
     def add_duration(self) -> None:
         """Add a second time input, t - r, that changes nothing until it is trained."""
+        ...
+
+    def add_guidance(self, inputs: int) -> None:
+        """Add numbers in [0, 1], ``guidance`` ``(B, inputs)``, that change nothing untrained."""
         ...
 
 

@@ -45,7 +45,7 @@ class Facts:
     """What its optimum samples, in words, where that is not the end of the guided teacher's ODE."""
     backbone: tuple[str, ...] = ()
     """What it needs of the teacher's network beyond ``(x, t, condition)``: heads | duration |
-    features, the words of ``contracts.backbone.PARTS``."""
+    guidance input | features, the words of ``contracts.backbone.PARTS``."""
     guidance: str = "baked"
     """baked | at inference | none."""
     published: bool = False

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention, silu
 from torch.utils.checkpoint import checkpoint
 
-from piflow_bench.networks.embeddings import TimeEmbedding, second_time_embedding, sincos_2d
+from piflow_bench.networks.embeddings import (
+    Inputs,
+    TimeEmbedding,
+    second_time_embedding,
+    sincos_2d,
+)
 
 _SCALE = 2 * (2 / math.pi) ** 0.5
 _CACHED = 2**16
@@ -47,20 +52,25 @@ class _ClassEmbedder(nn.Module):
 
 
 class _Embedder(nn.Module):
-    """Time plus class; the optional second time enters as the duration t - r."""
+    """Time plus class; optional: a second time, as the duration t - r, and guidance."""
 
     def __init__(self, dim: int, classes: int, time_scale: float, time_offset: float) -> None:
         super().__init__()
         self.timestep_embedder = TimeEmbedding(dim, time_scale=time_scale, time_offset=time_offset)
         self.class_embedder = _ClassEmbedder(classes, dim) if classes else None
         self.duration_embedder: TimeEmbedding | None = None
+        self.guidance_embedder: Inputs | None = None
 
-    def forward(self, t: Tensor, condition: Any, duration: Tensor | None) -> Tensor:
+    def forward(
+        self, t: Tensor, condition: Any, duration: Tensor | None, guidance: Tensor | None
+    ) -> Tensor:
         embedding = self.timestep_embedder(t)
         if self.class_embedder is not None:
             embedding = embedding + self.class_embedder(condition.labels)
         if self.duration_embedder is not None and duration is not None:
             embedding = embedding + self.duration_embedder(duration)
+        if self.guidance_embedder is not None and guidance is not None:
+            embedding = embedding + self.guidance_embedder(guidance)
         return embedding
 
 
@@ -239,6 +249,10 @@ class DiT(nn.Module):
         """
         self.emb.duration_embedder = second_time_embedding(self.emb.timestep_embedder)
 
+    def add_guidance(self, inputs: int) -> None:
+        """Add inputs for guidance, as the second time is."""
+        self.emb.guidance_embedder = Inputs(self.emb.timestep_embedder, inputs)
+
     @property
     def depth(self) -> int:
         """Number of blocks."""
@@ -250,10 +264,16 @@ class DiT(nn.Module):
         return self.height // self.patch, self.width // self.patch
 
     def _through(
-        self, x: Tensor, t: Tensor, condition: Any, duration: Tensor | None, depth: int
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Any,
+        duration: Tensor | None,
+        guidance: Tensor | None,
+        depth: int,
     ) -> tuple[Tensor, Tensor]:
         """Tokens ``(B, T, dim)`` after ``depth`` blocks, and the embedding ``(B, dim)``."""
-        embedding = self.emb(t, condition, duration)
+        embedding = self.emb(t, condition, duration, guidance)
         h = self.pos_embed(x) + self.positions
         for block in self.transformer_blocks[:depth]:
             if self.checkpointing and torch.is_grad_enabled():
@@ -266,14 +286,19 @@ class DiT(nn.Module):
         self, x: Tensor, t: Tensor, condition: Any, duration: Tensor | None, depth: int
     ) -> Tensor:
         """Hidden state after ``depth`` blocks, as a map ``(B, dim, *grid)``."""
-        h, _ = self._through(x, t, condition, duration, depth)
+        h, _ = self._through(x, t, condition, duration, None, depth)
         return h.transpose(1, 2).unflatten(2, self.grid)
 
     def trunk(
-        self, x: Tensor, t: Tensor, condition: Any, duration: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Any,
+        duration: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Hidden tokens after the last norm ``(B, T, dim)``, and the embedding ``(B, dim)``."""
-        h, embedding = self._through(x, t, condition, duration, self.depth)
+        h, embedding = self._through(x, t, condition, duration, guidance, self.depth)
         shift, scale = self.proj_out_1(silu(embedding))[:, None].chunk(2, dim=-1)
         return layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale) + shift, embedding
 
@@ -294,8 +319,13 @@ class DiT(nn.Module):
         return image.reshape(flat.shape[0], n, -1, self.height, self.width)
 
     def forward(
-        self, x: Tensor, t: Tensor, condition: Any, duration: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Any,
+        duration: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """Velocity ``(B, C, height, width)`` at times t ``(B,)``."""
-        hidden, _ = self.trunk(x, t, condition, duration)
+        hidden, _ = self.trunk(x, t, condition, duration, guidance)
         return self.project(self.proj_out_2, hidden, 1)[:, 0]

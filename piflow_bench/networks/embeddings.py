@@ -53,6 +53,19 @@ def second_time_embedding(first: TimeEmbedding) -> TimeEmbedding:
     return second
 
 
+class Inputs(nn.ModuleList):
+    """Embeddings of further numbers in [0, 1], each like that of a second time."""
+
+    def __init__(self, first: TimeEmbedding, inputs: int) -> None:
+        super().__init__(second_time_embedding(first) for _ in range(inputs))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Embed ``(B, inputs)``: ``(B, dim)``."""
+        return torch.stack([embed(value) for embed, value in zip(self, values.T, strict=True)]).sum(
+            0
+        )
+
+
 def sincos_2d(dim: int, height: int, width: int) -> Tensor:
     """Fixed 2-D sin-cos position table ``(height * width, dim)``, column coordinate first."""
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from piflow_bench.contracts.condition import Classes, Condition
-from piflow_bench.networks.embeddings import TimeEmbedding, second_time_embedding
+from piflow_bench.networks.embeddings import Inputs, TimeEmbedding, second_time_embedding
 
 
 class _Block(nn.Module):
@@ -44,6 +44,7 @@ class MLP(nn.Module):
         self.channels, self.dim, self.frequencies = channels, dim, frequencies
         self.time_embedder = TimeEmbedding(dim, channels=64)
         self.duration_embedder: TimeEmbedding | None = None
+        self.guidance_embedder: Inputs | None = None
         self.proj_in = nn.Linear(channels * (1 + 2 * frequencies), dim)
         blocks = [_Block(dim) for _ in range(depth)]
         self.blocks = nn.ModuleList(blocks)
@@ -61,6 +62,10 @@ class MLP(nn.Module):
         """Add the second time input, as :meth:`DiT.add_duration` does."""
         self.duration_embedder = second_time_embedding(self.time_embedder)
 
+    def add_guidance(self, inputs: int) -> None:
+        """Add inputs for guidance, as the second time is."""
+        self.guidance_embedder = Inputs(self.time_embedder, inputs)
+
     @property
     def embedding_dim(self) -> int:
         """Width of the embedding."""
@@ -77,12 +82,20 @@ class MLP(nn.Module):
         return len(self.blocks)
 
     def _through(
-        self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None, depth: int
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Condition,
+        duration: Tensor | None,
+        guidance: Tensor | None,
+        depth: int,
     ) -> tuple[Tensor, Tensor]:
         """Hidden state ``(B, 1, dim)`` after ``depth`` blocks, and the embedding ``(B, dim)``."""
         embedding = self.time_embedder(t)
         if self.duration_embedder is not None and duration is not None:
             embedding = embedding + self.duration_embedder(duration)
+        if self.guidance_embedder is not None and guidance is not None:
+            embedding = embedding + self.guidance_embedder(guidance)
         if self.class_embedder is not None:
             assert isinstance(condition, Classes)
             embedding = embedding + self.class_embedder(condition.labels)
@@ -97,13 +110,19 @@ class MLP(nn.Module):
         self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None, depth: int
     ) -> Tensor:
         """Hidden state after ``depth`` blocks, as a map ``(B, dim, 1, 1)``."""
-        return self._through(x, t, condition, duration, depth)[0].transpose(1, 2)[..., None]
+        hidden, _ = self._through(x, t, condition, duration, None, depth)
+        return hidden.transpose(1, 2)[..., None]
 
     def trunk(
-        self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Condition,
+        duration: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Hidden state ``(B, 1, dim)`` and embedding ``(B, dim)``."""
-        h, embedding = self._through(x, t, condition, duration, self.depth)
+        h, embedding = self._through(x, t, condition, duration, guidance, self.depth)
         return silu(self.proj_out_1(h + embedding[:, None])), embedding
 
     def feature_shape(self, depth: int) -> tuple[int, int, int]:
@@ -120,8 +139,13 @@ class MLP(nn.Module):
         return flat.reshape(flat.shape[0], n, -1)
 
     def forward(
-        self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Condition,
+        duration: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """Velocity ``(B, channels)`` at points x, times t ``(B,)``."""
-        hidden, _ = self.trunk(x, t, condition, duration)
+        hidden, _ = self.trunk(x, t, condition, duration, guidance)
         return self.project(self.proj_out_2, hidden, 1)[:, 0]

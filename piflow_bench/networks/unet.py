@@ -75,6 +75,7 @@ class UNet(nn.Module):
         self.map_layer0 = nn.Linear(features, self.embedding_dim)
         self.map_layer1 = nn.Linear(self.embedding_dim, self.embedding_dim)
         self.map_duration: nn.ModuleList | None = None
+        self.map_guidance: nn.ModuleList | None = None
         self.enc, skips = self._encoder()
         self.dec = self._decoder(skips)
         self.out_norm = group_norm(self.dim, a.groups, a.eps)
@@ -163,9 +164,16 @@ class UNet(nn.Module):
 
         Its first layer starts as the first time's, as a DiT's does.
         """
+        self.map_duration = self._further_input()
+
+    def add_guidance(self, inputs: int) -> None:
+        """Add inputs for guidance, as the second time is."""
+        self.map_guidance = nn.ModuleList(self._further_input() for _ in range(inputs))
+
+    def _further_input(self) -> nn.ModuleList:
         first, last = copy.deepcopy(self.map_layer0), copy.deepcopy(self.map_layer1)
         zero(last)
-        self.map_duration = nn.ModuleList([first, last])
+        return nn.ModuleList([first, last])
 
     @property
     def depth(self) -> int:
@@ -180,26 +188,41 @@ class UNet(nn.Module):
         self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None, depth: int
     ) -> Tensor:
         """Map ``(B, C', h, w)`` after ``depth`` residual blocks; later ones are not computed."""
-        embedding = self._embed(self._units(t), condition, duration)
+        embedding = self._embed(self._units(t), condition, duration, None)
         return self._encode(x, embedding, depth)[0]
 
     def trunk(
-        self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Condition,
+        duration: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Hidden map after the last activation, and the embedding: ``(B, dim, H, W), (B, E)``."""
-        return self._trunk(x, self._units(t), condition, duration)
+        return self._trunk(x, self._units(t), condition, duration, guidance)
 
     def forward(
-        self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Condition,
+        duration: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """Output ``(B, C, H, W)`` at times t ``(B,)`` in [0, 1]."""
-        return self.raw(x, self._units(t), condition, duration)
+        return self.raw(x, self._units(t), condition, duration, guidance)
 
     def raw(
-        self, x: Tensor, noise: Tensor, condition: Condition, duration: Tensor | None = None
+        self,
+        x: Tensor,
+        noise: Tensor,
+        condition: Condition,
+        duration: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """:meth:`forward` at the network's own noise condition ``(B,)``, whatever t it is."""
-        hidden, _ = self._trunk(x, noise, condition, duration)
+        hidden, _ = self._trunk(x, noise, condition, duration, guidance)
         return self.project(self.out_conv, hidden, 1)[:, 0]
 
     # ------------------------------------------------------------------ computation
@@ -227,14 +250,24 @@ class UNet(nn.Module):
             return look_up(condition.labels, table)
         return look_up(condition.labels, table) * math.sqrt(layer.in_features) + layer.bias
 
-    def _embed(self, noise: Tensor, condition: Any, duration: Tensor | None) -> Tensor:
+    def _embed(
+        self, noise: Tensor, condition: Any, duration: Tensor | None, guidance: Tensor | None
+    ) -> Tensor:
         first, labels = self.architecture.labels_first, self._labels(condition)
         h = self._waves(noise) + (labels if first else 0.0)
         embedding = self.map_layer1(silu(self.map_layer0(h))) + (0.0 if first else labels)
         if self.map_duration is not None and duration is not None:
-            layer0, layer1 = self.map_duration
-            embedding = embedding + layer1(silu(layer0(self._waves(self._units(duration)))))
+            embedding = embedding + self._further(self.map_duration, duration)
+        if self.map_guidance is not None and guidance is not None:
+            for layers, value in zip(self.map_guidance, guidance.T, strict=True):
+                embedding = embedding + self._further(layers, value)
         return silu(embedding)
+
+    def _further(self, layers: Any, value: Tensor) -> Tensor:
+        """What a further input ``(B,)`` in [0, 1] adds to the embedding."""
+        first, last = layers
+        added: Tensor = last(silu(first(self._waves(self._units(value)))))
+        return added
 
     def _through(self, layer: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
         if not isinstance(layer, Block):
@@ -263,9 +296,14 @@ class UNet(nn.Module):
         return h, skips
 
     def _trunk(
-        self, x: Tensor, noise: Tensor, condition: Condition, duration: Tensor | None
+        self,
+        x: Tensor,
+        noise: Tensor,
+        condition: Condition,
+        duration: Tensor | None,
+        guidance: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        embedding = self._embed(noise, condition, duration)
+        embedding = self._embed(noise, condition, duration, guidance)
         h, skips = self._encode(x, embedding, self.depth)
         for name, layer in self.dec.items():
             if "_in" in name:

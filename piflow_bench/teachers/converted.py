@@ -65,6 +65,10 @@ class Converted(nn.Module):
         """To the network."""
         self.network.add_duration()
 
+    def add_guidance(self, inputs: int) -> None:
+        """To the network."""
+        self.network.add_guidance(inputs)
+
     def feature_shape(self, depth: int) -> tuple[int, int, int]:
         """Of the network."""
         shape: tuple[int, int, int] = self.network.feature_shape(depth)
@@ -78,11 +82,17 @@ class Converted(nn.Module):
         return self.network.features(z, time, condition, duration, depth)
 
     def trunk(
-        self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Condition,
+        duration: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Of the network at flow times t."""
         z, time, duration = self._asked(x, t, duration)
-        hidden, embedding = self.network.trunk(z, time, condition, duration)
+        given = () if guidance is None else (guidance * self.units,)
+        hidden, embedding = self.network.trunk(z, time, condition, duration, *given)
         return hidden, embedding
 
     def project(self, layer: nn.Module, hidden: Tensor, n: int) -> Tensor:
@@ -98,10 +108,15 @@ class Converted(nn.Module):
         return (a * state + b * output.to(wide)).to(output.dtype)
 
     def forward(
-        self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Condition,
+        duration: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """Velocity ``(B, *sample)`` at flow times t ``(B,)``."""
-        hidden, _ = self.trunk(x, t, condition, duration)
+        hidden, _ = self.trunk(x, t, condition, duration, guidance)
         return self.velocity(self.project(self.output_layer, hidden, 1), x, t)[:, 0]
 
     def _coefficients(self, t: Tensor) -> Coefficients:

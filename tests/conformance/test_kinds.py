@@ -122,6 +122,7 @@ BACKBONES = [
     ("project_mixes", "heads", "project() mixes several outputs"),
     ("duration_changes", "duration", "changes what the network gives before any training"),
     ("duration_ignored", "duration", "no gradient reaches what add_duration() added"),
+    ("guidance_ignored", "guidance input", "no gradient reaches what add_guidance() added"),
     ("false_width", "heads", "embedding_dim is 24, trunk() gives (3, 16)"),
     ("false_features", "features", "features() at depth 1 gives (3, 16, 2, 2), not (3, 2, 2, 16)"),
 ]
@@ -338,7 +339,7 @@ class Network(DiT):
     def velocity(self, output, x, t):
         return x[:, None] - output
 
-    def forward(self, x, t, condition, duration=None):
+    def forward(self, x, t, condition, duration=None, guidance=None):
         return FORWARD
 
 
@@ -352,11 +353,11 @@ class Mine(OfPictures, TeacherPlugin):
 def test_a_network_that_predicts_another_thing_translates_it_in_velocity(tmp_path):
     given = f"plugins={tmp_path}"
     (tmp_path / "right.py").write_text(
-        TRANSLATED.replace("FORWARD", "x - super().forward(x, t, condition, duration)")
+        TRANSLATED.replace("FORWARD", "x - super().forward(x, t, condition, duration, guidance)")
     )
     assert failures(check("teacher", "right", [given])) == {}
     (tmp_path / "wrong.py").write_text(
-        TRANSLATED.replace("FORWARD", "super().forward(x, t, condition, duration)")
+        TRANSLATED.replace("FORWARD", "super().forward(x, t, condition, duration, guidance)")
     )
     failed = failures(check("teacher", "wrong", [given]))
     assert failed["images: heads"] == (

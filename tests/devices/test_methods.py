@@ -47,6 +47,8 @@ METHODS = {
     ),
     "shortcut": ("shortcut", {"steps": 8, "halves_share": 0.5}),
     "mdt-dist": ("mdt-dist", {}),
+    "imf": ("imf", {}),
+    "imf-scratch": ("imf", {"distill": False}),
     "kd": ("kd", {"pairs": 12, "pair_steps": 2}),
     "scaffold": ("fresh", {}),
 }

@@ -167,6 +167,7 @@ LACKS = {
     "perflow": "real samples",
     "progressive": "real samples",
     "shortcut": "real samples",
+    "imf": "real samples",
     "mdt-dist": "real samples",
 }
 CAN = (

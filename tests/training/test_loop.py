@@ -12,6 +12,7 @@ from piflow_methods.consistency import Consistency
 from piflow_methods.dmd2 import DMD2
 from piflow_methods.dollar import DOLLAR
 from piflow_methods.freeflow import FreeFlow
+from piflow_methods.imf import ImprovedMeanFlow
 from piflow_methods.kd import KD
 from piflow_methods.ladd import LADD
 from piflow_methods.mdt_dist import MDTDist
@@ -66,6 +67,9 @@ METHODS = {
         {"lr": 1e-3, "instant_share": 0.9, "identity": "end", "tangent_floor": 0.1},
     ),
     "shortcut": (Shortcut, {"lr": 1e-3, "steps": 8, "halves_share": 0.3, "decay": 0.9}),
+    # In most steps one of two processes has no interval to differentiate over.
+    "imf": (ImprovedMeanFlow, {"lr": 1e-3, "instant_share": 0.9}),
+    "imf-scratch": (ImprovedMeanFlow, {"lr": 1e-3, "distill": False}),
     "mdt-dist": (MDTDist, {"lr": 1e-3}),
     "consistency": (Consistency, {"lr": 1e-3, "nodes": 8}),
     "scm": (SCM, {"lr": 1e-3}),

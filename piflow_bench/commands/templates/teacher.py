@@ -49,8 +49,9 @@ class CLASSNetwork(nn.Module):
 
     Some methods need more than this call: a head of their own on the trunk (`trunk`,
     `output_layer`, `project`, `velocity` and four numbers), a second time input (`add_duration`),
-    features at a depth (`features`, `feature_shape`, `depth`). `piflow_bench.api.Backbone` says
-    what each must be; `check` tests those that are there, and names the methods that go without.
+    guidance as an input (`add_guidance`), features at a depth (`features`, `feature_shape`,
+    `depth`). `piflow_bench.api.Backbone` says what each must be; `check` tests those that are
+    there, and names the methods that go without.
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int, width: int, depth: int) -> None:

@@ -81,9 +81,9 @@ def test_a_sample_does_not_depend_on_its_batch(tiny):
         assert torch.allclose(alone[0], whole[i], atol=1e-5)
 
 
-def test_it_has_every_part_of_a_backbone_but_a_second_time(tiny):
+def test_it_has_every_part_of_a_backbone_but_further_inputs(tiny):
     for network in (tiny.base, role(tiny)):
-        assert lacking(network, tuple(PARTS)) == ["duration"]
+        assert lacking(network, tuple(PARTS)) == ["duration", "guidance input"]
 
 
 @torch.no_grad()

@@ -6,8 +6,8 @@ from tests.plugins.teachers._base import OfPictures
 
 
 class Network(DiT):
-    def forward(self, x, t, condition, duration=None):
-        return super().forward(x, t, condition)
+    def forward(self, x, t, condition, duration=None, guidance=None):
+        return super().forward(x, t, condition, guidance=guidance)
 
 
 class DurationIgnored(OfPictures, TeacherPlugin):
