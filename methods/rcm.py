@@ -49,7 +49,7 @@ class Config:
     log_mean: float = setting(0.7, search=among(-1.0, 0.0, 0.7))
     log_std: float = setting(1.6, above=0)
     # share of the training over which the derivative is ramped up, and nothing is matched
-    tangent_warmup: float = setting(0.025, least=0, below=1)
+    tangent_warmup: float = setting(0.025, least=0, below=1, search=among(0.025, 0.25, 0.5))
     tangent_floor: float = setting(0.1, above=0)  # beside the norm that divides the direction
     # of the products in the derivative
     derivative_precision: str = setting("float32", choices=("float32", "tf32", "bfloat16"))

@@ -47,7 +47,7 @@ class Config:
     log_std: float = setting(1.4, above=0)
     sigma_max: float = setting(80.0, above=0)  # where samples start
     # share of the training over which the derivative is ramped up
-    tangent_warmup: float = setting(0.025, least=0, most=1)
+    tangent_warmup: float = setting(0.025, least=0, most=1, search=among(0.025, 0.25, 1.0))
     tangent_floor: float = setting(0.1, above=0)  # beside the norm that divides the direction
     uncertainty: bool = True  # a small network weighs the angles
     # of the products in the derivative
