@@ -40,12 +40,24 @@ class RenoisingStudent(Student):
         x = self.start * noise
         for i, t in enumerate(times):
             at = t.expand(len(x)).to(x)
-            x0 = flow.x0_from_velocity(x, self.network(x, at, condition), at)
+            x0 = flow.x0_from_velocity(x, self.velocity(x, at, condition), at)
             if i + 1 == nfe:
                 return x0
             draw = (lambda i=i: random.normal(i, noise.shape[1:])) if self.fresh else None
             x = onward(x, x0, t, times[i + 1], draw)
         return x
+
+    def velocity(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Of states x at times t ``(B,)``, straight to the estimates."""
+        return self.network(x, t, condition)
+
+
+class WholeWayStudent(RenoisingStudent):
+    """The same of a network with a second time: its steps go down to data, as long as t."""
+
+    def velocity(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Average velocities from times t ``(B,)`` down to data."""
+        return self.network(x, t, condition, duration=t)
 
 
 def simulated(

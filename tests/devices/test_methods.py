@@ -49,6 +49,8 @@ METHODS = {
     "mdt-dist": ("mdt-dist", {}),
     "imf": ("imf", {}),
     "imf-scratch": ("imf", {"distill": False}),
+    "facm": ("facm", {}),
+    "facm-scratch": ("facm", {"distill": False}),
     "kd": ("kd", {"pairs": 12, "pair_steps": 2}),
     "scaffold": ("fresh", {}),
 }

@@ -164,6 +164,7 @@ LACKS = {
     "consistency": "real samples",
     "scm": "real samples",
     "rcm": "real samples",
+    "facm": "real samples",
     "perflow": "real samples",
     "progressive": "real samples",
     "shortcut": "real samples",

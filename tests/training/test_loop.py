@@ -11,6 +11,7 @@ import torch
 from piflow_methods.consistency import Consistency
 from piflow_methods.dmd2 import DMD2
 from piflow_methods.dollar import DOLLAR
+from piflow_methods.facm import FACM
 from piflow_methods.freeflow import FreeFlow
 from piflow_methods.imf import ImprovedMeanFlow
 from piflow_methods.kd import KD
@@ -73,6 +74,8 @@ METHODS = {
     "mdt-dist": (MDTDist, {"lr": 1e-3}),
     "consistency": (Consistency, {"lr": 1e-3, "nodes": 8}),
     "scm": (SCM, {"lr": 1e-3}),
+    "facm": (FACM, {"lr": 1e-3}),
+    "facm-scratch": (FACM, {"lr": 1e-3, "distill": False}),
     "rcm": (RCM, {"lr": 1e-3, "fake_lr": 1e-3, "ratio": 2}),
     "reflow": (Reflow, {"lr": 1e-3, "pairs": 24, "pair_steps": 2}),
     "perflow": (PeRFlow, {"lr": 1e-3, "solver_steps": 2}),
