@@ -14,46 +14,65 @@ import torch
 from torch import Tensor, nn
 
 from piflow_bench.api import (
+    LAYOUTS,
     Built,
+    Classes,
     Condition,
     Facts,
     Method,
+    PublishedMap,
     SampleRandom,
     Spec,
     Student,
     Teacher,
+    Told,
     flow,
     setting,
 )
 
 SAMPLERS = ("euler", "renoise")
+OF_TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
 class Config:
     """How a published model is sampled."""
 
+    # whose network it is: the teacher's own, or that of a published flow map
+    layout: str = setting(OF_TEACHER, choices=(OF_TEACHER, *LAYOUTS))
     sampler: str = setting("euler", choices=SAMPLERS)  # renoise: to data and back, with fresh noise
     shift: float = setting(1.0, above=0)  # time warp of the grid
     terminal: float = setting(0.0, least=0, below=1)  # the last time before 0; 0: as it comes
     scale: float = setting(1.0, above=0)  # of a LoRA
     # the guidance that the network is told, where it is told any; None: the teacher's
     told: float | None = setting(None, least=0)
+    told_low: float = setting(0.0, least=0, most=1)  # of imf: it holds for t in [low, high]
+    told_high: float = setting(1.0, least=0, most=1)
+    handover: int = setting(20, least=0)  # of dmf: blocks that are told a step's start
+
+    def __post_init__(self) -> None:
+        if self.layout == "imf" and (self.told is None or self.told < 1):
+            raise ValueError("layout=imf: told is the guidance that it is asked for, at least 1")
+        if self.layout not in (OF_TEACHER, "imf") and self.told is not None:
+            raise ValueError(f"told={self.told:g}: layout={self.layout} is told no guidance")
 
 
 class FewStepNetwork(nn.Module):
-    """The teacher's network with published weights; it predicts velocities."""
+    """The teacher's network with published weights, or another project's own."""
 
     def __init__(self, backbone: Any, config: Config) -> None:
         super().__init__()
         self.backbone, self.config = backbone, config
-        if config.told is not None:
+        if config.told is not None and config.layout == OF_TEACHER:
             if not getattr(backbone, "takes_guidance", False):
                 raise ValueError(f"told={config.told:g}: this network is told no guidance")
             backbone.told = config.told
 
     def read_published(self, path: Path, where: str) -> dict[str, Tensor] | None:
-        """A LoRA's tensors, its scale folded in, with all that it leaves as it is."""
+        """A flow map's tensors; or a LoRA's, its scale folded in, with all that it leaves."""
+        if isinstance(self.backbone, PublishedMap):
+            found = self.backbone.read(path, where)
+            return {f"backbone.{name}": value for name, value in found.items()}
         if not hasattr(self.backbone, "with_lora"):
             return None
         state = self.backbone.with_lora(path, where, self.config.scale)
@@ -73,15 +92,21 @@ class FewStepNetwork(nn.Module):
         """Tensors of a whole network under this one's names."""
         return {f"backbone.{name}": value for name, value in state.items()}
 
-    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Velocity ``(B, *sample)``."""
-        velocity: Tensor = self.backbone(x, t, condition)
+    def forward(
+        self, x: Tensor, t: Tensor, condition: Condition, duration: Tensor | None = None
+    ) -> Tensor:
+        """Velocity ``(B, *sample)``; a flow map's is the average over ``duration``."""
+        more = {} if duration is None else {"duration": duration}
+        velocity: Tensor = self.backbone(x, t, condition, **more)
         return velocity
 
 
 @dataclass
 class FewStepStudent(Student):
-    """Euler steps, or a jump to data and fresh noise in every step."""
+    """Euler steps, or a jump to data and fresh noise in every step.
+
+    A velocity is that at a step's start; a flow map's is the step's own average, or the jump's.
+    """
 
     network: Any
     config: Config
@@ -91,22 +116,29 @@ class FewStepStudent(Student):
     ) -> Tensor:
         """Samples in ``nfe`` evaluations."""
         c = self.config
-        times = flow.time_grid(nfe, c.shift, terminal=c.terminal)
-        if c.sampler == "euler":
-            return flow.euler(lambda x, t: self.network(x, t, condition), noise, times)
-        x = noise
+        times, x = flow.time_grid(nfe, c.shift, terminal=c.terminal), noise
         for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
             at = t.to(x).expand(len(x))
-            x0 = flow.x0_from_velocity(x, self.network(x, at, condition), at)
+            if c.sampler == "euler":
+                x = x - (t - s).to(x) * self._velocity(x, at, s, condition)
+                continue
+            x0 = flow.x0_from_velocity(x, self._velocity(x, at, 0 * s, condition), at)
             fresh = random.normal(i, noise.shape[1:]) if s > 0 else torch.zeros_like(x)
             x = flow.interpolate(x0, fresh, float(s))
-        return x
+        return x if c.layout == OF_TEACHER else LAYOUTS[c.layout].latents(x)
+
+    def _velocity(self, x: Tensor, t: Tensor, s: Tensor, condition: Condition) -> Any:
+        """From t ``(B,)`` to s, which a network of velocities is not told."""
+        if self.config.layout == OF_TEACHER:
+            return self.network(x, t, condition)
+        return self.network(x, t, condition, duration=t - s.to(t))
 
 
 class FewStep(Method):
     """Published weights of a few-step model, scored as they are; nothing is trained.
 
-    A LoRA of the teacher, or a whole model, with the sampler it is published for.
+    A LoRA of the teacher, or a whole model, with the sampler it is published for; or, by its
+    ``layout``, a flow map that another project trained from scratch.
     """
 
     Config = Config
@@ -118,11 +150,21 @@ class FewStep(Method):
     )
 
     def facts_for(self) -> Facts:
-        """Fresh noise makes samples depend on more than their first."""
-        return replace(self.facts, stochastic=self.config.sampler == "renoise")
+        """Fresh noise makes samples depend on more than their first; flow maps have no teacher."""
+        facts = replace(self.facts, stochastic=self.config.sampler == "renoise")
+        if self.config.layout == OF_TEACHER:
+            return facts
+        return replace(facts, track="from scratch", needs_teacher=False)
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:
-        """The teacher's network, to be given the published weights."""
-        network = FewStepNetwork(copy.deepcopy(teacher.network), self.config)
+        """The network, to be given the published weights."""
+        c = self.config
+        if c.layout == OF_TEACHER:
+            backbone: Any = copy.deepcopy(teacher.network)
+        else:
+            told = None if c.told is None else Told(c.told, c.told_low, c.told_high)
+            classes = spec.condition.count if isinstance(spec.condition, Classes) else 0
+            backbone = PublishedMap(c.layout, spec.shape, classes, c.handover, told)
+        network = FewStepNetwork(backbone, c)
         student = FewStepStudent(network, self.config)
         return Built(student, {"student": network}, optimizers={}, ema=())

@@ -44,6 +44,8 @@ from piflow_bench.evaluation.metrics.metric import Metric, Scored
 from piflow_bench.evaluation.uncertainty import jackknife, mean_with_replicates
 from piflow_bench.files.hub import local_path
 from piflow_bench.files.weights import load_into, read_weights
+from piflow_bench.networks.checkpoints.flow_maps import LAYOUTS, PublishedMap
+from piflow_bench.networks.mit import Told
 from piflow_bench.randomness import SampleRandom, TrainingRandom
 from piflow_bench.search import among, between, log_between
 from piflow_bench.settings import Location, setting
@@ -51,6 +53,7 @@ from piflow_bench.training.settings import SCHEDULES
 
 __all__ = [
     "FEATURES",
+    "LAYOUTS",
     "LOGITS",
     "SCHEDULES",
     "SPATIAL",
@@ -75,6 +78,7 @@ __all__ = [
     "NoSettings",
     "Optimizer",
     "Place",
+    "PublishedMap",
     "Requirement",
     "RewardPlugin",
     "Rows",
@@ -88,6 +92,7 @@ __all__ = [
     "Teacher",
     "TeacherPlugin",
     "TensorRows",
+    "Told",
     "TrainingRandom",
     "Truth",
     "Unconditional",

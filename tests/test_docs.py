@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from piflow_reports import results_page
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -23,7 +24,9 @@ from sklearn.datasets import load_digits
 from piflow_bench.cli import main
 from piflow_bench.commands.evaluate import parse
 from piflow_bench.conformance.method import described
+from piflow_bench.networks.checkpoints.flow_maps import LAYOUTS
 from piflow_bench.registry import find
+from piflow_bench.settings import build_dataclass
 from tests.pipeline.harness import call, forget
 
 ROOT = Path(__file__).parent.parent
@@ -336,6 +339,23 @@ def test_what_the_field_has_is_here_by_settings_that_exist():
         fields = {field.name for field in dataclasses.fields(found[row["method here"]].Config)}
         told = {a or b for a, b in re.findall(r"(\w+)=(?!$)|\b([a-z]+_[a-z_]+)\b", words)}
         assert told - {"checkpoint"} <= fields, row["method"]
+
+
+def test_published_checkpoints_load_by_settings_that_exist_or_say_why_not():
+    rows = list(csv.DictReader((ROOT / "docs" / "checkpoints.csv").open(encoding="utf-8")))
+    method, layouts = find("method")["few-step"].load(), set()
+    for row in rows:
+        words, source = row["settings or why not"], row["layout read in"]
+        if not words.startswith("layout="):
+            assert words.startswith("not"), row["weights"]
+            continue
+        pairs = (pair.split("=") for pair in words.partition(";")[0].split())
+        told = {key: yaml.safe_load(value) for key, value in pairs}
+        build_dataclass(method.Config, told, row["weights"])
+        layouts.add(told["layout"])
+        read = re.match(r"\w[\w.-]*/[\w.-]+ [\w./, ]+ @[0-9a-f]{40}\b", source)
+        assert read or source.startswith("as "), row["weights"]
+    assert layouts == set(LAYOUTS)
 
 
 def test_pages_of_results_are_what_the_command_writes():

@@ -26,12 +26,15 @@ _CACHED = 2**16
 """Values worked on at once: with as many more they fit a core's second-level cache."""
 
 
-class _PatchEmbed(nn.Module):
+class PatchEmbed(nn.Module):
+    """Patches ``(p, p)`` of an image as tokens ``(B, T, dim)``."""
+
     def __init__(self, channels: int, dim: int, patch: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(channels, dim, patch, stride=patch)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens of images ``(B, C, height, width)``, row by row."""
         # A patch convolution without overlap, as a matrix product: it has a forward-mode
         # derivative everywhere and is faster for small images.
         p = self.proj.kernel_size[0]
@@ -42,12 +45,15 @@ class _PatchEmbed(nn.Module):
         )
 
 
-class _ClassEmbedder(nn.Module):
+class ClassEmbedder(nn.Module):
+    """A table of labels ``0 .. classes``, of which the last is the null class."""
+
     def __init__(self, classes: int, dim: int) -> None:
         super().__init__()
         self.embedding_table = nn.Embedding(classes + 1, dim)
 
     def forward(self, labels: Tensor) -> Tensor:
+        """Embeddings ``(B, dim)`` of labels ``(B,)``."""
         return self.embedding_table(labels)
 
 
@@ -57,7 +63,7 @@ class _Embedder(nn.Module):
     def __init__(self, dim: int, classes: int, time_scale: float, time_offset: float) -> None:
         super().__init__()
         self.timestep_embedder = TimeEmbedding(dim, time_scale=time_scale, time_offset=time_offset)
-        self.class_embedder = _ClassEmbedder(classes, dim) if classes else None
+        self.class_embedder = ClassEmbedder(classes, dim) if classes else None
         self.duration_embedder: TimeEmbedding | None = None
         self.guidance_embedder: Inputs | None = None
 
@@ -196,7 +202,7 @@ class DiT(nn.Module):
         width = height if width is None else width
         self.channels, self.dim, self.patch = channels, dim, patch
         self.height, self.width = height, width
-        self.pos_embed = _PatchEmbed(channels, dim, patch)
+        self.pos_embed = PatchEmbed(channels, dim, patch)
         self.emb = _Embedder(dim, classes, time_scale, time_offset)
         blocks = [_Block(dim, heads) for _ in range(depth)]
         self.transformer_blocks = nn.ModuleList(blocks)
@@ -299,8 +305,12 @@ class DiT(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Hidden tokens after the last norm ``(B, T, dim)``, and the embedding ``(B, dim)``."""
         h, embedding = self._through(x, t, condition, duration, guidance, self.depth)
+        return self.last_norm(h, embedding), embedding
+
+    def last_norm(self, h: Tensor, embedding: Tensor) -> Tensor:
+        """Tokens after the last norm, which an embedding modulates."""
         shift, scale = self.proj_out_1(silu(embedding))[:, None].chunk(2, dim=-1)
-        return layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale) + shift, embedding
+        return layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
     def feature_shape(self, depth: int) -> tuple[int, int, int]:
         """The same at every depth."""

@@ -34,7 +34,8 @@ def page(folder: Path) -> str:
     """The page.
 
     Args:
-        folder: kept results, a folder each; beside it ``methods.csv``, what the field has.
+        folder: kept results, a folder each; beside it ``methods.csv``, what the field has, and
+            ``checkpoints.csv``, what of it is published as weights.
     """
     found = {name: plugin.load() for name, plugin in sorted(registry.find("method").items())
              if plugin.source == "piflow-bench"}  # fmt: skip
@@ -43,6 +44,7 @@ def page(folder: Path) -> str:
     for name, cls in found.items():
         parts += _section(name, cls, costs.get(name, {}))
     parts += _of_the_field(pd.read_csv(folder.parent / "methods.csv", dtype=str).fillna(""))
+    parts += _checkpoints(pd.read_csv(folder.parent / "checkpoints.csv", dtype=str).fillna(""))
     return "\n\n".join(parts) + "\n"
 
 
@@ -137,6 +139,28 @@ def _of_the_field(rows: pd.DataFrame) -> Iterator[str]:
             part for part in (f"[`{method}`](#{method})" * bool(method), words) if part
         )
         lines.append(f"| {name} | {paper and f'arXiv {paper}'} | {here} |")
+    yield "\n".join(lines)
+
+
+def _checkpoints(rows: pd.DataFrame) -> Iterator[str]:
+    """Published weights on ImageNet, and how they are scored."""
+    yield "## Published checkpoints"
+    yield (
+        "Weights of few-step models on ImageNet that others trained, and the settings of\n"
+        "[`few-step`](#few-step) that score them without training ([imagenet.md](imagenet.md) has\n"
+        "the command). A layout is read from its own source alone, in the files and at the commit\n"
+        "named. No published file was at hand: tests write tiny ones of the same names and shapes."
+    )
+    lines = [
+        "| weights | paper | where | file | layout read in | here |",
+        "|---|---|---|---|---|---|",
+    ]
+    for weights, paper, where, kind, source, words in rows.itertuples(index=False):
+        settings, _, more = words.partition("; ")
+        loads = settings.startswith("layout=")
+        here = "; ".join([f"`{settings}`", *([more] if more else [])]) if loads else words
+        place = f"`{where}`" if where.startswith("hf://") else where
+        lines.append(f"| {weights} | arXiv {paper} | {place} | {kind} | {source} | {here} |")
     yield "\n".join(lines)
 
 

@@ -238,7 +238,7 @@ def load_dit(
             state[name] = -state[name]
     load_into(network, state, where, assign=True)
     network.place_positions()
-    _check_positions(network, tensors, prefix, where)
+    check_positions(network, tensors, prefix, where)
     return Pretrained(network, digest(path), which_set(taken, prefix))
 
 
@@ -247,8 +247,12 @@ def which_set(taken: str, prefix: str) -> str:
     return ".".join(filter(None, [taken, prefix.rstrip(".") * is_averaged(prefix)]))
 
 
-def _check_positions(network: DiT, tensors: State, prefix: str, where: str) -> None:
-    """Refuse a network whose file states another position table than the one that is made."""
+def check_positions(network: DiT, tensors: State, prefix: str, where: str) -> None:
+    """Refuse a network whose file states another position table than the one that is made.
+
+    Raises:
+        UserError: naming the table.
+    """
     for name in POSITIONS:
         stated = tensors.get(prefix + name)
         if stated is None:
