@@ -39,16 +39,18 @@ class Config:
     """How a published model is sampled."""
 
     # whose network it is: the teacher's own, or that of a published flow map
-    layout: str = setting(OF_TEACHER, choices=(OF_TEACHER, *LAYOUTS))
+    layout: str = setting(OF_TEACHER, choices=(OF_TEACHER, *LAYOUTS), added=True)
     sampler: str = setting("euler", choices=SAMPLERS)  # renoise: to data and back, with fresh noise
     shift: float = setting(1.0, above=0)  # time warp of the grid
     terminal: float = setting(0.0, least=0, below=1)  # the last time before 0; 0: as it comes
     scale: float = setting(1.0, above=0)  # of a LoRA
     # the guidance that the network is told, where it is told any; None: the teacher's
     told: float | None = setting(None, least=0)
-    told_low: float = setting(0.0, least=0, most=1)  # of imf: it holds for t in [low, high]
-    told_high: float = setting(1.0, least=0, most=1)
-    handover: int = setting(20, least=0)  # of dmf: blocks that are told a step's start
+    told_low: float = setting(
+        0.0, least=0, most=1, added=True
+    )  # of imf: it holds for t in [low, high]
+    told_high: float = setting(1.0, least=0, most=1, added=True)
+    handover: int = setting(20, least=0, added=True)  # of dmf: blocks that are told a step's start
 
     def __post_init__(self) -> None:
         if self.layout == "imf" and (self.told is None or self.told < 1):
