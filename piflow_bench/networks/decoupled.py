@@ -20,11 +20,16 @@ class DecoupledDiT(DiT):
     """Blocks that are told the start."""
 
     def trunk(
-        self, x: Tensor, t: Tensor, condition: Any, duration: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Any,
+        duration: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Hidden tokens after the last norm ``(B, T, dim)``, and the embedding of the end."""
-        start = self.emb(t, condition, None)
-        end = start if duration is None else self.emb(t - duration, condition, None)
+        start = self.emb(t, condition, None, guidance)
+        end = start if duration is None else self.emb(t - duration, condition, None, guidance)
         h = self.pos_embed(x) + self.positions
         for i, block in enumerate(self.transformer_blocks):
             h = block(h, start if i < self.handover else end)
