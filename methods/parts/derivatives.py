@@ -104,6 +104,22 @@ def end_derivative(
     return context.jvp(average, (r,), (torch.ones_like(r),), precision)
 
 
+def differenced_end(
+    student: Any, x: Tensor, t: Tensor, r: Tensor, condition: Condition, step: float
+) -> Tensor:
+    """``dX/dr`` of the map's end ``X(r) = x - (t - r) U(x, t, r)``, of two values, with gradient.
+
+    They are at r - step and r + step, and where these lie outside [0, t] at its ends: there the
+    error is of first order, elsewhere of second. Arguments are those of :func:`end_derivative`.
+    """
+    low, high = (r - step).clamp(min=0), torch.minimum(r + step, t)
+    start, ends = torch.cat([t, t]), torch.cat([low, high])
+    state, both = torch.cat([x, x]), condition.cat(condition)
+    found = student(state, start, both, duration=start - ends)
+    below, above = (flow.expand(start - ends, x) * found).chunk(2)
+    return (below - above) / flow.expand(high - low, x)
+
+
 def normalised(direction: Tensor, floor: float) -> Tensor:
     """Directions ``(B, *sample)`` divided by their norms and a floor."""
     norm = direction.flatten(1).norm(dim=1)

@@ -46,6 +46,8 @@ METHODS = {
         },
     ),
     "shortcut": ("shortcut", {"steps": 8, "halves_share": 0.5}),
+    "tvm": ("tvm", {}),
+    "tvm-scratch": ("tvm", {"distill": False}),
     "mdt-dist": ("mdt-dist", {}),
     "imf": ("imf", {}),
     "imf-scratch": ("imf", {"distill": False}),

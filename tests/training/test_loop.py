@@ -27,6 +27,7 @@ from piflow_methods.scflow import SCFlow
 from piflow_methods.scm import SCM
 from piflow_methods.shortcut import Shortcut
 from piflow_methods.sid import SiD
+from piflow_methods.tvm import TVM
 from piflow_methods.twinflow import TwinFlow
 from safetensors.torch import load_file
 from torch import multiprocessing
@@ -71,6 +72,8 @@ METHODS = {
     # In most steps one of two processes has no interval to differentiate over.
     "imf": (ImprovedMeanFlow, {"lr": 1e-3, "instant_share": 0.9}),
     "imf-scratch": (ImprovedMeanFlow, {"lr": 1e-3, "distill": False}),
+    "tvm": (TVM, {"lr": 1e-3}),
+    "tvm-scratch": (TVM, {"lr": 1e-3, "distill": False, "jvp": "finite-difference"}),
     "mdt-dist": (MDTDist, {"lr": 1e-3}),
     "consistency": (Consistency, {"lr": 1e-3, "nodes": 8}),
     "scm": (SCM, {"lr": 1e-3}),
