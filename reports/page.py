@@ -17,12 +17,22 @@ from piflow_reports.export import tables as export
 from piflow_reports.figures import base as plots
 from piflow_reports.figures import by_class as classes
 from piflow_reports.figures import costs as cost_bars
-from piflow_reports.figures import curves, explorer, heatmaps, sensitivity, stills, tradeoffs
+from piflow_reports.figures import (
+    curves,
+    explorer,
+    extractors,
+    heatmaps,
+    sensitivity,
+    stills,
+    tradeoffs,
+    wall_time,
+    within,
+)
 from piflow_reports.format import html, styles
 from piflow_reports.format import names as words
 from piflow_reports.pictures.budget import within_budget
 from piflow_reports.pictures.selections import memorised
-from piflow_reports.sections import ceiling, comparisons, facts, trials, verdicts
+from piflow_reports.sections import agreement, ceiling, comparisons, facts, trials, verdicts
 from piflow_reports.sections import rankings as tables
 from piflow_reports.sections import remake as cells
 
@@ -114,8 +124,9 @@ def section(run: Run, prefix: str, families: int = 1) -> Section:
     whole = replace(run, results=run.results[run.results["track"] != ONE_BUDGET])
     trade_offs = tradeoffs.trade_off(cells_of_whole, nfes, looks, primary, prefix)
     glances = glance.glances(replace(found, run=run), trade_offs, looks, prefix)
+    by_budget = frames.by_budget(whole.results, primary)
     groups = figure_groups(
-        whole, cells_of_whole, nfes, looks, order, variants, primary, pairs, prefix
+        whole, cells_of_whole, by_budget, nfes, looks, order, variants, primary, pairs, prefix
     )
     if found.trials:
         groups = [_sensitivity(found.trials, prefix), *groups]
@@ -163,7 +174,7 @@ def section(run: Run, prefix: str, families: int = 1) -> Section:
         "filters": _filters(found.tables),
         "controls": [(n, CONTROLS[n]) for n in CONTROLS if n in set(results["variant"])],
         "glossary": facts.glossary(cells_of_whole),
-        "agreement": ceiling.agreement(cells_of_whole, nfes, primary),
+        "agreement": agreement.agreement(cells_of_whole, by_budget, nfes, primary),
         "nfes": nfes,
         "references": info.get("references") or [],
         "elsewhere": info.get("elsewhere") or [],
@@ -245,6 +256,7 @@ def _clock(info: dict[str, Any]) -> tuple[str, int]:
 def figure_groups(
     run: Run,
     summary: pd.DataFrame,
+    by_budget: pd.DataFrame,
     nfes: list[int],
     looks: dict[str, styles.Style],
     order: list[str],
@@ -254,10 +266,6 @@ def figure_groups(
     prefix: str,
 ) -> list[dict[str, Any]]:
     """The figures under their headings; a heading without figures is left out."""
-    students = run.results[run.results["role"] == "student"]
-    way = students["metric"].isin([primary.quality, primary.diversity])
-    way &= students["question"] == primary.question
-    by_budget = frames.summarise(students[way])
     references = run.info.get("references") or []
     parts = run.breakdown
     groups = [
@@ -281,6 +289,11 @@ def figure_groups(
             curves.against_nfe(summary, looks, order, primary, prefix, references),
         ),
         (
+            "Metrics against time",
+            "What a sample takes, the teacher's solvers among the lines: NFEs differ in cost.",
+            wall_time.against_time(summary, run.results, looks, order, primary, prefix),
+        ),
+        (
             "Metrics against training",
             "The same metrics at checkpoints on the way to the full budget.",
             curves.against_compute(
@@ -295,12 +308,18 @@ def figure_groups(
         (
             "Classes",
             "Where a student is good and where it is not.",
-            classes.by_class(parts, nfes, looks, order, primary, prefix),
+            [
+                *within.within(parts, nfes, looks, order, prefix),
+                *classes.by_class(parts, nfes, looks, order, primary, prefix),
+            ],
         ),
         (
             "Rank agreement",
             "Whether other features, and the other question, rank the students alike.",
-            heatmaps.agreement(summary, nfes, primary, prefix),
+            [
+                *extractors.ratios(summary, nfes, looks, order, prefix),
+                *heatmaps.agreement(summary, nfes, primary, prefix),
+            ],
         ),
         (
             "Training curves",

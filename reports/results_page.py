@@ -20,10 +20,12 @@ from piflow_reports.data import series as frames
 from piflow_reports.data.run import Run
 from piflow_reports.export import tables as export
 from piflow_reports.format import names
+from piflow_reports.sections import agreement
 from piflow_reports.sections import trials as chosen
 
 from piflow_bench.errors import UserError
 from piflow_bench.files.atomic import write_parquet, write_text
+from piflow_bench.tracks import ONE_BUDGET
 from piflow_bench.tuning.choice import Trials
 
 LONG = ("artifact", "rules", "versions", "train_rows", "git_commit", "start", "node", "sampler")
@@ -77,7 +79,29 @@ def page(folder: Path) -> str:
     ]
     for nfe, ranking in found.rankings.items():
         parts += [export.markdown([("", ranking)]).strip(), *found.sentences(nfe)]
+    parts += _orders(found)
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _orders(found: summary.Summary) -> list[str]:
+    """Whether the order of the students holds, where there are enough of them to say."""
+    alone = found.cells[found.cells["track"] != ONE_BUDGET]
+    way = frames.by_budget(found.run.results, found.primary)
+    rows = agreement.agreement(alone, way[way["track"] != ONE_BUDGET], found.nfes, found.primary)
+    if not rows:
+        return []
+    heads = ["Between", "Order by", *(f"{n} NFE" for n in found.nfes)]
+    lines = [heads, ["---"] * 2 + ["---:"] * len(found.nfes)]
+    for row in rows:
+        taus = [row["taus"].get(nfe) for nfe in found.nfes]
+        shown = [f"{tau.text} {tau.span}".strip() if tau else names.MISSING for tau in taus]
+        lines.append([row["between"], row["of"], *shown])
+    return [
+        "## Does the order hold?",
+        "Kendall's tau between two orders of the same students: 1 the same, 0 none, −1 the "
+        "reverse. Brackets: 95 %, over train seeds, or over redrawn trainings and samples.",
+        "\n".join("| " + " | ".join(map(export.md, line)) + " |" for line in lines),
+    ]
 
 
 def _head(run: Run) -> list[str]:

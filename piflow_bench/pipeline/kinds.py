@@ -12,6 +12,7 @@ from piflow_bench.pipeline.stages.samples import Converge, Draw, Sample
 from piflow_bench.pipeline.stages.scores import ScoreSamples
 from piflow_bench.pipeline.stages.selection import Select
 from piflow_bench.pipeline.stages.teacher import CheckTeacher, EncodeText, MakeTeacher, TrainTeacher
+from piflow_bench.pipeline.stages.within import Within
 
 KINDS: dict[str, type[Task]] = {
     task.kind: task
@@ -32,5 +33,6 @@ KINDS: dict[str, type[Task]] = {
         ScoreSamples,
         BreakDown,
         Select,
+        Within,
     )
 }

@@ -36,6 +36,13 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     return in_range(summarise_cells(results), "low", "high")
 
 
+def by_budget(results: pd.DataFrame, primary: Primary) -> pd.DataFrame:
+    """The students' cells at all checkpoints, in the primary metrics and question."""
+    students = results[results["role"] == "student"]
+    way = students["metric"].isin([primary.quality, primary.diversity])
+    return summarise(students[way & (students["question"] == primary.question)])
+
+
 def in_range(rows: pd.DataFrame, *ends: str) -> pd.DataFrame:
     """The rows with these ends of intervals kept in the range of their row's ``metric``."""
     known = all_metrics()

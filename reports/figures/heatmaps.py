@@ -8,7 +8,7 @@ import pandas as pd
 from piflow_reports.data.series import Primary
 from piflow_reports.figures.base import Drawing, Figure, blank, heading, safe, spec
 from piflow_reports.format import names as words
-from piflow_reports.sections.ceiling import rank_agreement
+from piflow_reports.sections.agreement import rank_agreement
 
 BLUE, ORANGE = "#4a9cd0", "#e8843c"  # Light enough for the dark numbers on them.
 NUMBERED = 10

@@ -33,6 +33,7 @@ LABELS = {
     "is": "IS",
     "precision": "Precision",
     "recall": "Recall",
+    "matched_recall": "Recall at precision 1",
     "density": "Density",
     "coverage": "Coverage",
     "authpct": "AuthPct",

@@ -1,4 +1,4 @@
-"""Two summaries of the rankings: distance to the ceiling, and whether the extractors agree."""
+"""Distance to the ceiling: every series beside the converged teacher."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pandas as pd
 from piflow_reports.data.series import CEILING, Primary, measured, select
 from piflow_reports.format import names as words
 from piflow_reports.sections.rankings import Cell, Row
-from scipy.stats import kendalltau
 
 from piflow_bench.evaluation.inference.ratios import FRECHET, NEAR, ratio_interval
 from piflow_bench.evaluation.uncertainty import Interval
@@ -73,78 +72,3 @@ def _ratio(found: Interval, name: str, places: int) -> Cell:
             "powerless"
         )
     return Cell(found.value, "×" + words.fixed(found.value, places), span, note=note)
-
-
-def agreement(summary: pd.DataFrame, nfes: list[int], primary: Primary) -> list[dict[str, Any]]:
-    """Kendall's tau-b between two extractors' rankings of a track's students, per NFE and metric.
-
-    From three students on; below, a rank correlation says nothing.
-    """
-    rows = measured(summary)
-    rows = rows[
-        (rows["role"] == "student") & rows["metric"].isin([primary.quality, primary.diversity])
-    ]
-    found = []
-    for key, group in rows.groupby(["question", "track", "metric"], sort=True):
-        question, track, name = map(str, key)  # type: ignore[arg-type]
-        names = sorted(set(group["extractor"]), key=lambda e: (e != primary.extractor, e))
-        for other in names[1:]:
-            taus = {}
-            for nfe in nfes:
-                at = group[group["nfe"] == nfe]
-                both = [
-                    at[at["extractor"] == e].drop_duplicates("series").set_index("series")["value"]
-                    for e in (names[0], other)
-                ]
-                joint = pd.concat(both, axis=1, join="inner")
-                if len(joint) >= 3:
-                    tau = kendalltau(joint.iloc[:, 0], joint.iloc[:, 1]).statistic
-                    taus[nfe] = (words.fixed(float(tau), 2), len(joint))
-            if taus:
-                found.append(
-                    {
-                        "question": words.QUESTIONS.get(question, question),
-                        "track": words.TRACKS.get(track, track),
-                        "metric": words.metric(name).label,
-                        "pair": f"{names[0]} and {other}",
-                        "taus": taus,
-                    }
-                )
-    return found
-
-
-Taus = dict[tuple[str, str], tuple[float, int]]
-
-
-def rank_agreement(
-    summary: pd.DataFrame, nfe: int, primary: Primary
-) -> list[tuple[str, list[str], Taus]]:
-    """Per track: its name, the rankings by question and features, tau and students of each pair.
-
-    In the primary quality metric, of at least three students; the name is empty for a single track.
-    """
-    rows = measured(summary)
-    rows = rows[
-        (rows["role"] == "student") & (rows["metric"] == primary.quality) & (rows["nfe"] == nfe)
-    ]
-    tracks = list(rows.groupby("track", sort=True))
-    found = []
-    for track, group in tracks:
-        rankings = {
-            f"{words.QUESTIONS.get(str(q), str(q))}, {e}": own.drop_duplicates("series")
-            .set_index("series")["value"]
-            for (q, e), own in group.groupby(["question", "extractor"], sort=True)
-        }  # fmt: skip
-        names = list(rankings)
-        taus: Taus = {}
-        for i, a in enumerate(names):
-            for b in names[i + 1 :]:
-                joint = pd.concat([rankings[a], rankings[b]], axis=1, join="inner")
-                if len(joint) >= 3:
-                    tau = float(kendalltau(joint.iloc[:, 0], joint.iloc[:, 1]).statistic)
-                    if words.finite(tau):
-                        taus[a, b] = (tau, len(joint))
-        label = words.TRACKS.get(str(track), str(track)).lower() if len(tracks) > 1 else ""
-        if taus:
-            found.append((label, names, taus))
-    return found

@@ -18,8 +18,8 @@ from tests.pipeline.golden_keys import GOLDEN, keys, plans
 
 SMOKE = ("profile=smoke", "only=[kd,teacher-euler]", "nfes=[1]")
 SCORES = {"metrics", "partition", "breakdown"}
-LOOKS = {"features", "metrics", "partition", "breakdown", "selection"}
-FROM_SAMPLES = {"sample", "features", "metrics", "scores", "breakdown", "selection"}
+LOOKS = {"features", "metrics", "partition", "breakdown", "selection", "within"}
+FROM_SAMPLES = {"sample", "features", "metrics", "scores", "breakdown", "selection", "within"}
 FROM_STUDENTS = {"distill", *FROM_SAMPLES}
 
 

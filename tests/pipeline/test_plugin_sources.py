@@ -138,10 +138,10 @@ def kinds_changed(before, after):
 
 
 METRICS = {"metrics", "partition"}
-LOOKS = {"features", "breakdown", "selection", *METRICS}
+LOOKS = {"features", "breakdown", "selection", "within", *METRICS}
 EVERY = {
     "distill", "sample", "converged", "draw", "features", "scores", "breakdown", "selection",
-    "teacher_check", *METRICS,
+    "within", "teacher_check", *METRICS,
 }  # fmt: skip
 CHANGED = {
     "data": EVERY, "helper": EVERY, "field": EVERY - {"draw", "partition"}, "measure": METRICS,

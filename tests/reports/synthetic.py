@@ -58,6 +58,7 @@ def rows_of(name, role, nfe, seed, random, shift, fraction=1.0, status="ok", rea
         "artifact": f"{name}-{nfe}-{seed}-{fraction}",
         "status": status, "reason": reason, "train_tfe": 4e5 * fraction,
         "train_images": 2e5 * fraction, "train_seconds": 60.0 * fraction * min(len(name), 9),
+        "train_steps": 3e3 * fraction,
         "params": 1.2e6, "flops_per_sample": 3.1e7 * (nfe or 0),
         "sample_seconds": 2e-4 * (nfe or 0), "policy_seconds": 3e-5 * (nfe or 0),
         "sample_memory": 3e8, "train_memory": 9e8,
@@ -188,7 +189,27 @@ def breakdown(students=tuple(STUDENTS), nfes=(1, 4)):
                 for group, metric, value, n in found:
                     rows.append({**about, "nfe": nfe, "kind": kind, "group": group,
                                  "metric": metric, "value": value, "n": n})  # fmt: skip
+    rows += within(students, nfes)
     return pd.DataFrame(rows)
+
+
+def within(students, nfes, seeds=2):
+    """Diversity within classes: that of a student is its recall's share of the teacher's."""
+    random = np.random.default_rng(4)
+    rows = []
+    cells = [("teacher-converged", "control", None, None)]
+    cells += [("teacher-euler", "teacher", nfe, None) for nfe in nfes]
+    cells += [(name, "student", nfe, s) for name in students for nfe in nfes for s in range(seeds)]
+    for name, role, nfe, seed in cells:
+        recall = values(name, nfe or 1, seed, "classifier", "imitation", 1, random)["recall"]
+        for c in range(10):
+            value = 0.1 * (1 + 0.1 * c) * recall / 0.84
+            left = value * (1 + 0.002 * random.standard_normal(BLOCKS))
+            rows.append({"variant": name, "role": role, "nfe": nfe, "train_seed": seed,
+                         "guidance": 1.5, "sampler": "solver=heun" if role == "teacher" else "",
+                         "kind": "within", "group": str(c), "metric": "pairwise_distance",
+                         "value": value, "n": 200, "replicates": left.tolist()})  # fmt: skip
+    return rows
 
 
 def selections(students=tuple(STUDENTS), nfes=(1, 4)):

@@ -143,7 +143,7 @@ def test_figures_have_marks_and_one_colour_per_variant(five_seeds):
     kinds = {name.split("-")[1] for name in found}
     assert kinds == {
         *("trade", "pairs", "nfe", "compute", "images", "hours"),
-        *("size", "class", "ranks", "loss", "cost"),
+        *("size", "class", "ranks", "loss", "cost", "within", "ratio", "time"),
     }  # fmt: skip
     colours = {}
     for figure in found.values():

@@ -167,16 +167,6 @@ def test_the_ceiling_is_the_converged_teacher(summary, primary):
     assert ceiling.ceiling(without, [1, 4], order, primary) is None
 
 
-def test_agreement_is_kendalls_tau(summary, primary):
-    shuffled = summary.copy()
-    at = (shuffled["extractor"] == "pixels") & (shuffled["metric"] == "fd")
-    shuffled.loc[at, "value"] *= -1
-    found = ceiling.agreement(shuffled, [1, 4], primary)
-    taus = {(a["question"], a["metric"]): a["taus"] for a in found}
-    assert taus[("Imitation", "FD")][1] == ("−1.00", 4)
-    assert float(taus[("Imitation", "Recall")][1][0]) > 0
-
-
 def pairs(level="method", significant=(True, False)):
     rows = [("a", "b", -1.9, -2.6, -1.2), ("a", "c", -0.1, -0.4, 0.2), ("b", "c", 1.8, 1.1, 2.5)]
     return pd.DataFrame([

@@ -21,7 +21,7 @@ OK = "ok"
 MEASURE = ["question", "extractor", "metric", "protocol"]
 USED = [
     "status", "value", "ci_low", "ci_high", "n", "train_seed", "replicates", "reason",
-    "budget_tfe", "higher_is_better", "train_images", "train_seconds", "estimator",
+    "budget_tfe", "higher_is_better", "train_images", "train_seconds", "train_steps", "estimator",
 ]  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
         groups.setdefault(key, []).append(row)
     columns = [
         *CELL, *MEASURE, "value", "low", "high", "interval", "seeds", "failed", "reason", "n",
-        "higher", "budget_tfe", "train_images", "train_seconds", "by_seed",
+        "higher", "budget_tfe", "train_images", "train_seconds", "train_steps", "by_seed",
         "seed_replicates", "replicates", "estimator",
     ]  # fmt: skip
     summary = pd.DataFrame([_cell(rows) for rows in groups.values()], columns=columns)
@@ -142,7 +142,7 @@ def _cell(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "higher": better_higher(first["metric"], declared[0] if declared else None),
         **{
             name: float(np.mean([row[name] for row in good])) if good else np.nan
-            for name in ("budget_tfe", "train_images", "train_seconds")
+            for name in ("budget_tfe", "train_images", "train_seconds", "train_steps")
         },
         "estimator": ", ".join(sorted({row["estimator"] for row in good} - {""})),
         "by_seed": seeds,

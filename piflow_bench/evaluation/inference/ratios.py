@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from piflow_bench.evaluation.inference.cells import stacked
-from piflow_bench.evaluation.inference.seeds import shared_variance
-from piflow_bench.evaluation.uncertainty import Interval, jackknife_error, t_quantile
+from piflow_bench.evaluation.inference.seeds import seed_interval, shared_variance
+from piflow_bench.evaluation.uncertainty import (
+    Interval,
+    jackknife_error,
+    jackknife_interval,
+    t_quantile,
+)
 
 FRECHET = ("fd", "sfd")
 """Distances whose first-order part vanishes between equal distributions."""
@@ -60,3 +65,31 @@ def ratio_interval(
     units = len(seeds) if several else len(below)
     how = "t over seeds" if several else "delete-block jackknife over blocks"
     return Interval(ratio, float(low), float(high), units, how, "ratio of expectations")
+
+
+def mean_ratio(
+    cells: Sequence[Mapping[str, Any]], controls: Sequence[Mapping[str, Any]]
+) -> Interval:
+    """Mean over several kinds of features of the ratio, cell over control, with its interval.
+
+    All are rows of ``summarise``; the cells are of the same trainings and samples, and so are
+    their jackknife blocks. A control without replicates counts as a number without noise.
+    """
+    seeds = sorted(set.intersection(*(set(cell["by_seed"]) for cell in cells)))
+    pairs = list(zip(cells, controls, strict=True))
+    values = [np.mean([a["by_seed"][s] / b["value"] for a, b in pairs]) for s in seeds]
+    left = [_left(s, pairs) for s in seeds]
+    alike = len({len(each) for each in left}) == 1 and len(left[0]) > 1
+    if len(seeds) > 1:
+        return seed_interval(values, replicates=np.array(left) if alike else None)
+    return jackknife_interval(float(np.mean(values)), left[0] if alike else [])
+
+
+def _left(seed: float, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[float]:
+    """The mean ratio of a seed without each block; none where the blocks of some differ."""
+    parts = []
+    for cell, control in pairs:
+        above = np.asarray(cell["seed_replicates"][seed], dtype=float)
+        below = np.asarray(control["replicates"], dtype=float)
+        parts.append(above / (below if len(below) == len(above) else control["value"]))
+    return list(np.mean(parts, axis=0)) if len({len(part) for part in parts}) == 1 else []

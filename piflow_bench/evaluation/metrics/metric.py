@@ -58,6 +58,8 @@ class Metric:
     """A metric that is always shown after this one."""
     from_moments: bool = False
     """Whether the reference's mean and covariance suffice."""
+    optional: bool = False
+    """Whether some samples have no value: NaN, which makes no row in a run's results."""
     extractor: str | None = None
     """The extractor that its definition names; on any other its name would promise too much."""
     passes: str | None = None

@@ -17,6 +17,7 @@ from piflow_bench.pipeline.plan.questions import (
     inspections,
     labels,
     score_samples,
+    within,
 )
 from piflow_bench.pipeline.plan.samples import Stages, Teachers
 from piflow_bench.pipeline.plan.variants import Variant
@@ -151,15 +152,16 @@ def _cell(
     if final:
         results += score_samples(world, drawn, None if beside is None else shared.paired, label)
     first = seed in (None, world.config.train_seeds[0])
-    shown = final and first and variant.shares == 1 and not variant.config.trial_of
+    shown = final and variant.shares == 1 and not variant.config.trial_of
     look = (drawn, generated, shared.references, shared.paired, label, about)
+    closer = inspections(world, *look) if shown and first else ()
     return Cell(
         _columns(variant, world, nfe, seed, fraction, sampling),
         results,
         drawn,
         weights.stage if weights else None,
         checkpoint,
-        inspections(world, *look) if shown else (),
+        closer + (within(world, generated, label, about) if shown else ()),
     )
 
 

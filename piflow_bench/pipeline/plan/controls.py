@@ -14,6 +14,7 @@ from piflow_bench.pipeline.plan.questions import (
     of_features,
     score_samples,
     versions,
+    within,
 )
 from piflow_bench.pipeline.plan.samples import Stages
 from piflow_bench.pipeline.stage import Stage
@@ -45,7 +46,8 @@ def _converged(shared: Shared) -> Cell:
         samples=shared.paired,
         closer=inspections(
             world, shared.paired, generated, shared.references, shared.paired, label, {}
-        ),
+        )
+        + within(world, generated, label, {}),
     )
 
 

@@ -16,6 +16,7 @@ from piflow_bench.pipeline.stages.breakdown import BreakDown
 from piflow_bench.pipeline.stages.metrics import COSINE, MODES, Measure
 from piflow_bench.pipeline.stages.scores import ScoreSamples
 from piflow_bench.pipeline.stages.selection import Select
+from piflow_bench.pipeline.stages.within import METRIC, Within
 
 References = Mapping[str, Stages]
 """Reference features of every question."""
@@ -165,6 +166,28 @@ def of_features(names: Iterable[str]) -> list[str]:
 def has_modes(dataset: Dataset) -> bool:
     """Whether the samples are of a known mixture."""
     return dataset.truth is not None and dataset.truth.modes is not None
+
+
+def within(world: World, generated: Stages, label: str, about: Mapping[str, Any]) -> Stages:
+    """How diverse one set of samples is within classes or prompts: for the page, as inspections.
+
+    Args:
+        world: the experiment's.
+        generated: features of the samples.
+        label: whose samples they are, in words.
+        about: the same as facts.
+    """
+    p = world.protocol
+    if world.dataset.space.pictures is None:
+        return ()
+    task = Within(
+        dataset=world.data,
+        extractor=p.extractors[0],
+        sample_seed=world.config.sample_seed,
+        n=p.samples,
+        versions=versions([METRIC]),
+    )
+    return (Stage(task, {"generated": generated}, f"diversity within classes of {label}", about),)
 
 
 def inspections(

@@ -14,9 +14,10 @@ from piflow_bench.pipeline.plan import Cell, Plan
 from piflow_bench.pipeline.results.frames import framed
 from piflow_bench.pipeline.results.schema import BREAKDOWN
 from piflow_bench.pipeline.stage import Task
-from piflow_bench.pipeline.stages import breakdown, selection
+from piflow_bench.pipeline.stages import breakdown, selection, within
 from piflow_bench.pipeline.stages.breakdown import BreakDown
 from piflow_bench.pipeline.stages.selection import Select
+from piflow_bench.pipeline.stages.within import Within
 from piflow_bench.pipeline.store.store import Store
 
 
@@ -27,15 +28,20 @@ def shown(cell: Cell) -> dict[str, Any]:
 
 
 def breakdown_table(plan: Plan, store: Store) -> pd.DataFrame:
-    """Values by sample count and by class of every cell that was looked at closely."""
-    return framed(
-        (
-            {**about, **row}
-            for about, folder in _looks(plan, store, BreakDown)
-            for row in json.loads((folder / breakdown.FILE).read_text())
-        ),
-        BREAKDOWN,
-    )
+    """Values by sample count, by class and within classes of every cell looked at closely."""
+    rows: list[dict[str, Any]] = []
+    for about, folder in _looks(plan, store, BreakDown):
+        found = json.loads((folder / breakdown.FILE).read_text())
+        rows += [{**about, "replicates": [], **row} for row in found]
+    for about, folder in _looks(plan, store, Within):
+        found = json.loads((folder / within.FILE).read_text())
+        labels = [int(row["group"]) for row in found]
+        if plan.dataset is not None:
+            labels = captions(plan.dataset.train_condition, labels)
+        rows += [
+            {**about, **row, "group": str(label)} for row, label in zip(found, labels, strict=True)
+        ]
+    return framed(rows, BREAKDOWN)
 
 
 def selections(plan: Plan, store: Store) -> dict[str, np.ndarray]:

@@ -182,7 +182,7 @@ CURVES = Table(
 )
 BREAKDOWN = Table(
     "breakdown.parquet",
-    "a metric of some of a cell's samples: of so many, or of a class",
+    "a metric of some of a cell's samples: of so many, or of a class or prompt",
     (
         VARIANT,
         ROLE,
@@ -190,11 +190,14 @@ BREAKDOWN = Table(
         NFE,
         GUIDANCE,
         SAMPLER,
-        Column("kind", TEXT, "size: by the number of samples; class: by class"),
-        Column("group", TEXT, "the number of samples, or infinity; the class"),
+        Column("kind", TEXT, "size: by the number of samples; class: of a class against that of "
+               "the reference; within: of a class or prompt by itself"),
+        Column("group", TEXT, "the number of samples, or infinity; the class or prompt"),
         METRIC,
-        Column("value", FLOAT, "the metric's value, without an interval", "the metric's"),
+        Column("value", FLOAT, "the metric's value", "the metric's"),
         Column("n", INT, "samples that it is of", "samples", default=0),
+        Column("replicates", LIST, "the value without each block of the group's samples in turn; "
+               "none where there is no interval", "the metric's"),
     ),
 )  # fmt: skip
 TABLES = (RESULTS, CURVES, BREAKDOWN)

@@ -90,7 +90,11 @@ class Measure(Task):
             extras=extras,
             **self.settings,
         )
-        found = [score(v.metric, v.interval, v.n, v.replicates, v.estimator) for v in values]
+        found = [
+            score(v.metric, v.interval, v.n, v.replicates, v.estimator)
+            for v in values
+            if np.isfinite(v.value) or not known[v.metric].optional
+        ]
         blocks = design.blocks()
         if self.accuracy and labels is not None:
             judged = artifacts.features(inputs["generated"], JUDGE)[:n].argmax(1)
@@ -171,7 +175,8 @@ class Partition(Task):
             for v in evaluate_with_replicates(
                 pool[rows], reference, asked, extras=extras, **self.settings
             ):
-                values.setdefault(v.metric, []).append(float(v.value))
+                if np.isfinite(v.value) or not all_metrics()[v.metric].optional:
+                    values.setdefault(v.metric, []).append(float(v.value))
                 estimators[v.metric] = v.estimator
         found = []
         for metric, draws in values.items():

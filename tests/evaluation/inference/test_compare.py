@@ -30,6 +30,7 @@ def row(variant, seed, metric="fd", **changes):
         budget_tfe=1.0,
         train_images=1.0,
         train_seconds=1.0,
+        train_steps=1.0,
         nfe=1,
         question="imitation",
         metric=metric,

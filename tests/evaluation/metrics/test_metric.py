@@ -25,6 +25,7 @@ NAMES = [
     "is_std",
     "precision",
     "recall",
+    "matched_recall",
     "density",
     "coverage",
     "authpct",

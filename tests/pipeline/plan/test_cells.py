@@ -92,12 +92,13 @@ def test_the_end_of_a_budget_is_scored_in_full_and_the_way_there_by_the_curve():
         35,
         50,
     ]
-    assert {s.kind for s in end.closer} == {"breakdown", "selection"}
+    assert {s.kind for s in end.closer} == {"breakdown", "selection", "within"}
 
 
-def test_a_closer_look_is_at_the_first_seed_and_at_whole_budgets_alone():
+def test_a_closer_look_is_at_whole_budgets_and_the_whole_of_it_at_the_first_seed_alone():
     found = planned(made.variant(nfes=[1]), train_seeds=[2, 3])
-    assert [bool(c.closer) for c in found] == [False, True, False, False]
+    looks = [{s.kind for s in c.closer} for c in found]
+    assert looks == [set(), {"breakdown", "selection", "within"}, set(), {"within"}]
     split = planned(made.variant(nfes=[1], shares=2))
     assert not any(c.closer for c in split) and {c.columns["shares"] for c in split} == {2}
 

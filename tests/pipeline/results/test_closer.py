@@ -1,10 +1,13 @@
 """What closer looks found, from artifacts that are written by hand."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import torch
 
+from piflow_bench.contracts.condition import Prompts
 from piflow_bench.pipeline.results.closer import breakdown_table, selections
 from piflow_bench.pipeline.results.schema import BREAKDOWN
 from tests.pipeline.results.made import cell_of, finish, plan_of
@@ -28,6 +31,20 @@ def test_values_by_count_and_class_are_of_their_cell(store):
     assert table["group"].tolist() == ["500", "3"] and table["n"].tolist() == [500, 20]
     assert table["nfe"].tolist() == [4, 4] and table["guidance"].tolist() == [1.5, 1.5]
     assert list(breakdown_table(plan_of(), store)) == BREAKDOWN.names
+
+
+def test_values_within_prompts_are_under_their_texts(store):
+    stage = stage_of("within")
+    about = {"kind": "within", "metric": "pairwise_distance", "n": 4, "replicates": [0.5, 0.7]}
+    rows = [{**about, "group": str(i), "value": i / 10} for i in (1, 0)]
+    finish(store, stage, within_json=rows)
+    cell = cell_of(closer=(stage,))
+    table = breakdown_table(plan_of(cell), store)
+    assert table["group"].tolist() == ["1", "0"] and table["replicates"][0] == [0.5, 0.7]
+    prompts = Prompts(torch.tensor([0, 1]), ("a dog", "a cat"))
+    data = SimpleNamespace(train_condition=prompts)
+    table = breakdown_table(plan_of(cell, dataset=data), store)
+    assert table["group"].tolist() == ["a cat", "a dog"]
 
 
 def test_selections_are_numbered_by_cell(store):

@@ -89,6 +89,14 @@ def test_a_metric_that_needs_labels_changes_no_other_one_and_breaks_no_control(t
     assert set(unknown) == set(METRICS)
 
 
+def test_a_metric_that_some_samples_lack_makes_no_row_there(tmp_path):
+    x, y = sample(np.arange(N) % CLASSES, 1), sample(np.arange(M) % CLASSES, 2)
+    asked = ["precision", "matched_recall"]
+    assert set(scored(tmp_path, x, y, SAMPLED, REFERENCE, asked)) == set(asked)
+    far = scored(tmp_path, x + 99.0, y, SAMPLED, REFERENCE, asked)
+    assert set(far) == {"precision"} and far["precision"]["value"] == 0
+
+
 def _cosine_distances(x):
     z = x / np.linalg.norm(x, axis=1, keepdims=True)
     return 1 - (z @ z.T)[~np.eye(len(z), dtype=bool)]
