@@ -59,7 +59,8 @@ def draw(ratios: Ratios, looks: dict[str, Style], title: str) -> tuple[Drawing, 
         tickvals=list(range(len(ratios))), autorange="reversed", showgrid=False, ticks="",
         ticktext=[safe(name) for name in words.shortened(list(ratios), 18)],
     )  # fmt: skip
-    if min(ends) > 0:
+    # A log axis of less than this has hardly a label.
+    if min(ends) > 0 and max(ends) > 4 * min(ends):
         figure.update_xaxes(**log_axis(min(ends), max(ends)))
     return figure, height
 

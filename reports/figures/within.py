@@ -95,7 +95,7 @@ def _means(lists: list[list[float]]) -> list[float]:
 
 
 def _figure(ratios: Ratios, nfe: int, looks: dict[str, Style], key: str) -> Figure:
-    figure, height = draw(ratios, looks, "Ratio to the converged teacher")
+    figure, height = draw(ratios, looks, "Ratio to the teacher")
     most = max(len(each) for _, each in ratios.values())
     table = []
     for series, (whole, each) in ratios.items():

@@ -66,17 +66,21 @@ def test_an_order_that_noise_cannot_change_is_certain_and_a_near_tie_is_not():
     assert (sure.value, sure.low, sure.high) == (1, 1, 1)
     open_ = redrawn_tau(far, near, (far + noise, near + noise[::-1]))
     assert open_.value == 1 and open_.low == pytest.approx(1 / 3) and open_.high == 1
+    some = np.tile(far, (100, 1))
+    some[:10] = [2.0, 1.0, 3.0]
+    tenth = redrawn_tau(far, far, (np.tile(far, (100, 1)), some))
+    assert tenth.low == pytest.approx(1 / 3) and tenth.high == 1, "more than 1 in 40"
     still = redrawn_tau(far, -far, (np.tile(far, (5, 1)), np.tile(-far, (5, 1))))
     assert still.value == -1 and np.isnan(still.low), "nothing moves: nothing is known"
 
 
 def test_the_mean_over_pairs_of_seeds():
     one, swapped = [1.0, 2.0, 3.0], [2.0, 1.0, 3.0]
-    found = tau_of_seeds(np.array([one, one, one, swapped]))
-    assert found.value == pytest.approx((3 * 1 + 3 / 3) / 6)
-    # Without the odd seed 1, without another one (1 + 2 / 3) / 3 ...
-    error = jackknife_error([5 / 9, 5 / 9, 5 / 9, 1])
-    assert found.low == pytest.approx(max(found.value - 3.182446 * error, -1), rel=1e-5)
+    found = tau_of_seeds(np.array([one, one, one, one, swapped]))
+    assert found.value == pytest.approx((6 * 1 + 4 / 3) / 10)
+    # Without the odd seed 1, without another one three pairs of 1 and three of 1 / 3.
+    error = jackknife_error([2 / 3, 2 / 3, 2 / 3, 2 / 3, 1])
+    assert found.low == pytest.approx(found.value - 2.776445 * error, rel=1e-5)
     assert found.high == 1, "no tau is larger"
     alike = tau_of_seeds(np.array([one] * 4))
     assert alike.value == 1 and np.isnan(alike.low)
