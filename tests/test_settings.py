@@ -33,7 +33,7 @@ ODD = (-1, 0, math.nan, math.inf, -math.inf, "x", True, [], ["x"], {})
 TOGETHER = (
     "reference", "checkpoints", "guidance_low", "guidance_high",
     "time_low", "time_high", "fake_time_low", "fake_time_high", "inner_low", "inner_high",
-    "first_steps", "first_grid", "depths", "base_share", "adversary_share", "ratio_moves",
+    "first_steps", "first_grid", "depths", "base_share", "adversary_share", "ratio_moves", "guided",
 )  # fmt: skip
 """Fields that are refused for what they say together with others."""
 

@@ -53,6 +53,8 @@ METHODS = {
     "imf-scratch": ("imf", {"distill": False}),
     "facm": ("facm", {}),
     "facm-scratch": ("facm", {"distill": False}),
+    "imm": ("imm", {}),
+    "imm-scratch": ("imm", {"distill": False, "guided": True}),
     "kd": ("kd", {"pairs": 12, "pair_steps": 2}),
     "scaffold": ("fresh", {}),
 }

@@ -24,7 +24,7 @@ STUDENTS = {"piflow-gm32", "meanflow", "dmd2", "kd", "freeflow", "ladd"}
 OTHERS = {
     *("piflow-gm8", "piflow-dx20", "dmd2-logit-normal", "decoupled", "f-distill-js"),
     *("sid", "twinflow", "scflow", "d2o", "alpha-flow", "soflow", "cd", "scm"),
-    *("instaflow", "progressive", "arcflow", "shortcut", "imf", "facm", "tvm"),
+    *("instaflow", "progressive", "arcflow", "shortcut", "imf", "facm", "tvm", "imm"),
 }
 """Methods and settings of which that is tested on digits or on the plane."""
 

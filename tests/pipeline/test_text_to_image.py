@@ -171,6 +171,7 @@ LACKS = {
     "imf": "real samples",
     "tvm": "real samples",
     "mdt-dist": "real samples",
+    "imm": "real samples",
 }
 CAN = (
     "{method: sid}",

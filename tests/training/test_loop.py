@@ -14,6 +14,7 @@ from piflow_methods.dollar import DOLLAR
 from piflow_methods.facm import FACM
 from piflow_methods.freeflow import FreeFlow
 from piflow_methods.imf import ImprovedMeanFlow
+from piflow_methods.imm import IMM
 from piflow_methods.kd import KD
 from piflow_methods.ladd import LADD
 from piflow_methods.mdt_dist import MDTDist
@@ -75,6 +76,8 @@ METHODS = {
     "tvm": (TVM, {"lr": 1e-3}),
     "tvm-scratch": (TVM, {"lr": 1e-3, "distill": False, "jvp": "finite-difference"}),
     "mdt-dist": (MDTDist, {"lr": 1e-3}),
+    "imm": (IMM, {"lr": 1e-3, "particles": 2}),
+    "imm-scratch": (IMM, {"lr": 1e-3, "particles": 2, "distill": False, "guided": True}),
     "consistency": (Consistency, {"lr": 1e-3, "nodes": 8}),
     "scm": (SCM, {"lr": 1e-3}),
     "facm": (FACM, {"lr": 1e-3}),
