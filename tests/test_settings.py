@@ -34,6 +34,7 @@ TOGETHER = (
     "reference", "checkpoints", "guidance_low", "guidance_high",
     "time_low", "time_high", "fake_time_low", "fake_time_high", "inner_low", "inner_high",
     "first_steps", "first_grid", "depths", "base_share", "adversary_share", "ratio_moves", "guided",
+    "temperatures",
 )  # fmt: skip
 """Fields that are refused for what they say together with others."""
 

@@ -55,6 +55,7 @@ METHODS = {
     "facm-scratch": ("facm", {"distill": False}),
     "imm": ("imm", {}),
     "imm-scratch": ("imm", {"distill": False, "guided": True}),
+    "drifting": ("drifting", {"generated": 4, "positives": 3, "bank": 2}),
     "kd": ("kd", {"pairs": 12, "pair_steps": 2}),
     "scaffold": ("fresh", {}),
 }

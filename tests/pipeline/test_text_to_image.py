@@ -172,6 +172,7 @@ LACKS = {
     "tvm": "real samples",
     "mdt-dist": "real samples",
     "imm": "real samples",
+    "drifting": "real samples",
 }
 CAN = (
     "{method: sid}",
@@ -188,7 +189,7 @@ def test_every_method_is_planned_or_told_what_it_lacks(run):
     methods = {plugin for plugin in find("method") if plugin not in ("teacher", "few-step")}
     assert methods == {*LACKS, "sid", "ladd", "reflow", "piflow", "kd"}
     for method, words in LACKS.items():
-        nfe = 1 if method == "freeflow" else 4
+        nfe = 1 if method in ("freeflow", "drifting") else 4
         result = planned(done, f"{{method: {method}}}", f"nfes=[{nfe}]")
         assert result.returncode == 2, method
         line = result.stderr.strip().splitlines()[-1]
