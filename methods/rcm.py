@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from piflow_methods.parts.continuous import consistency_error
 from piflow_methods.parts.fake_score import denoising_loss
-from piflow_methods.parts.matching import matching_gradient, matching_loss
+from piflow_methods.parts.matching import matched
 from piflow_methods.parts.renoising import RenoisingStudent, simulated
 from piflow_methods.parts.trigflow import angle, mixture, trig_velocity
 from torch import Tensor
@@ -130,7 +130,8 @@ class RCM(Method):
         consistency = self._consistency(batch, context)
         loss, told = c.consistency_weight * consistency, {"consistency": consistency.detach()}
         if matching:
-            gradient, moved = self._matching(batch, context)
+            t = self._time("matching time", context)
+            gradient, moved = matched(self._samples(batch, context), t, batch.condition, context)
             loss = loss + c.matching_weight * moved
             told["matching"] = gradient.square().mean()
         yield Update("student", loss, scalars={"loss": loss.detach(), **told})
@@ -170,16 +171,3 @@ class RCM(Method):
 
     def _time(self, name: str, context: Context) -> Tensor:
         return flow.warp(context.random.uniform(name), self.config.matching_shift)
-
-    def _matching(self, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
-        """DMD's direction of the student's samples, and the loss with it as its gradient."""
-        condition, x = batch.condition, self._samples(batch, context)
-        t = self._time("matching time", context)
-        noisy = flow.interpolate(x, context.random.normal("matching noise", batch.shape), t)
-        with torch.no_grad():
-            real, fake = (
-                flow.x0_from_velocity(noisy, network(noisy, t, condition), t)
-                for network in (context.teacher, context.networks["fake_score"])
-            )
-            gradient = matching_gradient(x, real, fake)
-        return gradient, matching_loss(x, gradient)

@@ -41,6 +41,25 @@ def matching_loss(x: Tensor, gradient: Tensor) -> Tensor:
     return (x - (x - gradient).detach()).square().mean() / 2
 
 
+def matched(x: Tensor, t: Tensor, condition: Condition, context: Context) -> tuple[Tensor, Tensor]:
+    """The gradient of samples x noised to t ``(B,)``, and the loss that has it.
+
+    Args:
+        x: samples ``(B, *sample)`` of the student.
+        t: noise levels at which teacher and fake score are asked.
+        condition: of the samples.
+        context: has the network "fake_score", and draws the noise.
+    """
+    noisy = flow.interpolate(x, context.random.normal("matching noise", x.shape[1:]), t)
+    with torch.no_grad():
+        real, fake = (
+            flow.x0_from_velocity(noisy, network(noisy, t, condition), t)
+            for network in (context.teacher, context.networks["fake_score"])
+        )
+        gradient = matching_gradient(x, real, fake)
+    return gradient, matching_loss(x, gradient)
+
+
 def below(teacher: Teacher, level: float) -> Teacher:
     """The teacher with its guidance at times up to ``level`` alone (1.x-Distill, 2604.04018)."""
     guidance = teacher.guidance
