@@ -97,7 +97,7 @@ def rollout(
     for i, (t, r) in enumerate(zip(times[:-1], times[1:], strict=True)):
         at = t.expand(len(x)).to(x)
         with torch.set_grad_enabled(torch.is_grad_enabled() and i == chosen):
-            moved = (t - r) * average_velocity(network, x.detach(), at, r.to(x), condition)
+            moved = (t - r) * average_velocity(network, x, at, r.to(x), condition)
         x = x - moved
     return x
 
@@ -157,7 +157,8 @@ class AnyFlow(Method):
         x = self._samples(batch, context, turn)
         if turn:
             gradient, loss = matched(x, self._time("matching time", context), condition, context)
-            yield Update("student", loss, scalars={"matching": gradient.square().mean()})
+            told = {"loss": loss.detach(), "matching": gradient.square().mean()}
+            yield Update("student", loss, scalars=told)
         else:
             loss = denoising_loss(x, self._time("fake time", context), condition, context)
             yield Update("fake", loss, scalars={"fake_loss": loss.detach()})

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from piflow_methods.parts.derivatives import exact_derivative
 from piflow_methods.parts.flow_maps import adaptive_loss
-from piflow_methods.parts.guidances import GuidedFlowMapStudent, guided_velocity, inputs
+from piflow_methods.parts.guidances import GuidedFlowMapStudent, teacher_guided_by, inputs
 from torch import Tensor
 
 from piflow_bench.api import (
@@ -121,7 +121,7 @@ class ImprovedMeanFlow(Method):
         network.add_guidance(3)
         network.requires_grad_(True).train()
         return Built(
-            student=GuidedFlowMapStudent(network, own, c.guidance_most),
+            student=GuidedFlowMapStudent(network, teachers=own, most=c.guidance_most),
             modules={"student": network},
             optimizers={
                 "student": Optimizer(("student",), c.lr, (c.beta1, c.beta2), 0.0, c.schedule)
@@ -155,7 +155,7 @@ class ImprovedMeanFlow(Method):
         scale, low, high = self.guidances(t > r, context)
         told, inside = inputs(scale, low, high), (t >= low) & (t <= high)
         if c.distill:
-            velocity = guided_velocity(context.teacher, x, t, scale, inside, condition)
+            velocity = teacher_guided_by(context.teacher, x, t, scale, inside, condition)
             target = velocity
         else:
             keep = context.random.uniform("class dropout") >= c.class_dropout

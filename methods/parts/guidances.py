@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ def inputs(scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return torch.stack([1 - 1 / scale, low, high], 1)
 
 
-def guided_velocity(
+def teacher_guided_by(
     teacher: Teacher,
     x: Tensor,
     t: Tensor,
@@ -51,8 +51,8 @@ def guided_velocity(
 class GuidedFlowMapStudent(FlowMapStudent):
     """Steps of the flow map of a guidance that the sampler chooses."""
 
-    teachers: Guidance
-    most: float
+    teachers: Guidance = field(kw_only=True)
+    most: float = field(kw_only=True)
     """The largest scale that was trained."""
 
     def sample(

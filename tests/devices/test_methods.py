@@ -49,6 +49,8 @@ METHODS = {
     "tvm": ("tvm", {}),
     "tvm-scratch": ("tvm", {"distill": False}),
     "mdt-dist": ("mdt-dist", {}),
+    "anyflow": ("anyflow", {}),
+    "anyflow-matched": ("anyflow", {"first_share": 0.0}),
     "imf": ("imf", {}),
     "imf-scratch": ("imf", {"distill": False}),
     "facm": ("facm", {}),

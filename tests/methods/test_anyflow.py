@@ -62,7 +62,7 @@ def shift(step):
 
 
 def test_stage_one_is_at_rest_at_the_exact_map_but_for_the_difference():
-    """The published step's shift is below 1e-5, of second order, and a wrong map has 1,000 times."""
+    """The published step's shift is small, of second order; a wrong map's is 100 times as large."""
     assert shift(0.02) / shift(0.01) == pytest.approx(4, rel=0.2)
     assert shift(0.005) < 1e-4
     assert abs(slopes(Scaled(theta=1.05), **EVEN)[0]) * 1e6 > 1e-2
@@ -91,7 +91,7 @@ def test_times_have_the_published_shares():
 
 def test_stages_and_turns():
     told = {p: update(Scaled(), progress=p, step=5).scalars for p in (0.0, 0.49, 0.5, 1.0)}
-    assert [sorted(s) for s in told.values()] == [["loss"], ["loss"], ["matching"], ["matching"]]
+    assert ["matching" in scalars for scalars in told.values()] == [False, False, True, True]
     turns = [update(Scaled(), progress=0.9, step=step).optimizer for step in range(11)]
     assert turns == ["student" if step % 5 == 0 else "fake" for step in range(11)]
 

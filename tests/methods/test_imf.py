@@ -5,7 +5,7 @@ from math import log
 import pytest
 import torch
 from piflow_methods.imf import Config, ImprovedMeanFlow, Sampling
-from piflow_methods.parts.guidances import GuidedFlowMapStudent, guided_velocity, inputs
+from piflow_methods.parts.guidances import GuidedFlowMapStudent, teacher_guided_by, inputs
 from torch import nn
 
 from piflow_bench.api import (
@@ -135,7 +135,7 @@ def errors(network, steps=50, rows=2048, **settings):
     return found.mean(0) / (found.std(0) / steps**0.5)
 
 
-def test_from_scratch_the_guided_velocity_is_at_rest_in_expectation():
+def test_from_scratch_the_teacher_guided_by_is_at_rest_in_expectation():
     """Of 1e5 draws: v + (1 - 1/w)(v_w - v_0) has the mean v_w, and what is off is told apart.
 
     A floor far above the errors makes the adaptive weight even: unevenly weighted rows would rest
@@ -208,7 +208,7 @@ def test_the_teachers_guidance_is_each_rows_own_and_costs_what_it_guides():
     teacher, x = context.teacher.bind(counted), torch.randn(8, 2)
     t, scale = torch.linspace(0.1, 0.9, 8), torch.linspace(1.0, 4.0, 8)
     inside, condition = torch.arange(8) % 2 == 0, Classes(torch.arange(8) % 2, 2)
-    found = guided_velocity(teacher, x, t, scale, inside, condition)
+    found = teacher_guided_by(teacher, x, t, scale, inside, condition)
     assert asked == [8 + 3], "a scale of 1 is none"
     for k in range(8):
         guidance = Guidance(float(scale[k]) if inside[k] else 1.0)
@@ -223,14 +223,14 @@ def test_it_keeps_the_norm_where_the_teachers_rule_does():
     teacher = Teacher(images, nn.Linear(1, 1), Guidance(3.0, rule="norm-rescaled"))
     x, t = torch.randn(4, 1, 4, 4), torch.full((4,), 0.5)
     condition, inside = Classes(torch.tensor([0, 1, 0, 1]), 2), torch.ones(4) > 0
-    found = guided_velocity(teacher, x, t, torch.full((4,), 3.0), inside, condition)
+    found = teacher_guided_by(teacher, x, t, torch.full((4,), 3.0), inside, condition)
     torch.testing.assert_close(found, teacher(x, t, condition))
 
 
 @pytest.mark.parametrize("nfe", [1, 4])
 def test_the_sampler_is_the_flow_of_the_guidance_that_it_is_told(nfe):
     noise, condition = torch.randn(5, 2), Classes(torch.tensor([0, 1, 0, 1, 0]), 2)
-    student = GuidedFlowMapStudent(Exact(), Guidance(3.0), 8.0)
+    student = GuidedFlowMapStudent(Exact(), teachers=Guidance(3.0), most=8.0)
     random = SampleRandom(0, range(5))
     ones = torch.ones(5)
     for settings, scale in (({}, 3.0), ({"guidance": None}, 3.0), ({"guidance": 1.5}, 1.5)):
@@ -246,7 +246,7 @@ def test_it_tells_the_interval_as_training_does():
         told.append(guidance)
         return x
 
-    student = GuidedFlowMapStudent(network, Guidance(2.0, 0.1, 0.8), 8.0)
+    student = GuidedFlowMapStudent(network, teachers=Guidance(2.0, 0.1, 0.8), most=8.0)
     given = torch.randn(3, 2), Classes(torch.zeros(3, dtype=torch.long), 2), 2
     student.sample(*given, SampleRandom(0, range(3)), guidance_high=0.6)
     expected = torch.tensor([[0.5, 0.1, 0.6]] * 3)

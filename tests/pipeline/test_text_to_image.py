@@ -169,6 +169,7 @@ LACKS = {
     "progressive": "real samples",
     "shortcut": "real samples",
     "imf": "real samples",
+    "anyflow": "real samples",
     "tvm": "real samples",
     "mdt-dist": "real samples",
     "imm": "real samples",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from piflow_methods.anyflow import AnyFlow
 from piflow_methods.consistency import Consistency
 from piflow_methods.dmd2 import DMD2
 from piflow_methods.dollar import DOLLAR
@@ -76,6 +77,7 @@ METHODS = {
     "imf-scratch": (ImprovedMeanFlow, {"lr": 1e-3, "distill": False}),
     "tvm": (TVM, {"lr": 1e-3}),
     "tvm-scratch": (TVM, {"lr": 1e-3, "distill": False, "jvp": "finite-difference"}),
+    "anyflow": (AnyFlow, {"lr": 1e-3, "fake_lr": 1e-3, "instant_share": 0.7, "ratio": 2}),
     "mdt-dist": (MDTDist, {"lr": 1e-3}),
     "imm": (IMM, {"lr": 1e-3, "particles": 2}),
     "imm-scratch": (IMM, {"lr": 1e-3, "particles": 2, "distill": False, "guided": True}),
