@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from piflow_methods.parts.derivatives import exact_derivative
 from piflow_methods.parts.flow_maps import adaptive_loss
-from piflow_methods.parts.guidances import GuidedFlowMapStudent, teacher_guided_by, inputs
+from piflow_methods.parts.guidances import GuidedFlowMapStudent, inputs, teacher_guided_by
 from torch import Tensor
 
 from piflow_bench.api import (

@@ -5,7 +5,7 @@ from math import log
 import pytest
 import torch
 from piflow_methods.imf import Config, ImprovedMeanFlow, Sampling
-from piflow_methods.parts.guidances import GuidedFlowMapStudent, teacher_guided_by, inputs
+from piflow_methods.parts.guidances import GuidedFlowMapStudent, inputs, teacher_guided_by
 from torch import nn
 
 from piflow_bench.api import (

@@ -12,8 +12,8 @@ from piflow_methods.anyflow import AnyFlow
 from piflow_methods.consistency import Consistency
 from piflow_methods.dmd2 import DMD2
 from piflow_methods.dollar import DOLLAR
-from piflow_methods.facm import FACM
 from piflow_methods.drifting import Drifting
+from piflow_methods.facm import FACM
 from piflow_methods.freeflow import FreeFlow
 from piflow_methods.imf import ImprovedMeanFlow
 from piflow_methods.imm import IMM
