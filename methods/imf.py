@@ -65,11 +65,14 @@ class Config:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Settings of the student's sampler: its guidance is an input, at no cost."""
+    """Settings of the student's sampler: its guidance is an input, at no cost.
 
-    guidance: float | None = setting(None, least=1)  # scale w; None: the teacher's
-    guidance_low: float | None = setting(None, least=0, most=1)  # it holds for t in [low, high]
-    guidance_high: float | None = setting(None, least=0, most=1)
+    What is not given is the teacher's.
+    """
+
+    guidance: float = setting(1.0, least=1)  # scale w
+    guidance_low: float = setting(0.0, least=0, most=1)  # it holds for t in [low, high]
+    guidance_high: float = setting(1.0, least=0, most=1)
     shift: float = setting(1.0, above=0)  # time warp of the grid
 
 

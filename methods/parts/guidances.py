@@ -61,7 +61,7 @@ class GuidedFlowMapStudent(FlowMapStudent):
         """Samples in ``nfe`` evaluations, by the teacher's guidance where none is given."""
         own = self.teachers
         default = {"guidance": own.scale, "guidance_low": own.low, "guidance_high": own.high}
-        told = [default[k] if settings.get(k) is None else settings[k] for k in default]
+        told = [settings.get(name, value) for name, value in default.items()]
         if not 1 <= told[0] <= self.most:
             raise ValueError(f"guidance={told[0]:g}: scales of 1 to {self.most:g} were trained")
         given = inputs(*(noise.new_full((len(noise),), float(value)) for value in told))

@@ -46,8 +46,8 @@ def test_replicates_equal_recomputation_without_the_block(name, ids):
 
     found = scored(slice(None), block_ids=blocks)
     assert len(found.replicates) == blocks.max() + 1 and found.n == 90
-    if name in ("kid", "fd_infinity"):
-        return  # they keep one random draw for all replicates: see the tests below
+    if name in ("kid", "fd_infinity", "matched_recall"):
+        return  # they keep one random draw for all replicates: see below, and pairs/test_matched
     for b, replicate in enumerate(found.replicates):
         assert replicate == pytest.approx(scored(blocks != b).value, rel=1e-9, abs=1e-12)
 
@@ -141,8 +141,8 @@ def test_block_changes_memory_not_values():
     assert evaluate_with_replicates(X, Y, names, block=7) == evaluate_with_replicates(X, Y, names)
 
 
-DRAWN_BY_INDEX = {"kid", "kid_std", "is", "is_std", "fd_infinity", "mind"}
-"""Published estimators that draw samples by their index (MIND where the sets' sizes differ)."""
+DRAWN_BY_INDEX = {"kid", "kid_std", "is", "is_std", "fd_infinity", "mind", "matched_recall"}
+"""Estimators that draw samples by their index (MIND where the sets' sizes differ)."""
 
 
 def scored_for_invariance(x, y, logits, labels, **settings):

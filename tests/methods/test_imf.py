@@ -4,7 +4,7 @@ from math import log
 
 import pytest
 import torch
-from piflow_methods.imf import Config, ImprovedMeanFlow, Sampling
+from piflow_methods.imf import Config, ImprovedMeanFlow
 from piflow_methods.parts.guidances import GuidedFlowMapStudent, inputs, teacher_guided_by
 from torch import nn
 
@@ -233,7 +233,7 @@ def test_the_sampler_is_the_flow_of_the_guidance_that_it_is_told(nfe):
     student = GuidedFlowMapStudent(Exact(), teachers=Guidance(3.0), most=8.0)
     random = SampleRandom(0, range(5))
     ones = torch.ones(5)
-    for settings, scale in (({}, 3.0), ({"guidance": None}, 3.0), ({"guidance": 1.5}, 1.5)):
+    for settings, scale in (({}, 3.0), ({"guidance": 1.5}, 1.5)):
         found = student.sample(noise, condition, nfe, random, **settings)
         exact = gaussian.flow_map(noise, ones, 0 * ones, mean_of(condition, scale * ones))
         torch.testing.assert_close(found, exact)
@@ -288,4 +288,3 @@ def test_facts_say_what_it_is():
     assert facts.track == "from scratch" and not facts.needs_teacher
     facts = ImprovedMeanFlow(Config()).facts_for()
     assert facts.guidance == "at inference" and facts.needs_teacher
-    assert Sampling().guidance is None
