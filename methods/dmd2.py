@@ -15,6 +15,7 @@ What later papers change is one setting each, by default as in DMD2:
 ``first_step_weight``: the first step is regressed, the others matched along the ODE (DP-DMD,
     arXiv 2602.03139; here one of them a step, chosen at random, as DMD2 does).
 ``longest``: schedules of random lengths and times (of CDM, arXiv 2605.06376; not its second term).
+``steps``: one training of so many steps, whose student is asked for more or fewer, too.
 ``divergence``: weights of an f-divergence (f-distill, arXiv 2502.15681).
 ``regression_weight``: DMD's own regression on pairs (arXiv 2311.18828; squared error, not LPIPS).
 """
@@ -100,6 +101,8 @@ class Config:
     # to where the teacher goes in so many of first_grid steps
     first_steps: int = setting(5, least=1, added=True)
     first_grid: int = setting(30, least=1, added=True)
+    # of the path in training, whose student serves every NFE; None: a training for each
+    steps: int | None = setting(None, least=1, added=True)
     # schedules in training have 1 to so many steps; None: those of sampling
     longest: int | None = setting(None, least=1, added=True)
     inner_low: float = setting(0.25, least=0, most=1, added=True)  # their times after the first
@@ -122,6 +125,8 @@ class Config:
             )
         if self.longest and self.first_step_weight:
             raise ValueError("longest: has no first step of its own; set first_step_weight=0")
+        if self.longest and self.steps:
+            raise ValueError("longest: schedules are of other lengths; leave out steps")
         for name in ("time", "fake_time", "inner"):
             low, high = getattr(self, f"{name}_low"), getattr(self, f"{name}_high")
             if low >= high:
@@ -185,6 +190,7 @@ class DMD2(Method):
         return replace(
             self.facts,
             needs_data=c.gan,
+            elastic=c.steps is not None,
             target=target,
             backbone=needs,
             stochastic=not c.first_step_weight,
@@ -204,7 +210,7 @@ class DMD2(Method):
             modules["pairs"] = buffer_for(c.pairs, c.pair_share, replace(spec, train_nfe=1))
         if c.divergence != "reverse-kl":
             modules["ratios"] = RatioWeights(c.divergence)
-        self.nfe = spec.train_nfe or 1
+        self.nfe = c.steps or spec.train_nfe or 1
         betas = (c.beta1, c.beta2)
         return Built(
             student=RenoisingStudent(network, c.step_shift, fresh=not c.first_step_weight),

@@ -21,12 +21,17 @@ from piflow_reports.data.series import final
 from piflow_reports.format import names as words
 
 from piflow_bench.errors import UserError
-from piflow_bench.evaluation.inference.seeds import paired_seed_difference, seed_difference
+from piflow_bench.evaluation.inference.seeds import (
+    paired_seed_difference,
+    seed_difference,
+    seed_interval,
+)
 from piflow_bench.evaluation.metrics.metric import all_metrics
-from piflow_bench.evaluation.uncertainty import Difference
+from piflow_bench.evaluation.uncertainty import Difference, Interval
 
 CLAIMS = "claims.yaml"
 HELD, NOT, OPEN = "held", "did not hold", "open"
+LEVEL = 0.95
 MODES = "modes_covered"
 BEGINNING = """# Claims of papers, put to the test
 
@@ -34,9 +39,10 @@ BEGINNING = """# Claims of papers, put to the test
 
 On tasks in the plane whose truth is known, with exact teachers: nothing here is of images, and
 whether a claim holds there is not said. A claim *held* where the 95 % interval of what was measured
-lies on its side, it *did not hold* where it lies on the other, and is *open* where it holds zero.
-The two arms of a comparison differ in one setting. `python -m piflow_bench run experiment=claims`
-makes all of it again."""
+lies on its side, it *did not hold* where it lies on the other, and is *open* else. What is claimed
+of several numbers of evaluations held where it did for each; one is enough against it, by
+Bonferroni's correction over them. The two arms of a comparison differ in one setting.
+`python -m piflow_bench run experiment=claims` makes all of it again."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Claim:
     """Whether they are the paper's, or "our version"."""
     run: str
     kind: str
-    """difference | collapse | decay | monotony."""
+    """difference | collapse | decay | monotony | lost."""
     a: str
     """The variant that it speaks of."""
     b: str = ""
@@ -57,7 +63,11 @@ class Claim:
     metric: str = ""
     nfe: int = 1
     expected: bool = True
-    """Of a decay: whether it is claimed, or that there is none."""
+    """Of a decay: whether it is claimed, or that there is none. Of monotony the same."""
+    bar: float = 0.0
+    """Of what is lost: below it the metric lies at every number of evaluations."""
+    why: str = ""
+    """What closed forms or further trainings say of what was seen."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,8 @@ def read_claims(folder: Path) -> list[Claim]:
 def seen(claim: Claim, results: pd.DataFrame) -> Seen:
     """What a run's results say of a claim."""
     kinds = {
-        "difference": _difference, "collapse": _collapse, "decay": _decay, "monotony": _monotony
+        "difference": _difference, "collapse": _collapse, "decay": _decay, "monotony": _monotony,
+        "lost": _lost,
     }  # fmt: skip
     return kinds[claim.kind](claim, results)
 
@@ -138,19 +149,17 @@ def _decay(claim: Claim, results: pd.DataFrame) -> Seen:
         f"{len(cells[end].values) - half} trainings, n = {cells[end].n:,} samples each, "
         f"{claim.nfe} NFE)."
     )
-    if side == OPEN or claim.expected:
-        return Seen(side, text)
-    return Seen(NOT if side == HELD else HELD, text)
+    return Seen(_claimed(side, claim), text)
 
 
 def _monotony(claim: Claim, results: pd.DataFrame) -> Seen:
     """Every number of evaluations less the one before it."""
-    rows = final(results)
-    nfes = sorted(int(n) for n in rows.loc[rows["variant"] == claim.a, "nfe"].dropna().unique())
-    cells = [_cells(rows, claim.a, claim.metric, nfe) for nfe in nfes]
+    nfes, cells = _by_nfe(claim, results)
     sign = 1 if _higher(claim.metric) else -1
-    found = [_apart(after, before) for before, after in zip(cells[:-1], cells[1:], strict=True)]
-    sides = [_side(each, sign) for each in found]
+    level = 1 - (1 - LEVEL) / (len(nfes) - 1)
+    pairs = list(zip(cells[:-1], cells[1:], strict=True))
+    found = [_apart(after, before) for before, after in pairs]
+    strict = [_apart(after, before, confidence=level) for before, after in pairs]
     steps = "; ".join(
         f"{a} to {b} NFE {_interval(each)}"
         for a, b, each in zip(nfes[:-1], nfes[1:], found, strict=True)
@@ -160,8 +169,40 @@ def _monotony(claim: Claim, results: pd.DataFrame) -> Seen:
         f"{_number(c.values.mean())} at {n}" for c, n in zip(cells, nfes, strict=True)
     )
     text = f"{label} {values} NFE. {steps} ({_counts(cells[0])})."
-    verdict = NOT if NOT in sides else HELD if all(s == HELD for s in sides) else OPEN
-    return Seen(verdict, text)
+    verdict = _together([_side(f, sign) for f in found], [_side(f, sign) for f in strict])
+    return Seen(_claimed(verdict, claim), text)
+
+
+def _lost(claim: Claim, results: pd.DataFrame) -> Seen:
+    """The metric at every number of evaluations, against a bar below which it is claimed to lie."""
+    nfes, cells = _by_nfe(claim, results)
+    level = 1 - (1 - LEVEL) / len(nfes)
+    found, strict = (
+        [seed_interval(c.values, each, c.replicates) for c in cells] for each in (LEVEL, level)
+    )
+    sides, against = ([_below(f, claim.bar) for f in each] for each in (found, strict))
+    parts = "; ".join(
+        f"{words.fixed(f.value, places)} {words.span(f.low, f.high, places)} at {n}"
+        for n, f in zip(nfes, found, strict=True)
+        for places in [words.decimals([f.value], [(f.high - f.low) / 2])]
+    )
+    text = (
+        f"{words.metric(claim.metric).label} {parts} NFE, against {claim.bar:g} "
+        f"({_counts(cells[0])})."
+    )
+    return Seen(_together(sides, against), text)
+
+
+def _together(sides: Sequence[str], against: Sequence[str]) -> str:
+    """Of several: held where all do; ``against``: the same by intervals that hold together."""
+    return NOT if NOT in against else HELD if all(s == HELD for s in sides) else OPEN
+
+
+def _claimed(verdict: str, claim: Claim) -> str:
+    """Turned where the opposite is claimed."""
+    if verdict == OPEN or claim.expected:
+        return verdict
+    return NOT if verdict == HELD else HELD
 
 
 # ------------------------------------------------------------------ values of a variant
@@ -192,7 +233,14 @@ def _cells(results: pd.DataFrame, variant: str, metric: str, nfe: int) -> Cells:
     )
 
 
-def _apart(a: Cells, b: Cells, first: int = 0) -> Difference:
+def _by_nfe(claim: Claim, results: pd.DataFrame) -> tuple[list[int], list[Cells]]:
+    """The variant's numbers of evaluations, and its cells at each."""
+    rows = final(results)
+    nfes = sorted(int(n) for n in rows.loc[rows["variant"] == claim.a, "nfe"].dropna().unique())
+    return nfes, [_cells(rows, claim.a, claim.metric, nfe) for nfe in nfes]
+
+
+def _apart(a: Cells, b: Cells, first: int = 0, confidence: float = LEVEL) -> Difference:
     """a - b of the same seeds, from the seed at place ``first`` on."""
     both = None
     if a.replicates is not None and b.replicates is not None:
@@ -201,7 +249,7 @@ def _apart(a: Cells, b: Cells, first: int = 0) -> Difference:
             if a.replicates.shape == b.replicates.shape
             else None
         )
-    return paired_seed_difference(a.values[first:], b.values[first:], replicates=both)
+    return paired_seed_difference(a.values[first:], b.values[first:], confidence, both)
 
 
 def _modes(results: pd.DataFrame) -> float:
@@ -218,6 +266,10 @@ def _side(found: Difference, sign: int) -> str:
     """On which side of zero an interval lies; ``sign``: that of what is claimed."""
     low, high = sorted((sign * found.low, sign * found.high))
     return HELD if low > 0 else NOT if high < 0 else OPEN
+
+
+def _below(found: Interval, bar: float) -> str:
+    return HELD if found.high < bar else NOT if found.low > bar else OPEN
 
 
 def _interval(found: Difference) -> str:
@@ -251,7 +303,7 @@ def page(folder: Path) -> str:
         parts.append(f"> {claim.claim}\n>\n> {claim.source}")
         parts.append(f"{claim.settings[0].upper()}{claim.settings[1:]}; `experiment={claim.run}`.")
         if each:
-            parts.append(each.words)
+            parts += [each.words, claim.why] if claim.why else [each.words]
     parts += [_made(folder, name) for name in runs]
     return "\n\n".join(parts) + "\n"
 

@@ -12,6 +12,7 @@ TEACHERS = {
     "checkerboard2d": "closed-form",
     "rings2d": "closed-form",
     "twomodes2d": "closed-form",
+    "submodes2d": "closed-form",
 }
 
 

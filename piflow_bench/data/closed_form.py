@@ -97,7 +97,12 @@ def mixture_velocity(
 
 
 def class_velocity(
-    x: Tensor, t: Tensor | float, labels: Tensor, means: Tensor, std: float
+    x: Tensor,
+    t: Tensor | float,
+    labels: Tensor,
+    means: Tensor,
+    std: float,
+    shares: Tensor | None = None,
 ) -> Tensor:
     """Velocity ``(B, D)`` of each row's class, of all of them for the null label.
 
@@ -105,40 +110,53 @@ def class_velocity(
         x: states ``(B, D)``.
         t: their times.
         labels: ``(B,)`` in 0..K; K is the null label.
-        means: ``(K, M, D)``: M equal components of each of K equal classes.
+        means: ``(K, M, D)``: M components of each of K equal classes.
         std: of every component.
+        shares: ``(K, M)``, of the components in their class; None: equal ones.
     """
     count, each = means.shape[:2]
-    table = torch.eye(count, dtype=means.dtype).repeat_interleave(each, 1) / each
-    table = torch.cat([table, torch.full((1, count * each), 1 / (count * each)).to(table)])
+    own = torch.full((count, each), 1 / each, dtype=means.dtype) if shares is None else shares
+    table = torch.eye(count, dtype=means.dtype).repeat_interleave(each, 1) * own.flatten()
+    table = torch.cat([table, own.flatten()[None] / count])
     weights = table.to(labels.device)[labels]
     return mixture_velocity(x, t, means.flatten(0, 1), weights, std)
 
 
-def draw_classes(name: str, means: Tensor, std: float, seed: int, n: int) -> tuple[Tensor, Tensor]:
+def draw_classes(
+    name: str, means: Tensor, std: float, seed: int, n: int, shares: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Exact samples ``(n, D)`` float32 of equal classes, and their labels ``(n,)``."""
     generator = torch.Generator().manual_seed(seed_of(name, "draw", seed))
     count, each, dim = means.shape
     labels = torch.randint(count, (n,), generator=generator)
-    component = torch.randint(each, (n,), generator=generator)
+    if shares is None:
+        component = torch.randint(each, (n,), generator=generator)
+    else:
+        component = torch.multinomial(shares[labels], 1, generator=generator)[:, 0]
     noise = torch.randn(n, dim, generator=generator, dtype=torch.float64)
     return (means[labels, component] + std * noise).float(), labels
 
 
-def class_truth(name: str, means: Tensor, std: float, modes: Modes | None = None) -> Truth:
-    """The closed form of equal classes of equal components; ``means`` is ``(K, M, D)``."""
+def class_truth(
+    name: str,
+    means: Tensor,
+    std: float,
+    modes: Modes | None = None,
+    shares: Tensor | None = None,
+) -> Truth:
+    """The closed form of equal classes; ``means`` is ``(K, M, D)``, ``shares`` ``(K, M)``."""
 
     def of_class(x: Tensor, t: Tensor | float, labels: Tensor) -> Tensor:
-        return class_velocity(x, t, labels, means, std)
+        return class_velocity(x, t, labels, means, std, shares)
 
     def velocity(x: Tensor, t: Tensor | float) -> Tensor:
         return of_class(x, t, torch.full((len(x),), len(means), device=x.device))
 
     def draw(seed: int, n: int) -> Tensor:
-        return draw_classes(name, means, std, seed, n)[0]
+        return draw_classes(name, means, std, seed, n, shares)[0]
 
     def draw_labels(seed: int, n: int) -> Tensor:
-        return draw_classes(name, means, std, seed, n)[1]
+        return draw_classes(name, means, std, seed, n, shares)[1]
 
     return Truth(velocity, draw, modes, of_class, draw_labels)
 

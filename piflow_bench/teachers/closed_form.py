@@ -115,7 +115,7 @@ class ClosedForm(TeacherPlugin):
         if self.guidance.on and truth.of_class is None:
             raise UserError(
                 f"teacher.guidance={self.config.guidance:g}: {dataset.name} has no classes to "
-                "guide by; rings2d and twomodes2d have"
+                "guide by; rings2d, twomodes2d and submodes2d have"
             )
         return ""
 

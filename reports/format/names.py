@@ -56,6 +56,7 @@ LABELS = {
     "mode_mass": "Mode mass",
     "mode_share": "Mode share",
     "mode_tv": "Mode TV",
+    "rare_mode_share": "Rare modes",
 }
 """Metrics by name, in the page's order, with labels short enough for a table's head."""
 QUESTIONS = {"imitation": "Imitation", "data": "Data", "truth": "Truth"}

@@ -1,4 +1,4 @@
-"""Classes in the plane with exact guided teachers: rings2d and twomodes2d."""
+"""Classes in the plane with exact guided teachers: rings2d, twomodes2d and submodes2d."""
 
 import pytest
 import torch
@@ -7,14 +7,21 @@ from piflow_bench import flow
 from piflow_bench.config.compose import compose
 from piflow_bench.contracts.condition import Classes
 from piflow_bench.contracts.teacher import solve
-from piflow_bench.data import closed_form, rings2d, twomodes2d
+from piflow_bench.data import closed_form, rings2d, submodes2d, twomodes2d
 from piflow_bench.errors import UserError
+from piflow_bench.evaluation.metrics.modes import mode_coverage, rare_modes
 from piflow_bench.pipeline.plan import make_plan
 from tests.world import world
 
-MODULES = pytest.mark.parametrize("module", [rings2d, twomodes2d], ids=lambda m: m.NAME)
+MODULES = pytest.mark.parametrize("module", [rings2d, twomodes2d, submodes2d], ids=lambda m: m.NAME)
 TINY = {"backbone_steps": 2, "dim": 16, "depth": 1}
 F64 = torch.float64
+
+
+def shares(module):
+    """Of every component in its class, ``(classes, components)``."""
+    count, each = module.MEANS.shape[:2]
+    return getattr(module, "SHARES", torch.full((count, each), 1 / each, dtype=F64))
 
 
 def states(module, t, n=300, seed=1):
@@ -38,7 +45,7 @@ def test_a_class_has_the_velocity_of_its_own_components(module, t):
     found = module.TRUTH.of_class(x, t, labels)
     for k in range(count + 1):
         means = module.MEANS[k] if k < count else module.MEANS.flatten(0, 1)
-        weights = torch.full((len(means),), 1 / len(means), dtype=F64)
+        weights = shares(module)[k] if k < count else shares(module).flatten() / count
         rows = labels == k
         alone = closed_form.mixture_velocity(x[rows], t, means, weights, module.STD)
         torch.testing.assert_close(found[rows], alone, atol=1e-12, rtol=1e-12)
@@ -53,13 +60,13 @@ def test_the_whole_is_what_its_classes_are_on_average(module):
     t, count = 0.5, len(module.MEANS)
     x = states(module, t)
     flat = module.MEANS.flatten(0, 1)
-    weights = torch.full((len(flat),), 1 / len(flat), dtype=F64)
+    weights = shares(module).flatten() / count
     _, _, logs = closed_form.posterior(x, t, flat, weights, module.STD)
-    shares = logs.exp().reshape(len(x), count, -1).sum(2)
+    likely = logs.exp().reshape(len(x), count, -1).sum(2)
     each = torch.stack(
         [module.TRUTH.of_class(x, t, torch.full((len(x),), k)) for k in range(count)], 1
     )
-    torch.testing.assert_close((shares[:, :, None] * each).sum(1), module.TRUTH.velocity(x, t))
+    torch.testing.assert_close((likely[:, :, None] * each).sum(1), module.TRUTH.velocity(x, t))
 
 
 @MODULES
@@ -81,7 +88,10 @@ def test_labels_are_of_the_points_and_every_component_is_drawn(module, tmp_path)
     assert (nearest == labels).double().mean() > 0.999
     assert labels.bincount().min() > 0.9 * len(labels) / len(centres)
     component = torch.cdist(dataset.train.double(), module.MEANS.flatten(0, 1)).argmin(1)
-    assert component.unique().numel() == module.MEANS.flatten(0, 1).shape[0]
+    drawn = component.bincount(minlength=shares(module).numel()) / len(component)
+    expected = shares(module).flatten() / len(centres)
+    off = (drawn - expected) / (expected * (1 - expected) / len(component)).sqrt()
+    assert off.abs().max() < 4.5
     assert dataset.label_law == "balanced"
     assert dataset.conditions(5, range(9)).labels.tolist() == [i % len(centres) for i in range(9)]
 
@@ -108,6 +118,19 @@ def test_its_ode_ends_in_the_data_of_the_class(module, tmp_path):
     assert (nearest == condition.labels).double().mean() > 0.99
     distance = torch.cdist(end, module.MEANS.flatten(0, 1)).min(1).values / module.STD
     assert distance.square().mean().sqrt() == pytest.approx(2**0.5, rel=0.25)
+
+
+def test_sub_modes_lie_apart_and_the_rarest_fill_no_more_than_their_share():
+    """A sample is near one of them at most, and each class has two that count as rare."""
+    flat, modes = submodes2d.MEANS.flatten(0, 1), submodes2d.MODES
+    apart = torch.cdist(flat, flat) + 9 * torch.eye(len(flat))
+    assert apart.min() >= 6 * submodes2d.STD - 1e-12
+    assert (modes.weights.sum(), len(modes.weights)) == (pytest.approx(1), len(flat))
+    rare = rare_modes(modes.weights).reshape(submodes2d.SHARES.shape)
+    assert rare.tolist() == [[False, False, True, True]] * 2
+    exact = submodes2d.TRUTH.draw(5, 40_000).numpy()
+    found = mode_coverage(exact, modes.means, modes.std, modes.weights)
+    assert found.rare == pytest.approx(1, abs=0.05) and found.share > 0.98
 
 
 def test_the_start_is_told_classes_and_the_null_one(tmp_path):

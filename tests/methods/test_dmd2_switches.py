@@ -14,7 +14,17 @@ from piflow_methods.parts.matching import (
 from piflow_methods.parts.noise_times import noise_time
 from torch import nn
 
-from piflow_bench.api import Batch, Classes, Context, Guidance, Teacher, TrainingRandom, flow
+from piflow_bench.api import (
+    Batch,
+    Classes,
+    Context,
+    Guidance,
+    Spec,
+    Teacher,
+    TrainingRandom,
+    flow,
+)
+from piflow_bench.networks.mlp import MLP
 from tests.methods import gaussian
 from tests.methods.test_dmd2 import AffineGenerator, ExactFakeScore
 
@@ -285,12 +295,24 @@ def test_schedules_of_random_lengths():
     assert lengths == {1, 2, 3, 4}
 
 
+def test_one_training_of_a_number_of_steps_serves_every_number():
+    """Its path in training has those steps, whatever it is asked for later."""
+    assert DMD2(Config(steps=4)).facts_for().elastic
+    assert not DMD2(Config()).facts_for().elastic
+    for settings, nfe, times in (({"steps": 4}, None, [1, 0.75, 0.5, 0.25]), ({}, 2, [1, 0.5])):
+        method, _, context = setting(0.4, 1.0, **settings)
+        given = Teacher(Field(), MLP(2, dim=16, depth=1), Guidance(W), closed_form=True)
+        method.build(given, Spec((2,), nfe, 4, lambda: nn.Linear(1, 1), rows(4)))
+        assert method.schedule(context).tolist() == times
+
+
 @pytest.mark.parametrize(
     "settings, words",
     [
         (dict(divergence="js", gan=False), "divergence=js: its ratios are the GAN's"),
         (dict(first_steps=31), "first_steps=31: at most first_grid"),
         (dict(longest=4, first_step_weight=0.1), "longest: has no first step"),
+        (dict(longest=4, steps=4), "longest: schedules are of other lengths"),
         (dict(inner_low=0.9, inner_high=0.5), "inner_low=0.9: must be below inner_high"),
     ],
 )

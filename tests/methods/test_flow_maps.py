@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from piflow_methods.meanflow.method import Config, MeanFlow
-from piflow_methods.parts.flow_maps import ratio_at, row_weight, secant_target
+from piflow_methods.parts.flow_maps import adaptive_loss, ratio_at, row_weight, secant_target
 from torch import nn
 
 from piflow_bench.api import Guidance, Teacher, Unconditional, flow
@@ -251,6 +251,29 @@ def test_weights_of_rows():
     assert torch.allclose(tangents[[0, 1, 3]], theirs[[0, 1, 3]])
     assert torch.allclose(row_weight("noise", t, r)[1:3], torch.tensor([0.8 * 0.2**0.5, 0.0]))
     assert torch.equal(row_weight("none", t, r), torch.ones(4))
+
+
+@pytest.mark.parametrize("power, best", [(0.0, 0.2), (0.5, 0.03), (1.0, 0.003)])
+def test_where_velocities_differ_weights_draw_to_the_common_one(power, best):
+    """From scratch a target has noise: of 0 and 1 with chances .8 and .2 squares find the mean, .2.
+
+    The least of .8 f(u) + .2 f(1 - u) over u, with f' = 2 u / (u^2 + c)^p where the weight is a
+    constant to the gradient, is where .8 u / (u^2 + c)^p = .2 (1 - u) / ((1 - u)^2 + c)^p.
+    """
+    target = torch.tensor([0.0] * 4 + [1.0])[:, None]
+
+    def slope(u):
+        given = torch.tensor(u, requires_grad=True)
+        adaptive_loss(given - target, power, 0.01).backward()
+        return given.grad.item()
+
+    low, high = 0.0, 0.5
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    pulls = [share * off / (off**2 + 0.01) ** power for share, off in ((0.8, low), (0.2, 1 - low))]
+    assert pulls[0] == pytest.approx(pulls[1], rel=1e-6)
+    assert low == pytest.approx(best, abs=0.005)
 
 
 # ------------------------------------------------------------------ moved by the interval's end

@@ -11,6 +11,7 @@ from piflow_reports.claims_page import HELD, NOT, OPEN, Claim, seen
 
 from piflow_bench.config.compose import compose
 from piflow_bench.errors import UserError
+from piflow_bench.pipeline.stages.metrics import RARE
 
 BLOCKS = 8
 
@@ -131,6 +132,113 @@ def test_more_evaluations_are_each_compared_with_fewer(means, verdict):
     assert "1 to 2 NFE" in found.words and "2 to 4 NFE" in found.words
 
 
+def doublings(*changes, trainings=20):
+    """Errors of trainings whose mean moves by so many standard errors at every doubling."""
+    values, tables = np.full(trainings, 10.0), []
+    for at, change in enumerate((0.0, *changes)):
+        draws = np.random.default_rng(at).normal(size=trainings)
+        draws = (draws - draws.mean()) / draws.std(ddof=1)
+        values = values + draws + change / trainings**0.5
+        tables += rows("new", values, "energy_distance", 2**at, noise=0.0)
+    return pd.DataFrame(tables)
+
+
+@pytest.mark.parametrize(
+    "changes, verdict",
+    [
+        ((-4, -4, -4, -4, -4), HELD),
+        ((-4, -4, -4, -4, -1), OPEN),
+        ((-4, -4, -4, -4, 2.5), OPEN),  # Beyond 95 %, and not beyond Bonferroni's of five.
+        ((-4, -4, -4, -4, 3.5), NOT),
+        ((3.5, -4, -4, -4, -4), NOT),
+    ],
+)
+def test_of_five_doublings_one_that_is_worse_beyond_chance_is_enough(changes, verdict):
+    """Of 20 trainings 2.5 standard errors are outside 95 % (2.09) and inside 99 % (2.86)."""
+    told = claim("monotony", metric="energy_distance")
+    found = seen(told, doublings(*changes))
+    assert found.verdict == verdict and "16 to 32 NFE" in found.words
+    turned = claim("monotony", metric="energy_distance", expected=False)
+    opposite = {HELD: NOT, NOT: HELD, OPEN: OPEN}
+    assert seen(turned, doublings(*changes)).verdict == opposite[verdict]
+
+
+def test_what_stays_the_same_is_seldom_told_to_fall_or_to_rise():
+    found = []
+    for trial in range(200):
+        draw = np.random.default_rng(trial)
+        table = pd.DataFrame(
+            [row for nfe in (1, 2, 4, 8, 16, 32)
+             for row in rows("new", 1 + 0.1 * draw.normal(size=10), nfe=nfe, noise=0.0)]
+        )  # fmt: skip
+        found.append(seen(claim("monotony", metric="energy_distance"), table).verdict)
+    assert found.count(HELD) == 0, "all five doublings would have to be better by chance"
+    assert found.count(NOT) <= 12, "2.5 % are expected; without a correction it were 11 %"
+
+
+def kept(*means, std=0.05, trainings=10):
+    """Shares of rare modes over the true ones, at 1, 2, 4 evaluations."""
+    return pd.DataFrame(
+        [row for at, mean in enumerate(means)
+         for row in rows("new", normal(mean, trainings, at, std), "rare_mode_share", 2**at)]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "means, verdict",
+    [
+        ((0.2, 0.4, 0.8), HELD),
+        ((0.2, 0.4, 0.89), OPEN),
+        ((0.2, 0.4, 1.0), NOT),
+        ((1.0, 0.4, 0.2), NOT),
+        ((1.0, 1.0, 1.0), NOT),
+        ((0.9, 0.9, 0.9), OPEN),
+        ((1.4, 1.4, 1.4), NOT),
+    ],
+)
+def test_what_is_lost_lies_below_the_bar_at_every_number_of_evaluations(means, verdict):
+    found = seen(claim("lost", metric="rare_mode_share", bar=0.9), kept(*means))
+    assert found.verdict == verdict
+    assert all(f"] at {nfe}" in found.words for nfe in (1, 2, 4))
+    assert "against 0.9 (10 trainings, n = 3,000 samples each)" in found.words
+
+
+def test_what_is_lost_is_against_its_own_bar():
+    table = kept(0.2, 0.4, 0.8)
+    assert seen(claim("lost", metric="rare_mode_share", bar=0.5), table).verdict == NOT
+    assert seen(claim("lost", metric="rare_mode_share", bar=0.78), table).verdict == OPEN
+
+
+def test_nothing_is_told_lost_at_the_bar_more_often_than_an_interval_allows():
+    """The noise of sampling that trainings share is in the interval, and that of training."""
+    found = []
+    for trial in range(200):
+        draw = np.random.default_rng(trial)
+        blocks = draw.normal(0.9, 0.05 * 8**0.5, BLOCKS)
+        left = (blocks.sum() - blocks) / (BLOCKS - 1)
+        values = blocks.mean() + 0.05 * draw.normal(size=10)
+        table = pd.DataFrame(
+            [row | {"replicates": (row["value"] + left - left.mean()).tolist()}
+             for row in rows("new", values, "rare_mode_share")]
+        )  # fmt: skip
+        told = claim("lost", metric="rare_mode_share", bar=0.9)
+        found.append(seen(told, table).verdict)
+    assert found.count(HELD) <= 14 and found.count(NOT) <= 14, "2.5 % of each are expected"
+
+
+def test_what_closed_forms_say_stands_below_what_was_seen(tmp_path):
+    folder = tmp_path / "claims"
+    (folder / "there").mkdir(parents=True)
+    entry = {"claim": "C", "source": "S", "settings": "our version", "run": "there",
+             "kind": "lost", "a": "new", "metric": "rare_mode_share", "bar": 0.9}  # fmt: skip
+    told = [entry, entry | {"why": "Its optimum is another."}]
+    (folder / "claims.yaml").write_text(yaml.safe_dump(told))
+    kept(0.2, 0.4, 0.8).to_parquet(folder / "there" / "results.parquet")
+    (folder / "there" / "run.json").write_text("{}")
+    first, second = claims_page.page(folder).split("## ")[1:]
+    assert "another" not in first and "each).\n\nIts optimum is another." in second
+
+
 def test_what_was_not_run_is_said_and_what_lacks_rows_is_an_error(tmp_path):
     entries = [
         {"claim": "C1", "source": "S", "settings": "our version", "run": name, "kind": "difference",
@@ -159,8 +267,10 @@ def test_every_claim_is_of_an_experiment_that_has_its_variants():
         config = known[each.run]
         names = config.only or list(config.variants)
         assert {each.a, *([each.b] if each.b else [])} <= set(names), each
-        assert each.kind == "monotony" or each.nfe in config.nfes
-        assert not each.metric or each.metric in config.protocol.metrics
+        assert each.kind in ("monotony", "lost") or each.nfe in config.nfes
+        measured = {*config.protocol.metrics, config.protocol.agreement, RARE}
+        assert not each.metric or each.metric in measured
+        assert (each.kind == "lost") == (each.bar > 0)
         if each.kind == "collapse":
             assert len(config.train_seeds) == 20
     assert {each.run for each in claims} == set(known)

@@ -326,4 +326,9 @@ METRICS: tuple[Metric, ...] = (
         "mode_tv", "Mode shares, total variation", False, "diversity", _MODES, least=0, most=1,
         meaning="Total variation between expected and observed mode shares.",
     ),
+    Metric(
+        "rare_mode_share", "Rare modes, share over the true one", None, "other", _MODES, least=0,
+        meaning="Share of modes of less than half of the mean weight, of samples near a mode, over "
+        "the true share: 1 is right, below it they are lost.",
+    ),
 )  # fmt: skip

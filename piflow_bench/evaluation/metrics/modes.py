@@ -8,6 +8,7 @@ import numpy as np
 
 _NEAR = 3.0
 _COVERED = 0.25
+_RARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,22 @@ class ModeCoverage:
     ``share``: share of samples within 3 std of their nearest mode; ``covered``: number of modes
     that got at least a quarter of their expected count, and at least 1; ``mass``: the weight of
     those modes, 0..1; ``variation``: total variation between expected and observed mode shares
-    (samples far from every mode count as a mode of weight 0), 0..1.
+    (samples far from every mode count as a mode of weight 0), 0..1; ``rare``: share of rare modes
+    among samples near a mode, over what it should be (1 is right, 0 if none is near any), None
+    where no mode is rare.
     """
 
     share: float
     covered: int
     mass: float
     variation: float
+    rare: float | None
+
+
+def rare_modes(weights: np.ndarray) -> np.ndarray:
+    """Which modes ``(K,)`` have some weight, and less than half of the mean."""
+    weights = np.asarray(weights)
+    return (weights > 0) & (weights < _RARE * weights.mean())
 
 
 def mode_members(samples: np.ndarray, means: np.ndarray, std: float) -> np.ndarray:
@@ -38,12 +48,14 @@ def mode_members(samples: np.ndarray, means: np.ndarray, std: float) -> np.ndarr
 def _coverage(counts: np.ndarray, n: int, weights: np.ndarray) -> ModeCoverage:
     covered = counts >= np.maximum(_COVERED * n * weights, 1.0)
     shares = counts / n
-    outside = 1.0 - shares.sum()
+    outside, rare = 1.0 - shares.sum(), rare_modes(weights)
+    near = max(int(counts.sum()), 1)
     return ModeCoverage(
         share=float(shares.sum()),
         covered=int(covered.sum()),
         mass=float(weights[covered].sum()),
         variation=float(0.5 * (np.abs(shares - weights).sum() + outside)),
+        rare=float(counts[rare].sum() / near / weights[rare].sum()) if rare.any() else None,
     )
 
 

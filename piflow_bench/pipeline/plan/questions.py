@@ -7,13 +7,14 @@ from typing import Any
 
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.evaluation.metrics.metric import Metric
+from piflow_bench.evaluation.metrics.modes import rare_modes
 from piflow_bench.pipeline.labels import Source
 from piflow_bench.pipeline.plan import samples
 from piflow_bench.pipeline.plan.samples import Stages, Teachers
 from piflow_bench.pipeline.plan.world import World
 from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.stages.breakdown import BreakDown
-from piflow_bench.pipeline.stages.metrics import COSINE, MODES, Measure
+from piflow_bench.pipeline.stages.metrics import COSINE, MODES, RARE, Measure
 from piflow_bench.pipeline.stages.scores import ScoreSamples
 from piflow_bench.pipeline.stages.selection import Select
 from piflow_bench.pipeline.stages.within import METRIC, Within
@@ -94,11 +95,11 @@ def evaluate(
         for extractor in p.extractors if final else samples.curve_extractors(world):
             first = extractor == p.extractors[0]
             accuracy = world.judge is not None and first and question == "data"
-            modes = final and has_modes(world.dataset)
+            known = mode_metrics(world.dataset) if final else []
             # Beside the teacher's they say the same whatever the question.
             paired = COSINE in asked and bool(teachers) and question == p.primary_question
             names = [name for name in asked if name != COSINE or paired]
-            measured = [*names, *["class_accuracy"] * accuracy, *list(MODES) * modes]
+            measured = [*names, *["class_accuracy"] * accuracy, *known]
             task = Measure(
                 dataset=world.data,
                 question=question,
@@ -108,7 +109,7 @@ def evaluate(
                 versions=versions(measured),
                 settings=dict(p.settings),
                 accuracy=accuracy,
-                modes=modes,
+                modes=bool(known),
                 labels=labels,
                 reference_labels=_reference_labels(world, question),
             )
@@ -163,9 +164,12 @@ def of_features(names: Iterable[str]) -> list[str]:
     return [name for name in names if name not in _by_sample() and name != COSINE]
 
 
-def has_modes(dataset: Dataset) -> bool:
-    """Whether the samples are of a known mixture."""
-    return dataset.truth is not None and dataset.truth.modes is not None
+def mode_metrics(dataset: Dataset) -> list[str]:
+    """Metrics of samples of a known mixture, none of others."""
+    if dataset.truth is None or dataset.truth.modes is None:
+        return []
+    rare = rare_modes(dataset.truth.modes.weights).any()
+    return [name for name in MODES if name != RARE or rare]
 
 
 def within(world: World, generated: Stages, label: str, about: Mapping[str, Any]) -> Stages:

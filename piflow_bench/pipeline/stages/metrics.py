@@ -24,8 +24,10 @@ MODES = {
     "modes_covered": "covered",
     "mode_mass": "mass",
     "mode_tv": "variation",
+    "rare_mode_share": "rare",
 }
-"""Metrics of samples of a known mixture, and the field of each."""
+"""Metrics of samples of a known mixture, and the field of each; the last where modes are rare."""
+RARE = "rare_mode_share"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,8 @@ def _modes(dataset: Dataset, points: np.ndarray, blocks: np.ndarray) -> list[Sco
     whole, left = mode_replicates(points, modes.means, modes.std, modes.weights, blocks)
     found = []
     for metric, name in MODES.items():
+        if getattr(whole, name) is None:
+            continue
         replicates = [float(getattr(part, name)) for part in left]
         interval = jackknife_interval(float(getattr(whole, name)), replicates)
         found.append(score(metric, interval, len(points), replicates, "plug-in"))

@@ -48,6 +48,7 @@ NAMES = [
     "mode_mass",
     "mode_share",
     "mode_tv",
+    "rare_mode_share",
     "fd_infinity",
 ]
 

@@ -10,7 +10,7 @@ import torch
 from piflow_bench.contracts.data import Modes, Truth
 from piflow_bench.contracts.space import Space
 from piflow_bench.pipeline.plan import questions, samples
-from piflow_bench.pipeline.stages.metrics import COSINE, MODES
+from piflow_bench.pipeline.stages.metrics import COSINE, MODES, RARE
 from tests.pipeline.plan import made
 
 SAMPLED = {"from": "conditions", "seed": 0, "law": "balanced"}
@@ -77,11 +77,21 @@ def test_a_judge_is_asked_of_data_under_the_first_extractor():
 
 def test_modes_are_counted_at_the_end_of_what_is_known_to_be_a_mixture():
     world = made.world(data=made.dataset(truth=MIXTURE))
-    assert all(s.task.modes and set(MODES) <= set(s.task.versions)
+    assert all(s.task.modes and set(MODES) - {RARE} <= set(s.task.versions)
                for s in measured(world).values())  # fmt: skip
     assert not any(s.task.modes for s in measured(world, final=False).values())
     assert not any(s.task.modes for s in measured(made.world()).values())
-    assert not questions.has_modes(made.dataset(truth=Truth(None, None)))
+    assert not questions.mode_metrics(made.dataset(truth=Truth(None, None)))
+
+
+def test_rare_modes_are_counted_where_there_are_any():
+    """Mixtures of equal modes have no such row, and their keys do not change with its rules."""
+    asked = {}
+    for name, weights in {"equal": [1 / 2, 1 / 2], "skewed": [0.9, 0.1]}.items():
+        modes = Modes(np.eye(2), 0.1, np.array(weights))
+        world = made.world(data=made.dataset(truth=Truth(None, None, modes)))
+        (asked[name],) = {RARE in s.task.versions for s in measured(world).values()}
+    assert asked == {"equal": False, "skewed": True}
 
 
 @pytest.mark.parametrize("file", [None, Path("x")])

@@ -10,10 +10,11 @@ import torch
 
 from piflow_bench.config.compose import compose
 from piflow_bench.contracts.condition import Classes
+from piflow_bench.contracts.data import Modes, Truth
 from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.features import evaluate_features
 from piflow_bench.pipeline.plan import make_plan
-from piflow_bench.pipeline.stages.metrics import Measure, Partition
+from piflow_bench.pipeline.stages.metrics import MODES, RARE, Measure, Partition
 from piflow_bench.pipeline.stages.scores import ScoreSamples
 from tests.world import world
 
@@ -51,15 +52,17 @@ def stored(folder, features):
     return folder
 
 
-def scored(tmp_path, x, y, labels, reference_labels, metrics=METRICS, accuracy=False):
-    """The rows by metric that a metrics stage writes."""
+def scored(tmp_path, x, y, labels, reference_labels, metrics=METRICS, accuracy=False, modes=None):
+    """The rows by metric that a metrics stage writes; ``modes``: of a known mixture."""
+    known = SimpleNamespace(**{**vars(DATASET), "truth": Truth(None, None, modes)})
+    runtime = SimpleNamespace(dataset=lambda: known)
     task = Measure(
         dataset={}, question="data", extractor="f", n=len(x), metrics=metrics, versions={},
-        settings={}, accuracy=accuracy, modes=False, labels=labels,
+        settings={}, accuracy=accuracy, modes=modes is not None, labels=labels,
         reference_labels=reference_labels,
     )  # fmt: skip
     inputs = {"generated": [stored(tmp_path / "x", x)], "reference": [stored(tmp_path / "y", y)]}
-    task.run(inputs, tmp_path, RUNTIME, lambda *told: None)
+    task.run(inputs, tmp_path, runtime, lambda *told: None)
     return {row["metric"]: row for row in json.loads((tmp_path / "metrics.json").read_text())}
 
 
@@ -95,6 +98,23 @@ def test_a_metric_that_some_samples_lack_makes_no_row_there(tmp_path):
     assert set(scored(tmp_path, x, y, SAMPLED, REFERENCE, asked)) == set(asked)
     far = scored(tmp_path, x + 99.0, y, SAMPLED, REFERENCE, asked)
     assert set(far) == {"precision"} and far["precision"]["value"] == 0
+
+
+def test_samples_of_a_mixture_have_rows_of_its_modes_and_of_rare_ones_where_there_are(tmp_path):
+    centres = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+    x = np.repeat(centres, [150, 60, 30], axis=0)[np.random.default_rng(4).permutation(N)]
+    rows = {}
+    for name, weights in {"equal": [1, 1, 1], "skewed": [0.75, 0.125, 0.125]}.items():
+        modes = Modes(centres, 0.5, np.array(weights))
+        rows[name] = scored(tmp_path, x, x, None, None, ["fd"], modes=modes)
+    assert set(rows["equal"]) == {"fd", *MODES} - {RARE}
+    assert set(rows["skewed"]) == {"fd", *MODES}
+    found = rows["skewed"][RARE]
+    assert found["value"] == pytest.approx((90 / N) / 0.25)
+    # A share of the blocks' means: its jackknife is the spread of their means.
+    assert found["value"] == pytest.approx(np.mean(found["replicates"]), rel=1e-9)
+    assert 1.2 < found["ci_low"] < found["value"] < found["ci_high"] < 1.8
+    assert scored(tmp_path, x, x, None, None, ["fd"]).keys() == {"fd"}
 
 
 def _cosine_distances(x):
