@@ -182,9 +182,7 @@ def _lost(claim: Claim, results: pd.DataFrame) -> Seen:
     )
     sides, against = ([_below(f, claim.bar) for f in each] for each in (found, strict))
     parts = "; ".join(
-        f"{words.fixed(f.value, places)} {words.span(f.low, f.high, places)} at {n}"
-        for n, f in zip(nfes, found, strict=True)
-        for places in [words.decimals([f.value], [(f.high - f.low) / 2])]
+        f"{_told(f.value, f.low, f.high)} at {n}" for n, f in zip(nfes, found, strict=True)
     )
     text = (
         f"{words.metric(claim.metric).label} {parts} NFE, against {claim.bar:g} "
@@ -273,8 +271,15 @@ def _below(found: Interval, bar: float) -> str:
 
 
 def _interval(found: Difference) -> str:
-    places = words.decimals([found.difference], [(found.high - found.low) / 2])
-    return f"{words.fixed(found.difference, places)} {words.span(found.low, found.high, places)}"
+    return _told(found.difference, found.low, found.high)
+
+
+def _told(value: float, low: float, high: float) -> str:
+    """A value with its interval, whose ends are told apart from 0 where they are."""
+    places = words.decimals([value], [(high - low) / 2])
+    finer = (p for p in range(places, places + 3) if all(round(e, p) or not e for e in (low, high)))
+    places = next(finer, places)
+    return f"{words.fixed(value, places)} {words.span(low, high, places)}"
 
 
 def _number(value: float) -> str:

@@ -55,6 +55,12 @@ def test_a_difference_holds_where_its_interval_lies_on_its_side(metric, new, old
     assert "10 trainings, n = 3,000 samples each, 1 NFE" in found.words and "[" in found.words
 
 
+def test_an_end_of_an_interval_is_not_written_as_0_where_it_is_none():
+    assert claims_page._told(-0.05, -0.0998, -0.0002) == "−0.0500 [−0.0998, −0.0002]"
+    assert claims_page._told(-0.05, -0.11, 0.01) == "−0.05 [−0.11, 0.01]"
+    assert claims_page._told(0.0, 0.0, 0.0) == "0.000 [0.000, 0.000]"
+
+
 def test_rows_on_the_way_to_the_full_budget_say_nothing_of_a_difference():
     table = pd.DataFrame(
         rows("new", normal(1.0)) + rows("old", normal(2.0, seed=1))
