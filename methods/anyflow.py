@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from piflow_methods.parts.derivatives import differenced
 from piflow_methods.parts.fake_score import denoising_loss
-from piflow_methods.parts.flow_maps import adaptive_loss, row_weight
+from piflow_methods.parts.flow_maps import adaptive_loss, interval_times, row_weight
 from piflow_methods.parts.matching import matched
 from piflow_methods.parts.stepping import FlowMapStudent, average_velocity
 from torch import Tensor
@@ -167,7 +167,7 @@ class AnyFlow(Method):
         """Stage 1: ``U`` against ``v - (t - r) dU/dt``."""
         c, student, condition = self.config, context.networks["student"], batch.condition
         assert batch.x0 is not None
-        t, r = self.times(context)
+        t, r = interval_times(context, c.time_mean, c.time_std, c.instant_share, c.whole_share)
         x = flow.interpolate(batch.x0, context.random.normal("noise", batch.shape), t)
         velocity = context.teacher(x, t, condition)
         rows, target = (t > r).nonzero()[:, 0], velocity.clone()
@@ -181,14 +181,6 @@ class AnyFlow(Method):
                 average_velocity(context.modules["student"], x[:1], t[:1], r[:1], condition[:1])
         error = average_velocity(student, x, t, r, condition) - target
         return adaptive_loss(error, 1.0, c.weight_floor, row_weight("noise", t, r))
-
-    def times(self, context: Context) -> tuple[Tensor, Tensor]:
-        """Times ``t >= r`` of each row, ``(B,)``."""
-        c, random = self.config, context.random
-        draws = (c.time_mean + c.time_std * random.normal("times", (2,))).sigmoid()
-        t, r, kind = draws.amax(1), draws.amin(1), random.uniform("instant")
-        r = torch.where(kind >= 1 - c.whole_share, torch.zeros_like(r), r)
-        return t, torch.where(kind < c.instant_share, t, r)
 
     def _samples(self, batch: Batch, context: Context, gradient: bool) -> Tensor:
         """Ends of the student's own rollouts."""

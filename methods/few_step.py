@@ -46,9 +46,8 @@ class Config:
     scale: float = setting(1.0, above=0)  # of a LoRA
     # the guidance that the network is told, where it is told any; None: the teacher's
     told: float | None = setting(None, least=0)
-    told_low: float = setting(
-        0.0, least=0, most=1, added=True
-    )  # of imf: it holds for t in [low, high]
+    # of imf: it holds for t in [low, high]
+    told_low: float = setting(0.0, least=0, most=1, added=True)
     told_high: float = setting(1.0, least=0, most=1, added=True)
     handover: int = setting(20, least=0, added=True)  # of dmf: blocks that are told a step's start
 

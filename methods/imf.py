@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from piflow_methods.parts.derivatives import exact_derivative
-from piflow_methods.parts.flow_maps import adaptive_loss
+from piflow_methods.parts.flow_maps import adaptive_loss, interval_times
 from piflow_methods.parts.guidances import GuidedFlowMapStudent, inputs, teacher_guided_by
 from torch import Tensor
 
@@ -131,13 +131,6 @@ class ImprovedMeanFlow(Method):
             },
         )
 
-    def times(self, context: Context) -> tuple[Tensor, Tensor]:
-        """Times ``t >= r`` of each row, ``(B,)``."""
-        c, random = self.config, context.random
-        draws = (c.time_mean + c.time_std * random.normal("times", (2,))).sigmoid()
-        t, r = draws.amax(1), draws.amin(1)
-        return t, torch.where(random.uniform("instant") < c.instant_share, t, r)
-
     def guidances(self, moving: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """Scales, of density 1 / w, and intervals of each row, ``(B,)`` each.
 
@@ -153,7 +146,7 @@ class ImprovedMeanFlow(Method):
         c, student, condition = self.config, context.networks["student"], batch.condition
         assert batch.x0 is not None
         noise = context.random.normal("noise", batch.shape)
-        t, r = self.times(context)
+        t, r = interval_times(context, c.time_mean, c.time_std, c.instant_share)
         x = flow.interpolate(batch.x0, noise, t)
         scale, low, high = self.guidances(t > r, context)
         told, inside = inputs(scale, low, high), (t >= low) & (t <= high)

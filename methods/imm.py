@@ -20,7 +20,8 @@ from math import exp
 from typing import Any
 
 import torch
-from piflow_methods.parts.stepping import FlowMapStudent, average_velocity
+from piflow_methods.parts.guidances import TwiceAskedStudent
+from piflow_methods.parts.stepping import average_velocity
 from torch import Tensor
 
 from piflow_bench.api import (
@@ -159,7 +160,7 @@ class IMM(Method):
         network.requires_grad_(True).train()
         scale = teacher.guidance.scale if c.guided else None
         adam = Optimizer(("student",), c.lr, (c.beta1, c.beta2), 0.0, c.schedule)
-        student = FlowMapStudent(network, c.start, scale)
+        student = TwiceAskedStudent(network, c.start, scale)
         return Built(student, {"student": network}, {"student": adam})
 
     def training_step(self, batch: Batch, context: Context) -> Iterator[Update]:

@@ -20,7 +20,7 @@ import torch
 from piflow_methods.parts.stepping import average_velocity
 from torch import Tensor
 
-from piflow_bench.api import Condition, flow
+from piflow_bench.api import Condition, Context, flow
 
 RATIO_LAWS = ("sigmoid", "exponential")
 STEEPNESS = 25
@@ -67,6 +67,24 @@ def secant_target(
         further = x - flow.expand(step, x) * velocity
         rest = average_velocity(network, further, t - step, r, condition)
     return ratio * velocity + (1 - ratio) * rest
+
+
+def interval_times(
+    context: Context, mean: float, std: float, instant: float, whole: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Times ``t >= r`` ``(B,)``: two logit-normal draws, sorted.
+
+    Args:
+        context: draws "times" and "instant".
+        mean: of both draws' logits.
+        std: of them.
+        instant: share of rows with r = t.
+        whole: share of rows with r = 0, of the others none.
+    """
+    draws = (mean + std * context.random.normal("times", (2,))).sigmoid()
+    t, r, kind = draws.amax(1), draws.amin(1), context.random.uniform("instant")
+    r = torch.where(kind >= 1 - whole, torch.zeros_like(r), r)
+    return t, torch.where(kind < instant, t, r)
 
 
 def row_weight(kind: str, t: Tensor, r: Tensor) -> Tensor:

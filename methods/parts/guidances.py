@@ -1,4 +1,7 @@
-"""Guidance as an input of the network: a scale w, and the times [low, high] at which it holds."""
+"""Guidance that a sampler chooses: by a second evaluation a step, or as the network's input.
+
+As an input it is a scale w, and the times [low, high] at which it holds.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 from piflow_methods.parts.stepping import FlowMapStudent
 from torch import Tensor
 
-from piflow_bench.api import Condition, Guidance, SampleRandom, Teacher, flow
+from piflow_bench.api import Condition, Guidance, SampleRandom, Teacher, UserError, flow
 
 
 def inputs(scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -67,3 +70,38 @@ class GuidedFlowMapStudent(FlowMapStudent):
         given = inputs(*(noise.new_full((len(noise),), float(value)) for value in told))
         bound = FlowMapStudent(partial(self.network, guidance=given))
         return bound.sample(noise, condition, nfe, random, shift=settings.get("shift", 1.0))
+
+
+def asked_twice(network: Any, scale: float) -> Any:
+    """A network with a second time whose rows are asked twice, and guided by a scale."""
+
+    def guided(x: Tensor, t: Tensor, condition: Condition, duration: Tensor) -> Tensor:
+        x, t, duration = (torch.cat([each, each]) for each in (x, t, duration))
+        both = network(x, t, condition.cat(condition.null()), duration=duration)
+        return flow.guide(*both.chunk(2), scale)
+
+    return guided
+
+
+@dataclass
+class TwiceAskedStudent(FlowMapStudent):
+    """Steps of a flow map that is guided at inference, of two evaluations each."""
+
+    guidance: float | None = None
+    """Its scale; None: it is not guided, and a step is one evaluation."""
+
+    def sample(
+        self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
+    ) -> Tensor:
+        """Samples in ``nfe`` evaluations; ``guidance`` is another scale.
+
+        Raises:
+            UserError: if a guidance is given to a student that is not guided.
+        """
+        given = noise, condition
+        if self.guidance is not None:
+            network = asked_twice(self.network, settings.pop("guidance", self.guidance))
+            return FlowMapStudent(network, self.start).sample(*given, nfe // 2, random, **settings)
+        if "guidance" in settings:
+            raise UserError("sampling.guidance: of a student whose settings have guided=true")
+        return super().sample(*given, nfe, random, **settings)

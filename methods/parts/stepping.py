@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from piflow_bench.api import Condition, SampleRandom, Student, UserError, flow
+from piflow_bench.api import Condition, SampleRandom, Student, flow
 
 
 @dataclass
@@ -30,17 +29,6 @@ def average_velocity(network: Any, x: Tensor, t: Tensor, s: Tensor, condition: C
     return network(x, t, condition, duration=t - s)
 
 
-def guided_velocity(network: Any, scale: float) -> Any:
-    """A network with a second time whose rows are asked twice, and guided by a scale."""
-
-    def guided(x: Tensor, t: Tensor, condition: Condition, duration: Tensor) -> Tensor:
-        x, t, duration = (torch.cat([each, each]) for each in (x, t, duration))
-        both = network(x, t, condition.cat(condition.null()), duration=duration)
-        return flow.guide(*both.chunk(2), scale)
-
-    return guided
-
-
 @dataclass
 class FlowMapStudent(Student):
     """Steps ``x_r = x_t - (t - r) U(x_t, t, r)`` on a uniform grid."""
@@ -48,25 +36,13 @@ class FlowMapStudent(Student):
     network: Any
     start: float = 1.0
     """Time of the first step, which is given the noise as it is."""
-    guidance: float | None = None
-    """Scale at inference, of two evaluations a step; None: of one, without any."""
 
     def sample(
         self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
     ) -> Tensor:
-        """Samples in ``nfe`` evaluations; ``shift`` warps the grid, ``guidance`` is another scale.
-
-        Raises:
-            UserError: if a guidance is given to a student that is not guided.
-        """
-        network, steps = self.network, nfe
-        if self.guidance is not None:
-            network = guided_velocity(network, settings.get("guidance", self.guidance))
-            steps = nfe // 2
-        elif "guidance" in settings:
-            raise UserError("sampling.guidance: of a student whose settings have guided=true")
-        x, times = noise, self.start * flow.time_grid(steps, settings.get("shift", 1.0))
+        """Samples in ``nfe`` evaluations; ``shift`` warps the grid."""
+        x, times = noise, self.start * flow.time_grid(nfe, settings.get("shift", 1.0))
         for t, r in zip(times[:-1], times[1:], strict=True):
             at = t.expand(len(x)).to(x)
-            x = x - (t - r) * average_velocity(network, x, at, r, condition)
+            x = x - (t - r) * average_velocity(self.network, x, at, r, condition)
         return x

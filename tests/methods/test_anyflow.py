@@ -3,6 +3,7 @@
 import pytest
 import torch
 from piflow_methods.anyflow import AnyFlow, Config, rollout
+from piflow_methods.parts.flow_maps import interval_times
 from torch import nn
 
 from piflow_bench.api import Unconditional, flow
@@ -71,7 +72,7 @@ def test_stage_one_is_at_rest_at_the_exact_map_but_for_the_difference():
 
 def test_stage_one_weighs_rows_by_their_noise():
     batch, context = gaussian.setting({}, rows=256)
-    t, r = AnyFlow(Config(instant_share=1.0, whole_share=0.0)).times(context)
+    t, r = interval_times(context, -0.4, 1.0, 1.0)
     assert torch.equal(t, r)
     x = flow.interpolate(batch.x0, context.random.normal("noise", batch.shape), t)
     error = 0.1 * gaussian.velocity(x, t)
@@ -83,10 +84,23 @@ def test_stage_one_weighs_rows_by_their_noise():
 
 def test_times_have_the_published_shares():
     _, context = gaussian.setting({}, rows=20_000)
-    t, r = AnyFlow(Config()).times(context)
+    c = Config()
+    t, r = interval_times(context, c.time_mean, c.time_std, c.instant_share, c.whole_share)
     assert (t >= r).all()
     assert (t == r).double().mean() == pytest.approx(0.5, abs=0.02)
     assert (r == 0).double().mean() == pytest.approx(0.25, abs=0.02)
+
+
+def test_stage_one_is_at_the_times_of_its_settings():
+    class Seen(Scaled):
+        def forward(self, x, t, condition, duration):
+            self.seen = t.detach(), duration.detach()
+            return super().forward(x, t, condition, duration)
+
+    network = Seen()
+    update(network, time_mean=-1.2, time_std=0.7, instant_share=0.3, whole_share=0.4)
+    t, r = interval_times(gaussian.setting({}, rows=256)[1], -1.2, 0.7, 0.3, 0.4)
+    assert torch.equal(network.seen[0], t) and torch.equal(network.seen[1], t - r)
 
 
 def test_stages_and_turns():

@@ -5,6 +5,7 @@ from math import log
 import pytest
 import torch
 from piflow_methods.imf import Config, ImprovedMeanFlow
+from piflow_methods.parts.flow_maps import interval_times
 from piflow_methods.parts.guidances import GuidedFlowMapStudent, inputs, teacher_guided_by
 from torch import nn
 
@@ -188,13 +189,25 @@ def test_guidance_is_of_scales_and_intervals_of_its_law():
 
 def test_times_are_sorted_and_logit_normal():
     _, context = setting(Exact(), rows=20_000)
-    t, r = ImprovedMeanFlow(Config(time_mean=-0.4, time_std=0.7)).times(context)
+    t, r = interval_times(context, -0.4, 0.7, Config().instant_share)
     assert (t >= r).all() and (t == r).double().mean() == pytest.approx(0.5, abs=0.02)
     _, context = setting(Exact(), rows=20_000, step=1)
-    t, r = ImprovedMeanFlow(Config(time_std=0.7, instant_share=0.0)).times(context)
+    t, r = interval_times(context, -0.4, 0.7, 0.0)
     both = torch.cat([t, r]).logit()
     assert both.mean() == pytest.approx(-0.4, abs=0.02)
     assert both.std() == pytest.approx(0.7, abs=0.02)
+
+
+def test_a_step_is_at_the_times_of_its_settings():
+    class Seen(Exact):
+        def forward(self, x, t, condition, duration, guidance):
+            self.asked = t.detach(), duration.detach()
+            return super().forward(x, t, condition, duration, guidance)
+
+    network = Seen()
+    update(network, time_mean=-1.2, time_std=0.7, instant_share=0.3)
+    t, r = interval_times(setting(Exact())[1], -1.2, 0.7, 0.3)
+    assert torch.equal(network.asked[0], t) and torch.equal(network.asked[1], t - r)
 
 
 def test_the_teachers_guidance_is_each_rows_own_and_costs_what_it_guides():
