@@ -28,6 +28,7 @@ from piflow_bench.api import (
     Condition,
     Context,
     Facts,
+    Guidance,
     Method,
     Optimizer,
     Spec,
@@ -47,7 +48,8 @@ class Config:
     """Settings of iMF; defaults are the paper's for ImageNet."""
 
     distill: bool = True  # the teacher's guided velocity replaces the student's own
-    guidance_most: float = setting(8.0, above=1)  # trained scales are 1 to this
+    # trained scales are 1 to this, or to the teacher's where that is more
+    guidance_most: float = setting(8.0, above=1)
     # of t and r, sorted
     time_mean: float = setting(-0.4, search=among(-0.4, -1.2))
     time_std: float = setting(1.0, above=0)
@@ -114,22 +116,23 @@ class ImprovedMeanFlow(Method):
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """The teacher's backbone (or a fresh one) with a second time and guidance as inputs."""
         c, own = self.config, teacher.guidance
-        if not 1 <= own.scale <= c.guidance_most:
-            raise ValueError(
-                f"guidance_most={c.guidance_most:g}: scales of 1 to it are trained, and the "
-                f"teacher's is {own.scale:g}"
-            )
+        if own.scale < 1:
+            raise ValueError(f"teacher.guidance={own.scale:g}: scales of at least 1 are trained")
         network: Any = copy.deepcopy(teacher.network) if c.distill else spec.fresh_network()
         network.add_duration()
         network.add_guidance(3)
         network.requires_grad_(True).train()
         return Built(
-            student=GuidedFlowMapStudent(network, teachers=own, most=c.guidance_most),
+            student=GuidedFlowMapStudent(network, teachers=own, most=self.most(own)),
             modules={"student": network},
             optimizers={
                 "student": Optimizer(("student",), c.lr, (c.beta1, c.beta2), 0.0, c.schedule)
             },
         )
+
+    def most(self, teachers: Guidance) -> float:
+        """The largest scale that is trained."""
+        return max(self.config.guidance_most, teachers.scale)
 
     def guidances(self, moving: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """Scales, of density 1 / w, and intervals of each row, ``(B,)`` each.
@@ -137,7 +140,7 @@ class ImprovedMeanFlow(Method):
         Where r = t the interval is all of time: rows not ``moving``.
         """
         draws = context.random.uniform("guidance", (3,))
-        scale = (draws[:, 0] * log(self.config.guidance_most)).exp()
+        scale = (draws[:, 0] * log(self.most(context.teacher.guidance))).exp()
         low = torch.where(moving, draws[:, 1] / 2, torch.zeros_like(scale))
         return scale, low, torch.where(moving, (1 + draws[:, 2]) / 2, torch.ones_like(scale))
 

@@ -291,9 +291,15 @@ def test_it_starts_as_the_teacher_whatever_it_is_told():
     assert not torch.equal(own.blocks[0].inner.weight, first)
 
 
-def test_a_teacher_beyond_the_trained_scales_is_refused():
-    with pytest.raises(ValueError, match="guidance_most=4: .* the teacher's is 5"):
-        built(Guidance(5.0), guidance_most=4.0)
+def test_the_teachers_own_scale_is_trained():
+    for given, most in ((2.0, 4.0), (5.0, 5.0)):
+        _, made = built(Guidance(given), guidance_most=4.0)
+        assert made.student.most == most
+    method, (_, context) = ImprovedMeanFlow(Config(guidance_most=2.0)), setting(Exact(), rows=5000)
+    scale, _, _ = method.guidances(torch.ones(5000) > 0, context)
+    assert 2.9 < scale.max() <= 3, "that of the teacher of these tests"
+    with pytest.raises(ValueError, match="teacher.guidance=0.5: scales of at least 1"):
+        built(Guidance(0.5))
 
 
 def test_facts_say_what_it_is():
