@@ -11,20 +11,20 @@ from pathlib import Path
 from piflow_bench.cli import main
 from piflow_bench.pipeline.store.store import Store
 from tests.pipeline.forked import Forked
-from tests.pipeline.harness import STUDENTS, alive, bits, children, command, places, results
+from tests.pipeline.harness import (
+    STUDENTS,
+    alive,
+    bits,
+    children,
+    command,
+    places,
+    results,
+    wait_until,
+)
 
 KILLS = 20
 OF_PROCESS_TREES = 5
 SETTINGS = (*STUDENTS, "save_seconds=0.1")
-
-
-def wait_until(condition, seconds):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return bool(condition())
 
 
 class Runs:
