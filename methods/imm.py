@@ -35,7 +35,6 @@ from piflow_bench.api import (
     Spec,
     Teacher,
     Update,
-    UserError,
     among,
     cite,
     flow,
@@ -135,10 +134,11 @@ class IMM(Method):
     def facts_for(self) -> Facts:
         """From scratch is another track, needs no teacher, and may be guided at inference."""
         c = self.config
+        facts = replace(self.facts, group=c.particles)
         if c.distill:
-            return self.facts
+            return facts
         return replace(
-            self.facts,
+            facts,
             fidelity=FIDELITY,
             track="from scratch",
             needs_teacher=False,
@@ -167,11 +167,6 @@ class IMM(Method):
         """One update by the discrepancy of groups of consecutive rows, whose times are shared."""
         c, condition, student = self.config, batch.condition, context.networks["student"]
         assert batch.x0 is not None
-        if len(batch) % c.particles:  # Groups would depend on how the batch is divided.
-            raise UserError(
-                f"particles={c.particles}: must divide the rows of a process and micro-batch, "
-                f"{len(batch)}"
-            )
         noise = context.random.normal("noise", batch.shape)
         draws = context.random.uniform("times", (2,))[:: c.particles]
         at, end = c.start * draws[:, 0], c.start * draws.prod(1)

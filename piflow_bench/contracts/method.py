@@ -40,6 +40,8 @@ class Facts:
     """One student serves every NFE; otherwise one is trained per NFE."""
     nfes: tuple[int, ...] | None = None
     """NFEs that can be served; None: any."""
+    group: int = 1
+    """Consecutive rows of a batch that belong together: no process or micro-batch parts them."""
     stochastic: bool = False
     target: str = ""
     """What its optimum samples, in words, where that is not the end of the guided teacher's ODE."""

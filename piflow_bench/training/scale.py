@@ -28,18 +28,28 @@ class Scale:
     """Whether torch.compile takes the networks' blocks."""
 
 
-def division(batch: int, processes: int, micro_batch: int | None) -> tuple[int, int]:
+def division(
+    batch: int, processes: int, micro_batch: int | None, group: int = 1
+) -> tuple[int, int]:
     """(micro-batches of a process, rows in each) of a global batch.
 
-    All parts are of one size, so that the mean of their losses is the batch's.
+    All parts are of one size, so that the mean of their losses is the batch's, and hold whole
+    groups of ``group`` rows.
 
     Raises:
-        ValueError: if the batch does not divide by the processes.
+        ValueError: if the batch does not divide by the processes or into groups.
     """
     rows, rest = divmod(batch, processes)
     if rest or not rows:
         raise ValueError(f"training.batch={batch}: must be a multiple of {processes} processes")
-    parts = next(
-        n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= (micro_batch or rows)
-    )
+    groups, torn = divmod(rows, group)
+    if torn:
+        raise ValueError(
+            f"training.batch={batch}: {rows} rows of a process must be a multiple of {group}, the "
+            "rows of a group"
+        )
+    most = (micro_batch or rows) // group
+    if not most:
+        raise ValueError(f"scale.micro_batch={micro_batch}: must hold {group}, the rows of a group")
+    parts = next(n for n in range(1, groups + 1) if groups % n == 0 and groups // n <= most)
     return parts, rows // parts

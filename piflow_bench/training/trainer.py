@@ -86,7 +86,9 @@ class Trainer:
         self.data, self.train_seed = data, train_seed
         self.scale = scale or Scale()
         self.rank, self.world = world()
-        self.parts, self.part_rows = division(settings.batch, self.world, self.scale.micro_batch)
+        self.parts, self.part_rows = division(
+            settings.batch, self.world, self.scale.micro_batch, method.facts_for().group
+        )
         self.device = self.scale.device
         self.spec = replace(spec, device=self.device)
         self.memory = PeakMemory(self.device)

@@ -335,10 +335,9 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_divided(distill):
     assert in_parts(16, 1, distill=distill, particles=8) != pytest.approx(whole, rel=1e-3)
 
 
-@pytest.mark.parametrize("rows", [2, 1])
-def test_a_group_that_would_be_torn_is_refused_in_one_line(rows):
-    with pytest.raises(UserError, match=f"particles=4: must divide the rows .*, {rows}$"):
-        in_parts(rows, 16 // rows)
+@BOTH
+def test_its_particles_are_rows_that_belong_together(distill):
+    assert IMM(Config(distill=distill, particles=8)).facts_for().group == 8
 
 
 def test_labels_are_dropped_by_row_from_scratch_alone():

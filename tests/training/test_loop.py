@@ -218,6 +218,24 @@ def test_a_global_batch_is_divided_evenly(batch, processes, micro, expected):
         division(8, 3, None)
 
 
+@pytest.mark.parametrize(
+    "batch, processes, micro, group, expected",
+    [
+        (24, 1, 23, 4, (2, 12)),
+        (24, 1, 11, 4, (3, 8)),
+        (24, 3, 5, 4, (2, 4)),
+        (8, 1, None, 8, (1, 8)),
+    ],
+)
+def test_groups_are_whole(batch, processes, micro, group, expected):
+    parts, rows = division(batch, processes, micro, group)
+    assert (parts, rows) == expected and parts * rows * processes == batch and rows % group == 0
+    with pytest.raises(ValueError, match="must be a multiple of 5, the rows of a group"):
+        division(batch, processes, micro, 5)
+    with pytest.raises(ValueError, match="scale.micro_batch=1: must hold 2"):
+        division(8, 1, 1, 2)
+
+
 def _process(rank, world, folder, port, parallel):
     torch.set_num_threads(1)
     torch.distributed.init_process_group(

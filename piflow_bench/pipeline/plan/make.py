@@ -18,6 +18,7 @@ from piflow_bench.pipeline.plan.questions import references
 from piflow_bench.pipeline.plan.refusals import (
     check_backbones,
     check_batch,
+    check_batches,
     check_data,
     check_machine,
     check_protocol,
@@ -78,6 +79,8 @@ def make_plan(config: ExperimentConfig, look: bool = True) -> Plan:
     check_protocol(world)
     variants = variants_of(config)
     check_resources(config.launcher, config.variants)
+    if look and config.launcher.name != "slurm":
+        check_batches(variants, world.runtime.scale)
     check_data(world, variants)
     check_rewards(world, variants)
     if look:

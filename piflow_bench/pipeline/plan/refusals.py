@@ -113,10 +113,6 @@ def _check_sees(dataset: Dataset, given: str, name: str) -> None:
 
 def check_machine(config: ExperimentConfig, scale: Scale) -> None:
     """Refuse a layout of training that this machine cannot run."""
-    try:
-        division(config.training.batch, scale.processes, scale.micro_batch)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     asking = keys_that_set(config, "adamw8bit")
     if asking and not find_spec("bitsandbytes"):
         raise UserError(
@@ -132,6 +128,16 @@ def check_machine(config: ExperimentConfig, scale: Scale) -> None:
                 f"scale.device={scale.device}: {scale.processes} needed, {found} GPUs found; set "
                 "scale.processes, or scale.device=cpu"
             )
+
+
+def check_batches(variants: Iterable[Variant], scale: Scale) -> None:
+    """Refuse batches that do not divide as their trainings would."""
+    for v in variants:
+        if v.facts.trained_here and not v.checkpoint:
+            try:
+                division(v.training["batch"], scale.processes, scale.micro_batch, v.facts.group)
+            except ValueError as error:
+                raise UserError(f"variants.{v.name}: {error}") from error
 
 
 def check_batch(batch: int, scale: Scale) -> None:

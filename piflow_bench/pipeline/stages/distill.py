@@ -31,6 +31,10 @@ class Distill(OfStudent, Training):
     reward: Identity | None = left_out(None)
     """What the method is trained to please, of one that is."""
 
+    def group(self, runtime: Runtime) -> int:
+        """Rows that its method keeps together."""
+        return self.method_of(runtime).facts_for().group
+
     def run(self, inputs: Inputs, folder: Path, runtime: Runtime, report: Report) -> None:
         from piflow_bench.training.loop import train
         from piflow_bench.training.trainer import TrainingData

@@ -66,6 +66,10 @@ class Training(Task):
 
         return build_dataclass(Budget, self.budget, "budget")
 
+    def group(self, runtime: Runtime) -> int:
+        """Rows of its batch that belong together."""
+        return 1
+
 
 def load_method(name: str, settings: Mapping[str, Any], runtime: Runtime) -> Method:
     """A method with its settings."""

@@ -20,6 +20,7 @@ from piflow_bench.pipeline.plan import refusals
 from piflow_bench.pipeline.plan.refusals import (
     check_backbones,
     check_batch,
+    check_batches,
     check_data,
     check_machine,
     check_protocol,
@@ -211,11 +212,32 @@ def test_a_plugin_that_looks_at_samples_one_by_one_is_evaluates(monkeypatch):
     assert words.startswith("protocol.metrics=odd: looks at samples one by one; of such metrics")
 
 
+def of_batch(batch, checkpoint=None, **facts):
+    facts = Facts("any", **facts)
+    return SimpleNamespace(
+        name="mine", facts=facts, checkpoint=checkpoint, training={"batch": batch}
+    )
+
+
+def test_rows_that_belong_together_are_parted_by_no_process_and_no_micro_batch():
+    variant = of_batch(24, group=4)
+    check_batches([variant], Scale(processes=3, micro_batch=5))
+    words = refused(check_batches, [variant], Scale(processes=4))
+    assert words == (
+        "variants.mine: training.batch=24: 6 rows of a process must be a multiple of 4, the rows "
+        "of a group"
+    )
+    words = refused(check_batches, [variant], Scale(micro_batch=3))
+    assert words == "variants.mine: scale.micro_batch=3: must hold 4, the rows of a group"
+
+
 def test_batches_divide_among_processes():
-    config = made.config(training=TrainingSettings(batch=6))
-    check_machine(config, Scale(processes=3))
-    words = refused(check_machine, config, Scale(processes=4))
-    assert words == "training.batch=6: must be a multiple of 4 processes"
+    variant = of_batch(6)
+    check_batches([variant], Scale(processes=3))
+    words = refused(check_batches, [variant], Scale(processes=4))
+    assert words == "variants.mine: training.batch=6: must be a multiple of 4 processes"
+    untrained = [of_batch(6, trains=False), of_batch(6, published=True)]
+    check_batches([*untrained, of_batch(6, checkpoint="file")], Scale(processes=4))
     check_batch(6, Scale(processes=2))
     assert refused(check_batch, 6, Scale(processes=4)).startswith("teacher.batch=6: must be")
 

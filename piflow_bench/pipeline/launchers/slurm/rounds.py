@@ -137,8 +137,9 @@ def _check_division(stages: Sequence[Stage], runtime: Runtime, cluster: Cluster)
     for stage in stages:
         if isinstance(stage.task, Training):
             world = cluster.processes_of(stage) * cluster.of(stage).nodes
+            batch, group = stage.task.training["batch"], stage.task.group(runtime)
             try:
-                division(stage.task.training["batch"], world, runtime.scale.micro_batch)
+                division(batch, world, runtime.scale.micro_batch, group)
             except ValueError as error:
                 raise UserError(f"{stage.label}, {world} processes: {error}") from error
 

@@ -1,11 +1,16 @@
 """Rounds of Slurm's jobs where Slurm is slow to answer: nothing is submitted twice."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from piflow_bench.errors import UserError
 from piflow_bench.pipeline.launchers.slurm import queue, rounds
 from piflow_bench.pipeline.launchers.slurm.records import FOLDER, write_outcome, write_record
+from piflow_bench.pipeline.runtime import Runtime
+from piflow_bench.pipeline.stages.distill import Distill
 from piflow_bench.pipeline.store.store import Store
+from piflow_bench.training.scale import Scale
 from tests.pipeline.tasks import stage_of
 
 RUNNING = queue.Job("RUNNING", "node", "None")
@@ -66,3 +71,24 @@ def test_a_job_that_is_gone_is_not_waited_for(store, monkeypatch):
     write_record(store, stage, "1", store.root / "log")
     answers(monkeypatch, {})
     assert rounds._attached([stage], store, 5.0) == {}
+
+
+@pytest.mark.parametrize("method, nodes, words", [
+    ("imm", 2, None),
+    ("imm", 8, "imm, 8 processes: training.batch=16: 2 rows of a process must be a multiple of 4"),
+    ("kd", 8, None),
+    ("kd", 3, "kd, 3 processes: training.batch=16: must be a multiple of 3 processes"),
+])  # fmt: skip
+def test_batches_divide_among_the_processes_of_all_nodes(method, nodes, words):
+    task = object.__new__(Distill)
+    for name, value in {"method": method, "settings": {}, "training": {"batch": 16}}.items():
+        object.__setattr__(task, name, value)
+    cluster = SimpleNamespace(
+        processes_of=lambda stage: 1, of=lambda stage: SimpleNamespace(nodes=nodes)
+    )
+    given = [SimpleNamespace(task=task, label=method)], Runtime(scale=Scale()), cluster
+    if words is None:
+        rounds._check_division(*given)
+        return
+    with pytest.raises(UserError, match=words):
+        rounds._check_division(*given)
