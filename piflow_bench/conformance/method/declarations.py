@@ -57,6 +57,10 @@ def check_facts(facts: Any) -> None:
         not facts.citation or facts.citation.lstrip().startswith("@"),
         "facts.citation is no BibTeX entry: `cite` of the API writes one",
     )
+    group = facts.group
+    require(
+        type(group) is int and group > 0, f"facts.group is {group!r}: must be a positive integer"
+    )
     nfes = facts.nfes
     valid_nfes = isinstance(nfes, tuple) and nfes and all(type(n) is int and n > 0 for n in nfes)
     require(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from piflow_bench.conformance.method.trial import BATCH, STEPS, Trial, small
+from piflow_bench.conformance.method.trial import STEPS, Trial, small
 from piflow_bench.conformance.method.watched import (
     buffers_of,
     first_difference,
@@ -141,7 +141,7 @@ def division(trial: Trial) -> None:
     before = buffers_of(whole.modules)
     whole.run_step()
     filled = first_difference(before, buffers_of(whole.modules))
-    parts = trial.after(1, micro_batch=BATCH // 2)
+    parts = trial.after(1, micro_batch=trial.batch // 2)
     for (name, a), (_, b) in zip(whole.gradients, parts.gradients, strict=True):
         error = float((a - b).norm() / a.norm().clamp(min=1e-12))
         if error > GRADIENT_TOLERANCE and filled is not None:

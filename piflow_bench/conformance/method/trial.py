@@ -22,7 +22,7 @@ from piflow_bench.training.settings import Budget, TrainingSettings
 from piflow_bench.training.trainer import TrainingData
 
 NFES = (1, 2, 4)
-BATCH, STEPS, SEED = 8, 6, 3
+LEAST, STEPS, SEED = 8, 6, 3
 
 
 def small(samples: Tensor, condition: Condition) -> Tensor:
@@ -38,6 +38,8 @@ class Trial:
         self.dataset = stand_in.dataset
         method = cls(config)
         self.facts: Facts = method.facts_for()
+        group = max(1, self.facts.group)
+        self.batch = 2 * group * -(-LEAST // (2 * group))  # two halves of whole groups
         self.served = [n for n in NFES if method.serves(n) is None]
         if not self.served:
             self.served = [n for n in range(1, 65) if method.serves(n) is None][:2]
@@ -58,7 +60,7 @@ class Trial:
         require(bool(self.served), "serves no NFE between 1 and 64")
         train_nfe = None if self.facts.elastic else nfe or self.train_nfe
         torch.manual_seed(SEED)
-        return self.cls(self.config).build(teacher, self.spec(train_nfe, BATCH))
+        return self.cls(self.config).build(teacher, self.spec(train_nfe, self.batch))
 
     @property
     def train_nfe(self) -> int:
@@ -82,9 +84,9 @@ class Trial:
                 self.dataset.train_condition,
                 reward if self.facts.reward else no_reward,
             ),
-            self.spec(None if self.facts.elastic else self.train_nfe, BATCH),
-            TrainingSettings(batch=BATCH, precision=precision, warmup=2),
-            Budget("images", float(BATCH * STEPS), (1.0,)),
+            self.spec(None if self.facts.elastic else self.train_nfe, self.batch),
+            TrainingSettings(batch=self.batch, precision=precision, warmup=2),
+            Budget("images", float(self.batch * STEPS), (1.0,)),
             SEED,
             Scale(micro_batch=micro_batch),
         )

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from piflow_methods.imm import IMM
 
 import piflow_bench.conformance.results as check
 from piflow_bench.cli import main
 from piflow_bench.conformance.method.suite import check_method
+from piflow_bench.conformance.method.trial import Trial
+from piflow_bench.conformance.stand_ins import points
 from piflow_bench.errors import CHECK_FAILED, UserError
 from piflow_bench.errors import OK as EXIT_OK
 from piflow_bench.settings import nested
@@ -140,12 +143,26 @@ def test_wrong_declarations_fail_to_load(tmp_path):
             "facts.track is 'distiled'",
         ),
         "default": (source.replace("lr: float = 1e-3", "lr: float"), "Config.lr has no default"),
+        "group": (
+            source.replace("elastic=True", "elastic=True, group=0"),
+            "facts.group is 0: must be a positive integer",
+        ),
         "fact": (source.replace("elastic=True", "elastic=1"), "facts.elastic is 1: must be bool"),
     }
     for name, (text, reason) in cases.items():
         (tmp_path / f"{name}.py").write_text(text)
         results = check_method(name, [], str(tmp_path))
         assert reason in failures(results)["loads"]
+
+
+@pytest.mark.parametrize("particles, batch", [(1, 8), (2, 8), (3, 12), (8, 16)])
+def test_a_trial_has_two_halves_of_whole_groups(particles, batch):
+    """Groups of 3 and of 8 would be torn by halves of 4 rows."""
+    trial = Trial(IMM, IMM.Config(particles=particles), points())
+    assert trial.batch == batch
+    whole, halves = trial.trainer(), trial.trainer(micro_batch=batch // 2)
+    assert (whole.parts, whole.part_rows) == (1, batch)
+    assert (halves.parts, halves.part_rows) == (2, batch // 2)
 
 
 def test_names_that_do_not_fit_together_fail_the_build(tmp_path):
