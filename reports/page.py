@@ -280,7 +280,7 @@ def figure_groups(
         (
             "Paired differences",
             "Students against each other on the same noise, in the primary metrics; only those "
-            "with the declared leader are tested.",
+            "of the declared family are tested.",
             heatmaps.differences(_drawn(pairs), order, primary, prefix),
         ),
         (

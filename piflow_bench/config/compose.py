@@ -241,7 +241,8 @@ OWN = "own"
 """The option of ``space=`` that is the dataset's own space."""
 OPEN = re.compile(
     r"(variants\.[^.=]+\.(settings|settings_at|sampling|training|budget)|protocol\.settings|"
-    r"dataset|teacher|space|extractors|rewards|scorers|search|launcher\.(stages|variants|extra))\."
+    r"dataset|teacher|space|extractors|rewards|scorers|search|family\.entries|"
+    r"launcher\.(stages|variants|extra))\."
     r"|(variants\.[^.=]+\.(settings|settings_at|sampling|training|budget)|protocol\.settings|search|"
     r"launcher\.(stages|variants|extra))="
 )

@@ -128,12 +128,15 @@ def explain(
         if re.match(r"Key '.+' not in 'VariantConfig'", first):
             known = [f.name for f in dataclasses.fields(VariantConfig)]
             return f"{full}: no such setting; {nearest(full.rpartition('.')[2], known)}"
+        if first.endswith("is incompatible with (str)"):
+            return f"{full.rpartition('.')[0]}: is given one by one: {full}=VALUE"
         if "not a subclass of VariantConfig" in first:
             first = "must be settings, such as {method: kd}"
         for override in overrides:
             key, _, value = override.lstrip("+~").partition("=")
             if key == full.partition("[")[0]:
-                if "Dict[" in first or key in _of_settings():
+                given = "ListConfig" in first and value.startswith("[")
+                if "Dict[" in first or key in _of_settings() or given:
                     first = f"it holds settings, which are given one by one: {key}.KEY=VALUE"
                 elif "ListConfig" in first:
                     first = f"must be a list, such as {key}=[{value}]"

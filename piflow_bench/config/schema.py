@@ -47,10 +47,13 @@ class VariantConfig:
 
 @dataclass
 class FamilyConfig:
-    """The comparisons that are tested: every variant against the leader, in the primary metrics."""
+    """The comparisons that are tested: those with a leader, or of the entries of a few families."""
 
-    # a trained variant; None: differences are described, not tested
+    # a trained variant, against every other one in the primary metrics; None: nothing is tested
     leader: str | None = setting(None)
+    # where no leader is named, by NFE: a trained variant for each family of methods, chosen on
+    # trials; every two of them, in the primary metric of quality
+    entries: dict[str, list[str]] = setting(factory=dict)
 
 
 @dataclass
@@ -220,14 +223,27 @@ def checked(config: ExperimentConfig) -> ExperimentConfig:
     for name in config.only or []:
         if name.removesuffix(SPLIT) not in config.variants and name not in config.variants:
             raise UserError(f"only={name}: no such variant; {nearest(name, list(config.variants))}")
-    leader = config.family.leader
-    if leader is not None and leader not in config.variants:
-        raise UserError(
-            f"family.leader={leader}: no such variant; {nearest(leader, list(config.variants))}"
-        )
+    _check_family(config)
     if config.only == []:
         raise UserError("only=[]: name at least one variant, or leave it out")
     return config
+
+
+def _check_family(config: ExperimentConfig) -> None:
+    leader, entries = config.family.leader, config.family.entries
+    named = {"leader": [leader] if leader is not None else []}
+    for nfe in entries:
+        if not nfe.isdecimal() or int(nfe) < 1:
+            raise UserError(f"family.entries.{nfe}: must be an NFE, a whole number from 1 on")
+    named |= {f"entries.{nfe}": names for nfe, names in entries.items()}
+    for key, names in named.items():
+        for name in names:
+            if name not in config.variants:
+                raise UserError(
+                    f"family.{key}={name}: no such variant; {nearest(name, list(config.variants))}"
+                )
+        if len(set(names)) < len(names):
+            raise UserError(f"family.{key}={names}: must be distinct")
 
 
 def to_plain(instance: Any) -> Any:

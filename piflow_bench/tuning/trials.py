@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from piflow_bench import registry
-from piflow_bench.config.schema import ExperimentConfig, VariantConfig, to_plain
+from piflow_bench.config.schema import ExperimentConfig, FamilyConfig, VariantConfig, to_plain
 from piflow_bench.contracts.method import Method
 from piflow_bench.errors import UserError
 from piflow_bench.file_plugins import places
@@ -110,7 +110,7 @@ def trials_of(
         question="Which settings of each method are best, on seeds that results never use?",
         variants=variants,
         only=None,
-        family=replace(config.family, leader=None),
+        family=FamilyConfig(),
         budget=replace(config.budget, amount=config.budget.amount * settings.share,
                        checkpoints=(1.0,)),
         nfes=sorted({n for v in variants.values() for n in v.nfes or []}),

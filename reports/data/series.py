@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,20 @@ class Primary:
     declared: bool = True
     leader: str = ""
     """The variant that the experiment compares every other one with; empty: none was declared."""
+    entries: dict[int, list[str]] = field(default_factory=dict)
+    """In its place, by NFE: the variants entered for families of methods; every two of them."""
+
+    @property
+    def tested(self) -> bool:
+        """Whether comparisons were declared before the run."""
+        return bool(self.leader or self.entries)
+
+    @property
+    def told_from(self) -> str:
+        """From whom marks in tables tell somebody apart, in words; empty: from nobody."""
+        if self.entries:
+            return "the best of the families' entries"
+        return "the declared leader" if self.leader else ""
 
 
 def primary(info: dict[str, Any], results: pd.DataFrame) -> Primary:
@@ -77,6 +91,8 @@ def primary(info: dict[str, Any], results: pd.DataFrame) -> Primary:
         given = declared.get(key)
         return str(given) if given else next((u for u in usual if u in among), usual[0])
 
+    family = info.get("family") or {}
+    entries = {int(nfe): list(names) for nfe, names in (family.get("entries") or {}).items()}
     quality = choose("quality", QUALITY, present)
     names = rows.loc[rows["metric"] == quality, "extractor"]
     usual = str(names.mode().iloc[0]) if len(names) else ""
@@ -86,7 +102,8 @@ def primary(info: dict[str, Any], results: pd.DataFrame) -> Primary:
         diversity=choose("diversity", DIVERSITY, present),
         extractor=str(declared.get("extractor") or usual),
         declared=bool(declared.get("quality")),
-        leader=str((info.get("family") or {}).get("leader") or ""),
+        leader=str(family.get("leader") or ""),
+        entries=entries if not family.get("leader") else {},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ LATEX = {
 }  # fmt: skip
 
 MARKS = {"": "", "better": "▲", "worse": "▼"}
-MARKED = "▲ better, ▼ worse: told apart from the declared leader; nothing else is tested."
+
+
+def marked(rankings: Sequence[Ranking]) -> str:
+    """What the arrows in these tables mean."""
+    told_from = " or ".join(dict.fromkeys(r.told_from for r in rankings if r.told_from))
+    if not told_from:
+        return "Nothing is tested."
+    return f"▲ better, ▼ worse: told apart from {told_from}; nothing else is tested."
 
 
 def export(
@@ -102,7 +110,8 @@ def markdown(rankings: list[tuple[str, Ranking]]) -> str:
                 table.append([md(row.series), *trained, seeds, *map(md_cell, row.cells)])
         lines = ["| " + " | ".join(line) + " |" for line in table]
         parts.append(f"## {md(heading(section, ranking))}\n\n" + "\n".join(lines))
-    note = f"Bold: the best value of its group. {MARKED} Brackets: 95 %."
+    meant = marked([ranking for _, ranking in rankings])
+    note = f"Bold: the best value of its group. {meant} Brackets: 95 %."
     return "\n\n".join([*parts, note]) + "\n"
 
 
@@ -154,7 +163,7 @@ def caption_note(ranking: Ranking) -> str:
     hashes = sorted({column.measure[3][:12] for column in ranking.columns} - {""})
     return (
         f"n = {', '.join(map(str, counts)) or '?'} samples, protocol {', '.join(hashes) or '?'}. "
-        f"Bold: best value of its group; brackets: 95 % intervals. {MARKED}"
+        f"Bold: best value of its group; brackets: 95 % intervals. {marked([ranking])}"
     )
 
 

@@ -44,6 +44,7 @@ def comparisons(
             chosen,
             [primary.quality, primary.diversity],
             leader=primary.leader,
+            entries=primary.entries,
             families=families,
             rules=rules,
         )
@@ -89,21 +90,20 @@ def level_note(table: pd.DataFrame, primary: Primary, families: int = 1) -> str:
     if not len(table):
         return ""
     family = table[table["family"]]
-    if not primary.leader:
-        return (
-            "The experiment declares no family of comparisons (family.leader): differences are "
-            "described with their intervals, and nobody is told apart."
-        )
+    described = "differences are described with their intervals, and nobody is told apart."
+    if not primary.tested:
+        return f"The experiment declares no family of comparisons (family.leader): {described}"
     if not len(family):
+        if primary.entries:
+            return f"No two of the declared entries are among the students compared: {described}"
         return (
             f"The declared leader, {words.isolated(primary.leader)}, is not among the students "
-            "compared: differences are described with their intervals, and nobody is told apart."
+            f"compared: {described}"
         )
     pairs = families * int(table["declared"].max() if "declared" in table else len(family))
     text = (
-        f"Declared before the run: every variant against {words.isolated(primary.leader)} in the "
-        f"primary metrics, {words.count(pairs, 'comparison')}, Holm-corrected together. All "
-        "other differences are described, not tested. "
+        f"Declared before the run: {_declared(primary)}, {words.count(pairs, 'comparison')}, "
+        "Holm-corrected together. All other differences are described, not tested. "
     )
     methods = (family["level"] == "method").mean()
     if methods == 1:
@@ -122,3 +122,17 @@ def level_note(table: pd.DataFrame, primary: Primary, families: int = 1) -> str:
         "intervals hold the noise of sampling, not that of training again, which is often larger."
     )
     return text if methods == 0 else text + " The column “level” says which pair is which."
+
+
+def _declared(primary: Primary) -> str:
+    """What is tested, in words."""
+    if not primary.entries:
+        return f"every variant against {words.isolated(primary.leader)} in the primary metrics"
+    entered = [
+        f"at {nfe} NFE {words.joined([words.isolated(name) for name in names])}"
+        for nfe, names in sorted(primary.entries.items())
+    ]
+    return (
+        "of each family of methods the variant that was best on trials, every two of them in "
+        f"{words.metric(primary.quality).label} ({'; '.join(entered)})"
+    )

@@ -34,7 +34,7 @@ class Cell:
     span: str = ""
     bold: bool = False
     mark: str = ""
-    """better | worse: told apart from the declared leader."""
+    """better | worse: told apart from the leader, or from the best entry."""
     hole: str = ""
     note: str = ""
     low: float = math.nan
@@ -77,6 +77,8 @@ class Ranking:
     groups: list[Group] = field(default_factory=list)
     n: list[int] = field(default_factory=list)
     """Samples behind the students' numbers, every count once."""
+    told_from: str = ""
+    """From whom those with marks are told apart, in words; empty where nothing is tested."""
 
     @property
     def told_trained(self) -> bool:
@@ -85,7 +87,7 @@ class Ranking:
 
 
 Marks = dict[tuple[str, int, str, str, str], str]
-"""(track, nfe, question, metric, series) -> better | worse: told apart from the declared leader."""
+"""(track, nfe, question, metric, series) -> better | worse, told apart from ``told_from``."""
 
 
 def columns(summary: pd.DataFrame, primary: Primary) -> dict[str, list[Column]]:
@@ -156,7 +158,8 @@ def rankings(
         ]
         places = _places(here)
         for title, chosen in tables.items():
-            ranking = Ranking(nfe, title, chosen, _groups(here, nfe, order, chosen, values, places))
+            groups = _groups(here, nfe, order, chosen, values, places)
+            ranking = Ranking(nfe, title, chosen, groups, told_from=primary.told_from)
             for group in ranking.groups:
                 _embolden(group, ranking, marks)
                 if chosen and chosen[0].higher is not None:

@@ -119,9 +119,12 @@ def _verdict(
 ) -> Verdict:
     ordered = here.sort_values(["value", "series"], ascending=[not higher, True])
     # Where nothing was declared, as among those of one budget, the best is spoken of.
-    leading = ordered[(ordered["variant"] == primary.leader) & pairs["family"].any()]
+    declared = pairs[pairs["family"]]
+    entered = set(declared["a"]) | set(declared["b"]) if primary.entries else set()
+    led = ordered["series"].isin(entered) | (ordered["variant"] == primary.leader)
+    leading = ordered[led & bool(len(declared))]
     best = ordered.iloc[0]
-    # Of several ways to sample the leader, the best: each way's comparisons are in the family.
+    # The best of the entries; or of several ways to sample the leader: all have their comparisons.
     head = leading.iloc[0] if len(leading) else best
     series = str(head["series"])
     against = {_other(row, series): row for row in pairs.to_dict("records")
@@ -141,9 +144,9 @@ def _verdict(
     better, end = ("higher", "highest") if higher else ("lower", "lowest")
     sentences = []
     ahead, beaten, level, untested = [], [], [], []
-    declared = [o for o in names if against[o]["family"]]
-    if declared:
-        tested = [o for o in declared if words.finite(against[o]["p"])]
+    opponents = [o for o in names if against[o]["family"]]
+    if opponents:
+        tested = [o for o in opponents if words.finite(against[o]["p"])]
         told = [o for o in tested if against[o]["significant"]]
         ahead = [o for o in told if _signed(against[o], series, higher) < 0]
         beaten = [o for o in told if o not in ahead]
@@ -163,9 +166,16 @@ def _verdict(
             who = "It" if beaten and not ahead else words.isolated(series)
             start = f"{who} is" if sentences else f"{at} the {label} of {who} is"
             sentences.append(f"{start} not told apart from {listed}.")
+        if entered:
+            sentences.insert(0, _by_family(ordered[ordered["series"].isin(entered)], at, label))
         if str(best["series"]) in level:
             sentences.append(f"The {end} value is that of {words.isolated(best['series'])}.")
-        untested = [o for o in declared if o not in tested]
+        elif entered and str(best["series"]) not in entered:
+            sentences.append(
+                f"The {end} value of all is that of {words.isolated(best['series'])}, which is no "
+                "entry: described, not tested."
+            )
+        untested = [o for o in opponents if o not in tested]
         if untested:
             listed = _listed([f"{words.isolated(o)} ({gaps[o]})" for o in untested])
             start = words.isolated(series) if sentences else f"{at} {words.isolated(series)}"
@@ -199,6 +209,17 @@ def _verdict(
         seeds=min((int(row["seeds"]) for row in against.values()), default=0),
         of_methods=all(row["level"] == "method" for row in against.values()),
     )
+
+
+def _by_family(entries: pd.DataFrame, at: str, label: str) -> str:
+    """Which family has the best entry, and the order of the others; ``entries``: best first."""
+    places = words.decimals(entries["value"], (entries["high"] - entries["low"]) / 2)
+    shown = [
+        f"{str(row['family']).split(',')[0]} ({words.isolated(row['series'])}) "
+        f"{words.fixed(row['value'], places)} {words.span(row['low'], row['high'], places)}".strip()
+        for row in entries.to_dict("records")
+    ]
+    return f"{at} the families in the order of their entries' {label}: {words.joined(shown)}."
 
 
 def _no_power(summary: pd.DataFrame, here: pd.DataFrame, primary: Primary, name: str) -> list[str]:

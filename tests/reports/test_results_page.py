@@ -2,14 +2,22 @@
 
 import json
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from piflow_reports import results_page, summary
 from piflow_reports.data import read
+from piflow_reports.sections.trials import trials_of
 
+from piflow_bench import registry
+from piflow_bench.config.compose import compose
 from piflow_bench.errors import UserError
+from piflow_bench.settings import build_dataclass
 from tests.reports import synthetic
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
 def named(folder, name, keep=None):
@@ -66,3 +74,31 @@ def test_parts_of_other_rules_have_no_page(parts, tmp_path):
         results_page.keep(part, tmp_path / "kept", "joined")
     with pytest.raises(UserError, match="joined: parts of other rules"):
         results_page.pages(tmp_path / "kept")
+
+
+def test_each_familys_entry_is_the_best_of_its_trials():
+    """At its count; where the family's students serve all counts, at the one they were tried at."""
+    (config,) = compose(["experiment=digits_full"])
+    tried = {}
+    for path in sorted((RESULTS / "digits_trials").glob("*/results.parquet")):
+        trials = trials_of(read.read_all([path.parent])[0])
+        assert trials is not None and not trials.higher
+        for variant, own in trials.trials.items():
+            for nfe in {nfe for trial in own for nfe in trial.values}:
+                best = np.nanmin([trial.values.get(nfe, np.nan) for trial in own])
+                known = tried.setdefault(nfe, {})
+                known[variant] = min(best, known.get(variant, best))
+    families = {}
+    for name, variant in config.variants.items():
+        method = registry.get("method", variant.method)
+        facts = method(build_dataclass(method.Config, variant.settings, name)).facts
+        if facts.trains and facts.track == "distilled":
+            families.setdefault(facts.family.split(",")[0], []).append(name)
+    assert len(families) == 6
+    for nfe, entries in ((int(n), names) for n, names in config.family.entries.items()):
+        best = []
+        for names in families.values():
+            values = {n: tried[nfe][n] for n in names if n in tried[nfe]}
+            values = values or {n: tried[1][n] for n in names}
+            best.append(min(values, key=values.get))
+        assert sorted(entries) == sorted(best)

@@ -203,6 +203,37 @@ def test_a_verdict_says_what_the_pairs_say():
     assert "these checkpoints only" in comparisons.level_note(pairs("checkpoints"), primary)
 
 
+def test_entries_of_families_say_which_leads():
+    primary = frames.Primary("imitation", "fd", "recall", "classifier", entries={1: ["b", "c"]})
+    rows = three().assign(family=["flow map", "regression, other", "consistency"])
+    table = pairs()
+    table = table.assign(
+        family=[{a, b} == {"b", "c"} for a, b in zip(table.a, table.b, strict=True)]
+    )
+    table = pd.concat(
+        [
+            table,
+            table.iloc[:1].assign(
+                a="b", b="c", difference=1.8, low=1.1, high=2.5, family=True, significant=True
+            ),
+        ]
+    )
+    table.loc[~table["family"], ["p", "p_holm", "significant"]] = [np.nan, np.nan, False]
+    (found,) = verdicts.verdicts(rows, table, primary)
+    assert found.sentences == [
+        "At 1 NFE the families in the order of their entries' FD: consistency (c) 2.1 [1.8, 2.4] "
+        "and regression (b) 3.9 [3.6, 4.2].",
+        "At 1 NFE c has lower FD than b by 1.8 [1.1, 2.5].",
+        "The lowest value of all is that of a, which is no entry: described, not tested.",
+    ]  # fmt: skip
+    assert (found.leader, found.tone, found.worse) == ("c", "clear", ["b"])
+    note = comparisons.level_note(table.assign(declared=1), primary)
+    assert "every two of them in FD (at 1 NFE b and c), 1 comparison," in note
+    assert primary.told_from == "the best of the families' entries"
+    nobody = comparisons.level_note(table.assign(family=False), primary)
+    assert nobody.startswith("No two of the declared entries")
+
+
 def test_what_has_no_p_is_not_called_level():
     primary = frames.Primary("imitation", "fd", "recall", "classifier", leader="a")
     bare = pairs()

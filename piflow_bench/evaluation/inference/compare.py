@@ -1,9 +1,10 @@
 """Who is told apart from whom.
 
 An experiment's file declares one family of comparisons before anything is run: every variant
-against one named leader, in the primary metrics, at every NFE. Holm's correction covers that
-family, and nobody is told apart outside it: all other differences are shown with their intervals
-and no verdict.
+against one named leader, in the primary metrics, at every NFE; or the entries of a few families of
+methods, every two of them, in the first metric alone. Holm's correction covers what is declared,
+and nobody is told apart outside it: all other differences are shown with their intervals and no
+verdict.
 """
 
 from __future__ import annotations
@@ -53,17 +54,19 @@ def compare(
     metrics: Sequence[str],
     *,
     leader: str = "",
+    entries: Mapping[int, Sequence[str]] | None = None,
     families: int = 1,
     rules: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Every pair of cells of one track, NFE, question and metric: a minus b.
 
     ``cells``: rows of ``summarise`` that may be compared, of one extractor a metric. Pairs of the
-    variant ``leader`` with another one are the declared ``family``, but not where specialists share
-    one budget: that is described. They alone have p-values; Holm's correction covers all that were
-    declared, those that failed or have no interval too; ``significant`` is p_holm < ``LEVEL``. A
-    page of several ``families`` divides its false reports among them. ``rules``: those behind each
-    protocol's hash, as JSON, for the refusal.
+    variant ``leader`` with another one are the declared ``family``, or, where there is none, every
+    two of the ``entries`` (variants by NFE) in the first of ``metrics``; but not where specialists
+    share one budget: that is described. They alone have p-values; Holm's correction covers all that
+    were declared, those that failed or have no interval too; ``significant`` is p_holm < ``LEVEL``.
+    A page of several ``families`` divides its false reports among them. ``rules``: those behind
+    each protocol's hash, as JSON, for the refusal.
 
     Raises:
         UserError: where cells of several protocols meet.
@@ -71,20 +74,26 @@ def compare(
     rows: list[list[Any]] = []
     where = ["track", "nfe", "question"]
     declared = 0
+
+    def tested(place: tuple[Any, ...], metric: str, a: str, b: str) -> bool:
+        if place[0] == ONE_BUDGET:
+            return False
+        if leader:
+            return (a == leader) != (b == leader)
+        entered = (entries or {}).get(int(place[1]), ())
+        return metric == metrics[0] and a != b and {a, b} <= set(entered)
+
     for place, everyone in cells.groupby(where, sort=True, dropna=False):
         # Whoever was entered here, measured or failed: the family was declared with it.
         entered = dict(zip(everyone["series"], everyone["variant"], strict=True))
-        leading = sum(bool(leader) and variant == leader for variant in entered.values())
-        family_size = leading * (len(entered) - leading) if place[0] != ONE_BUDGET else 0
         known = measured(everyone)
         for metric in sorted(set(known["metric"]) & set(metrics)):
             group = known[known["metric"] == metric]
-            declared += family_size
+            declared += sum(tested(place, metric, *ab) for ab in combinations(entered.values(), 2))
             _refuse_mixture(group, (*place, metric), rules or {})
             for a, b in combinations(group.to_dict("records"), 2):
                 gap, level = difference(a, b)
-                family = bool(leader) and (a["variant"] == leader) != (b["variant"] == leader)
-                family &= a["track"] != ONE_BUDGET
+                family = tested(place, metric, a["variant"], b["variant"])
                 seeds = min((c["seeds"] for c in (a, b) if c["seeds"]), default=0)
                 p = gap.p if family else np.nan
                 rows.append(

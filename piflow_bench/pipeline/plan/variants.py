@@ -128,15 +128,18 @@ def _named_twins(config: ExperimentConfig) -> list[Variant]:
 
 
 def _check_roles(config: ExperimentConfig, variants: Sequence[Variant]) -> None:
-    """Refuse a leader that trains nothing, and published weights of no one variant."""
+    """Refuse a leader or entry that trains nothing, and published weights of no one variant."""
     trained = [v.name for v in variants if v.facts.trains]
     unnamed = [v.name for v in variants if v.facts.trains and not v.config.checkpoint]
-    leader = config.family.leader
-    if leader in [v.name for v in variants] and leader not in trained:
-        raise UserError(
-            f"family.leader={leader}: trains nothing, so no student is compared with it; name one "
-            f"of {', '.join(trained) or 'the trained variants'}"
-        )
+    named: dict[str, list[str | None]] = {"leader": [config.family.leader]}
+    named |= {f"entries.{nfe}": list(names) for nfe, names in config.family.entries.items()}
+    for key, names in named.items():
+        for name in names:
+            if name in [v.name for v in variants] and name not in trained:
+                raise UserError(
+                    f"family.{key}={name}: trains nothing, so no student is compared with it; name "
+                    f"one of {', '.join(trained) or 'the trained variants'}"
+                )
     if config.student.checkpoint and len(unnamed) != 1:
         raise UserError(
             "student.checkpoint: needs the one variant whose weights it holds, not "

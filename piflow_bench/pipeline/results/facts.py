@@ -63,7 +63,7 @@ def run_facts(
             "diversity": p.primary_diversity,
             "extractor": p.extractors[0],
         },
-        "family": {"leader": config.family.leader},
+        "family": to_plain(config.family),
         "variants": [
             {
                 "name": v.name,

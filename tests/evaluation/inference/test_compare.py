@@ -130,6 +130,28 @@ def test_without_a_leader_nobody_is_told_apart():
     assert compared(apart, leader="a")["significant"].all()
 
 
+def test_of_entries_every_two_are_tested_in_the_first_metric_alone():
+    results = pd.concat([table("abcd", 5), table("abcd", 5, nfe=4), table("abcd", 5, nfe=2)])
+    found = compared(results, entries={1: ["a", "c", "d"], 4: ["b", "c", "absent"]})
+    family = found[found["family"]]
+    assert list(zip(family["nfe"], family["metric"], family["a"], family["b"], strict=True)) == [
+        (1, "fd", "a", "c"), (1, "fd", "a", "d"), (1, "fd", "c", "d"), (4, "fd", "b", "c"),
+    ]  # fmt: skip
+    assert found["p"].notna().tolist() == found["family"].tolist()
+    assert set(found["declared"]) == {4} and found["low"].notna().all()
+    np.testing.assert_allclose(family["p_holm"], holm(family["p"]))
+    twice = pd.concat([results, table("a", 5, sampler="s=2")])
+    own = compared(twice, entries={1: ["a", "c", "d"]})
+    assert set(own["declared"]) == {5}, "two samplings of a against c and d, c against d"
+    shared = compared(results.assign(track="one budget"), entries={1: ["a", "c"]})
+    assert not shared["family"].any()
+    led = compared(results, leader="b", entries={1: ["a", "c", "d"]})
+    assert led["family"].equals((led["a"] == "b") | (led["b"] == "b")), "a leader comes first"
+    failed = table("abcd", 5)
+    failed.loc[failed["variant"] == "d", ["value", "status"]] = [np.nan, "failed"]
+    assert set(compared(failed, entries={1: list("acd")})["declared"]) == {3}
+
+
 def test_the_leader_is_not_tested_against_its_own_samplings():
     results = pd.concat([table("a", 5, sampler="s=1"), table("a", 5, sampler="s=2"), table("b", 5)])
     found = compared(results, leader="a")

@@ -104,6 +104,8 @@ REFUSED = [
      "so it serves even NFEs; set variants.a.nfes or nfes"),
     ({"family": FamilyConfig("a")}, {"a": SOLVER, "b": KD},
      "family.leader=a: trains nothing, so no student is compared with it; name one of b"),
+    ({"family": FamilyConfig(entries={"1": ["a", "b"]})}, {"a": SOLVER, "b": KD},
+     "family.entries.1=a: trains nothing, so no student is compared with it; name one of b"),
     ({"family": FamilyConfig("a")}, {"a": SOLVER}, "name one of the trained variants"),
     ({"student": StudentConfig("x")}, {"a": KD, "b": KD},
      "student.checkpoint: needs the one variant whose weights it holds, not a, b; name it (and "
