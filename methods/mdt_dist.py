@@ -7,7 +7,8 @@ matching regresses it on what its derivative along the teacher's flow asks for, 
 
 velocity distillation moves the student's own samples x = noise - v(noise, 1), noised again, by how
 far the student is from the same target there. The paper divides the derivative by its norm, which
-moves the fixed point; ``tangent_floor=null`` leaves it as it is.
+moves the fixed point; ``tangent_floor=null`` leaves it as it is. Whole from the start it drives a
+small network away: near data first, where it is largest; ``tangent_warmup`` lets it grow.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from piflow_methods.parts.derivatives import normalised
+from piflow_methods.parts.derivatives import normalised, ramp
 from piflow_methods.parts.stepping import EulerStudent
 from torch import Tensor
 
@@ -51,6 +52,8 @@ class Config:
     distillation_weight: float = setting(1.0, least=0, search=among(0.1, 1.0))
     # added to the norm that divides the derivative; None: it is as it is
     tangent_floor: float | None = setting(0.1, above=0, search=among(0.1, None))
+    # share of the training over which the derivative is ramped up; the paper has none
+    tangent_warmup: float = setting(0.0, least=0, most=1, search=among(0.0, 0.25, 1.0))
     jvp: str = setting("finite-difference", choices=JVP)
     difference_step: float = setting(0.01, above=0, below=1)  # in t, towards data
     time_mean: float = setting(1.0)  # of the logit-normal law
@@ -152,4 +155,5 @@ class MDTDist(Method):
                 slope = (value - average(x - h * velocity, t - h)) / h
         if c.tangent_floor is not None:
             slope = normalised(slope, c.tangent_floor)
-        return value, velocity - flow.expand(t, x) * slope
+        part = ramp(context.progress, c.tangent_warmup)
+        return value, velocity - part * flow.expand(t, x) * slope

@@ -48,8 +48,9 @@ class Config:
     # log sigma of the consistency part's times is normal, sigma the ratio of noise to data
     log_mean: float = setting(0.7, search=among(-1.0, 0.0, 0.7))
     log_std: float = setting(1.6, above=0)
-    # share of the training over which the derivative is ramped up, and nothing is matched
-    tangent_warmup: float = setting(0.025, least=0, below=1, search=among(0.025, 0.25, 0.5))
+    # share of the training over which the derivative is ramped up
+    tangent_warmup: float = setting(0.025, least=0, most=1, search=among(0.025, 0.25, 1.0))
+    matching_start: float = setting(0.025, least=0, below=1)  # share before anything is matched
     tangent_floor: float = setting(0.1, above=0)  # beside the norm that divides the direction
     # of the products in the derivative
     derivative_precision: str = setting("float32", choices=("float32", "tf32", "bfloat16"))
@@ -119,7 +120,7 @@ class RCM(Method):
         Until matching begins every step is the student's.
         """
         c = self.config
-        matching = context.progress >= c.tangent_warmup
+        matching = context.progress >= c.matching_start
         if matching and context.step % c.ratio:
             with torch.no_grad():
                 x = self._samples(batch, context)

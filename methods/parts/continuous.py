@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from piflow_methods.parts.derivatives import normalised
+from piflow_methods.parts.derivatives import normalised, ramp
 from piflow_methods.parts.trigflow import tangent, trig_velocity
 from torch import Tensor
 
@@ -47,9 +47,9 @@ def consistency_error(
     def answer(x: Tensor, a: Tensor) -> Tensor:
         return trig_velocity(lambda x, t: student(x, t, condition), x, a, deviation)
 
-    ramp = min(context.progress / warmup, 1.0) if warmup else 1.0
+    part = ramp(context.progress, warmup)
     both = a.cos() * a.sin()
     given = (flow.expand(both, x) * moved, both)
     found, slope = context.jvp(answer, (x, a), given, precision)
-    g = normalised(tangent(found, slope, moved, x, a, ramp, rooted), floor)
+    g = normalised(tangent(found, slope, moved, x, a, part, rooted), floor)
     return answer(x, a) - found - g

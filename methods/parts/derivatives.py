@@ -124,3 +124,8 @@ def normalised(direction: Tensor, floor: float) -> Tensor:
     """Directions ``(B, *sample)`` divided by their norms and a floor."""
     norm = direction.flatten(1).norm(dim=1)
     return direction / flow.expand(norm + floor, direction)
+
+
+def ramp(progress: float, share: float) -> float:
+    """How much of a derivative counts, from 0 to 1 over the first ``share`` of a training."""
+    return min(progress / share, 1.0) if share else 1.0

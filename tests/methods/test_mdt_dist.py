@@ -33,8 +33,8 @@ class Scaled(nn.Module):
         return self.theta * whole_way(x, t) + self.off
 
 
-def update(network, **settings):
-    batch, context = gaussian.setting({"student": network})
+def update(network, progress=1.0, **settings):
+    batch, context = gaussian.setting({"student": network}, progress=progress)
     (found,) = MDTDist(Config(**settings)).training_step(batch, context)
     return found
 
@@ -89,6 +89,16 @@ def test_the_norm_moves_the_target_by_what_it_takes_from_the_derivative():
     found = update(Scaled(), jvp="exact", distillation_weight=0.0)
     assert found.loss.item() == pytest.approx(error.item(), rel=1e-9)
     assert error > 1e-3, "the exact map is not where the published loss is at rest"
+
+
+def test_a_ramped_derivative_counts_by_its_part():
+    _, t, value, v, slope = states()
+    free = {**FREE, "distillation_weight": 0.0}
+    for progress, part in ((0.0, 0.0), (0.1, 0.2), (0.5, 1.0), (0.9, 1.0)):
+        error = (value - v + part * t[:, None] * slope).square().mean()
+        found = update(Scaled(), progress=progress, tangent_warmup=0.5, **free)
+        assert found.loss.item() == pytest.approx(error.item(), rel=1e-9, abs=1e-12)
+    assert update(Scaled(), progress=0.0, **free).loss.item() < 1e-12, "the paper has no ramp"
 
 
 def test_matching_is_the_error_on_noised_data():

@@ -111,6 +111,10 @@ def test_turns_and_when_matching_begins():
         (early,) = updates(Estimate(), step=step, progress=0.02)
         assert early.optimizer == "student" and "matching" not in early.scalars
     assert "matching" in updates(Estimate(), step=5)[0].scalars
+    ramped = updates(Estimate(), step=5, progress=0.5, tangent_warmup=1.0)[0]
+    assert "matching" in ramped.scalars, "it waits for its own share, not for the derivative's"
+    waiting = updates(Estimate(), step=5, progress=0.5, matching_start=0.6)[0]
+    assert "matching" not in waiting.scalars
 
 
 def test_samples_have_one_to_four_steps():
