@@ -19,7 +19,14 @@ PACKAGE = "piflow_experiments.protocol"
 IMAGES = "uint8 RGB; floats by floor(255 x + 1/2), alpha dropped, grey repeated"
 USUAL = "default"
 """The protocol where none is named."""
-QUESTIONS = ("imitation", "data", "truth")
+WHOLE = ("imitation", "data", "truth")
+"""Questions that can be the primary one."""
+HALVES = ("first_half", "second_half")
+"""Data's question of one half of the samples and of the held-out data: ways of sampling are chosen
+by the first, and what came of the choice is read off the second."""
+QUESTIONS = (*WHOLE, *HALVES)
+OF_DATA = ("data", *HALVES)
+"""Questions whose reference is held-out data."""
 Rules = Mapping[str, Any]
 """What decides a number, resolved to plain values, by the name a user would set."""
 
@@ -52,7 +59,7 @@ class Protocol:
     questions: list[str] = setting(factory=lambda: ["imitation", "data"], choices=QUESTIONS)
     # the same-noise distance to the teacher
     agreement: str | None = setting("teacher_mse", choices=("teacher_mse", "flow_map_error"))
-    primary_question: str = setting("imitation", choices=QUESTIONS)
+    primary_question: str = setting("imitation", choices=WHOLE)
     primary_quality: str = setting("fd", choices=all_metrics)
     primary_diversity: str = setting("recall", choices=all_metrics)
 

@@ -59,11 +59,20 @@ LABELS = {
     "rare_mode_share": "Rare modes",
 }
 """Metrics by name, in the page's order, with labels short enough for a table's head."""
-QUESTIONS = {"imitation": "Imitation", "data": "Data", "truth": "Truth"}
+QUESTIONS = {
+    "imitation": "Imitation",
+    "data": "Data",
+    "truth": "Truth",
+    "first_half": "Data, the half that chooses",
+    "second_half": "Data, the other half",
+}
 QUESTION_NOTES = {
     "imitation": "distance to samples of the converged teacher: the guided ODE's distribution, "
     "which distribution matching (DMD2) and a GAN on data do not target where guidance is on",
     "data": "distance to held-out data",
+    "first_half": "distance of half of the samples to half of the held-out data, by which ways of "
+    "sampling are chosen",
+    "second_half": "the same of the other halves",
     "truth": "distance to the exact distribution",
 }
 TRACKS = {

@@ -8,6 +8,7 @@ from typing import Any
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.evaluation.metrics.metric import Metric
 from piflow_bench.evaluation.metrics.modes import rare_modes
+from piflow_bench.evaluation.protocols import HALVES, OF_DATA
 from piflow_bench.pipeline.labels import Source
 from piflow_bench.pipeline.plan import samples
 from piflow_bench.pipeline.plan.samples import Stages, Teachers
@@ -41,9 +42,9 @@ def references(world: World, teacher: Teachers) -> References:
             label = "converged teacher, reference"
             drawn = samples.converged(world, teacher, p.reference_samples, p.reference_seed, label)
             found[question] = samples.features(world, drawn)
-        elif question == "data" and world.dataset.reference is not None:
+        elif question in OF_DATA and world.dataset.reference is not None:
             found[question] = (samples.given_reference(world),)
-        elif question == "data":
+        elif question in OF_DATA:
             found[question] = samples.features(world, (samples.real(world, "test"),))
         elif question == "truth":
             fresh = samples.real(world, "exact", p.reference_seed, p.reference_samples)
@@ -59,7 +60,7 @@ def labels(world: World, seed: int) -> Source:
 def _reference_labels(world: World, question: str) -> Source:
     if question == "imitation":
         return labels(world, world.protocol.reference_seed)
-    held_out = question == "data" and world.dataset.reference is None
+    held_out = question in OF_DATA and world.dataset.reference is None
     return {"from": "test"} if held_out else None
 
 
@@ -90,7 +91,7 @@ def evaluate(
         if not final and question != p.primary_question:
             continue
         n = p.samples if final else p.curve_samples
-        if question == "data":
+        if question in OF_DATA:
             n = min(n, p.data_samples)
         for extractor in p.extractors if final else samples.curve_extractors(world):
             first = extractor == p.extractors[0]
@@ -112,6 +113,7 @@ def evaluate(
                 modes=bool(known),
                 labels=labels,
                 reference_labels=_reference_labels(world, question),
+                half=1 + HALVES.index(question) if question in HALVES else 0,
             )
             inputs = {"generated": generated, "reference": reference}
             if paired and teachers:

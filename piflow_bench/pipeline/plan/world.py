@@ -19,7 +19,7 @@ from piflow_bench.contracts.extractor import LOGITS, ExtractorPlugin
 from piflow_bench.contracts.teacher import TeacherPlugin
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.metrics.metric import use_plugins
-from piflow_bench.evaluation.protocols import QUESTIONS, Protocol
+from piflow_bench.evaluation.protocols import OF_DATA, QUESTIONS, Protocol
 from piflow_bench.pipeline.plugin_sources import plugin_source
 from piflow_bench.pipeline.runtime import Given, Runtime, by_its_setting
 from piflow_bench.pipeline.stage import Identity
@@ -227,7 +227,7 @@ def _data_and_teacher(
     network = None
     key = (id(dataset), json.dumps(config.teacher, sort_keys=True))
     if look and key not in _sound:
-        problems = dataset_problems(dataset, "data" in config.protocol.questions)
+        problems = dataset_problems(dataset, bool({*OF_DATA} & {*config.protocol.questions}))
         if problems:
             raise UserError(f"dataset {name}: {'; '.join(problems)}")
         network, problems = network_of(dataset, teacher)

@@ -105,7 +105,8 @@ OF_CELL = (
 )  # fmt: skip
 MEASURED = (
     Column("question", TEXT, "imitation: against converged samples of the teacher; data: against "
-           "held-out real samples; truth: against exact samples"),
+           "held-out real samples; truth: against exact samples; first_half, second_half: data, of "
+           "one half of both sides"),
     Column("extractor", TEXT, "whose features were compared; samples: the samples themselves"),
     Column("reference", TEXT, "what was compared with, in words"),
     METRIC,

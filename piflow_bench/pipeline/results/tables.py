@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from piflow_bench.evaluation.protocols import HALVES
 from piflow_bench.pipeline import artifacts
 from piflow_bench.pipeline.launchers.schedule import Outcome
 from piflow_bench.pipeline.plan import Cell, Plan
@@ -105,7 +106,8 @@ def _reference(stage: Stage, plan: Plan) -> str:
         return f"{config.protocol.reference_samples} exact samples"
     if plan.dataset and plan.dataset.reference is not None:
         return "the protocol's reference file of real images"
-    return f"{len(plan.dataset.held_out) if plan.dataset else '?'} held-out real samples"
+    half = "a half of " if question in HALVES else ""
+    return f"{half}{len(plan.dataset.held_out) if plan.dataset else '?'} held-out real samples"
 
 
 def _provenance(cell: Cell, store: Store, stage: Stage) -> dict[str, str]:

@@ -14,7 +14,7 @@ from piflow_bench.pipeline import artifacts
 from piflow_bench.pipeline.artifacts import Score, mean_score, score
 from piflow_bench.pipeline.labels import Source, design_of, labels_of
 from piflow_bench.pipeline.runtime import Runtime
-from piflow_bench.pipeline.stage import Identity, Inputs, Report, Task
+from piflow_bench.pipeline.stage import Identity, Inputs, Report, Task, left_out
 from piflow_bench.pipeline.stages.features import JUDGE
 
 COSINE = "teacher_cosine"
@@ -51,30 +51,35 @@ class Measure(Task):
     """Whether what is known of a mixture's samples is."""
     labels: Source
     reference_labels: Source
+    half: int = left_out(0)
+    """1 or 2: of that half of both sides alone, apart from moments that are given."""
 
     def run(self, inputs: Inputs, folder: Path, runtime: Runtime, report: Report) -> None:
         from piflow_bench.evaluation.features import evaluate_with_replicates
         from piflow_bench.evaluation.inputs import Extras
         from piflow_bench.evaluation.metrics.metric import all_metrics
 
-        n, name = self.n, self.extractor
-        generated = artifacts.features(inputs["generated"], name)[:n]
+        dataset, name = runtime.dataset(), self.extractor
+        generated = artifacts.features(inputs["generated"], name)[: self.n]
         reference = artifacts.output(inputs["reference"], name)
-        logits = artifacts.output(inputs["generated"], f"{name}/logits")
-        spatial = artifacts.output(inputs["generated"], f"{name}/spatial")
-        reference_spatial: Any = artifacts.output(inputs["reference"], f"{name}/spatial")
-        if reference_spatial is None:
-            reference_spatial = artifacts.moments_of(inputs["reference"], f"{name}/spatial")
-        dataset = runtime.dataset()
-        m = 0 if reference is None else len(reference)
-        labels = labels_of(dataset, self.labels, len(generated))
-        others = labels_of(dataset, self.reference_labels, m)
-        design = design_of(self.labels, labels, len(generated))
+        spatial: Any = artifacts.output(inputs["reference"], f"{name}/spatial")
+        if spatial is None:
+            spatial = artifacts.moments_of(inputs["reference"], f"{name}/spatial")
+        moments = artifacts.moments_of(inputs["reference"], name)
+        n, m = len(generated), 0 if reference is None else len(reference)
+        ours, theirs = self._rows(n, self.labels), self._rows(m, self.reference_labels)
+        labels = of(labels_of(dataset, self.labels, n), ours)
+        others = of(labels_of(dataset, self.reference_labels, m), theirs)
+        if self.half and reference is not None:
+            moments = None  # They are of all rows.
+        generated, reference = generated[ours], of(reference, theirs)
+        n, m = len(generated), 0 if reference is None else len(reference)
+        design = design_of(self.labels, labels, n)
         extras = Extras(
-            None if logits is None else logits[:n],
+            of(artifacts.output(inputs["generated"], f"{name}/logits"), ours),
             labels,
-            None if spatial is None else spatial[:n],
-            reference_spatial,
+            of(artifacts.output(inputs["generated"], f"{name}/spatial"), ours),
+            of(spatial, theirs) if isinstance(spatial, np.ndarray) else spatial,
             self._beside_teacher(inputs, generated),
             design=design,
             reference_design=design_of(self.reference_labels, others, m),
@@ -87,7 +92,7 @@ class Measure(Task):
             generated,
             reference,
             asked,
-            reference_moments=artifacts.moments_of(inputs["reference"], name),
+            reference_moments=moments,
             reference_labels=others,
             extras=extras,
             **self.settings,
@@ -99,12 +104,24 @@ class Measure(Task):
         ]
         blocks = design.blocks()
         if self.accuracy and labels is not None:
-            judged = artifacts.features(inputs["generated"], JUDGE)[:n].argmax(1)
+            judged = artifacts.features(inputs["generated"], JUDGE)[ours].argmax(1)
             right = (judged == labels).astype(float)
             found.append(mean_score("class_accuracy", right, blocks))
         if self.modes:
             found += _modes(dataset, generated, blocks)
         artifacts.write_scores(folder, found)
+
+    def _rows(self, n: int, source: Source) -> slice | np.ndarray:
+        """Which of ``n`` samples are looked at.
+
+        Halves follow one another where any first samples are as good as all; others, which may be
+        sorted by class, are mixed before.
+        """
+        if not self.half:
+            return slice(n)
+        follow = source is not None and source["from"] == "conditions"
+        order = np.arange(n) if follow else np.random.default_rng(0).permutation(n)
+        return order[: n // 2] if self.half == 1 else order[n // 2 :]
 
     def _beside_teacher(self, inputs: Inputs, generated: np.ndarray) -> dict[str, np.ndarray]:
         """Scores by sample against the teacher's of the same noise, where its features are read."""
@@ -114,6 +131,11 @@ class Measure(Task):
             return {}
         theirs = artifacts.features(inputs["teacher"], self.extractor)[: len(generated)]
         return {COSINE: cosines(generated, theirs)}
+
+
+def of(values: np.ndarray | None, rows: slice | np.ndarray) -> np.ndarray | None:
+    """Those rows, where there are values."""
+    return None if values is None else values[rows]
 
 
 def _modes(dataset: Dataset, points: np.ndarray, blocks: np.ndarray) -> list[Score]:

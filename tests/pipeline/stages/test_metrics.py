@@ -13,6 +13,7 @@ from piflow_bench.contracts.condition import Classes
 from piflow_bench.contracts.data import Modes, Truth
 from piflow_bench.evaluation.design import Design
 from piflow_bench.evaluation.features import evaluate_features
+from piflow_bench.pipeline import artifacts
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.stages.metrics import MODES, RARE, Measure, Partition
 from piflow_bench.pipeline.stages.scores import ScoreSamples
@@ -52,14 +53,16 @@ def stored(folder, features):
     return folder
 
 
-def scored(tmp_path, x, y, labels, reference_labels, metrics=METRICS, accuracy=False, modes=None):
+def scored(
+    tmp_path, x, y, labels, reference_labels, metrics=METRICS, accuracy=False, modes=None, half=0
+):
     """The rows by metric that a metrics stage writes; ``modes``: of a known mixture."""
     known = SimpleNamespace(**{**vars(DATASET), "truth": Truth(None, None, modes)})
     runtime = SimpleNamespace(dataset=lambda: known)
     task = Measure(
         dataset={}, question="data", extractor="f", n=len(x), metrics=metrics, versions={},
         settings={}, accuracy=accuracy, modes=modes is not None, labels=labels,
-        reference_labels=reference_labels,
+        reference_labels=reference_labels, half=half,
     )  # fmt: skip
     inputs = {"generated": [stored(tmp_path / "x", x)], "reference": [stored(tmp_path / "y", y)]}
     task.run(inputs, tmp_path, runtime, lambda *told: None)
@@ -76,6 +79,40 @@ def test_a_run_scores_as_evaluate_features_does(tmp_path):
         for column in ("value", "ci_low", "ci_high", "estimator"):
             assert same[column] == row[column], (row["metric"], column)
     assert found["kid_exact"]["estimator"] == "stratified by 6 classes"
+
+
+def test_halves_are_of_each_side_and_share_nothing(tmp_path):
+    labels = np.arange(N) % CLASSES
+    x, y = sample(labels, 1), sample(np.sort(TEST), 2)
+    order = np.random.default_rng(0).permutation(N)
+    for half, ours, theirs in ((1, slice(N // 2), order[: N // 2]),
+                               (2, slice(N // 2, N), order[N // 2 :])):  # fmt: skip
+        found = scored(tmp_path, x, y, SAMPLED, {"from": "test"}, accuracy=True, half=half)
+        direct = evaluate_features(x[ours], y[theirs], METRICS, labels=labels[ours].astype(str))
+        for _, row in direct.iterrows():
+            same = found[row["metric"]]
+            assert (same["value"], same["n"]) == (pytest.approx(row["value"]), N // 2)
+        right = np.mean(TRAIN[ours] == labels[ours])
+        assert found["class_accuracy"]["value"] == pytest.approx(right)
+
+
+def test_moments_of_all_rows_are_none_of_a_half(tmp_path):
+    x, y = sample(np.arange(N) % CLASSES, 1), sample(TEST, 2)
+    plain = scored(tmp_path, x, y, SAMPLED, {"from": "test"}, ["fd"], half=2)
+    with np.load(tmp_path / "y" / "features.npz") as kept:
+        arrays = dict(kept)
+    moments = {"f/mean": y.mean(0) + 9.0, "f/scatter": np.cov(y.T), "f/count": np.array([N])}
+    np.savez(tmp_path / "y" / "features.npz", **arrays, **moments)
+    assert artifacts.moments_of([tmp_path / "y"], "f") is not None
+    task = Measure(
+        dataset={}, question="second_half", extractor="f", n=N, metrics=["fd"], versions={},
+        settings={}, accuracy=False, modes=False, labels=SAMPLED, reference_labels={"from": "test"},
+        half=2,
+    )  # fmt: skip
+    inputs = {"generated": [tmp_path / "x"], "reference": [tmp_path / "y"]}
+    task.run(inputs, tmp_path, RUNTIME, lambda *told: None)
+    (row,) = json.loads((tmp_path / "metrics.json").read_text())
+    assert row["value"] == plain["fd"]["value"]
 
 
 def test_a_metric_that_needs_labels_changes_no_other_one_and_breaks_no_control(tmp_path):
