@@ -32,7 +32,7 @@ from piflow_reports.format import html, styles
 from piflow_reports.format import names as words
 from piflow_reports.pictures.budget import within_budget
 from piflow_reports.pictures.selections import memorised
-from piflow_reports.sections import agreement, ceiling, comparisons, facts, trials, verdicts
+from piflow_reports.sections import agreement, ceiling, comparisons, facts, trials, verdicts, ways
 from piflow_reports.sections import rankings as tables
 from piflow_reports.sections import remake as cells
 
@@ -275,6 +275,9 @@ def figure_groups(
             [
                 *tradeoffs.path_along_nfe(summary, looks, order, primary, prefix),
                 *tradeoffs.along_settings(summary, nfes, looks, primary, prefix),
+                *tradeoffs.at_the_chosen(
+                    ways.chosen(summary, primary, ways.bases(run)), looks, primary, prefix
+                ),
             ],
         ),
         (

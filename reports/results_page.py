@@ -20,7 +20,7 @@ from piflow_reports.data import series as frames
 from piflow_reports.data.run import Run
 from piflow_reports.export import tables as export
 from piflow_reports.format import names
-from piflow_reports.sections import agreement
+from piflow_reports.sections import agreement, ways
 from piflow_reports.sections import trials as chosen
 
 from piflow_bench.errors import UserError
@@ -79,8 +79,32 @@ def page(folder: Path) -> str:
     ]
     for nfe, ranking in found.rankings.items():
         parts += [export.markdown([("", ranking)]).strip(), *found.sentences(nfe)]
-    parts += _orders(found)
+    parts += [*_chosen(found), *_orders(found)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _chosen(found: summary.Summary) -> list[str]:
+    """What each variant has in the way that is best for it, where there were several."""
+    alone = found.cells[found.cells["track"] != ONE_BUDGET]
+    rows = ways.chosen(alone, found.primary, ways.bases(found.run))
+    if not len(rows):
+        return []
+    labels = [names.metric(m).label for m in (found.primary.quality, found.primary.diversity)]
+    lines = [["Variant", "NFE", "Chosen", *labels], ["---", "---:", "---", "---:", "---:"]]
+    for row in rows.sort_values(["nfe", "value_q"]).to_dict("records"):
+        shown = []
+        for side in ("q", "d"):
+            value, low, high = (row[f"{key}_{side}"] for key in ("value", "low", "high"))
+            places = names.decimals([value], [(high - low) / 2])
+            shown.append(f"{names.fixed(value, places)} {names.span(low, high, places)}".strip())
+        lines.append([row["base"], str(int(row["nfe"])), f"{row['way']}, of {row['ways']}", *shown])
+    return [
+        "## Each in its best way",
+        "Of several ways of sampling, or scales that students were trained for, each variant has "
+        "the one nearest to the first half of the data, by the first half of the samples; the "
+        "numbers are of the other halves. Described, not tested.",
+        "\n".join("| " + " | ".join(map(export.md, line)) + " |" for line in lines),
+    ]
 
 
 def _orders(found: summary.Summary) -> list[str]:

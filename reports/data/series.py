@@ -137,6 +137,19 @@ def select(summary: pd.DataFrame, question: str, metric: str, extractor: str) ->
     return rows[rows["extractor"] == extractor]
 
 
+def both_sides(summary: pd.DataFrame, primary: Primary, question: str) -> pd.DataFrame:
+    """One row per series and NFE that has both primary metrics (suffixes _q and _d)."""
+    rows = measured(summary)
+    if primary.quality == primary.diversity:
+        rows = rows.iloc[:0]
+    sides = [
+        select(rows, question, name, primary.extractor)
+        for name in (primary.quality, primary.diversity)
+    ]
+    keys = ["series", "variant", "nfe", "role", "track", "protocol"]
+    return sides[0].merge(sides[1], on=keys, suffixes=("_q", "_d"))
+
+
 def rules(results: pd.DataFrame) -> dict[str, str]:
     """The rules behind each protocol's hash, as JSON."""
     return dict(zip(results["protocol"], results["rules"], strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pandas as pd
-from piflow_reports.data.series import CEILING, Primary, measured, select
+from piflow_reports.data.series import CEILING, Primary, both_sides
 from piflow_reports.figures.base import (
     INK,
     Drawing,
@@ -33,7 +33,7 @@ def trade_off(
     summary: pd.DataFrame, nfes: list[int], looks: dict[str, Style], primary: Primary, prefix: str
 ) -> list[Figure]:
     """Quality against diversity, one figure per NFE, with the front of what is not dominated."""
-    both = _both(summary, primary)
+    both = both_sides(summary, primary, primary.question)
     found = []
     for nfe in nfes:
         here = both[(both["nfe"] == nfe) & (both["role"] != "control")]
@@ -91,24 +91,58 @@ def path_along_nfe(
     summary: pd.DataFrame, looks: dict[str, Style], order: list[str], primary: Primary, prefix: str
 ) -> list[Figure]:
     """Quality against diversity at all NFEs: an arrow from each to the next, one line a series."""
-    both = _both(summary, primary).dropna(subset=["nfe"])
+    both = both_sides(summary, primary, primary.question).dropna(subset=["nfe"])
     both = both[both["role"] != "control"]
     if both["nfe"].nunique() < 2:
         return []
+    parts = {name: (both[both["series"] == name], looks[name]) for name in order if name in looks}
+    nfes = ", ".join(str(int(n)) for n in sorted(both["nfe"].unique()))
+    note = f"Arrows lead from the fewest evaluations to the most ({nfes})."
+    about = (f"{prefix}trade-path", "The way along NFE", note)
+    return [_paths(both, parts, primary, about)]
+
+
+def at_the_chosen(
+    found: pd.DataFrame, looks: dict[str, Style], primary: Primary, prefix: str
+) -> list[Figure]:
+    """The same on the half that chose nothing, each at its chosen way; ``found``: ``chosen``'s."""
+    found = found[found["series"].isin(looks)]
+    if not len(found):
+        return []
+    parts = {
+        str(base): (own, looks[own["series"].iloc[0]])
+        for base, own in found.groupby("base", sort=False)
+    }
+    note = (
+        "Each way of sampling, or of several guidance scales, is the one that was best on half of "
+        "the data and samples; shown is the other half. Arrows lead from the fewest evaluations "
+        "to the most."
+    )
+    about = (f"{prefix}trade-chosen", "At the ways chosen on the other half of the data", note)
+    return [_paths(found, parts, primary, about)]
+
+
+def _paths(
+    both: pd.DataFrame,
+    parts: dict[str, tuple[pd.DataFrame, Style]],
+    primary: Primary,
+    about: tuple[str, str, str],
+) -> Figure:
+    """A line along NFE for every part, with its look; ``about``: id, title and note."""
     higher, figure = _axes(both, primary, 420)
-    table = []
-    for name in [s for s in order if s in looks]:
-        own = both[both["series"] == name].sort_values("nfe")
+    ways, table = "way" in both, []
+    for name, (rows, look) in parts.items():
+        own = rows.sort_values("nfe")
         if not len(own):
             continue
-        look = looks[name]
         texts = []
         for row in own.to_dict("records"):
             q, d = side_of(row, "q"), side_of(row, "d")
-            nfe = int(row["nfe"])
+            way = [f"{row['way']}, of {row['ways']}"] if ways else []
             said = f"{hover(q)}<br>{hover(d)}{protocol(row)}"
-            texts.append(f"{heading(name)}, {nfe} NFE<br>{said}")
-            table.append([name, str(nfe), *number_cells(q), *number_cells(d)])
+            nfe = str(int(row["nfe"]))
+            texts.append(f"{heading(name)}, {safe(', '.join([f'{nfe} NFE', *way]))}<br>{said}")
+            table.append([name, nfe, *way, *number_cells(q), *number_cells(d)])
         symbols = [look.marker, *["arrow"] * (len(own) - 1)]
         # An arrow has no direction at the first point, where plotly then draws nothing.
         figure.add_scatter(
@@ -123,30 +157,28 @@ def path_along_nfe(
             marker={**marker(look, 12), "symbol": symbols, "angleref": "previous"},
         )  # fmt: skip
     log_y(figure, both["value_q"], higher[0])
-    about = both[both["role"] == "student"]
-    far = ""
-    if about["series"].nunique() > 1:
-        far = fit(figure, both, about, {"xaxis": "_d", "yaxis": "_q"})
+    students, far = both[both["role"] == "student"], ""
+    if students["series"].nunique() > 1:
+        far = fit(figure, both, students, {"xaxis": "_d", "yaxis": "_q"})
     labels = [words.metric(m).label for m in (primary.quality, primary.diversity)]
-    nfes = ", ".join(str(int(n)) for n in sorted(both["nfe"].unique()))
-    return [
-        Figure(
-            f"{prefix}trade-path",
-            "The way along NFE",
-            f"Arrows lead from the fewest evaluations to the most ({nfes}).{far}",
-            spec(figure),
-            420,
-            ["Variant", "NFE", labels[0], "95 % interval", labels[1], "95 % interval"],
-            table,
-        )
-    ]
+    heads = ["Variant", "NFE", *(["Chosen"] if ways else [])]
+    name, title, note = about
+    return Figure(
+        name,
+        title,
+        note + far,
+        spec(figure),
+        420,
+        [*heads, labels[0], "95 % interval", labels[1], "95 % interval"],
+        table,
+    )
 
 
 def along_settings(
     summary: pd.DataFrame, nfes: list[int], looks: dict[str, Style], primary: Primary, prefix: str
 ) -> list[Figure]:
     """Quality against diversity of variants that were sampled in several ways: a front each."""
-    both = _both(summary, primary)
+    both = both_sides(summary, primary, primary.question)
     both = both[both["series"].isin(looks)]
     found = []
     for nfe in nfes:
@@ -207,19 +239,6 @@ def _natural(text: str) -> list[tuple[float, str]]:
     """A sort key by the numbers in a text, in order."""
     parts = re.split(r"(-?\d+(?:\.\d+)?)", text)
     return [(float(p), "") if i % 2 else (0.0, p) for i, p in enumerate(parts)]
-
-
-def _both(summary: pd.DataFrame, primary: Primary) -> pd.DataFrame:
-    """One row per series and NFE that has both primary metrics (suffixes _q and _d)."""
-    rows = measured(summary)
-    if primary.quality == primary.diversity:
-        rows = rows.iloc[:0]
-    sides = [
-        select(rows, primary.question, name, primary.extractor)
-        for name in (primary.quality, primary.diversity)
-    ]
-    keys = ["series", "variant", "nfe", "role", "track", "protocol"]
-    return sides[0].merge(sides[1], on=keys, suffixes=("_q", "_d"))
 
 
 def _axes(
