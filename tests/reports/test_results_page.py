@@ -1,10 +1,10 @@
 """Pages of kept results: a run's, and one of the parts of a long experiment."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from piflow_reports import results_page, summary
@@ -77,28 +77,35 @@ def test_parts_of_other_rules_have_no_page(parts, tmp_path):
 
 
 def test_each_familys_entry_is_the_best_of_its_trials():
-    """At its count; where the family's students serve all counts, at the one they were tried at."""
+    """By the trials at its count; of students of all counts by ``digits_entries``, of that seed."""
     (config,) = compose(["experiment=digits_full"])
-    tried = {}
-    for path in sorted((RESULTS / "digits_trials").glob("*/results.parquet")):
+    found = {}
+    for path in (RESULTS / "digits_trials").glob("*/results.parquet"):
         trials = trials_of(read.read_all([path.parent])[0])
         assert trials is not None and not trials.higher
-        for variant, own in trials.trials.items():
-            for nfe in {nfe for trial in own for nfe in trial.values}:
-                best = np.nanmin([trial.values.get(nfe, np.nan) for trial in own])
-                known = tried.setdefault(nfe, {})
-                known[variant] = min(best, known.get(variant, best))
+        for own in trials.trials.values():
+            for trial in own:
+                found |= {(trials.name, trial.name, nfe): v for nfe, v in trial.values.items()}
+    table = pd.read_parquet(RESULTS / "digits_entries" / "results.parquet")
+    table = table[(table["metric"] == "fd") & (table["role"] == "student")]
+    elastic = dict(zip(zip(table["variant"], table["nfe"], strict=True), table["value"],
+                       strict=True))  # fmt: skip
     families = {}
     for name, variant in config.variants.items():
         method = registry.get("method", variant.method)
-        facts = method(build_dataclass(method.Config, variant.settings, name)).facts
+        facts = method(build_dataclass(method.Config, variant.settings, name)).facts_for()
         if facts.trains and facts.track == "distilled":
-            families.setdefault(facts.family.split(",")[0], []).append(name)
+            values = families.setdefault(facts.family.split(",")[0], {})
+            if facts.elastic:
+                values |= {(nfe, name): elastic[name, nfe] for nfe in config.nfes}
+            else:
+                cited = re.findall(r"at (\d) NFE \((\w+): ([\w-]+)\)", variant.tuning)
+                assert {int(nfe) for nfe, *_ in cited} == set(variant.nfes or config.nfes), name
+                values |= {(int(n), name): found[run, trial, int(n)] for n, run, trial in cited}
     assert len(families) == 6
-    for nfe, entries in ((int(n), names) for n, names in config.family.entries.items()):
+    for nfe in config.nfes:
         best = []
-        for names in families.values():
-            values = {n: tried[nfe][n] for n in names if n in tried[nfe]}
-            values = values or {n: tried[1][n] for n in names}
-            best.append(min(values, key=values.get))
-        assert sorted(entries) == sorted(best)
+        for values in families.values():
+            here = {name: value for (n, name), value in values.items() if n == nfe}
+            best.append(min(here, key=here.get))
+        assert sorted(config.family.entries[str(nfe)]) == sorted(best)
