@@ -230,6 +230,10 @@ def test_entries_of_families_say_which_leads():
     note = comparisons.level_note(table.assign(declared=1), primary)
     assert "every two of them in FD (at 1 NFE b and c), 1 comparison," in note
     assert primary.told_from == "the best of the families' entries"
+    declared = {"leader": None, "entries": {"1": ["b", "c"]}}
+    for leader, entries in ((None, {1: ["b", "c"]}), ("a", {})):
+        read = frames.primary({"family": declared | {"leader": leader}}, uneven([1.0], [2.0]))
+        assert (read.leader, read.entries) == (leader or "", entries), "a leader comes first"
     nobody = comparisons.level_note(table.assign(family=False), primary)
     assert nobody.startswith("No two of the declared entries")
 
