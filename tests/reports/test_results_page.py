@@ -99,7 +99,7 @@ def test_each_familys_entry_is_the_best_of_its_trials():
             if facts.elastic:
                 values |= {(nfe, name): elastic[name, nfe] for nfe in config.nfes}
             else:
-                cited = re.findall(r"at (\d) NFE \((\w+): ([\w-]+)\)", variant.tuning)
+                cited = re.findall(r"at (\d) NFE \((\w+): ([\w-]+)[,)]", variant.tuning)
                 assert {int(nfe) for nfe, *_ in cited} == set(variant.nfes or config.nfes), name
                 values |= {(int(n), name): found[run, trial, int(n)] for n, run, trial in cited}
     assert len(families) == 6
