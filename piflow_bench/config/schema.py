@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from piflow_bench.errors import UserError, nearest
-from piflow_bench.evaluation.protocols import Protocol
+from piflow_bench.evaluation.protocols import HALVES, Protocol
 from piflow_bench.places import RUNS
 from piflow_bench.settings import setting
 from piflow_bench.training.scale import Scale
@@ -211,6 +211,11 @@ def checked(config: ExperimentConfig) -> ExperimentConfig:
         names = getattr(config.protocol, key) or []
         if len(set(names)) != len(names):
             raise UserError(f"protocol.{key}={names}: must be distinct")
+    halves = [q for q in HALVES if q in config.protocol.questions]
+    if len(halves) == 1:
+        raise UserError(
+            f"protocol.questions: {halves[0]} without the other half; give {' and '.join(HALVES)}"
+        )
     for name in config.variants:
         if not re.fullmatch(NAME, name) or "." in name:  # A dot begins a setting's own name.
             raise UserError(f"variant {name!r}: letters, digits and _ + - only")
@@ -244,6 +249,11 @@ def _check_family(config: ExperimentConfig) -> None:
                 )
         if len(set(names)) < len(names):
             raise UserError(f"family.{key}={names}: must be distinct")
+    for nfe, names in entries.items():
+        for name in names:
+            own = config.variants[name].nfes
+            if own is not None and int(nfe) not in own:
+                raise UserError(f"family.entries.{nfe}={name}: it is entered at NFE {own} alone")
 
 
 def to_plain(instance: Any) -> Any:

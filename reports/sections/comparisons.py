@@ -133,6 +133,6 @@ def _declared(primary: Primary) -> str:
         for nfe, names in sorted(primary.entries.items())
     ]
     return (
-        "of each family of methods the variant that was best on trials, every two of them in "
+        "one variant of each family of methods, every two of them in "
         f"{words.metric(primary.quality).label} ({'; '.join(entered)})"
     )

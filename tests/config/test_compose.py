@@ -54,6 +54,8 @@ def refused(tmp_path, capsys, monkeypatch):
         ("family.leader=kdd", ["family.leader=kdd", "did you mean 'kd'"]),
         ("family.entries.4=[kd,dmd]", ["family.entries.4=dmd", "did you mean 'dmd2'"]),
         ("family.entries.1=[kd,kd]", ["family.entries.1=['kd', 'kd']", "distinct"]),
+        ("family.entries.1=[teacher-heun,kd]", ["teacher-heun", "entered at NFE [4] alone"]),
+        ("protocol.questions=[imitation,first_half]", ["first_half without the other half"]),
         ("family.entries.one=[kd,dmd2]", ["family.entries.one: must be an NFE"]),
         ("family.entries=[kd,dmd2]", ["given one by one: family.entries.KEY=VALUE"]),
         ("family.entries={1:[kd]}", ["family.entries: is given one by one: family.entries.1="]),

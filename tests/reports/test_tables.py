@@ -228,7 +228,8 @@ def test_entries_of_families_say_which_leads():
     ]  # fmt: skip
     assert (found.leader, found.tone, found.worse) == ("c", "clear", ["b"])
     note = comparisons.level_note(table.assign(declared=1), primary)
-    assert "every two of them in FD (at 1 NFE b and c), 1 comparison," in note
+    assert "one variant of each family of methods, every two of them in FD " in note
+    assert "(at 1 NFE b and c), 1 comparison," in note
     assert primary.told_from == "the best of the families' entries"
     declared = {"leader": None, "entries": {"1": ["b", "c"]}}
     for leader, entries in ((None, {1: ["b", "c"]}), ("a", {})):
