@@ -147,7 +147,7 @@ def rescaled(guided: Tensor, conditional: Tensor, patch: int = 2) -> Tensor:
     """A guided velocity ``(B, C, H, W)`` with the norm of the unguided one in every patch.
 
     The rule of diffusers' pipeline for Qwen-Image, whose tokens are patches of 2x2: another field
-    than plain guidance.
+    than plain guidance. A guided velocity of zero, which has no direction, stays zero.
     """
 
     def norms(u: Tensor) -> Tensor:
@@ -156,7 +156,8 @@ def rescaled(guided: Tensor, conditional: Tensor, patch: int = 2) -> Tensor:
         return patches.square().sum((1, 3, 5), keepdim=True).sqrt()
 
     batch, _, height, width = guided.shape
-    scale = norms(conditional) / norms(guided).clamp(min=torch.finfo(guided.dtype).tiny)
+    numbers = torch.finfo(guided.dtype)
+    scale = (norms(conditional) / norms(guided).clamp(min=numbers.tiny)).clamp(max=numbers.max)
     scale = scale.expand(batch, 1, height // patch, patch, width // patch, patch)
     return guided * scale.reshape(batch, 1, height, width)
 

@@ -231,7 +231,7 @@ def test_the_teachers_guidance_is_each_rows_own_and_costs_what_it_guides():
 
 def test_it_keeps_the_norm_where_the_teachers_rule_does():
     def images(x, t, condition):
-        return x * (1 + condition.labels[:, None, None, None])
+        return x * (1 + condition.labels[:, None, None, None] / 2)  # guided: -1 and 0.5 times x
 
     teacher = Teacher(images, nn.Linear(1, 1), Guidance(3.0, rule="norm-rescaled"))
     x, t = torch.randn(4, 1, 4, 4), torch.full((4,), 0.5)
