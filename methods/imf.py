@@ -113,6 +113,13 @@ class ImprovedMeanFlow(Method):
         words = f"{self.facts.fidelity}; the teacher's guided velocity stands for its own"
         return replace(self.facts, fidelity=words)
 
+    def samples_with(self, key: str, value: Any) -> str | None:
+        """Guidance is an input, of the scales that are trained."""
+        most = self.config.guidance_most
+        if key == "guidance" and value > most:
+            return f"scales of 1 to {most:g} are trained; settings.guidance_most trains larger ones"
+        return None
+
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """The teacher's backbone (or a fresh one) with a second time and guidance as inputs."""
         c, own = self.config, teacher.guidance

@@ -152,6 +152,10 @@ class IMM(Method):
             return "spends two evaluations a guided step, so it serves even NFEs"
         return None
 
+    def samples_with(self, key: str, value: Any) -> str | None:
+        """Guidance is of a student whose settings have it guided."""
+        return None if self.config.guided else "is of a student whose settings have guided=true"
+
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """The teacher's backbone (or a fresh one) with a second time input."""
         c = self.config

@@ -115,6 +115,10 @@ class TeacherSampler(Method):
             return "spends two evaluations a guided step, so it serves even NFEs"
         return None
 
+    def samples_with(self, key: str, value: Any) -> str | None:
+        """Guidance is of a teacher that is guided: it costs evaluations."""
+        return None if self.config.guided else "is of a teacher whose settings have guided=true"
+
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """The teacher's field behind the student interface."""
         student = TeacherStudent(teacher.field, teacher, self.config)

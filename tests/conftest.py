@@ -117,6 +117,11 @@ def _rank(item):
 
 
 @pytest.fixture(autouse=True)
+def _the_same_draws_each_time():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def _plugins_of_the_test_alone():
     """What a command in the tests' own process was given as ``plugins=`` is forgotten after it."""
     yield

@@ -13,7 +13,7 @@ import torch
 from piflow_methods.parts.stepping import FlowMapStudent
 from torch import Tensor
 
-from piflow_bench.api import Condition, Guidance, SampleRandom, Teacher, UserError, flow
+from piflow_bench.api import Condition, Guidance, SampleRandom, Teacher, flow
 
 
 def inputs(scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -93,15 +93,9 @@ class TwiceAskedStudent(FlowMapStudent):
     def sample(
         self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
     ) -> Tensor:
-        """Samples in ``nfe`` evaluations; ``guidance`` is another scale.
-
-        Raises:
-            UserError: if a guidance is given to a student that is not guided.
-        """
+        """Samples in ``nfe`` evaluations; ``guidance`` is another scale, where it is guided."""
         given = noise, condition
         if self.guidance is not None:
             network = asked_twice(self.network, settings.pop("guidance", self.guidance))
             return FlowMapStudent(network, self.start).sample(*given, nfe // 2, random, **settings)
-        if "guidance" in settings:
-            raise UserError("sampling.guidance: of a student whose settings have guided=true")
         return super().sample(*given, nfe, random, **settings)

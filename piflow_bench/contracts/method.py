@@ -262,6 +262,10 @@ class Method:
             return f"serves NFE {', '.join(map(str, nfes))}"
         return None
 
+    def samples_with(self, key: str, value: Any) -> str | None:
+        """None if this configuration's student takes ``key=value`` of sampling, else the reason."""
+        return None
+
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """Networks, optimizers and the student, initialised from the teacher."""
         raise NotImplementedError("a method must define build()")

@@ -20,13 +20,13 @@ def sampling_choices(method: type[Method]) -> dict[str, type]:
     }
 
 
-def check_sampling(entry: VariantConfig, method: type[Method], where: str) -> None:
-    """Refuse settings that the method has not, and values out of bounds; a list holds several.
+def check_sampling(entry: VariantConfig, method: Method, where: str) -> None:
+    """Refuse settings that the method has not, and values that it cannot take; a list has several.
 
     Raises:
         UserError: naming the key below ``where``.
     """
-    declared = sampling_choices(method)
+    declared = sampling_choices(type(method))
     for key, value in entry.sampling.items():
         if key not in declared:
             raise UserError(
@@ -40,3 +40,7 @@ def check_sampling(entry: VariantConfig, method: type[Method], where: str) -> No
             build_dataclass(declared[key], {key: each}, where)
             if values.count(each) > 1:
                 raise UserError(f"{where}.{key}={values}: must be distinct")
+        for each in values:
+            reason = method.samples_with(key, each)
+            if reason:
+                raise UserError(f"{where}.{key}={each}: {reason}")

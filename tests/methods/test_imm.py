@@ -18,7 +18,6 @@ from piflow_bench.api import (
     Teacher,
     TrainingRandom,
     Unconditional,
-    UserError,
     flow,
 )
 from piflow_bench.networks.mlp import MLP
@@ -406,11 +405,11 @@ def test_guidance_at_inference_is_of_two_evaluations_a_step(guidance, scale):
 
 
 def test_guidance_of_a_student_without_it_is_refused():
-    with pytest.raises(UserError, match="sampling.guidance: of a student .*guided=true"):
-        built().student.sample(torch.zeros(1, 2), Unconditional(1), 1, None, guidance=1.5)
+    assert "settings have guided=true" in IMM(Config()).samples_with("guidance", 1.5)
     with pytest.raises(ValueError, match="guided=true: .*distill=false"):
         Config(guided=True)
     guided = IMM(Config(distill=False, guided=True))
+    assert guided.samples_with("guidance", 1.5) is None
     assert guided.serves(2) is None and "even" in guided.serves(3)
     assert IMM(Config()).serves(3) is None
 

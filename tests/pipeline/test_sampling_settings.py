@@ -16,9 +16,15 @@ METHODS = {name: plugin.load() for name, plugin in registry.find("method").items
 ALL = [(name, key) for name, method in METHODS.items() for key in sampling_choices(method)]
 
 
-def refusal(name, **sampling):
+def made(name, **settings):
+    return METHODS[name](METHODS[name].Config(**settings))
+
+
+def refusal(of, **sampling):
+    """The line in which a method, by its name or with settings, refuses the sampling."""
+    method = made(of) if isinstance(of, str) else of
     with pytest.raises(UserError) as error:
-        check_sampling(VariantConfig(name, sampling=sampling), METHODS[name], "v.sampling")
+        check_sampling(VariantConfig("v", sampling=sampling), method, "v.sampling")
     return str(error.value)
 
 
@@ -40,14 +46,25 @@ def test_what_no_sampler_could_take_is_refused_by_name(name, key, value):
 
 def test_several_values_are_each_looked_at_and_what_is_given_stays():
     entry = VariantConfig("teacher", sampling={"guidance": [1, 2.5]})
-    check_sampling(entry, METHODS["teacher"], "v.sampling")
+    check_sampling(entry, made("teacher", guided=True), "v.sampling")
     assert entry.sampling == {"guidance": [1, 2.5]}
-    assert "guidance=-3:" in refusal("teacher", guidance=[1, -3])
+    assert "guidance=-3:" in refusal(made("teacher", guided=True), guidance=[1, -3])
 
 
 def test_the_nearest_setting_is_named():
     assert "did you mean 'guidance'" in refusal("teacher", guidence=1)
-    assert refusal("kd", shift=2) == "v.sampling.shift: no such sampling setting of kd; it has none"
+    entry = VariantConfig("kd", sampling={"shift": 2})
+    with pytest.raises(UserError, match=r"^v.sampling.shift: no such .* of kd; it has none$"):
+        check_sampling(entry, made("kd"), "v.sampling")
+
+
+def test_what_these_settings_cannot_take_is_refused():
+    less = made("imf", guidance_most=2.0)
+    assert "scales of 1 to 2 are trained" in refusal(less, guidance=[2.0, 2.5])
+    for unguided in ("teacher", "imm"):
+        assert "guidance=1.5: is of a" in refusal(unguided, guidance=1.5)
+    for method in (less, made("teacher", guided=True), made("imm", guided=True, distill=False)):
+        check_sampling(VariantConfig("v", sampling={"guidance": 1.5}), method, "v.sampling")
 
 
 def test_check_names_what_is_declared_nowhere():

@@ -154,7 +154,7 @@ def _variant(
     cls = registry.get("method", entry.method, folders)
     settings = build_dataclass(cls.Config, entry.settings, f"variants.{name}.settings")
     method = cls(settings)
-    check_sampling(entry, cls, f"variants.{name}.sampling")
+    check_sampling(entry, method, f"variants.{name}.sampling")
     training = {**to_plain(config.training), **entry.training}
     if "ema" in entry.training:
         training["ema"] = {**to_plain(config.training)["ema"], **entry.training["ema"]}
@@ -208,8 +208,10 @@ def _settings_at(
         if not str(key).isdigit() or not isinstance(own, Mapping):
             raise UserError(f"{where}.{key}: must be settings by NFE, such as {{4: {{lr: 1e-4}}}}")
         settings = build_dataclass(type(method).Config, {**entry.settings, **own}, f"{where}.{key}")
-        if type(method)(settings).facts_for() != facts:
+        other = type(method)(settings)
+        if other.facts_for() != facts:
             raise UserError(f"{where}.{key}: makes another method of it; enter it as a variant")
+        check_sampling(entry, other, f"variants.{name}.sampling")
         if int(key) in nfes:
             found[int(key)] = in_keys(settings, to_plain(settings))
     return found
