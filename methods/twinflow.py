@@ -6,20 +6,26 @@ student's own samples, so that distribution matching needs no second network. Th
 * base: ``F (t - s)`` equals a short step along the velocity and the running average's way from
   there to s in two steps (RCGM), its residual cut; and ``F(x, t, t)`` the velocity;
 * adversary: ``F(x_f at t, -t, -t)`` learns the velocity of noising one-step samples x_f;
-* rectification: one-step samples move along ``F(., -t, -t) - F(., t, t)``.
+* rectification: one-step samples move along ``F(., -t, -t) - F(., t, t)``, cut.
 
-s is the network's second time, as t - s.
+x_f is noised afresh, as in the published training of large models: with the noise that it came of,
+as in the published tutorial, its velocities are those of a straightened flow, of other marginals
+than the ones that rectification compares, and samples of the right distribution would move.
+
+s is the network's second time, as t - s. Over several steps the published sampler estimates the
+data by ``F(x, t, 0)`` and renoises; the map's own steps are the other style.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from piflow_methods.parts.consistency import Average
+from piflow_methods.parts.renoising import WholeWayStudent
 from piflow_methods.parts.stepping import FlowMapStudent, average_velocity
 from piflow_methods.parts.turns import turn
 from torch import Tensor
@@ -54,7 +60,8 @@ class Config:
     # in t, along the velocity
     step: float = setting(0.01, above=0, below=1, search=log_between(0.003, 0.1))
     average_steps: int = setting(2, least=1)  # of the running average from there to s
-    cut: float = setting(1.0, above=0)  # of every element of the residual
+    cut: float = setting(1.0, above=0)  # of elements of the residual, and of the rectification's
+    style: str = setting("few", choices=("few", "any"))  # several steps renoise | follow the map
     decay: float = setting(0.99, least=0, below=1)  # of the running average
     lr: float = setting(1e-4, least=0, search=log_between(1e-5, 1e-3))
     beta1: float = setting(0.9, least=0, below=1)
@@ -91,9 +98,15 @@ class TwinFlow(Method):
             "{TwinFlow}: Realizing One-step Generation on Large Models with Self-adversarial Flows",
             "2512.05150",
         ),
-        fidelity="after the official code; the teacher's guided velocity stands for the data's, "
-        "the parts take turns over steps, not rows",
+        stochastic=True,
+        fidelity="after the official code, without its weights of the losses; the teacher's guided "
+        "velocity stands for the data's, the parts take turns over steps, not rows",
+        version=2,
     )
+
+    def facts_for(self) -> Facts:
+        """Only renoising draws noise."""
+        return replace(self.facts, stochastic=self.config.style == "few")
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """The teacher's network with a second time, and its running average."""
@@ -101,8 +114,9 @@ class TwinFlow(Method):
         network: Any = copy.deepcopy(teacher.network)
         network.add_duration()
         network.requires_grad_(True).train()
+        few = c.style == "few"
         return Built(
-            student=FlowMapStudent(network),
+            student=WholeWayStudent(network, shift=1.0) if few else FlowMapStudent(network),
             modules={"student": network, "average": Average(network, c.decay)},
             optimizers={
                 "student": Optimizer(("student",), c.lr, (c.beta1, c.beta2), 0.0, c.schedule)
@@ -175,9 +189,10 @@ class TwinFlow(Method):
             noise, velocity = self._samples(batch, context)
             x = noise - velocity
         t = context.random.uniform("time")
-        noisy = flow.interpolate(x, noise, t)
+        fresh = context.random.normal("fresh noise", batch.shape)
+        noisy = flow.interpolate(x, fresh, t)
         found = average_velocity(context.networks["student"], noisy, -t, -t, batch.condition)
-        loss = (found - (noise - x)).square().mean()
+        loss = (found - (fresh - x)).square().mean()
         return Update("student", loss, scalars={"fake_loss": loss.detach()})
 
     def _rectification(self, batch: Batch, context: Context) -> Update:
@@ -188,7 +203,8 @@ class TwinFlow(Method):
             fresh = context.random.normal("fresh noise", batch.shape)
             noisy = flow.interpolate(noise - velocity, fresh, t)
             fake = average_velocity(student, noisy, -t, -t, condition)
-            target = velocity - (fake - average_velocity(student, noisy, t, t, condition))
+            apart = fake - average_velocity(student, noisy, t, t, condition)
+            target = velocity - apart.clamp(-self.config.cut, self.config.cut)
         loss = (velocity - target).square().mean()
         one = torch.ones_like(t)
         at_noise = context.teacher(noise, one, condition)

@@ -18,6 +18,7 @@ from piflow_bench.api import (
     Unconditional,
     flow,
 )
+from piflow_bench.networks.mlp import MLP
 from tests.methods import gaussian
 from tests.methods.test_dmd2_switches import CLASS, Field, guided
 
@@ -122,8 +123,9 @@ def test_the_adversarys_gradient_has_its_closed_form(values):
     update(student, 0.0, 1.0)
     noise, t, one = draw("noise", "normal", (DIM,)), draw("time"), torch.ones(ROWS)
     x = noise - polynomial(values, noise, one, 0 * one)
-    noisy = flow.interpolate(x, noise, t)
-    error = polynomial(values, noisy, -t, -t) - (noise - x)
+    fresh = draw("fresh noise", "normal", (DIM,))
+    noisy = flow.interpolate(x, fresh, t)
+    error = polynomial(values, noisy, -t, -t) - (fresh - x)
     assert torch.allclose(student.values.grad, slopes(error, noisy, -t, -t), atol=1e-9)
 
 
@@ -131,14 +133,15 @@ def test_the_adversarys_gradient_has_its_closed_form(values):
 @pytest.mark.parametrize("values", STUDENTS)
 def test_the_rectifications_gradient_has_its_closed_form(values, w):
     student = Polynomial(*values)
-    update(student, 0.0, 0.0, w)
+    update(student, 0.0, 0.0, w, cut=0.1)
     noise, t, one = draw("noise", "normal", (DIM,)), draw("time"), torch.ones(ROWS)
     velocity = polynomial(values, noise, one, 0 * one)
     noisy = flow.interpolate(noise - velocity, draw("fresh noise", "normal", (DIM,)), t)
     apart = polynomial(values, noisy, -t, -t) - polynomial(values, noisy, t, t)
-    expected = slopes(apart, noise, one, 0 * one)
+    assert (apart.abs() > 0.1).any()
+    expected = slopes(apart.clamp(-0.1, 0.1), noise, one, 0 * one)
     expected = expected + slopes(
-        residual(values, noise, one, 0 * one, field(noise, one, w)), noise, one, 0 * one
+        residual(values, noise, one, 0 * one, field(noise, one, w), 0.1), noise, one, 0 * one
     )
     assert torch.allclose(student.values.grad, expected, atol=1e-9)
 
@@ -155,6 +158,50 @@ def test_the_exact_map_is_at_rest_as_its_step_shrinks(shares):
 def test_one_step_samples_of_the_class_do_not_move():
     found, _ = update(Exact(), 0.0, 0.0)
     assert found.scalars["matching_loss"] < 1e-24
+
+
+class Twin(Exact):
+    """The exact map, whose field at negative times may be off by ``a x + b t + c``."""
+
+    def __init__(self):
+        super().__init__()
+        self.off = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x, t, condition, duration):
+        a, b, c = self.off
+        off = (t < 0)[:, None] * (a * x + b * t[:, None] + c)
+        return super().forward(x, t, condition, duration) + off
+
+
+def test_where_samples_are_the_classs_so_is_the_field_that_negative_times_learn():
+    rows, gradients = 2000, []
+    method = TwinFlow(Config(base_share=0.0, adversary_share=1.0))
+    batch = Batch(None, Classes(torch.zeros(rows, dtype=torch.int64), 1), (DIM,))
+    for step in range(50):
+        student = Twin()
+        networks = {"student": student, "average": Average(student, 0.99)}
+        teacher = Teacher(Field(), nn.Linear(1, 1), Guidance(1.0), closed_form=True)
+        random = TrainingRandom(5, step, 0, rows)
+        (found,) = method.training_step(
+            batch, Context(step, 0.0, random, teacher, networks, networks)
+        )
+        gradients.append(torch.autograd.grad(found.loss, student.off)[0])
+    mean, error = torch.stack(gradients).mean(0), torch.stack(gradients).std(0) / 50**0.5
+    assert (mean.abs() < 3 * error).all() and (error < 0.01).all()
+
+
+@pytest.mark.parametrize("style", ["few", "any"])
+def test_several_steps_renoise_or_follow_the_map(style):
+    method = TwinFlow(Config(style=style))
+    assert method.facts_for().stochastic == (style == "few")
+    student = method.build(Teacher(Field(), MLP(DIM), Guidance(1.0)), None).student.bind(Exact())
+    noise, random, zero = torch.randn(8, DIM), SampleRandom(0, range(8)), torch.zeros(8)
+    found = student.sample(noise, Unconditional(8), 2, random)
+    expected = gaussian.flow_map(noise, zero + 1, zero, **CLASS)
+    if style == "few":
+        middle = (expected + random.normal(0, (DIM,))) / 2
+        expected = gaussian.flow_map(middle, zero + 0.5, zero, **CLASS)
+    assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_samples_of_the_exact_map_are_its_ends():
