@@ -80,17 +80,11 @@ def _short(value: Any) -> str:
 def merge(runs: list[Run]) -> Run:
     """Put the rows of several runs together; a student's name in two runs gets the run's name.
 
-    Teachers and controls of one protocol are the same in every run: each of their cells stays once.
+    Teachers and controls of one protocol are the same in every run: each of their cells stays once;
+    those of several guidances get the run's name, too.
     """
-    seen: dict[str, int] = {}
-    for run in runs:
-        students = run.results[run.results["role"] == "student"]
-        for name in students["variant"].unique():
-            seen[name] = seen.get(name, 0) + 1
-    renamed = []
-    for run in runs:
-        names = {name: f"{name} ({run.name})" for name, count in seen.items() if count > 1}
-        renamed.append(rename(run, names))
+    parted = _of_several(runs)
+    renamed = [rename(run, {name: f"{name} ({run.name})" for name in parted}) for run in runs]
     first = renamed[0]
     info = dict(first.info)
     for key in ("variants", "failures", "warnings", "references", "elsewhere"):
@@ -117,6 +111,16 @@ def merge(runs: list[Run]) -> Run:
         merge_selections([run.selections for run in renamed]),
         tuple(runs),
     )
+
+
+def _of_several(runs: list[Run]) -> list[str]:
+    """Students in more than one run; teachers and controls of another guidance in each."""
+    rows = pd.concat([run.results.assign(which=i) for i, run in enumerate(runs)])
+    students = rows["role"] == "student"
+    inside = rows[students].groupby("variant")["which"].nunique()
+    scales = rows[~students].groupby(["variant", "sampler"], dropna=False)["guidance"].nunique()
+    several = scales[scales > 1].index.get_level_values("variant")
+    return sorted({*inside[inside > 1].index, *several})
 
 
 def _once(results: pd.DataFrame) -> pd.DataFrame:

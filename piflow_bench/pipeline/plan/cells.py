@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from piflow_bench.contracts.teacher import Guided
 from piflow_bench.files.digests import digest
 from piflow_bench.files.hub import local_path
 from piflow_bench.pipeline.plan import samples
@@ -215,8 +214,7 @@ def _columns(
     sampling: Mapping[str, Any],
 ) -> dict[str, Any]:
     facts = variant.facts
-    guided = facts.guidance != "none" and isinstance(world.teacher.config, Guided)
-    scale = world.teacher.guidance.scale if guided else None
+    scale = None if facts.guidance == "none" else world.guidance
     served = variant.nfes if facts.elastic else [nfe]
     return {
         "variant": variant.name,

@@ -41,7 +41,7 @@ def _converged(shared: Shared) -> Cell:
     generated, classes = shared.teachers, labels(world, world.config.sample_seed)
     measured = evaluate(world, generated, shared.references, True, label, classes)
     return Cell(
-        _columns(label, str(world.config.converged)),
+        _columns(label, str(world.config.converged), world.guidance),
         measured + score_samples(world, shared.paired, None, label),
         samples=shared.paired,
         closer=inspections(
@@ -92,7 +92,7 @@ def _of_truth(shared: Shared) -> Cell:
     return Cell(_columns("real-vs-real"), measured)
 
 
-def _columns(name: str, sampler: str = "") -> dict[str, Any]:
+def _columns(name: str, sampler: str = "", guidance: float | None = None) -> dict[str, Any]:
     return {
         "variant": name,
         "method": "",
@@ -104,6 +104,6 @@ def _columns(name: str, sampler: str = "") -> dict[str, Any]:
         "train_seed": None,
         "budget_fraction": 1.0,
         "nfe": None,  # Counted while it samples: see the stage's facts.
-        "guidance": None,
+        "guidance": guidance,
         "sampler": sampler,
     }

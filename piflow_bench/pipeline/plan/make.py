@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from piflow_bench.config.schema import ExperimentConfig
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.contracts.teacher import TeacherPlugin
-from piflow_bench.evaluation.protocols import IMAGES, Rules, rules_hash
+from piflow_bench.evaluation.protocols import IMAGES, OF_DATA, Rules, rules_hash
 from piflow_bench.pipeline.launchers.slurm.settings import check_resources
 from piflow_bench.pipeline.loggers import check_logger
 from piflow_bench.pipeline.plan import samples
@@ -121,11 +121,13 @@ the experiment's: another metric or question changes none of the others."""
 def rules_of(world: World) -> Rules:
     """All that must be the same where rows are ranked together."""
     p, solved = world.protocol, world.config.converged
+    # Against real data guidance is a way of sampling: students of several share a ranking.
+    of_data = {*p.questions} <= {*OF_DATA}
     return {
         "images": IMAGES,
         **{name: getattr(p, name) for name in RULES},
         **p.measuring,
-        **world.identities,
+        **(world.unguided if of_data else world.identities),
         "converged": [solved.solver, solved.steps, *solved.warped_for_key().values()],
         "label_law": world.dataset.label_law or "not stated",
         "extractors": world.extractors,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from piflow_bench.config.schema import to_plain
-from piflow_bench.contracts.teacher import Guided, TeacherTraining
+from piflow_bench.contracts.teacher import TeacherTraining
 from piflow_bench.pipeline.plan.world import World
 from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.stages.features import Describe, DescribeReference
@@ -53,12 +53,8 @@ def _encoded(world: World) -> Stage:
 
 
 def _trained(world: World, training: TeacherTraining) -> Stage:
-    # Guidance is of sampling: it trains nothing anew.
-    guided = {f.name for f in dataclasses.fields(Guided)}
-    teacher = world.identities["teacher"]
-    settings = {k: v for k, v in teacher["settings"].items() if k not in guided}
     task = TrainTeacher(
-        **{**world.identities, "teacher": {**teacher, "settings": settings}},
+        **world.unguided,  # Guidance is of sampling: it trains nothing anew.
         training=in_keys(training.settings, to_plain(training.settings)),
         budget=to_plain(training.budget),
         train_seed=training.seed,

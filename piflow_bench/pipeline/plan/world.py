@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from piflow_bench.conformance.dataset import dataset_problems, network_of
 from piflow_bench.contracts.condition import Unconditional
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.contracts.extractor import LOGITS, ExtractorPlugin
-from piflow_bench.contracts.teacher import TeacherPlugin
+from piflow_bench.contracts.teacher import Guided, TeacherPlugin
 from piflow_bench.errors import UserError, nearest
 from piflow_bench.evaluation.metrics.metric import use_plugins
 from piflow_bench.evaluation.protocols import OF_DATA, QUESTIONS, Protocol
@@ -63,6 +63,19 @@ class World:
     def data(self) -> Identity:
         """The identity of the data alone."""
         return self.identities["dataset"]
+
+    @property
+    def unguided(self) -> dict[str, Identity]:
+        """The identities, the teacher's without its guidance."""
+        guidance, teacher = {f.name for f in fields(Guided)}, self.identities["teacher"]
+        settings = {k: v for k, v in teacher["settings"].items() if k not in guidance}
+        return {**self.identities, "teacher": {**teacher, "settings": settings}}
+
+    @property
+    def guidance(self) -> float | None:
+        """The scale of the teacher's guidance; None where it has none."""
+        guided = isinstance(self.teacher.config, Guided)
+        return self.teacher.guidance.scale if guided else None
 
     @property
     def space(self) -> Identity:
