@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from piflow_reports.data.read import normalise
 from piflow_reports.data.run import Grid, Run, Selections
 
 from piflow_bench.pipeline.results.schema import Status
+
+SEPARATORS = "-_. "
 
 
 def protocols(run: Run) -> frozenset[str]:
@@ -81,10 +84,17 @@ def merge(runs: list[Run]) -> Run:
     """Put the rows of several runs together; a student's name in two runs gets the run's name.
 
     Teachers and controls of one protocol are the same in every run: each of their cells stays once;
-    those of several guidances get the run's name, too.
+    those of several guidances get theirs.
     """
-    parted = _of_several(runs)
-    renamed = [rename(run, {name: f"{name} ({run.name})" for name in parted}) for run in runs]
+    students, others = _in_several(runs), _of_several_guidances(runs)
+    renamed = []
+    for run, short in zip(runs, _short_names([run.name for run in runs]), strict=True):
+        names = {name: f"{name} ({short})" for name in students}
+        scales = run.results[run.results["variant"].isin(others)].groupby("variant")["guidance"]
+        names |= {
+            name: f"{name} (guidance {scale:g})" for name, scale in scales.first().dropna().items()
+        }
+        renamed.append(rename(run, names))
     first = renamed[0]
     info = dict(first.info)
     for key in ("variants", "failures", "warnings", "references", "elsewhere"):
@@ -113,14 +123,28 @@ def merge(runs: list[Run]) -> Run:
     )
 
 
-def _of_several(runs: list[Run]) -> list[str]:
-    """Students in more than one run; teachers and controls of another guidance in each."""
+def _in_several(runs: list[Run]) -> list[str]:
+    """The students whose names are in more than one run."""
     rows = pd.concat([run.results.assign(which=i) for i, run in enumerate(runs)])
-    students = rows["role"] == "student"
-    inside = rows[students].groupby("variant")["which"].nunique()
-    scales = rows[~students].groupby(["variant", "sampler"], dropna=False)["guidance"].nunique()
-    several = scales[scales > 1].index.get_level_values("variant")
-    return sorted({*inside[inside > 1].index, *several})
+    found = rows[rows["role"] == "student"].groupby("variant")["which"].nunique()
+    return list(found[found > 1].index)
+
+
+def _of_several_guidances(runs: list[Run]) -> list[str]:
+    """Teachers and controls that runs have, sampled alike, under guidances of their own."""
+    rows = pd.concat([run.results for run in runs])
+    ways = rows[rows["role"] != "student"].groupby(["variant", "sampler"], dropna=False)
+    found = ways["guidance"].nunique()
+    return sorted(set(found[found > 1].index.get_level_values("variant")))
+
+
+def _short_names(names: list[str]) -> list[str]:
+    """Runs' names without the beginning that all share, where a separator ends it."""
+    shared = len(commonprefix(names))
+    rests = [name[shared:] for name in names]
+    if not all(rest[:1] in SEPARATORS and rest.strip(SEPARATORS) for rest in rests):
+        return names
+    return [rest.strip(SEPARATORS) for rest in rests]
 
 
 def _once(results: pd.DataFrame) -> pd.DataFrame:
