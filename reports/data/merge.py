@@ -103,6 +103,7 @@ def merge(runs: list[Run]) -> Run:
             items += [item for item in run.info.get(key) or [] if item not in items]
         info[key] = items
     info["measures"] = {name: value for run in renamed for name, value in _measures(run).items()}
+    info["family"], info["declared_after"] = _declared(runs)
     titles = {str(run.info.get("title") or run.name) for run in runs}
     # The parts of one experiment have its title.
     info["title"] = titles.pop() if len(titles) == 1 else " + ".join(run.name for run in runs)
@@ -121,6 +122,18 @@ def merge(runs: list[Run]) -> Run:
         merge_selections([run.selections for run in renamed]),
         tuple(runs),
     )
+
+
+def _declared(runs: list[Run]) -> tuple[dict[str, Any], list[str]]:
+    """The comparisons that the last run declared, and the runs that had declared others."""
+    families = [run.info.get("family") or {} for run in runs]
+    started = [str((run.info.get("provenance") or {}).get("started") or "") for run in runs]
+    last = max(zip(started, families, strict=True), key=lambda pair: pair[0])[1]
+    return last, [
+        run.name
+        for run, own in zip(runs, families, strict=True)
+        if any((own.get(key) or None) != (last.get(key) or None) for key in ("leader", "entries"))
+    ]
 
 
 def _in_several(runs: list[Run]) -> list[str]:

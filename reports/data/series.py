@@ -67,6 +67,8 @@ class Primary:
     """The variant that the experiment compares every other one with; empty: none was declared."""
     entries: dict[int, list[str]] = field(default_factory=dict)
     """In its place, by NFE: the variants entered for families of methods; every two of them."""
+    after: tuple[str, ...] = ()
+    """Runs that had declared other comparisons, and were there when these were declared."""
 
     @property
     def tested(self) -> bool:
@@ -104,6 +106,7 @@ def primary(info: dict[str, Any], results: pd.DataFrame) -> Primary:
         declared=bool(declared.get("quality")),
         leader=str(family.get("leader") or ""),
         entries=entries if not family.get("leader") else {},
+        after=tuple(info.get("declared_after") or ()),
     )
 
 

@@ -102,7 +102,7 @@ def level_note(table: pd.DataFrame, primary: Primary, families: int = 1) -> str:
         )
     pairs = families * int(table["declared"].max() if "declared" in table else len(family))
     text = (
-        f"Declared before the run: {_declared(primary)}, {words.count(pairs, 'comparison')}, "
+        f"Declared {_when(primary)}: {_declared(primary)}, {words.count(pairs, 'comparison')}, "
         "Holm-corrected together. All other differences are described, not tested. "
     )
     methods = (family["level"] == "method").mean()
@@ -122,6 +122,14 @@ def level_note(table: pd.DataFrame, primary: Primary, families: int = 1) -> str:
         "intervals hold the noise of sampling, not that of training again, which is often larger."
     )
     return text if methods == 0 else text + " The column “level” says which pair is which."
+
+
+def _when(primary: Primary) -> str:
+    """When it was decided what is tested, in words."""
+    if not primary.after:
+        return "before the run"
+    earlier = words.joined([words.isolated(name) for name in primary.after])
+    return f"after {earlier} had run, which declared other comparisons"
 
 
 def _declared(primary: Primary) -> str:

@@ -1,10 +1,14 @@
 """Runs on one page: what is whose when names are the same."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from piflow_reports.data import read as inputs
+from piflow_reports.data import series as frames
 from piflow_reports.data.merge import merge
 from piflow_reports.data.run import Run
+from piflow_reports.sections.comparisons import _when
 
 from tests.reports.test_ways import INFO, row
 
@@ -12,6 +16,24 @@ from tests.reports.test_ways import INFO, row
 def run(name, *rows):
     table = inputs.normalise(pd.DataFrame(rows))
     return Run(name, table, pd.DataFrame(), None, {**INFO, "name": name, "variants": []})
+
+
+def declaring(name, day, family):
+    made = run(name, row(name, None, "data", "fd", 2.0))
+    return replace(made, info=made.info | {"family": family, "provenance": {"started": day}})
+
+
+def test_the_last_declaration_holds_and_says_which_runs_were_there_before():
+    old = declaring("a", "2026-01-01", {"leader": "a"})
+    same = declaring("b", "2026-01-02", {"leader": "a", "entries": {}})
+    new = declaring("c", "2026-01-03", {"leader": None, "entries": {"1": ["a", "c"]}})
+    primary = frames.primary(merge([old, same]).info, old.results)
+    assert (primary.leader, primary.after) == ("a", ())
+    found = merge([old, new, same])
+    primary = frames.primary(found.info, found.results)
+    assert (primary.entries, primary.after) == ({1: ["a", "c"]}, ("a", "b"))
+    assert _when(primary) == "after a and b had run, which declared other comparisons"
+    assert _when(frames.primary(old.info, old.results)) == "before the run"
 
 
 def named(*runs):
