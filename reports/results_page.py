@@ -215,7 +215,8 @@ def trials(folder: Path) -> str:
     most = max(len(values) for _, values in kept)
     lines = [["variant", "best", *[""] * (most - 2), "worst"], ["---", *["---:"] * most]]
     for name, values in kept:
-        lines.append([name, *(f"{value:.1f}" for value in values)])
+        empty = [""] * (most - len(values))  # the worst is in the last column, whatever the number
+        lines.append([name, *(f"{v:.1f}" for v in values[:-1]), *empty, f"{values[-1]:.1f}"])
     rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     words_before, words_after = ((folder / f"{n}.md").read_text() for n in ("about", "seen"))
     return f"{words_before}\n{rows}\n\n{words_after}"

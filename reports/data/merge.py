@@ -162,7 +162,7 @@ def _short_names(names: list[str]) -> list[str]:
 
 def _once(results: pd.DataFrame) -> pd.DataFrame:
     """Every cell of teachers and controls once: the first run's that has values."""
-    cell = ["variant", "sampler", "guidance", "nfe"]
+    cell = ["variant", "sampler", "nfe"]
     others = results[results["role"] != "student"]
     others = others.assign(
         cell=list(zip(*(others[name].astype(str) for name in cell), strict=True))

@@ -75,6 +75,7 @@ def test_controls_of_several_guidances_are_told_apart_and_of_one_stay_once():
     assert named(*runs[1:]) == ["converged"]
     assert named(run("a", control(None)), run("b", control(None))) == ["converged"]
     older = run("older", control(None))
+    assert named(older, runs[0]) == ["converged"], "what an older run does not tell parts nothing"
     assert named(older, *runs[:2]) == [
         "converged",
         "converged (guidance 1)",
