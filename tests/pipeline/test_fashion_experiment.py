@@ -21,6 +21,9 @@ PARTS = {
     "fashion_meanflow": "[meanflow]",
     "fashion_dmd2": "[dmd2,dmd2-split]",
     "fashion_kd": "[kd,kd-split]",
+    "fashion_elastic": "[ect,imm]",
+    "fashion_f_distill": "[f-distill-kl,f-distill-kl-split]",
+    "fashion_ladd": "[ladd,ladd-split]",
 }
 KINDS = ("teacher_check", "converged", "distill", "sample", "features")
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="apt install dataset-fashion-mnist")
