@@ -157,7 +157,8 @@ def _short_names(names: list[str]) -> list[str]:
     rests = [name[shared:] for name in names]
     if not all(rest[:1] in SEPARATORS and rest.strip(SEPARATORS) for rest in rests):
         return names
-    return [rest.strip(SEPARATORS) for rest in rests]
+    short = [rest.strip(SEPARATORS) for rest in rests]
+    return short if len({*short}) == len({*names}) else names
 
 
 def _once(results: pd.DataFrame) -> pd.DataFrame:

@@ -55,6 +55,7 @@ def control(scale, value=1.0, name="converged"):
         (("digits-g.1", "digits-g.2"), ("kd (digits-g.1)", "kd (digits-g.2)")),
         (("digits_half", "digits-whole"), ("kd (half)", "kd (whole)")),
         (("new", "next"), ("kd (new)", "kd (next)")),
+        (("digits-half", "digits_half"), ("kd (digits-half)", "kd (digits_half)")),
         (("a", "a_more"), ("kd (a)", "kd (a_more)")),
     ],
 )
