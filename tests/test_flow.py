@@ -154,6 +154,19 @@ def test_guidance_of_scale_one_is_the_identity():
     torch.testing.assert_close(flow.guide(conditional, empty, 0.0), empty)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rescaling_keeps_the_norm_of_every_patch_and_zero_stays_zero(dtype):
+    conditional, guided = (normal(2, 3, 4, 4, seed=s, dtype=dtype) for s in (0, 1))
+    guided[0] = 0
+    found = flow.rescaled(guided, conditional * 100)
+    assert torch.equal(found[0], guided[0])
+    first = (slice(1, 2), slice(None), slice(2, 4), slice(0, 2))
+    torch.testing.assert_close(found[first].norm(), 100 * conditional[first].norm())
+    torch.testing.assert_close(
+        found[first] / found[first].norm(), guided[first] / guided[first].norm()
+    )
+
+
 # ---------------------------------------------------------------------------- solvers
 
 oracle = partial(

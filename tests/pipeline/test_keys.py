@@ -131,6 +131,17 @@ def test_what_decides_numbers_is_a_rule(setting):
     assert after.protocol_hash != before.protocol_hash
 
 
+def test_guidance_is_no_rule_where_real_data_alone_are_asked_for():
+    """Beside the teacher's own samples it is one: see above."""
+    alone = ["protocol.questions=[data]", "protocol.primary_question=data"]
+    made = [make_plan(compose([*SMOKE, *alone, f"teacher.guidance={g}"])[0]) for g in (1, 2)]
+    assert made[0].protocol_hash == made[1].protocol_hash
+    scales = [
+        next(c for c in plan.cells if c.columns["variant"] == "teacher-converged") for plan in made
+    ]
+    assert [cell.columns["guidance"] for cell in scales] == [1, 2]
+
+
 def test_the_stand_in_of_imagenet_has_the_fields_of_the_real_one():
     (made,) = plans("experiment=imagenet_1nfe_repa", "scale.device=cpu").values()
     features = next(s for s in made.stages if s.kind == "features")

@@ -115,7 +115,9 @@ RULES = (
     "sampling_precision", "curve_samples",
 )  # fmt: skip
 """Fields of the protocol that decide numbers. Which numbers there are, and which are primary, is
-the experiment's: another metric or question changes none of the others."""
+the experiment's: another metric or question changes none of the others. But for guidance: runs
+that ask of real data alone share a page whatever theirs is, and none with those that ask of the
+teacher."""
 
 
 def rules_of(world: World) -> Rules:
