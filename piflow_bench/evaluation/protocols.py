@@ -29,6 +29,8 @@ OF_DATA = ("data", *HALVES)
 """Questions whose reference is held-out data."""
 Rules = Mapping[str, Any]
 """What decides a number, resolved to plain values, by the name a user would set."""
+GUIDANCE = ("guidance", "guidance_low", "guidance_high")
+"""The teacher's settings that decide how it is sampled, and nothing of what it is."""
 
 
 @dataclass
@@ -107,6 +109,19 @@ class Protocol:
 def rules_hash(rules: Rules) -> str:
     """Twelve digits that stand for the rules."""
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def guidance_of(rules: Rules) -> dict[str, Any]:
+    """The settings of the teacher's guidance among the rules; empty where they name none."""
+    settings = (rules.get("teacher") or {}).get("settings") or {}
+    return {name: settings[name] for name in GUIDANCE if name in settings}
+
+
+def unguided(rules: Rules) -> Rules:
+    """The rules without the teacher's guidance: against real data it is a way of sampling."""
+    teacher = rules.get("teacher") or {}
+    settings = {k: v for k, v in (teacher.get("settings") or {}).items() if k not in GUIDANCE}
+    return {**rules, "teacher": {**teacher, "settings": settings}}
 
 
 def differences(a: Rules, b: Rules) -> list[str]:

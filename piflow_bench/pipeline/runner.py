@@ -25,6 +25,7 @@ from piflow_bench.pipeline.loggers import complete, folders_of
 from piflow_bench.pipeline.outdated import discard_outdated, warnings_of
 from piflow_bench.pipeline.plan import Plan, make_plan, runtime_of
 from piflow_bench.pipeline.repeated import Watch, tally
+from piflow_bench.pipeline.results.declared import declare
 from piflow_bench.pipeline.run_folder import one_at_a_time, settled
 from piflow_bench.pipeline.stage import Stage, closure
 from piflow_bench.pipeline.stages.teacher import note_of_check
@@ -79,6 +80,7 @@ def run_experiment(
         display = Display(stages, store, console, note)
         with display.progress:
             record_use(store, folder, stages, settings_digest(config))
+            declare(store, plan)  # Before the first training begins.
             if missing:
                 say(console, beginning(config.name, stages, store, workers_of(config)))
             # What is submitted and left alone waits for the check itself.

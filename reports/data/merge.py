@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from piflow_reports.data import guidances
 from piflow_reports.data.read import normalise
 from piflow_reports.data.run import Grid, Run, Selections
 
@@ -36,8 +37,10 @@ def sections(runs: list[Run]) -> list[Run]:
 
 def _alike(a: Run, b: Run) -> bool:
     """Whether two runs may share a ranking."""
-    same = protocols(a) == protocols(b) and a.info.get("primary") == b.info.get("primary")
-    return bool(protocols(a)) and same and not measures_apart([a, b])
+    if not protocols(a) or a.info.get("primary") != b.info.get("primary"):
+        return False
+    same = protocols(a) == protocols(b) or guidances.alike(a, b)
+    return same and not measures_apart([a, b])
 
 
 def measures_apart(runs: list[Run]) -> list[str]:
@@ -62,8 +65,7 @@ def rules_apart(runs: list[Run]) -> list[str]:
     """The rules of evaluation and versions of metrics that differ between runs, in words."""
     rules = []
     for run in runs:
-        own = json.loads(next((text for text in run.results["rules"] if text != "{}"), "{}"))
-        rules.append({**own, "primary metrics": run.info.get("primary")})
+        rules.append({**guidances.rules_of(run), "primary metrics": run.info.get("primary")})
     keys = sorted(set().union(*rules))
     found = []
     for key in keys:
@@ -84,17 +86,15 @@ def merge(runs: list[Run]) -> Run:
     """Put the rows of several runs together; a student's name in two runs gets the run's name.
 
     Teachers and controls of one protocol are the same in every run: each of their cells stays once;
-    those of several guidances get theirs.
+    those of several guidances are told apart by it.
     """
-    students, others = _in_several(runs), _of_several_guidances(runs)
-    renamed = []
-    for run, short in zip(runs, _short_names([run.name for run in runs]), strict=True):
-        names = {name: f"{name} ({short})" for name in students}
-        scales = run.results[run.results["variant"].isin(others)].groupby("variant")["guidance"]
-        names |= {
-            name: f"{name} (guidance {scale:g})" for name, scale in scales.first().dropna().items()
-        }
-        renamed.append(rename(run, names))
+    students = _in_several(runs)
+    shorts = _short_names([run.name for run in runs])
+    joined, others, notes = guidances.joined(runs)
+    renamed = [
+        rename(run, {name: f"{name} ({short})" for name in students} | names)
+        for run, short, names in zip(joined, shorts, others, strict=True)
+    ]
     first = renamed[0]
     info = dict(first.info)
     for key in ("variants", "failures", "warnings", "references", "elsewhere"):
@@ -103,11 +103,11 @@ def merge(runs: list[Run]) -> Run:
             items += [item for item in run.info.get(key) or [] if item not in items]
         info[key] = items
     info["measures"] = {name: value for run in renamed for name, value in _measures(run).items()}
-    info["family"], info["declared_after"] = _declared(runs)
+    info |= _declared(runs)
     titles = {str(run.info.get("title") or run.name) for run in runs}
     # The parts of one experiment have its title.
     info["title"] = titles.pop() if len(titles) == 1 else " + ".join(run.name for run in runs)
-    info["warnings"] = info["warnings"] + [
+    info["warnings"] = [*info["warnings"], *notes] + [
         f"{name}: its samples have other indices or labels and are not shown beside the others"
         for name in _apart([(run.name, run.grid) for run in runs])
     ]
@@ -124,16 +124,30 @@ def merge(runs: list[Run]) -> Run:
     )
 
 
-def _declared(runs: list[Run]) -> tuple[dict[str, Any], list[str]]:
-    """The comparisons that the last run declared, and the runs that had declared others."""
+def _declared(runs: list[Run]) -> dict[str, Any]:
+    """What of a joint page's facts is of its declaration: the last that any of the runs made."""
     families = [run.info.get("family") or {} for run in runs]
-    started = [str((run.info.get("provenance") or {}).get("started") or "") for run in runs]
-    last = max(zip(started, families, strict=True), key=lambda pair: pair[0])[1]
-    return last, [
-        run.name
-        for run, own in zip(runs, families, strict=True)
-        if any((own.get(key) or None) != (last.get(key) or None) for key in ("leader", "entries"))
-    ]
+    about = [run.info.get("provenance") or {} for run in runs]
+    made = [i for i, family in enumerate(families) if family.get("leader") or family.get("entries")]
+    last = max(made, key=lambda i: str(about[i].get("started") or ""), default=0)
+    holds = [i for i in made if _same_declaration(families[i], families[last])]
+    # A run written before these were recorded leaves the whole untold.
+    since = [str(about[i].get("declared") or "") for i in holds]
+    trained = [str(each["first_training"]) for each in about if "first_training" in each]
+    told = all(since) and len(trained) == len(runs)
+    return {
+        "family": families[last],
+        "declared_after": [runs[i].name for i in made if i not in holds],
+        "provenance": {
+            **about[0],
+            "declared": min(since, default="") if told else "",
+            "first_training": min(filter(None, trained), default=""),
+        },
+    }
+
+
+def _same_declaration(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return all((a.get(key) or None) == (b.get(key) or None) for key in ("leader", "entries"))
 
 
 def _in_several(runs: list[Run]) -> list[str]:
@@ -141,14 +155,6 @@ def _in_several(runs: list[Run]) -> list[str]:
     rows = pd.concat([run.results.assign(which=i) for i, run in enumerate(runs)])
     found = rows[rows["role"] == "student"].groupby("variant")["which"].nunique()
     return list(found[found > 1].index)
-
-
-def _of_several_guidances(runs: list[Run]) -> list[str]:
-    """Teachers and controls that runs have, sampled alike, under guidances of their own."""
-    rows = pd.concat([run.results for run in runs])
-    ways = rows[rows["role"] != "student"].groupby(["variant", "sampler"], dropna=False)
-    found = ways["guidance"].nunique()
-    return sorted(set(found[found > 1].index.get_level_values("variant")))
 
 
 def _short_names(names: list[str]) -> list[str]:

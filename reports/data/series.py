@@ -69,10 +69,14 @@ class Primary:
     """In its place, by NFE: the variants entered for families of methods; every two of them."""
     after: tuple[str, ...] = ()
     """Runs that had declared other comparisons, and were there when these were declared."""
+    since: str = ""
+    """When the comparisons were declared (UTC, ISO 8601); empty: unknown."""
+    trained: str = ""
+    """When the first student began to be trained; empty: none was."""
 
     @property
     def tested(self) -> bool:
-        """Whether comparisons were declared before the run."""
+        """Whether comparisons were declared."""
         return bool(self.leader or self.entries)
 
     @property
@@ -93,7 +97,7 @@ def primary(info: dict[str, Any], results: pd.DataFrame) -> Primary:
         given = declared.get(key)
         return str(given) if given else next((u for u in usual if u in among), usual[0])
 
-    family = info.get("family") or {}
+    family, about = info.get("family") or {}, info.get("provenance") or {}
     entries = {int(nfe): list(names) for nfe, names in (family.get("entries") or {}).items()}
     quality = choose("quality", QUALITY, present)
     names = rows.loc[rows["metric"] == quality, "extractor"]
@@ -107,6 +111,8 @@ def primary(info: dict[str, Any], results: pd.DataFrame) -> Primary:
         leader=str(family.get("leader") or ""),
         entries=entries if not family.get("leader") else {},
         after=tuple(info.get("declared_after") or ()),
+        since=str(about.get("declared") or ""),
+        trained=str(about.get("first_training") or ""),
     )
 
 

@@ -122,6 +122,11 @@ def arrow(higher: bool | None) -> str:
     return "" if higher is None else ("↑" if higher else "↓")
 
 
+def minute(time: str) -> str:
+    """An ISO 8601 time in UTC for readers: 2026-01-31 09:30 UTC."""
+    return f"{time[:10]} {time[11:16]} UTC"
+
+
 def finite(value: object) -> bool:
     """Whether a value is a number that can be shown."""
     return isinstance(value, (int, float, np.number)) and math.isfinite(float(value))

@@ -126,10 +126,15 @@ def level_note(table: pd.DataFrame, primary: Primary, families: int = 1) -> str:
 
 def _when(primary: Primary) -> str:
     """When it was decided what is tested, in words."""
-    if not primary.after:
+    if primary.after:
+        earlier = words.joined([words.isolated(name) for name in primary.after])
+        return f"after {earlier} had run, which declared other comparisons"
+    if not primary.since:
+        return "in the experiment's file"
+    if not primary.trained or primary.since <= primary.trained:
         return "before the run"
-    earlier = words.joined([words.isolated(name) for name in primary.after])
-    return f"after {earlier} had run, which declared other comparisons"
+    since, trained = (words.minute(time) for time in (primary.since, primary.trained))
+    return f"on {since}, when students trained from {trained} on were in the store"
 
 
 def _declared(primary: Primary) -> str:

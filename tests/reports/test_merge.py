@@ -18,22 +18,70 @@ def run(name, *rows):
     return Run(name, table, pd.DataFrame(), None, {**INFO, "name": name, "variants": []})
 
 
-def declaring(name, day, family):
+def declaring(name, day, family, since="", trained=None):
+    """A run of that day; one that tells no first training is of an earlier edition."""
     made = run(name, row(name, None, "data", "fd", 2.0))
-    return replace(made, info=made.info | {"family": family, "provenance": {"started": day}})
+    about = {"started": day, "declared": since}
+    about |= {} if trained is None else {"first_training": trained}
+    return replace(made, info=made.info | {"family": family, "provenance": about})
+
+
+def said(*runs):
+    found = merge(list(runs)) if len(runs) > 1 else runs[0]
+    return frames.primary(found.info, found.results)
+
+
+LEADER, NONE = {"leader": "a", "entries": {}}, {"leader": None, "entries": {}}
+DAYS = [f"2026-01-0{day}T10:30:00Z" for day in range(1, 5)]
 
 
 def test_the_last_declaration_holds_and_says_which_runs_were_there_before():
-    old = declaring("a", "2026-01-01", {"leader": "a"})
-    same = declaring("b", "2026-01-02", {"leader": "a", "entries": {}})
-    new = declaring("c", "2026-01-03", {"leader": None, "entries": {"1": ["a", "c"]}})
-    primary = frames.primary(merge([old, same]).info, old.results)
-    assert (primary.leader, primary.after) == ("a", ())
-    found = merge([old, new, same])
-    primary = frames.primary(found.info, found.results)
-    assert (primary.entries, primary.after) == ({1: ["a", "c"]}, ("a", "b"))
-    assert _when(primary) == "after a and b had run, which declared other comparisons"
-    assert _when(frames.primary(old.info, old.results)) == "before the run"
+    old = declaring("a", DAYS[0], {"leader": "a"})
+    same = declaring("b", DAYS[1], LEADER)
+    new = declaring("c", DAYS[2], {"leader": None, "entries": {"1": ["a", "c"]}})
+    assert (said(old, same).leader, said(old, same).after) == ("a", ())
+    found = said(old, new, same)
+    assert (found.entries, found.after) == ({1: ["a", "c"]}, ("a", "b"))
+    assert _when(found) == "after a and b had run, which declared other comparisons"
+
+
+def test_a_part_that_declares_nothing_takes_no_declaration_away():
+    found = said(declaring("a", DAYS[0], LEADER), declaring("b", DAYS[1], NONE))
+    assert (found.leader, found.after) == ("a", ())
+    assert not said(declaring("a", DAYS[0], NONE), declaring("b", DAYS[1], NONE)).tested
+
+
+@pytest.mark.parametrize(
+    ("since", "trained", "when"),
+    [
+        (DAYS[0], DAYS[1], "before the run"),
+        (DAYS[1], DAYS[1], "before the run"),
+        (DAYS[1], "", "before the run"),
+        ("", None, "in the experiment's file"),
+        (
+            DAYS[1],
+            DAYS[0],
+            "on 2026-01-02 10:30 UTC, when students trained from 2026-01-01 10:30 UTC on were in "
+            "the store",
+        ),
+    ],
+)
+def test_what_was_declared_after_students_were_trained_is_not_said_to_come_before(
+    since, trained, when
+):
+    assert _when(said(declaring("a", DAYS[3], LEADER, since, trained))) == when
+
+
+def test_of_parts_the_first_declaration_and_the_first_training_tell():
+    first, second = (declaring(n, DAYS[3], LEADER, s, t) for n, s, t in
+                     (("a", DAYS[1], DAYS[2]), ("b", DAYS[2], DAYS[3])))  # fmt: skip
+    teachers = declaring("t", DAYS[3], LEADER, DAYS[2], "")
+    assert _when(said(first, second, teachers)) == "before the run"
+    early = declaring("c", DAYS[3], NONE, DAYS[3], DAYS[0])
+    assert said(first, early).trained == DAYS[0]
+    assert _when(said(first, early)).startswith("on 2026-01-02 10:30 UTC, when students")
+    untold = declaring("d", DAYS[3], LEADER)
+    assert _when(said(first, untold)) == "in the experiment's file"
 
 
 def named(*runs):
@@ -42,11 +90,6 @@ def named(*runs):
 
 def student(**changes):
     return row("kd", None, "data", "fd", 3.0, **changes)
-
-
-def control(scale, value=1.0, name="converged"):
-    own = row(name, scale, "data", "fd", value, role="control", track="none")
-    return own | {"guidance": scale, "sampler": "adams"}
 
 
 @pytest.mark.parametrize(
@@ -67,18 +110,4 @@ def test_a_student_of_one_run_keeps_its_name():
     assert named(run("a", student()), run("b", row("dmd2", None, "data", "fd", 2.0))) == [
         "dmd2",
         "kd",
-    ]
-
-
-def test_controls_of_several_guidances_are_told_apart_and_of_one_stay_once():
-    runs = [run(f"r{i}", control(scale)) for i, scale in enumerate((1.0, 1.5, 1.5))]
-    assert named(*runs) == ["converged (guidance 1)", "converged (guidance 1.5)"]
-    assert named(*runs[1:]) == ["converged"]
-    assert named(run("a", control(None)), run("b", control(None))) == ["converged"]
-    older = run("older", control(None))
-    assert named(older, runs[0]) == ["converged"], "what an older run does not tell parts nothing"
-    assert named(older, *runs[:2]) == [
-        "converged",
-        "converged (guidance 1)",
-        "converged (guidance 1.5)",
     ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from piflow_bench.config.schema import ExperimentConfig
 from piflow_bench.contracts.data import Dataset
 from piflow_bench.contracts.teacher import TeacherPlugin
-from piflow_bench.evaluation.protocols import IMAGES, OF_DATA, Rules, rules_hash
+from piflow_bench.evaluation.protocols import IMAGES, Rules, rules_hash
 from piflow_bench.pipeline.launchers.slurm.settings import check_resources
 from piflow_bench.pipeline.loggers import check_logger
 from piflow_bench.pipeline.plan import samples
@@ -115,21 +115,17 @@ RULES = (
     "sampling_precision", "curve_samples",
 )  # fmt: skip
 """Fields of the protocol that decide numbers. Which numbers there are, and which are primary, is
-the experiment's: another metric or question changes none of the others. But for guidance: runs
-that ask of real data alone share a page whatever theirs is, and none with those that ask of the
-teacher."""
+the experiment's: another metric or question changes none of the others."""
 
 
 def rules_of(world: World) -> Rules:
     """All that must be the same where rows are ranked together."""
     p, solved = world.protocol, world.config.converged
-    # Against real data guidance is a way of sampling: students of several share a ranking.
-    of_data = {*p.questions} <= {*OF_DATA}
     return {
         "images": IMAGES,
         **{name: getattr(p, name) for name in RULES},
         **p.measuring,
-        **(world.unguided if of_data else world.identities),
+        **world.identities,
         "converged": [solved.solver, solved.steps, *solved.warped_for_key().values()],
         "label_law": world.dataset.label_law or "not stated",
         "extractors": world.extractors,

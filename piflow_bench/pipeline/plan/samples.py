@@ -6,6 +6,7 @@ import dataclasses
 
 from piflow_bench.config.schema import to_plain
 from piflow_bench.contracts.teacher import TeacherTraining
+from piflow_bench.evaluation.protocols import unguided
 from piflow_bench.pipeline.plan.world import World
 from piflow_bench.pipeline.stage import Stage
 from piflow_bench.pipeline.stages.features import Describe, DescribeReference
@@ -54,7 +55,7 @@ def _encoded(world: World) -> Stage:
 
 def _trained(world: World, training: TeacherTraining) -> Stage:
     task = TrainTeacher(
-        **world.unguided,  # Guidance is of sampling: it trains nothing anew.
+        **unguided(world.identities),  # Guidance is of sampling: it trains nothing anew.
         training=in_keys(training.settings, to_plain(training.settings)),
         budget=to_plain(training.budget),
         train_seed=training.seed,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,13 +63,6 @@ class World:
     def data(self) -> Identity:
         """The identity of the data alone."""
         return self.identities["dataset"]
-
-    @property
-    def unguided(self) -> dict[str, Identity]:
-        """The identities, the teacher's without its guidance."""
-        guidance, teacher = {f.name for f in fields(Guided)}, self.identities["teacher"]
-        settings = {k: v for k, v in teacher["settings"].items() if k not in guidance}
-        return {**self.identities, "teacher": {**teacher, "settings": settings}}
 
     @property
     def guidance(self) -> float | None:

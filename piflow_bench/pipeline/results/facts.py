@@ -9,6 +9,7 @@ from piflow_bench.config.schema import to_plain
 from piflow_bench.pipeline.launchers.schedule import Outcome
 from piflow_bench.pipeline.outdated import warnings_of
 from piflow_bench.pipeline.plan import Plan
+from piflow_bench.pipeline.results.declared import declare, first_training
 from piflow_bench.pipeline.results.design import design_warnings
 from piflow_bench.pipeline.stages.teacher import EncodeText, cut_prompts
 from piflow_bench.pipeline.store.store import Store
@@ -109,6 +110,8 @@ def run_facts(
             "processes": config.scale.processes,
             "teacher_weights": plan.taken,
             "started": started,
+            "declared": declare(store, plan),
+            "first_training": first_training(store, plan),
             "seconds": round(outcome.seconds, 1),
         },
     }
