@@ -76,6 +76,7 @@ def page(folder: Path) -> str:
         f"{found.title}. {_counts(found.cells, found.primary)} Made by",
         *_origin(run.merged or (run,), run.results),
         found.note,
+        *(run.info.get("notes") or []),
     ]
     for nfe, ranking in found.rankings.items():
         parts += [export.markdown([("", ranking)]).strip(), *found.sentences(nfe)]

@@ -107,7 +107,8 @@ def merge(runs: list[Run]) -> Run:
     titles = {str(run.info.get("title") or run.name) for run in runs}
     # The parts of one experiment have its title.
     info["title"] = titles.pop() if len(titles) == 1 else " + ".join(run.name for run in runs)
-    info["warnings"] = [*info["warnings"], *notes] + [
+    info["notes"] = notes
+    info["warnings"] = info["warnings"] + [
         f"{name}: its samples have other indices or labels and are not shown beside the others"
         for name in _apart([(run.name, run.grid) for run in runs])
     ]

@@ -110,7 +110,8 @@ def alerts(run: Run, summary: pd.DataFrame) -> list[dict[str, str]]:
     ended = set(summary["variant"])
     for name in sorted(set(run.results["variant"]) - ended):
         found.append(("warning", name, "no checkpoint at the full budget: it is not ranked"))
-    found += [("warning", "", str(text)) for text in run.info.get("warnings") or []]
+    noted = [*(run.info.get("warnings") or []), *(run.info.get("notes") or [])]
+    found += [("warning", "", str(text)) for text in noted]
     found += [("warning", "Few samples", text) for text in _few_samples(run.breakdown)]
     found += [("warning", "Protocols differ", t) for t in frames.protocol_clashes(run.results)]
     if any("+" in commit for commit in run.results["git_commit"].unique()):

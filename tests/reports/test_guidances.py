@@ -87,7 +87,7 @@ def test_the_nearest_converged_teacher_is_the_ceiling_and_the_others_have_their_
         "teacher-unipc (guidance 2.5)",
     ]
     assert merge(runs[::-1]).results.query("variant == @CEILING")["guidance"].tolist() == [1.5]
-    assert "teacher-converged is the one of guidance 1.5" in " ".join(found.info["warnings"])
+    assert "teacher-converged is the one of guidance 1.5" in " ".join(found.info["notes"])
     assert found.results["protocol"].nunique() == 1, "one ranking"
     (text,) = set(found.results["rules"])
     assert json.loads(text)["teacher"]["settings"] == {"depth": 3}
@@ -98,7 +98,7 @@ def test_runs_of_one_guidance_stay_as_they_are():
     controls = found.results[found.results["role"] != "student"]["variant"]
     assert sorted(controls) == ["teacher-converged", "teacher-unipc"]
     assert set(found.results["protocol"]) == {rules_hash(rules(1.5))}
-    assert not found.info["warnings"]
+    assert not found.info["notes"]
 
 
 def test_guidances_of_one_scale_in_other_intervals_are_two():
@@ -148,6 +148,6 @@ def test_distances_to_each_runs_own_teacher_stand_in_no_common_ranking(metric, k
 
 def test_without_a_ceiling_all_is_told_but_which_is_nearest():
     runs = [run(f"g{g}", rules(g), student()) for g in (1.0, 1.5)]
-    (note,) = merge(runs).info["warnings"]
+    (note,) = merge(runs).info["notes"]
     assert note.startswith("Teachers of several guidances (1, 1.5)")
     assert guidances.joined(runs[:1]) == (runs[:1], [{}], [])
