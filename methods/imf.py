@@ -9,7 +9,7 @@ one pair, so that the loss is a regression on velocities.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import log
@@ -41,6 +41,9 @@ from piflow_bench.api import (
     log_between,
     setting,
 )
+
+MIDDLE = 0.5
+"""A time at which guidance of every interval that is trained holds."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +116,19 @@ class ImprovedMeanFlow(Method):
         words = f"{self.facts.fidelity}; the teacher's guided velocity stands for its own"
         return replace(self.facts, fidelity=words)
 
-    def samples_with(self, key: str, value: Any) -> str | None:
-        """Guidance is an input, of the scales that are trained."""
-        most = self.config.guidance_most
-        if key == "guidance" and value > most:
-            return f"scales of 1 to {most:g} are trained; settings.guidance_most trains larger ones"
+    def samples_with(self, sampling: Mapping[str, Any], nfe: int, guidance: Guidance) -> str | None:
+        """Guidance is an input, of the scales and intervals that are trained."""
+        most = self.most(guidance)
+        scale = sampling.get("guidance", guidance.scale)
+        if not 1 <= scale <= most:
+            return (
+                f"guidance={scale:g}: scales of 1 to {most:g} are trained; settings.guidance_most "
+                "trains larger ones"
+            )
+        low = sampling.get("guidance_low", guidance.low)
+        high = sampling.get("guidance_high", guidance.high)
+        if not low <= MIDDLE <= high:
+            return f"guidance in [{low:g}, {high:g}]: intervals around t = {MIDDLE:g} are trained"
         return None
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:
@@ -148,8 +159,9 @@ class ImprovedMeanFlow(Method):
         """
         draws = context.random.uniform("guidance", (3,))
         scale = (draws[:, 0] * log(self.most(context.teacher.guidance))).exp()
-        low = torch.where(moving, draws[:, 1] / 2, torch.zeros_like(scale))
-        return scale, low, torch.where(moving, (1 + draws[:, 2]) / 2, torch.ones_like(scale))
+        low = torch.where(moving, draws[:, 1] * MIDDLE, torch.zeros_like(scale))
+        high = MIDDLE + draws[:, 2] * (1 - MIDDLE)
+        return scale, low, torch.where(moving, high, torch.ones_like(scale))
 
     def training_step(self, batch: Batch, context: Context) -> Iterator[Update]:
         """One update by ``U = v - (t - r) dU/dt`` along v, of a scale and interval a row."""

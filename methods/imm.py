@@ -14,7 +14,7 @@ Noise has deviation 1 here and half of it in the paper: kernel and weight are th
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import exp
 from typing import Any
@@ -30,6 +30,7 @@ from piflow_bench.api import (
     Built,
     Context,
     Facts,
+    Guidance,
     Method,
     Optimizer,
     Spec,
@@ -152,9 +153,11 @@ class IMM(Method):
             return "spends two evaluations a guided step, so it serves even NFEs"
         return None
 
-    def samples_with(self, key: str, value: Any) -> str | None:
+    def samples_with(self, sampling: Mapping[str, Any], nfe: int, guidance: Guidance) -> str | None:
         """Guidance is of a student whose settings have it guided."""
-        return None if self.config.guided else "is of a student whose settings have guided=true"
+        if "guidance" in sampling and not self.config.guided:
+            return "guidance is of a student whose settings have guided=true"
+        return None
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """The teacher's backbone (or a fresh one) with a second time input."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,6 +65,11 @@ def plan(
     raise ValueError(f"no number of {solver} steps spends exactly {evaluations} evaluations")
 
 
+def _guided_by(sampling: Mapping[str, Any], guidance: Guidance) -> Guidance:
+    """The guidance, of the scale that sampling names, if any."""
+    return replace(guidance, scale=float(sampling.get("guidance", guidance.scale)))
+
+
 @dataclass
 class TeacherStudent(Student):
     """A teacher as a student: ``network`` is its conditional velocity."""
@@ -77,9 +82,8 @@ class TeacherStudent(Student):
         self, noise: Tensor, condition: Condition, nfe: int, random: SampleRandom, **settings: Any
     ) -> Tensor:
         """Solve the ODE in ``nfe`` evaluations; settings: see ``Sampling``."""
-        guidance = self.teacher.guidance if self.config.guided else Guidance()
-        if "guidance" in settings:
-            guidance = replace(guidance, scale=float(settings["guidance"]))
+        own = self.teacher.guidance if self.config.guided else Guidance()
+        guidance = _guided_by(settings, own)
         teacher = self.teacher.bind(self.network).guided(guidance)
         c = self.config
         steps, options = plan(c.solver, nfe, guidance, c.shift, c.terminal)
@@ -115,9 +119,17 @@ class TeacherSampler(Method):
             return "spends two evaluations a guided step, so it serves even NFEs"
         return None
 
-    def samples_with(self, key: str, value: Any) -> str | None:
-        """Guidance is of a teacher that is guided: it costs evaluations."""
-        return None if self.config.guided else "is of a teacher whose settings have guided=true"
+    def samples_with(self, sampling: Mapping[str, Any], nfe: int, guidance: Guidance) -> str | None:
+        """Guidance is of a teacher that is guided; where it holds, a step costs two evaluations."""
+        c = self.config
+        if not c.guided:
+            named = "guidance" in sampling
+            return "guidance is of a teacher whose settings have guided=true" if named else None
+        try:
+            plan(c.solver, nfe, _guided_by(sampling, guidance), c.shift, c.terminal)
+        except ValueError as error:
+            return str(error)
+        return None
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """The teacher's field behind the student interface."""

@@ -6,7 +6,7 @@ ArcFlow (arXiv 2602.09014) is ``policy=arc``.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from piflow_bench.api import (
     Condition,
     Context,
     Facts,
+    Guidance,
     Method,
     Optimizer,
     SampleRandom,
@@ -183,6 +184,15 @@ class PiFlow(Method):
             fidelity="the published policy, head and start, trained as pi-Flow's others are; one "
             "learning rate, where the official code has a tenth of it for rates",
         )
+
+    def samples_with(self, sampling: Mapping[str, Any], nfe: int, guidance: Guidance) -> str | None:
+        """A temperature is of mixtures, substeps are of policies that are not solved exactly."""
+        policy = self.config.policy
+        if "temperature" in sampling and policy != "gm":
+            return "temperature is of policy=gm"
+        if "substeps" in sampling and policy == "arc":
+            return "policy=arc has no substeps: it is solved exactly"
+        return None
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:
         """The teacher's backbone with a policy head."""

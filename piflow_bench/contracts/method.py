@@ -14,7 +14,7 @@ from piflow_bench import forward_mode
 from piflow_bench.contracts.condition import Condition
 from piflow_bench.contracts.reward import Reward
 from piflow_bench.contracts.student import Student
-from piflow_bench.contracts.teacher import Teacher
+from piflow_bench.contracts.teacher import Guidance, Teacher
 from piflow_bench.costs.flops import Handle
 from piflow_bench.precision import products
 from piflow_bench.randomness import TrainingRandom
@@ -262,8 +262,14 @@ class Method:
             return f"serves NFE {', '.join(map(str, nfes))}"
         return None
 
-    def samples_with(self, key: str, value: Any) -> str | None:
-        """None if this configuration's student takes ``key=value`` of sampling, else the reason."""
+    def samples_with(self, sampling: Mapping[str, Any], nfe: int, guidance: Guidance) -> str | None:
+        """None if this configuration's student can be sampled so, else the reason.
+
+        Args:
+            sampling: a value for each setting that a variant's ``sampling`` names.
+            nfe: evaluations, one that ``serves`` lets through.
+            guidance: the teacher's, which holds where sampling names no other.
+        """
         return None
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:

@@ -40,7 +40,3 @@ def check_sampling(entry: VariantConfig, method: Method, where: str) -> None:
             build_dataclass(declared[key], {key: each}, where)
             if values.count(each) > 1:
                 raise UserError(f"{where}.{key}={values}: must be distinct")
-        for each in values:
-            reason = method.samples_with(key, each)
-            if reason:
-                raise UserError(f"{where}.{key}={each}: {reason}")

@@ -159,13 +159,14 @@ def _in_several(runs: list[Run]) -> list[str]:
 
 
 def _short_names(names: list[str]) -> list[str]:
-    """Runs' names without the beginning that all share, where a separator ends it."""
-    shared = len(commonprefix(names))
-    rests = [name[shared:] for name in names]
-    if not all(rest[:1] in SEPARATORS and rest.strip(SEPARATORS) for rest in rests):
-        return names
-    short = [rest.strip(SEPARATORS) for rest in rests]
-    return short if len({*short}) == len({*names}) else names
+    """Runs' names from the word on in which they differ; whole where none tells them apart."""
+    shared = commonprefix(names)
+    for cut in range(len(shared), 0, -1):
+        ends = shared[cut - 1] in SEPARATORS or all(n[cut:][:1] in SEPARATORS for n in names)
+        rests = [name[cut:].strip(SEPARATORS) for name in names]
+        if ends and all(rest[:1].isalpha() for rest in rests) and len({*rests}) == len({*names}):
+            return rests
+    return names
 
 
 def _once(results: pd.DataFrame) -> pd.DataFrame:

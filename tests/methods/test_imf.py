@@ -1,5 +1,6 @@
 """Improved MeanFlow on Gaussian data: at rest at the exact map of every guidance."""
 
+import re
 from math import log
 
 import pytest
@@ -300,6 +301,28 @@ def test_the_teachers_own_scale_is_trained():
     assert 2.9 < scale.max() <= 3, "that of the teacher of these tests"
     with pytest.raises(ValueError, match="teacher.guidance=0.5: scales of at least 1"):
         built(Guidance(0.5))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "teachers", "words"),
+    [
+        ({"guidance": 4.0}, Guidance(2.0), None),
+        ({"guidance": 4.5}, Guidance(2.0), "guidance=4.5: scales of 1 to 4 are trained"),
+        ({"guidance": 4.5}, Guidance(5.0), None),  # Of a teacher of more, more is trained.
+        ({"guidance": 5.5}, Guidance(5.0), "scales of 1 to 5 are trained"),
+        ({}, Guidance(5.0), None),
+        ({}, Guidance(0.5), "guidance=0.5: scales of 1 to 4"),
+        ({"guidance_low": 0.5, "guidance_high": 0.5}, Guidance(2.0), None),
+        ({"guidance_low": 0.6}, Guidance(2.0), r"guidance in \[0.6, 1\]: intervals around t = 0.5"),
+        ({"guidance_high": 0.4}, Guidance(2.0), "intervals around"),
+        ({"guidance_low": 0.8, "guidance_high": 0.2}, Guidance(2.0), "intervals around"),
+        ({}, Guidance(2.0, 0.6, 0.9), "intervals around"),
+        ({"guidance_low": 0.1}, Guidance(2.0, 0.6, 0.9), None),
+    ],
+)
+def test_it_samples_under_the_guidances_that_it_trains(sampling, teachers, words):
+    refused = ImprovedMeanFlow(Config(guidance_most=4.0)).samples_with(sampling, 1, teachers)
+    assert (refused is None) if words is None else re.search(words, refused)
 
 
 def test_facts_say_what_it_is():

@@ -405,11 +405,13 @@ def test_guidance_at_inference_is_of_two_evaluations_a_step(guidance, scale):
 
 
 def test_guidance_of_a_student_without_it_is_refused():
-    assert "settings have guided=true" in IMM(Config()).samples_with("guidance", 1.5)
+    refused = IMM(Config()).samples_with({"guidance": 1.5}, 2, Guidance(2.0))
+    assert "settings have guided=true" in refused
+    assert IMM(Config()).samples_with({}, 2, Guidance(2.0)) is None
     with pytest.raises(ValueError, match="guided=true: .*distill=false"):
         Config(guided=True)
     guided = IMM(Config(distill=False, guided=True))
-    assert guided.samples_with("guidance", 1.5) is None
+    assert guided.samples_with({"guidance": 1.5}, 2, Guidance(2.0)) is None
     assert guided.serves(2) is None and "even" in guided.serves(3)
     assert IMM(Config()).serves(3) is None
 

@@ -9,6 +9,7 @@ from torch import nn
 from piflow_bench.api import (
     Batch,
     Context,
+    Guidance,
     SampleRandom,
     Spec,
     Teacher,
@@ -180,3 +181,19 @@ def test_renoising_sampler_keeps_the_distribution():
         nearest = (x[:, None] - MEANS).square().sum(2).argmin(1)
         share = torch.bincount(nearest, minlength=3) / 2000
         assert (share - WEIGHTS).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("policy", "sampling", "words"),
+    [
+        ("gm", {"temperature": 0.5, "substeps": 32}, None),
+        ("dx-grid", {"substeps": 32, "final_step_scale": 0.5}, None),
+        ("dx-grid", {"temperature": 0.5}, "temperature is of policy=gm"),
+        ("arc", {"temperature": 0.5}, "temperature is of policy=gm"),
+        ("arc", {"substeps": 32}, "no substeps"),
+        ("arc", {"final_step_scale": 0.5}, None),
+    ],
+)
+def test_ways_of_sampling_that_would_be_one_are_refused(policy, sampling, words):
+    refused = PiFlow(Config(policy=policy)).samples_with(sampling, 2, Guidance())
+    assert (refused is None) if words is None else words in refused

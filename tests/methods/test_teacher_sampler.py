@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from piflow_methods.parts.spending import spent
-from piflow_methods.teacher import plan
+from piflow_methods.teacher import Config, TeacherSampler, plan
 
 from piflow_bench.api import Guidance, Teacher, Unconditional, flow
 
@@ -52,3 +52,27 @@ def test_what_is_planned_is_spent_where_a_step_lies_at_the_edge(solver, dtype):
 def test_heun_takes_an_euler_step_first_for_even_numbers():
     assert plan("heun", 7) == (4, {})
     assert plan("heun", 4) == (3, {"euler_first": True})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sampling", "nfe", "guidance", "words"),
+    [
+        ({}, {}, 1, Guidance(2.0), None),
+        ({}, {"guidance": 1.5}, 2, Guidance(2.0), "guided=true"),
+        ({"guided": True}, {"guidance": 1.5}, 2, Guidance(2.0), None),
+        (
+            {"guided": True},
+            {},
+            2,
+            Guidance(2.0, 0.0, 0.5),
+            "no number of euler steps spends exactly 2",
+        ),
+        ({"guided": True}, {}, 4, Guidance(2.0, 0.0, 0.5), None),
+        ({"guided": True}, {"guidance": 1.0}, 2, Guidance(2.0, 0.0, 0.5), None),
+    ],
+)
+def test_what_cannot_be_spent_is_known_before_it_is_sampled(
+    settings, sampling, nfe, guidance, words
+):
+    refused = TeacherSampler(Config(**settings)).samples_with(sampling, nfe, guidance)
+    assert (refused is None) if words is None else words in refused

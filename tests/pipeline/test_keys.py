@@ -9,6 +9,7 @@ from piflow_bench.config.compose import compose
 from piflow_bench.data import digits_extractor
 from piflow_bench.errors import UserError
 from piflow_bench.evaluation.metrics import metric as metrics
+from piflow_bench.evaluation.protocols import guidance_of, unguided
 from piflow_bench.pipeline.plan import make_plan
 from piflow_bench.pipeline.results import run as results
 from piflow_bench.pipeline.stages.features import Describe
@@ -131,11 +132,13 @@ def test_what_decides_numbers_is_a_rule(setting):
     assert after.protocol_hash != before.protocol_hash
 
 
-def test_guidance_is_no_rule_where_real_data_alone_are_asked_for():
-    """Beside the teacher's own samples it is one: see above."""
+def test_of_guidance_alone_rules_differ_in_guidance_alone():
+    """By which a page joins runs that ask of real data."""
     alone = ["protocol.questions=[data]", "protocol.primary_question=data"]
     made = [make_plan(compose([*SMOKE, *alone, f"teacher.guidance={g}"])[0]) for g in (1, 2)]
-    assert made[0].protocol_hash == made[1].protocol_hash
+    assert made[0].protocol_hash != made[1].protocol_hash
+    assert unguided(made[0].rules) == unguided(made[1].rules)
+    assert [guidance_of(plan.rules)["guidance"] for plan in made] == [1, 2]
     scales = [
         next(c for c in plan.cells if c.columns["variant"] == "teacher-converged") for plan in made
     ]

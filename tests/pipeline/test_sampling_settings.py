@@ -58,15 +58,6 @@ def test_the_nearest_setting_is_named():
         check_sampling(entry, made("kd"), "v.sampling")
 
 
-def test_what_these_settings_cannot_take_is_refused():
-    less = made("imf", guidance_most=2.0)
-    assert "scales of 1 to 2 are trained" in refusal(less, guidance=[2.0, 2.5])
-    for unguided in ("teacher", "imm"):
-        assert "guidance=1.5: is of a" in refusal(unguided, guidance=1.5)
-    for method in (less, made("teacher", guided=True), made("imm", guided=True, distill=False)):
-        check_sampling(VariantConfig("v", sampling={"guidance": 1.5}), method, "v.sampling")
-
-
 def test_check_names_what_is_declared_nowhere():
     class Loose(METHODS["kd"]):
         sampling = ("shift",)

@@ -26,7 +26,7 @@ from piflow_bench.pipeline.plan.refusals import (
     check_reference,
     check_rewards,
 )
-from piflow_bench.pipeline.plan.variants import Variant, variants_of
+from piflow_bench.pipeline.plan.variants import Variant, check_samplings, variants_of
 from piflow_bench.pipeline.plan.world import World, runtime_of, world_of
 from piflow_bench.pipeline.stage import Stage, closure
 
@@ -83,6 +83,7 @@ def make_plan(config: ExperimentConfig, look: bool = True) -> Plan:
         check_batches(variants, world.runtime.scale)
     check_data(world, variants)
     check_rewards(world, variants)
+    check_samplings(variants, world.teacher.guidance)
     if look:
         check_reference(world)
         check_backbones(world, variants)

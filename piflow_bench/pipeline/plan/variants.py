@@ -10,6 +10,7 @@ from typing import Any
 from piflow_bench import registry
 from piflow_bench.config.schema import SPLIT, ExperimentConfig, VariantConfig, to_plain
 from piflow_bench.contracts.method import Facts, Method
+from piflow_bench.contracts.teacher import Guidance
 from piflow_bench.errors import UserError
 from piflow_bench.file_plugins import places
 from piflow_bench.pipeline.sampling_settings import check_sampling
@@ -61,6 +62,14 @@ class Variant:
             "settings": self.settings_at.get(nfe, self.settings),
             "source": self.source if self.from_file else None,
         }
+
+    def method_at(self, nfe: int) -> Method:
+        """The method with the settings of the student that serves ``nfe``."""
+        own = self.settings_at.get(nfe)
+        if own is None:
+            return self.method
+        cls = type(self.method)
+        return cls(build_dataclass(cls.Config, own, f"variants.{self.name}.settings_at.{nfe}"))
 
     @property
     def samplings(self) -> list[dict[str, Any]]:
@@ -211,7 +220,6 @@ def _settings_at(
         other = type(method)(settings)
         if other.facts_for() != facts:
             raise UserError(f"{where}.{key}: makes another method of it; enter it as a variant")
-        check_sampling(entry, other, f"variants.{name}.sampling")
         if int(key) in nfes:
             found[int(key)] = in_keys(settings, to_plain(settings))
     return found
@@ -273,3 +281,21 @@ def _sharing_one_budget(config: ExperimentConfig, variants: list[Variant]) -> li
             )
         )
     return found
+
+
+def check_samplings(variants: Sequence[Variant], guidance: Guidance) -> None:
+    """Refuse ways of sampling that a student's own settings, or the teacher's guidance, forbid.
+
+    Raises:
+        UserError: naming the variant, the way and the number of evaluations.
+    """
+    for variant in variants:
+        for nfe in variant.nfes:
+            method = variant.method_at(nfe)
+            for way in variant.samplings:
+                reason = method.samples_with(way, nfe, guidance)
+                if reason:
+                    named = "".join(f", {key}={value}" for key, value in way.items())
+                    raise UserError(
+                        f"variants.{variant.name}: cannot sample at NFE {nfe}{named}: {reason}"
+                    )

@@ -1,10 +1,13 @@
 """Variants: settings, NFEs and budgets of every entry, twins, and what is refused in one line."""
 
+from dataclasses import replace
+
 import pytest
 
 from piflow_bench.config.schema import FamilyConfig, StudentConfig, VariantConfig
+from piflow_bench.contracts.teacher import Guidance
 from piflow_bench.errors import UserError
-from piflow_bench.pipeline.plan.variants import variants_of
+from piflow_bench.pipeline.plan.variants import check_samplings, variants_of
 from piflow_bench.tracks import ONE_BUDGET
 from piflow_bench.training.settings import Budget, TrainingSettings
 from tests.pipeline.plan import made
@@ -124,3 +127,38 @@ def test_a_mistake_is_one_line_with_its_fix(others, variants, words):
     with pytest.raises(UserError) as error:
         entered(others, **variants)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+IMF = VariantConfig("imf", settings={"guidance_most": 4.0})
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (
+            replace(IMF, sampling={"guidance": [2, 4.5], "shift": 1.5}),
+            "variants.mine: cannot sample at NFE 1, guidance=4.5, shift=1.5: guidance=4.5: scales",
+        ),
+        (
+            VariantConfig("teacher", nfes=[2], settings={"guided": True}),
+            "variants.mine: cannot sample at NFE 2: no number of euler steps",
+        ),
+        (
+            VariantConfig("piflow", sampling={"temperature": 0.5},
+                          settings_at={2: {"policy": "dx-grid"}}),
+            "variants.mine: cannot sample at NFE 2, temperature=0.5: temperature is of policy=gm",
+        ),
+    ],
+)  # fmt: skip
+def test_a_way_that_a_student_or_the_teachers_guidance_forbids_is_one_line(entry, words):
+    variants = list(entered({"nfes": [1, 2]}, fine=KD, mine=entry).values())
+    with pytest.raises(UserError) as error:
+        check_samplings(variants, Guidance(2.0, 0.0, 0.5))
+    assert str(error.value).startswith(words) and "\n" not in str(error.value)
+
+
+def test_ways_that_all_can_be_sampled_pass():
+    own = replace(IMF, sampling={"guidance": [1, 4]}, settings={"guidance_most": 4.0})
+    solver = VariantConfig("teacher", nfes=[2], settings={"guided": True})
+    variants = entered({"nfes": [1, 2]}, fine=KD, mine=own, solver=solver)
+    check_samplings(list(variants.values()), Guidance(2.0))
