@@ -147,17 +147,21 @@ def rescaled(guided: Tensor, conditional: Tensor, patch: int = 2) -> Tensor:
     """A guided velocity ``(B, C, H, W)`` with the norm of the unguided one in every patch.
 
     The rule of diffusers' pipeline for Qwen-Image, whose tokens are patches of 2x2: another field
-    than plain guidance. A guided velocity of zero, which has no direction, stays zero.
+    than plain guidance. A guided velocity of zero, which has no direction, stays zero, and so does
+    one whose square is; there the gradient is that of scaling by zero.
     """
 
     def norms(u: Tensor) -> Tensor:
         batch, _, height, width = u.shape
         patches = u.reshape(batch, -1, height // patch, patch, width // patch, patch)
-        return patches.square().sum((1, 3, 5), keepdim=True).sqrt()
+        squares = patches.square().sum((1, 3, 5), keepdim=True)
+        # The root has no derivative at zero.
+        return torch.where(squares > 0, squares.where(squares > 0, 1).sqrt(), 0)
 
     batch, _, height, width = guided.shape
-    numbers = torch.finfo(guided.dtype)
-    scale = (norms(conditional) / norms(guided).clamp(min=numbers.tiny)).clamp(max=numbers.max)
+    norm = norms(guided)
+    scale = torch.where(norm > 0, norms(conditional) / norm.where(norm > 0, 1), 0)
+    scale = scale.clamp(max=torch.finfo(guided.dtype).max)
     scale = scale.expand(batch, 1, height // patch, patch, width // patch, patch)
     return guided * scale.reshape(batch, 1, height, width)
 

@@ -167,6 +167,26 @@ def test_rescaling_keeps_the_norm_of_every_patch_and_zero_stays_zero(dtype):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("guided", [0.0, 1e-30])
+def test_rescaling_has_a_gradient_of_zero_where_there_is_no_direction(guided, dtype):
+    rows = torch.full((2, 1, 2, 2), guided, dtype=dtype)
+    rows[1] = 1
+    conditional = torch.full_like(rows, 3.0)
+    conditional[1] = 0
+    for u in (rows, conditional):
+        u.requires_grad_()
+    found = flow.rescaled(rows, conditional)
+    found.sum().backward()
+    assert found.dtype == dtype and not found.any()
+    assert not rows.grad.any() and conditional.grad.isfinite().all()
+
+
+def test_rescaling_is_exact_to_the_gradient_elsewhere():
+    inputs = [normal(2, 3, 4, 4, seed=s).double().requires_grad_() for s in (0, 1)]
+    assert torch.autograd.gradcheck(flow.rescaled, inputs)
+
+
 # ---------------------------------------------------------------------------- solvers
 
 oracle = partial(
