@@ -36,15 +36,15 @@ SEEN = "seen.md"
 
 
 def keep(run: Path, folder: Path, under: str = "") -> Path:
-    """Take a run's rows at the full budget and its facts into ``folder/NAME``.
+    """Take a run's rows and its facts into ``folder/NAME``, a part's into ``folder/under/NAME``.
 
-    A part of a whole goes to ``folder/under/NAME``, a run for claims with the rows of all its
-    checkpoints.
+    Of checkpoints before the full budget it takes what tells how the order of the students changes
+    with the budget: the primary measures. Of a run for claims it takes all.
     """
     info = json.loads((run / "run.json").read_text())
     table = pd.read_parquet(run / "results.parquet")
     if not (folder / under / claims_page.CLAIMS).is_file():
-        table = frames.final(table)
+        table = _kept(table, frames.primary(info, table))
     target = folder / under / str(info["name"])
     target.mkdir(parents=True, exist_ok=True)
     emptied = {name: "" for name in LONG if name in table and name not in SHOWN}
@@ -52,6 +52,15 @@ def keep(run: Path, folder: Path, under: str = "") -> Path:
     write_parquet(target / "results.parquet", table)
     shutil.copyfile(run / "run.json", target / "run.json")
     return target
+
+
+def _kept(table: pd.DataFrame, primary: frames.Primary) -> pd.DataFrame:
+    decides = (
+        (table["question"] == primary.question)
+        & table["metric"].isin([primary.quality, primary.diversity])
+        & (table["extractor"] == primary.extractor)
+    )
+    return table[table.index.isin(frames.final(table).index) | decides]
 
 
 def page(folder: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from piflow_reports import results_page, summary
-from piflow_reports.data import read
+from piflow_reports.data import read, series
 from piflow_reports.sections.trials import trials_of
 
 from piflow_bench import registry
@@ -65,6 +65,20 @@ def test_a_page_of_one_run_is_as_its_summary(whole, tmp_path):
     (text,) = results_page.pages(tmp_path / "kept").values()
     found = summary.of(read.read(whole))
     assert all(sentence in text for nfe in found.nfes for sentence in found.sentences(nfe))
+
+
+def test_what_is_kept_tells_how_the_order_changes_with_the_budget(whole, tmp_path):
+    table = pd.read_parquet(whole / "results.parquet")
+    results_page.keep(whole, tmp_path / "kept")
+    kept = pd.read_parquet(tmp_path / "kept" / "whole" / "results.parquet")
+    primary = series.primary(json.loads((whole / "run.json").read_text()), table)
+    before = kept[kept["budget_fraction"] < 1]
+    assert set(before["metric"]) == {primary.quality, primary.diversity}
+    assert set(before["question"]) == {primary.question}
+    assert set(before["extractor"]) == {primary.extractor}
+    assert len(kept) - len(before) == len(series.final(table)), "and all of the whole budget"
+    (text,) = results_page.pages(tmp_path / "kept").values()
+    assert "| budgets in TFE and in updates | FD" in text
 
 
 def test_parts_of_other_rules_have_no_page(parts, tmp_path):
