@@ -360,3 +360,8 @@ def test_the_guided_odes_end_is_its_optimum_without_guidance_only(w, same):
     slopes = networks["student"].a.grad.item(), networks["student"].b.grad.item()
     largest = max(map(abs, slopes))
     assert largest < 1e-5 if same else largest > 0.1
+
+
+def test_edms_law():
+    low, middle = noise_time("edm", torch.tensor([0.1586552, 0.5], dtype=torch.float64)).logit()
+    assert (low.item(), middle.item()) == pytest.approx((-2.4, -1.2), abs=1e-5)

@@ -12,7 +12,9 @@ from piflow_methods.parts.matching import (
     projected,
 )
 from piflow_methods.parts.noise_times import noise_time
+from piflow_methods.parts.pairs import PairBuffer
 from torch import nn
+from torch.nn.functional import softplus
 
 from piflow_bench.api import (
     Batch,
@@ -319,3 +321,68 @@ def test_one_training_of_a_number_of_steps_serves_every_number():
 def test_settings_that_do_not_go_together(settings, words):
     with pytest.raises(ValueError, match=words):
         Config(**settings)
+
+
+def test_weights_of_divergences_by_hand():
+    found = {name: h(torch.tensor(4.0)).item() for name, h in DIVERGENCES.items()}
+    assert found == pytest.approx(
+        {
+            "reverse-kl": 1,
+            "kl": 4,
+            "js": 0.8,
+            "softened-reverse-kl": 0.2,
+            "squared-hellinger": 2,
+            "jeffreys": 5,
+            "neyman": 0.25,
+        }
+    )
+
+
+def test_guidance_holds_by_the_time_at_which_it_is_asked():
+    x, t, at = torch.randn(8, 3), torch.full((8,), 0.3), torch.full((8,), 0.8)
+    plain = gaussian.posterior_mean(x, t, **CLASS)
+    for high, same in ((0.5, True), (0.9, False)):
+        found = decoupled_x0(teacher(low=0.2, high=high), x, t, 2 * x, at, rows(8))
+        assert torch.allclose(found, plain) is same
+    found = decoupled_x0(teacher(low=0.5, high=0.9), x, t, 2 * x, at, rows(8))
+    assert not torch.allclose(found, plain)
+
+
+def test_both_players_of_the_gan_by_hand():
+    a, b = 1.2, -0.4
+    given = {"gan": True, "generator_gan_weight": 0.3, "fake_gan_weight": 0.7}
+    method, batch, context = setting(a, b, 1.0, **given)
+    batch = Batch(batch.x0 + 0.5, batch.condition, (DIM,))
+
+    def logits(name, x):
+        t = TrainingRandom(5, 0, 0, ROWS).uniform(f"{name} time")
+        noise = TrainingRandom(5, 0, 0, ROWS).normal(f"{name} noise", (DIM,))
+        noisy = flow.interpolate(x, noise, t)
+        return Judge(a, b)(noisy, t, rows(), None, judge=True).detach()
+
+    x = a * TrainingRandom(5, 0, 0, ROWS).normal("noise", (DIM,)) + b
+    deceiving = softplus(-logits("generator", x)).mean()
+    judged = softplus(logits("judged", x)).mean() + softplus(-logits("real", batch.x0)).mean()
+    for update in method.training_step(batch, context):
+        context.thaw()
+        told = update.scalars
+        if update.optimizer == "student":
+            expected = told["loss"] / 2 + 0.3 * deceiving
+        else:
+            t = TrainingRandom(5, 0, 0, ROWS).uniform("fake time")
+            noise = TrainingRandom(5, 0, 0, ROWS).normal("fake noise", (DIM,))
+            found = gaussian.velocity(flow.interpolate(x, noise, t), t, mu=b, s=a)
+            expected = (found - (noise - x)).square().mean() + 0.7 * judged
+        assert update.loss.item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_pairs_are_regressed_by_the_one_step_estimate():
+    a, b = 1.2, -0.4
+    method, batch, context = setting(a, b, 1.0, regression_weight=0.5)
+    buffer = PairBuffer(ROWS, 0.1, 1, (DIM,), rows(1))
+    context.modules["pairs"] = buffer
+    update = next(method.training_step(batch, context))
+    error = a * buffer.states[:, 0] + b - buffer.states[:, -1]
+    expected = update.scalars["loss"] / 2 + 0.5 * error.square().mean()
+    assert int(buffer.solved) == ROWS
+    assert update.loss.item() == pytest.approx(expected.item(), rel=1e-9)

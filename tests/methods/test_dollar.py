@@ -217,3 +217,11 @@ def test_settings():
         Config(time_low=0.9, time_high=0.8)
     with pytest.raises(ValueError, match="depths"):
         Config(depths=())
+
+
+def test_the_fake_score_learns_at_uniform_times():
+    _, (update, *_) = updates(0.9, 0.2)
+    (_, x), t = samples(0.9, 0.2), draw("fake time")
+    noise = draw("fake noise", "normal", (DIM,))
+    found = gaussian.velocity(flow.interpolate(x, noise, t), t, mu=0.2, s=0.9)
+    assert update.loss.item() == pytest.approx((found - (noise - x)).square().mean().item())

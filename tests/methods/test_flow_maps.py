@@ -8,7 +8,7 @@ from piflow_methods.meanflow.method import Config, MeanFlow
 from piflow_methods.parts.flow_maps import adaptive_loss, ratio_at, row_weight, secant_target
 from torch import nn
 
-from piflow_bench.api import Guidance, Teacher, Unconditional, flow
+from piflow_bench.api import Classes, Guidance, Teacher, Unconditional, flow
 from tests.methods import gaussian
 
 TIMES = torch.linspace(0.2, 1.0, 33, dtype=torch.float64)
@@ -373,3 +373,53 @@ def test_papers_of_the_derivatives():
 def test_moved_by_its_end_it_takes_no_setting_that_would_do_nothing(name, value):
     with pytest.raises(ValueError, match=f"identity=end: .* leave out {name}"):
         Config(**{"identity": "end", name: value})
+
+
+def test_times_have_the_laws_mean():
+    _, context = gaussian.setting({}, rows=8192)
+    t, r = MeanFlow(Config(instant_share=0.0, time_mean=-0.9, time_std=0.5)).times(context)
+    both = torch.cat([t, r]).logit()
+    assert (both.mean().item(), both.std().item()) == pytest.approx((-0.9, 0.5), abs=0.03)
+
+
+@pytest.mark.parametrize("omega", [None, 1.7])
+def test_from_scratch_velocities_are_mixed_by_omega_and_kappa(omega):
+    """omega v + (1 - omega - kappa) U(no label) + kappa U(label), omega = w (1 - kappa)."""
+
+    def network(x, t, condition, duration):
+        assert (duration == 0).all()
+        return torch.where(condition.labels < 2, 1.0, 10.0)[:, None].expand(x.shape)
+
+    method = MeanFlow(Config(distill=False, kappa=0.3, omega=omega, class_dropout=0.0))
+    method.guidance = Guidance(2.0, 0.0, 0.6)
+    _, context = gaussian.setting({"student": network})
+    x, v, t = *torch.randn(2, 64, 2), torch.rand(64)
+    labels = Classes(torch.arange(64) % 2, 2)
+    _, found = method._data_velocity(x, t, v, labels, context)
+    w = 2 * 0.7 if omega is None else omega
+    mixed = w * v + (1 - w - 0.3) * 10 + 0.3
+    assert torch.allclose(found, torch.where((t <= 0.6)[:, None], mixed, v))
+
+
+def test_the_derivatives_part_grows_over_its_warmup():
+    """With U = theta U* and a part c of the derivative: theta (U* + c (v - U*)) - v."""
+    for step, part in ((0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0)):
+        batch, context = gaussian.setting({"student": Scaled(0.8)}, step=step)
+        method = MeanFlow(Config(power=0.0, instant_share=0.0, tangent_warmup=4))
+        (update,) = method.training_step(batch, context)
+        _, again = gaussian.setting({}, step=step)
+        noise = again.random.normal("noise", batch.shape)
+        t, r = method.times(again)
+        x = flow.interpolate(batch.x0, noise, t)
+        v, u = gaussian.velocity(x, t), gaussian.average_velocity(x, t, r)
+        expected = (0.8 * (u + part * (v - u)) - v).square().sum(1).mean()
+        assert update.loss.item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_from_scratch_the_datas_velocity_is_learned():
+    settings = {"distill": False, "omega": 1.0, "class_dropout": 0.0}
+    update, x, t, _ = update_of(0.8, instant_share=1.0, power=0.0, **settings)
+    batch, context = gaussian.setting({})
+    target = context.random.normal("noise", batch.shape) - batch.x0
+    expected = (0.8 * gaussian.velocity(x, t) - target).square().sum(1).mean()
+    assert update.loss.item() == pytest.approx(expected.item())

@@ -154,3 +154,26 @@ class TestSizes:
             parts.add(0, x[:3], self.context(last=False))
             parts.add(0, x[3:], self.context())
         assert torch.allclose(whole.squares, parts.squares, atol=1e-15)
+
+
+def test_the_noising_velocity_is_learned_and_the_weighted_error_is_sized():
+    p, q, c = 0.2, -0.5, 0.1
+    networks = {"student": Polynomial(p, q, c), "fake_score": FakeScore(0.9, 0.2)}
+    sizes = Sizes(0.9)
+    teacher = Teacher(Field(), nn.Linear(1, 1), Guidance(1.0), closed_form=True)
+    batch = Batch(None, Classes(torch.zeros(ROWS, dtype=torch.int64), 1), (DIM,))
+    random = TrainingRandom(5, 0, 0, ROWS)
+    context = Context(0, 0.0, random, teacher, networks, {**networks, "sizes": sizes})
+    method = FreeFlow(Config(prediction_share=1.0, power=0.5))
+    predicted, fake = method.training_step(batch, context)
+
+    eps, d = draws().normal("noise", (DIM,)), draws().uniform("delta")
+    big = d[:, None]
+    value = (p + q * big) * eps + c
+    squared = (value - guided(eps - big * value, 1 - d, 1.0) + big * q * eps).square().mean(1)
+    assert sizes.squares[0].item() == pytest.approx((squared / (squared + 1e-3)).mean().item())
+
+    x, t = (1 - p - q) * eps - c, draws().uniform("fake time")
+    fresh = draws().normal("fake", (DIM,))
+    found = gaussian.velocity(flow.interpolate(x, fresh, t), t, mu=0.2, s=0.9)
+    assert fake.loss.item() == pytest.approx((found - (fresh - x)).square().mean().item())

@@ -330,3 +330,31 @@ def test_facts_say_what_it_is():
     assert facts.track == "from scratch" and not facts.needs_teacher
     facts = ImprovedMeanFlow(Config()).facts_for()
     assert facts.guidance == "at inference" and facts.needs_teacher
+
+
+def test_guidance_is_asked_in_its_interval_alone():
+    class Within(ImprovedMeanFlow):
+        def guidances(self, moving, context):
+            one = torch.ones(len(moving))
+            return 3 * one, 0.4 * one, 0.6 * one
+
+    asked = []
+
+    def noting(x, t, condition):
+        asked.append((t, condition.labels))
+        return field(x, t, condition)
+
+    batch, context = setting(Exact())
+    random, networks = context.random, context.networks
+    context = Context(0, 0.0, random, context.teacher.bind(noting), networks, networks)
+    next(Within(Config()).training_step(batch, context))
+    ((t, labels),) = asked
+    own, guided = t[: len(batch)], t[len(batch) :]
+    assert torch.equal(guided, own[(own >= 0.4) & (own <= 0.6)]) and (own < 0.4).any()
+    assert (labels[len(batch) :] == 2).all()
+
+
+def test_errors_have_the_adaptive_weight():
+    (found,) = Always(Config(instant_share=1.0)).training_step(*setting(Exact(off=0.3)))
+    squared = 2 * 0.3**2
+    assert found.loss.item() == pytest.approx(squared / (squared + 0.01))

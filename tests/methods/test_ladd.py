@@ -112,9 +112,10 @@ def test_the_judges_loss_and_the_change_under_noise():
 
 
 def test_losses_by_hand():
-    fake, real = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, -1.0]])
+    fake, real = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, -3.0]])
     softplus = nn.functional.softplus
-    assert judged_loss(real, fake) == (softplus(fake) + softplus(-real)).mean()
+    expected = (softplus(fake) + softplus(-real)).mean()
+    assert judged_loss(real, fake).item() == pytest.approx(expected.item())
     assert deceiving_loss(fake) == softplus(-fake).mean()
 
 
@@ -162,3 +163,19 @@ def test_settings():
     assert not LADD(Config()).facts_for().needs_data
     with pytest.raises(ValueError, match="depths=.*: the judge looks through at least one"):
         Config(depths=())
+
+
+def test_the_judge_looks_at_times_of_its_law():
+    given = {"time_mean": 0.7, "time_std": 0.5, "time_shift": 3.0}
+    (_, (update, _, x0)) = updates(0.9, 0.2, **given)
+
+    def seen(name, x):
+        t = TrainingRandom(5, 0, 0, ROWS).normal(f"{name} time")
+        t = flow.warp((0.7 + 0.5 * t).sigmoid(), 3.0)
+        noise = TrainingRandom(5, 0, 0, ROWS).normal(f"{name} noise", (DIM,))
+        return flow.interpolate(x, noise, t), t
+
+    x = 0.9 * TrainingRandom(5, 0, 0, ROWS).normal("noise", (DIM,)) + 0.2
+    judge = ExactJudge(0.9, 0.2)
+    expected = judged_loss(judge(*seen("real", x0), None), judge(*seen("judged", x), None))
+    assert update.loss.item() == pytest.approx(expected.item(), rel=1e-12)

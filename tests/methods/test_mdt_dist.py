@@ -151,3 +151,10 @@ def test_facts_tell_how_it_differs():
     assert MDTDist(Config(jvp="exact")).facts_for().jvp == "exact"
     with pytest.raises(ValueError, match="nothing is trained"):
         Config(matching_weight=0.0, distillation_weight=0.0)
+
+
+def test_distillation_has_its_weight():
+    (_, once), (_, thrice) = (
+        slopes(Scaled(0.8), **FREE, matching_weight=0.0, distillation_weight=w) for w in (1.0, 3.0)
+    )
+    assert thrice == pytest.approx(3 * once)

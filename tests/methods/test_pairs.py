@@ -7,13 +7,14 @@ from piflow_methods.parts.pairs import PairBuffer
 from piflow_methods.parts.spending import spent
 from torch import nn
 
-from piflow_bench.api import Batch, Classes, Guidance, Spec, Teacher, TrainingRandom
+from piflow_bench.api import Batch, Classes, Guidance, Spec, Teacher, TrainingRandom, Unconditional
 from piflow_bench.contracts.data import TensorRows
 from piflow_bench.contracts.method import Context
 from piflow_bench.networks.dit import DiT
 from piflow_bench.pipeline.plan import runtime_of
 from piflow_bench.training.settings import Budget, TrainingSettings
 from piflow_bench.training.trainer import Trainer, TrainingData
+from tests.methods import gaussian
 from tests.methods.shipped import variants_of
 
 BATCH = 8
@@ -135,3 +136,17 @@ def test_students_do_not_know_their_pairs_by_heart():
 
     renewed, few = gap(pairs=64), gap(pairs=8, pair_share=0.001)
     assert renewed < 1.4 and few > 3, "eight pairs are learnt by heart"
+
+
+@pytest.mark.parametrize("nfe", [1, 4])
+@pytest.mark.parametrize("theta, rests", [(1.0, True), (1.05, False)])
+def test_it_rests_at_the_mean_velocities_of_its_segments(nfe, theta, rests):
+    class Mean(nn.Module):
+        def forward(self, x, t, condition):
+            return theta * gaussian.average_velocity(x, t, t - 1 / nfe)
+
+    networks = {"student": Mean()}
+    modules = {**networks, "pairs": PairBuffer(64, 0.25, nfe, (2,), Unconditional(1))}
+    batch, context = gaussian.setting(networks, modules=modules)
+    (update,) = KD(KD.Config(pair_steps=128)).training_step(batch, context)
+    assert (update.loss < 1e-4) == rests

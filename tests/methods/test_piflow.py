@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from piflow_methods.piflow.method import Config, PiFlow, PolicyStudent, segments
+from piflow_methods.piflow.method import Config, PiFlow, PolicyStudent, make_policy, segments
 from piflow_methods.piflow.policies import GMPolicy, substep_counts
 from torch import nn
 
@@ -197,3 +197,92 @@ def test_renoising_sampler_keeps_the_distribution():
 def test_ways_of_sampling_that_would_be_one_are_refused(policy, sampling, words):
     refused = PiFlow(Config(policy=policy)).samples_with(sampling, 2, Guidance())
     assert (refused is None) if words is None else words in refused
+
+
+def asked_of_the_teacher(nfe=1, components=3, **settings):
+    """Times and states of all questions, and the updates."""
+    asked = []
+
+    def noting(x, t, condition=None):
+        asked.append((x, t))
+        return velocity(x, t)
+
+    method = PiFlow(Config(components=components, substeps=512, **settings))
+    method.nfe = nfe
+    x0 = torch.randn(4096, 2, generator=torch.Generator().manual_seed(2))
+    network = {"student": ExactHead()}
+    teacher = Teacher(noting, nn.Linear(1, 1), closed_form=True)
+    context = Context(7, 0.0, TrainingRandom(0, 7, 0, 4096), teacher, network, network)
+    updates = list(method.training_step(Batch(x0, Unconditional(4096), (2,)), context))
+    return asked, x0, updates
+
+
+def test_a_segments_start_is_noised_data_and_as_probable_as_it_is_long():
+    seen = []
+
+    class Noting(ExactHead):
+        def forward(self, x, t, condition):
+            seen.append((x, t))
+            return super().forward(x, t, condition)
+
+    method = PiFlow(Config(components=3, shift=3.0, final_step_scale=0.5, substeps=16))
+    method.nfe = 2
+    x0, network = torch.randn(4096, 2), {"student": Noting()}
+    teacher = Teacher(velocity, nn.Linear(1, 1), closed_form=True)
+    context = Context(0, 0.0, TrainingRandom(0, 0, 0, 4096), teacher, network, network)
+    next(method.training_step(Batch(x0, Unconditional(4096), (2,)), context))
+    ((x, t),) = seen
+    noise = TrainingRandom(0, 0, 0, 4096).normal("noise", (2,))
+    assert torch.allclose(x, flow.interpolate(x0, noise, t))
+    assert (t < 1).float().mean().item() == pytest.approx(1 / 3, abs=0.03)
+    assert t.min().item() == pytest.approx(flow.warp(torch.tensor(1 / 3), 3.0).item())
+
+
+def test_the_teachers_part_of_a_path_is_its_eulers_steps():
+    asked, *_ = asked_of_the_teacher(states=4, num_decay=10**9, dropout=0.0)
+    for (x, t), (y, s) in zip(asked[:-1], asked[1:], strict=True):
+        assert (s < t).all()
+        assert torch.allclose(y, x + flow.expand(s - t, x) * velocity(x, t), atol=1e-4)
+
+
+def test_a_windows_mean_is_off_by_first_order_in_its_length():
+    losses = [float(exact_updates(1, window_substeps=w)[0].scalars["loss"]) for w in (8, 16, 32)]
+    assert losses[0] > 1e-4
+    for smaller, larger in zip(losses[:-1], losses[1:], strict=True):
+        assert larger / smaller == pytest.approx(4, rel=0.3)
+
+
+def test_components_are_dropped_by_their_share(monkeypatch):
+    dropped = []
+    monkeypatch.setattr(
+        GMPolicy, "with_dropout", lambda self, drop: dropped.append(drop.float().mean()) or self
+    )
+    asked_of_the_teacher(dropout=0.2)
+    assert [float(share) for share in dropped] == pytest.approx([0.2], abs=0.02)
+
+
+def test_without_data_a_segment_counts_by_its_length():
+    class Fixed(PiFlow):
+        def _segment_loss(self, x, *given):
+            return x.new_ones(()), x
+
+    method = Fixed(Config(data_free=True, final_step_scale=0.5))
+    method.nfe = 2
+    batch = Batch(None, Unconditional(4), (2,))
+    context = Context(0, 0.0, TrainingRandom(0, 0, 0, 4), None, {}, {})
+    losses = [float(update.loss) for update in method.training_step(batch, context)]
+    assert losses == pytest.approx([2 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize("h", [0.0, 1.0])
+def test_sampled_policies_span_the_segments_of_training(monkeypatch, h):
+    spans = []
+
+    def noting(config, output, x, t, span):
+        spans.append(span)
+        return make_policy(config, output, x, t, span)
+
+    monkeypatch.setattr("piflow_methods.piflow.method.make_policy", noting)
+    student = PolicyStudent(ExactHead(), Config(substeps=8, h=h, final_step_scale=0.5))
+    student.sample(torch.randn(4, 2), Unconditional(4), 4, SampleRandom(0, range(4)))
+    assert spans[::-1] == pytest.approx([length for _, length in segments(4, 0.5)])

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from piflow_methods.parts.derivatives import normalised
+from piflow_methods.parts.derivatives import normalised, ramp
 from piflow_methods.parts.renoising import RenoisingStudent
 from piflow_methods.parts.trigflow import (
     angle,
@@ -197,3 +197,8 @@ def test_samples_start_at_the_largest_sigma():
     assert built.optimizers["student"].modules == ("student", "uncertainty")
     facts = SCM(Config(uncertainty=False, path="data")).facts_for()
     assert facts.auxiliary == () and "without guidance" in facts.target
+
+
+def test_the_ramp_ends_with_its_share():
+    assert [ramp(p, 0.4) for p in (0.0, 0.1, 0.2, 0.4, 1.0)] == [0.0, 0.25, 0.5, 1.0, 1.0]
+    assert ramp(0.0, 0.0) == 1.0

@@ -183,3 +183,17 @@ def test_what_is_built():
     assert scratch.guidance == 2.0 and scratch.facts_for().track == "from scratch"
     assert not scratch.facts_for().needs_teacher and distilled.facts_for().needs_teacher
     assert Shortcut(Config(decay=0.0)).facts_for().auxiliary == ()
+
+
+def test_from_scratch_the_shortest_steps_learn_the_datas_velocity():
+    class Constant(nn.Module):
+        def forward(self, x, t, condition, duration):
+            return 0 * x + 1
+
+    method = Shortcut(Config(distill=False, decay=0.0, steps=8, halves_share=1e-9))
+    method.guidance = 1.0
+    batch, context = gaussian.setting({"student": Constant()})
+    (found,) = method.training_step(batch, context)
+    noise = TrainingRandom(5, 0, 0, len(batch)).normal("noise", batch.shape)
+    expected = (1 - (noise - batch.x0)).square().mean()
+    assert found.loss.item() == pytest.approx(expected.item())

@@ -3,10 +3,20 @@
 import pytest
 import torch
 from piflow_methods.parts.noise_times import noise_time
+from piflow_methods.parts.renoising import RenoisingStudent
 from piflow_methods.sid import Config, SiD, identity_loss
 from torch import nn
 
-from piflow_bench.api import Batch, Classes, Context, Guidance, Teacher, TrainingRandom, flow
+from piflow_bench.api import (
+    Batch,
+    Classes,
+    Context,
+    Guidance,
+    SampleRandom,
+    Teacher,
+    TrainingRandom,
+    flow,
+)
 from tests.methods import gaussian
 from tests.methods.test_dmd2 import AffineGenerator
 from tests.methods.test_dmd2_switches import ANY, CLASS, STUDENTS, Field
@@ -138,3 +148,35 @@ def test_several_steps_start_at_the_same_level():
 def test_times_in_the_wrong_order():
     with pytest.raises(ValueError, match="time_low=0.9: must be below time_high=0.8"):
         Config(time_low=0.9)
+
+
+def test_the_fake_score_learns_at_times_of_its_own_law():
+    _, (update, _) = updates(0.9, 0.2, 1.0)
+    t = noise_time("edm", TrainingRandom(5, 0, 0, ROWS).uniform("fake time"))
+    x = 0.9 * TrainingRandom(5, 0, 0, ROWS).normal("noise", (DIM,)) + 0.2
+    noise = TrainingRandom(5, 0, 0, ROWS).normal("fake noise", (DIM,))
+    found = gaussian.velocity(flow.interpolate(x, noise, t), t, mu=0.2, s=0.9)
+    assert update.loss.item() == pytest.approx((found - (noise - x)).square().mean().item())
+
+
+def test_matching_times_lie_between_their_quantiles():
+    update, _ = next(updates(0.9, 0.2, 1.0, time_law="uniform", time_low=0.3, time_high=0.6))
+    t = 0.3 + 0.3 * TrainingRandom(5, 0, 0, ROWS).uniform("matching time")
+    x = 0.9 * TrainingRandom(5, 0, 0, ROWS).normal("noise", (DIM,)) + 0.2
+    noise = TrainingRandom(5, 0, 0, ROWS).normal("matching noise", (DIM,))
+    noisy = flow.interpolate(x, noise, t)
+    real, fake = (gaussian.posterior_mean(noisy, t, *of) for of in ((1.0, 0.4), (0.2, 0.9)))
+    expected = (real - fake).square().mean().item()
+    assert update.scalars["loss"].item() == pytest.approx(expected)
+
+
+def test_several_steps_start_from_noise_of_that_size():
+    seen = []
+
+    def network(x, t, condition):
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    noise = torch.randn(4, 3)
+    RenoisingStudent(network, 1.0, start=0.7).sample(noise, None, 1, SampleRandom(0, range(4)))
+    assert torch.equal(seen[0], 0.7 * noise)
