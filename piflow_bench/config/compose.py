@@ -138,7 +138,7 @@ def expand(arguments: Sequence[str]) -> list[tuple[list[str], ExperimentConfig]]
         ):
             words = " ".join(v for v in of_sweeps if v)
             try:
-                composed = _composed(list(combination), groups)
+                composed = _composed([_at_nfe(given) for given in combination], groups)
                 chosen = str(composed.hydra.runtime.choices["experiment"])
                 own_file = files.get(chosen)
                 with open_dict(composed):
@@ -252,6 +252,14 @@ OPEN = re.compile(
 def _open(override: str) -> str:
     """The override, allowed to add a key where a plugin says which keys there are."""
     return f"++{override}" if OPEN.match(override) else override
+
+
+AT_NFE = re.compile(r"(.*\.settings_at)\.(\d+)\.([^.=]+)=(.*)")
+
+
+def _at_nfe(override: str) -> str:
+    """The override of a setting at one NFE as a mapping, whose key can be a number."""
+    return AT_NFE.sub(r"\1={\2: {\3: \4}}", override)
 
 
 def _apart(

@@ -114,23 +114,23 @@ def _given(entry: Mapping[str, Any], chosen: Tuned) -> dict[str, Any]:
     other = {**stated, **chosen.stated}.keys() - {
         key for key in stated if key in chosen.stated and stated[key] == chosen.stated[key]
     }
-    if other:
-        words += f"; there with {', '.join(f'another {key}' for key in sorted(other))}"
-    at = {**chosen.settings_at, **_by_nfe(entry)}
+    at = {nfe: _without(own, stated) for nfe, own in chosen.settings_at.items()}
+    differ = [f"another {key}" for key in sorted(other)]
+    for nfe, own in (entry.get("settings_at") or {}).items():
+        best = at.get(str(nfe), {})
+        if isinstance(own, Mapping):  # Else it is refused with the plan.
+            chosen_there = {**chosen.settings, **best}
+            differ += [f"another {k} at {nfe} NFE" for k in own if own[k] != chosen_there.get(k)]
+            own = {**best, **own}
+        at[str(nfe)] = own
     return {
         **entry,
         "settings": {**chosen.settings, **stated},
-        "settings_at": {nfe: _without(own, stated) for nfe, own in at.items()},
-        "tuning": entry.get("tuning") or words,
+        "settings_at": at,
+        "tuning": entry.get("tuning") or words + f"; there with {', '.join(differ)}" * bool(differ),
     }
 
 
-def _by_nfe(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {str(nfe): own for nfe, own in (entry.get("settings_at") or {}).items()}
-
-
-def _without(own: Any, stated: Mapping[str, Any]) -> Any:
+def _without(own: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
     """Settings at one NFE that the variant does not state for all."""
-    if not isinstance(own, Mapping):
-        return own
     return {key: value for key, value in own.items() if key not in stated}

@@ -47,6 +47,34 @@ def test_what_the_variant_states_wins_and_the_words_say_so(file):
     assert "another pair_steps" in entry.tuning and entry.settings["lr"] == 0.003
 
 
+def test_what_it_states_at_one_nfe_wins_there_and_the_rest_stays(file):
+    entry, plan = kd(f"tuned={file}", "variants.kd.settings_at.4.pair_steps=6")
+    assert entry.settings_at == {"4": {"lr": 0.001, "pair_steps": 6}}
+    assert trained(plan) == {1: 0.003, 4: 0.001}
+    assert entry.tuning == "best of 8 trials; there with another pair_steps at 4 NFE"
+    own = "variants.kd.settings_at.4.lr=0.25"
+    entry, plan = kd(f"tuned={file}", own, "variants.kd.settings.lr=0.5")
+    assert trained(plan) == {1: 0.5, 4: 0.25}
+    assert "another lr, another lr at 4 NFE" in entry.tuning
+    entry, _ = kd(f"tuned={file}", "variants.kd.settings_at={4: {lr: 0.001}}")
+    assert entry.tuning == "best of 8 trials", "the same as chosen"
+
+
+def test_a_setting_at_one_nfe_is_given_by_its_path_as_any_other():
+    at = "variants.kd.settings_at.4"
+    _, plan = kd("tuned=null", f"{at}.lr=0.5", f"{at}.pair_steps=6")
+    assert trained(plan) == {1: 1e-4, 4: 0.5}
+    swept = compose(["only=[kd]", "tuned=null", f"{at}.lr=0.5,0.25"])
+    assert [config.variants["kd"].settings_at for config in swept] == [
+        {"4": {"lr": 0.5}},
+        {"4": {"lr": 0.25}},
+    ]
+    assert len({config.name for config in swept}) == 2
+    (config,) = compose(["only=[kd]", f"{at}.lrr=0.5"])
+    with pytest.raises(UserError, match="settings_at.4.lrr: no such setting; did you mean 'lr'"):
+        make_plan(config)
+
+
 def test_published_recipes_are_had_by_leaving_it_out():
     entry, plan = kd("tuned=null")
     assert entry.settings == KD and entry.tuning == ""
