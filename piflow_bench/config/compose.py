@@ -254,12 +254,16 @@ def _open(override: str) -> str:
     return f"++{override}" if OPEN.match(override) else override
 
 
-AT_NFE = re.compile(r"(.*\.settings_at)\.(\d+)\.([^.=]+)=(.*)")
+AT_NFE = re.compile(r"([^=]*\.settings_at)\.(\d+)(?:\.([^.=]+))?=(.*)", re.DOTALL)
 
 
 def _at_nfe(override: str) -> str:
     """The override of a setting at one NFE as a mapping, whose key can be a number."""
-    return AT_NFE.sub(r"\1={\2: {\3: \4}}", override)
+    found = AT_NFE.fullmatch(override)
+    if not found:
+        return override
+    where, nfe, key, value = found.groups()
+    return f"{where}={{{nfe}: {f'{{{key}: {value}}}' if key else value}}}"
 
 
 def _apart(

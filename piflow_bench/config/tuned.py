@@ -77,13 +77,14 @@ def read_tuned(source: str) -> TunedFile:
     if not isinstance(content, Mapping) or not isinstance(content.get("variants"), Mapping):
         raise UserError(f"{where}: says nothing of variants; `tune` writes such files")
     whole = build_dataclass(TunedFile, {**content, "variants": {}}, where)
-    return TunedFile(
-        whole.command,
-        {
-            str(name): build_dataclass(Tuned, _mapping(entry, name, where), f"{where}: {name}")
-            for name, entry in content["variants"].items()
-        },
-    )
+    found = {
+        str(name): build_dataclass(Tuned, _mapping(entry, str(name), where), f"{where}: {name}")
+        for name, entry in content["variants"].items()
+    }
+    for name, chosen in found.items():
+        for nfe, own in chosen.settings_at.items():
+            _mapping(own, f"{name}.settings_at.{nfe}", where)
+    return TunedFile(whole.command, found)
 
 
 def _mapping(entry: Any, name: str, where: str) -> Mapping[str, Any]:

@@ -28,7 +28,19 @@ def alike(a: Run, b: Run) -> bool:
     """Whether two runs ask of real data alone, by rules that differ in guidance at most."""
     rules = [rules_of(run) for run in (a, b)]
     asked = {*a.results["question"], *b.results["question"]} - {""}
-    return asked <= {*OF_DATA} and all(rules) and unguided(rules[0]) == unguided(rules[1])
+    said = primary(a.info, a.results)
+    beside = {said.quality, said.diversity} & _of_teacher()
+    told = all(rules) and all(_told(each) for each in rules)
+    return asked <= {*OF_DATA} and told and not beside and unguided(rules[0]) == unguided(rules[1])
+
+
+def _told(rules: Rules) -> bool:
+    return all(isinstance(value, int | float) for value in guidance_of(rules).values())
+
+
+def _of_teacher() -> set[str]:
+    """Metrics that compare samples with the teacher's."""
+    return {name for name, metric in all_metrics().items() if "teacher" in metric.needs}
 
 
 def joined(runs: list[Run]) -> tuple[list[Run], list[dict[str, str]], list[str]]:
@@ -58,7 +70,9 @@ def joined(runs: list[Run]) -> tuple[list[Run], list[dict[str, str]], list[str]]
         "the same noise is left out."
     ]
     if nearest:
-        notes.append(f"{CEILING} is the one of guidance {nearest}, nearest to the data of all.")
+        notes.append(
+            f"{CEILING} is of guidance {nearest}, the nearest to the data of those measured."
+        )
     return [_of_data(run) for run in runs], names, notes
 
 
@@ -97,9 +111,7 @@ def _nearest(runs: list[Run], labels: list[str]) -> str:
 def _of_data(run: Run) -> Run:
     """The run under rules without guidance, and without what compares it with its own teacher."""
     rules = unguided(rules_of(run))
-    known = all_metrics()
-    beside = {name for name, metric in known.items() if "teacher" in metric.needs}
-    results = run.results[~run.results["metric"].isin(beside)].copy()
+    results = run.results[~run.results["metric"].isin(_of_teacher())].copy()
     stated = results["protocol"] != ""
     results.loc[stated, "protocol"] = rules_hash(rules)
     results.loc[stated, "rules"] = json.dumps(rules, sort_keys=True)

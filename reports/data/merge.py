@@ -134,15 +134,15 @@ def _declared(runs: list[Run]) -> dict[str, Any]:
     holds = [i for i in made if _same_declaration(families[i], families[last])]
     # A run written before these were recorded leaves the whole untold.
     since = [str(about[i].get("declared") or "") for i in holds]
-    trained = [str(each["first_training"]) for each in about if "first_training" in each]
-    told = all(since) and len(trained) == len(runs)
+    trained = [each.get("first_training") for each in about]
+    told = all(since) and None not in trained
     return {
         "family": families[last],
         "declared_after": [runs[i].name for i in made if i not in holds],
         "provenance": {
             **about[0],
-            "declared": min(since, default="") if told else "",
-            "first_training": min(filter(None, trained), default=""),
+            "declared": min(since, default=""),
+            "first_training": min(filter(None, trained), default="") if told else None,
         },
     }
 

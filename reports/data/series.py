@@ -70,7 +70,7 @@ class Primary:
     after: tuple[str, ...] = ()
     """Runs that had declared other comparisons, and were there when these were declared."""
     since: str = ""
-    """When the comparisons were declared (UTC, ISO 8601); empty: unknown."""
+    """When the store first saw these comparisons (UTC, ISO 8601); empty: unknown."""
     trained: str = ""
     """When the first student began to be trained; empty: none was."""
 
@@ -98,6 +98,7 @@ def primary(info: dict[str, Any], results: pd.DataFrame) -> Primary:
         return str(given) if given else next((u for u in usual if u in among), usual[0])
 
     family, about = info.get("family") or {}, info.get("provenance") or {}
+    trained = about.get("first_training")
     entries = {int(nfe): list(names) for nfe, names in (family.get("entries") or {}).items()}
     quality = choose("quality", QUALITY, present)
     names = rows.loc[rows["metric"] == quality, "extractor"]
@@ -111,8 +112,8 @@ def primary(info: dict[str, Any], results: pd.DataFrame) -> Primary:
         leader=str(family.get("leader") or ""),
         entries=entries if not family.get("leader") else {},
         after=tuple(info.get("declared_after") or ()),
-        since=str(about.get("declared") or ""),
-        trained=str(about.get("first_training") or ""),
+        since=str(about.get("declared") or "") if trained is not None else "",
+        trained=str(trained or ""),
     )
 
 

@@ -134,7 +134,7 @@ def _when(primary: Primary) -> str:
     if not primary.trained or primary.since <= primary.trained:
         return "before the run"
     since, trained = (words.minute(time) for time in (primary.since, primary.trained))
-    return f"on {since}, when students trained from {trained} on were in the store"
+    return f"(as the store first saw on {since}, with students trained from {trained} on in it)"
 
 
 def _declared(primary: Primary) -> str:

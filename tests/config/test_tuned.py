@@ -70,6 +70,9 @@ def test_a_setting_at_one_nfe_is_given_by_its_path_as_any_other():
         {"4": {"lr": 0.25}},
     ]
     assert len({config.name for config in swept}) == 2
+    (config,) = compose(["only=[kd]", f"{at}={{lr: 0.5}}", f"title='of {at}.lr=0.5'"])
+    assert config.variants["kd"].settings_at["4"]["lr"] == 0.5
+    assert config.title == f"of {at}.lr=0.5"
     (config,) = compose(["only=[kd]", f"{at}.lrr=0.5"])
     with pytest.raises(UserError, match="settings_at.4.lrr: no such setting; did you mean 'lr'"):
         make_plan(config)
@@ -92,6 +95,7 @@ def test_published_recipes_are_had_by_leaving_it_out():
         ("variants: {dk: {settings: {lr: 1}}}", "is of dk, none of which the experiment has"),
         ("variants: {kd: {settings: {rl: 1}}}", "variants.kd.settings.rl: no such setting"),
         ("variants: {kd: {settings_at: {x: {lr: 1}}}}", "settings_at.x"),
+        ("variants: {kd: {settings_at: {4: 3}}}", "variants.kd.settings_at.4: must hold settings"),
         ("variants: {kd: {settings_at: {4: {lr: -1}}}}", "settings_at.4.lr=-1: must be at least 0"),
     ],
 )

@@ -75,6 +75,16 @@ def test_runs_of_data_alone_that_differ_in_guidance_alone_share_a_page():
     assert len(sections([one, untold, of(1.0)])) == 2
 
 
+def test_runs_whose_measure_or_guidance_says_nothing_of_a_joint_page_stand_apart():
+    both = [of(1.0), of(1.5)]
+    by_teacher = {"quality": "fd", "diversity": "teacher_mse"}
+    for each in both:
+        each.info["primary"] = {**each.info["primary"], **by_teacher}
+    assert len(sections(both)) == 2
+    untold = run("own", rules(None), student())
+    assert len(sections([untold, of(1.5)])) == 2
+
+
 def test_the_nearest_converged_teacher_is_the_ceiling_and_the_others_have_their_guidance():
     runs = [of(1.0, 3.0), of(1.5, 2.0), of(2.5, 9.0), of(1.5, 2.0)]
     found = merge(runs)
@@ -87,7 +97,7 @@ def test_the_nearest_converged_teacher_is_the_ceiling_and_the_others_have_their_
         "teacher-unipc (guidance 2.5)",
     ]
     assert merge(runs[::-1]).results.query("variant == @CEILING")["guidance"].tolist() == [1.5]
-    assert "teacher-converged is the one of guidance 1.5" in " ".join(found.info["notes"])
+    assert "teacher-converged is of guidance 1.5" in " ".join(found.info["notes"])
     assert found.results["protocol"].nunique() == 1, "one ranking"
     (text,) = set(found.results["rules"])
     assert json.loads(text)["teacher"]["settings"] == {"depth": 3}

@@ -61,8 +61,8 @@ def test_a_part_that_declares_nothing_takes_no_declaration_away():
         (
             DAYS[1],
             DAYS[0],
-            "on 2026-01-02 10:30 UTC, when students trained from 2026-01-01 10:30 UTC on were in "
-            "the store",
+            "(as the store first saw on 2026-01-02 10:30 UTC, with students trained from "
+            "2026-01-01 10:30 UTC on in it)",
         ),
     ],
 )
@@ -79,7 +79,7 @@ def test_of_parts_the_first_declaration_and_the_first_training_tell():
     assert _when(said(first, second, teachers)) == "before the run"
     early = declaring("c", DAYS[3], NONE, DAYS[3], DAYS[0])
     assert said(first, early).trained == DAYS[0]
-    assert _when(said(first, early)).startswith("on 2026-01-02 10:30 UTC, when students")
+    assert _when(said(first, early)).startswith("(as the store first saw on 2026-01-02 10:30")
     untold = declaring("d", DAYS[3], LEADER)
     assert _when(said(first, untold)) == "in the experiment's file"
 
