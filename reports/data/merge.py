@@ -15,7 +15,7 @@ from piflow_reports.data.run import Grid, Run, Selections
 
 from piflow_bench.pipeline.results.schema import Status
 
-SEPARATORS = "-_. "
+SEPARATORS = "-_. /"
 
 
 def protocols(run: Run) -> frozenset[str]:

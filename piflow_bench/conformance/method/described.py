@@ -57,7 +57,8 @@ def _costs(folder: Path) -> dict[str, Costs]:
     found: dict[str, Costs] = {}
     for path in sorted(folder.rglob("results.parquet")):
         rows = pd.read_parquet(path)
-        rows = rows[(rows["role"] == "student") & (rows["train_steps"] > 0)]
+        trained = (rows["role"] == "student") & (rows["train_steps"] > 0)
+        rows = rows[trained & (rows["budget_fraction"] == 1)]
         rows = rows[rows["track"] != ONE_BUDGET]
         rows = rows.assign(cost=rows["train_tfe"] / rows["train_steps"])
         about = json.loads((path.parent / "run.json").read_text("utf-8"))["variants"]
