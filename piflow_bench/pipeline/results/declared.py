@@ -45,7 +45,8 @@ def declare(store: Store, plan: Plan) -> str:
 
 
 def _student(entry: VariantConfig) -> dict[str, Any]:
-    return {key: to_plain(entry)[key] for key in OF_A_STUDENT}
+    plain = to_plain(entry)
+    return {key: plain[key] for key in OF_A_STUDENT}
 
 
 def first_training(store: Store, plan: Plan) -> str | None:
