@@ -128,7 +128,7 @@ class TeacherSampler(Method):
         try:
             plan(c.solver, nfe, _guided_by(sampling, guidance), c.shift, c.terminal)
         except ValueError as error:
-            return str(error)
+            return f"{error}, guided at a part of time; choose other nfes or times"
         return None
 
     def build(self, teacher: Teacher, spec: Spec) -> Built:
